@@ -1,0 +1,50 @@
+"""Keyword order (BM25): the first stage that a reranker is compared with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import bm25s
+import numpy as np
+import numpy.typing as npt
+
+# Scripts written without spaces between words: their text is indexed by character pairs, which
+# is the usual keyword baseline where no word segmenter is at hand.
+_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0e7f"
+_RUNS = re.compile(f"[{_UNSPACED}]+|[^\\W{_UNSPACED}]+")
+_IS_UNSPACED = re.compile(f"[{_UNSPACED}]")
+
+
+def keywords(text: str) -> list[str]:
+    """The keywords of a text: lower-cased words, and character pairs of unspaced scripts."""
+    found: list[str] = []
+    for run in _RUNS.findall(text.lower()):
+        if _IS_UNSPACED.match(run):
+            found += [run[i : i + 2] for i in range(len(run) - 1)] or [run]
+        else:
+            found.append(run)
+    return found
+
+
+class KeywordIndex:
+    """BM25 (Lucene's variant, k1 = 1.5, b = 0.75) over a list of texts."""
+
+    def __init__(self, documents: Sequence[str]) -> None:
+        corpus = [keywords(document) for document in documents]
+        self._size = len(corpus)
+        self._index: bm25s.BM25 | None = None
+        if any(corpus):
+            self._index = bm25s.BM25()
+            self._index.index(corpus, show_progress=False)
+
+    def scores(self, query: str) -> npt.NDArray[np.float32]:
+        """The score of every document, float32 of shape (documents,); 0 where no keyword meets."""
+        wanted = keywords(query)
+        if self._index is None or not wanted:
+            return np.zeros(self._size, np.float32)
+        return np.asarray(self._index.get_scores(wanted), np.float32)
+
+    def order(self, query: str) -> list[int]:
+        """Indices of all documents, best first; equal scores keep the input order."""
+        return [int(i) for i in np.argsort(-self.scores(query), kind="stable")]

@@ -1,0 +1,200 @@
+"""Text to token ids: a query and a document become one sequence, as the model was trained on it.
+
+Only this module knows about special tokens, truncation and windows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Encoding, Tokenizer
+
+from crossrank.errors import CheckpointError, InputError
+
+__all__ = ["EncodedPair", "PairEncoder", "Truncation"]
+
+Truncation = Literal["only_second", "longest_first"]
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPair:
+    """One query and one document as the model reads them.
+
+    Attributes:
+        token_ids: int32 (T,), special tokens included.
+        segment_ids: int32 (T,), 0 for the query and 1 for the document, or None where the
+            tokenizer does not tell them apart.
+        truncated: whether the query or the document was cut to fit the window.
+        kept: characters of the document that were read; None if all were.
+    """
+
+    token_ids: npt.NDArray[np.int32]
+    segment_ids: npt.NDArray[np.int32] | None
+    truncated: bool
+    kept: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Template:
+    """The special tokens around a pair, and the segment of each of the five parts."""
+
+    before: list[int]
+    between: list[int]
+    after: list[int]
+    segments: tuple[list[int], int, list[int], int, list[int]]
+
+    @property
+    def size(self) -> int:
+        return len(self.before) + len(self.between) + len(self.after)
+
+
+def _read_template(tokenizer: Tokenizer) -> _Template:
+    """Find the pair template by encoding one pair: it works for every kind of post-processor."""
+    encoding = tokenizer.encode("a", "b")
+    parts = encoding.sequence_ids  # None for a special token, 0 for the query, 1 for the document
+    if 0 not in parts or 1 not in parts or None not in parts:
+        raise CheckpointError(
+            "tokenizer.json has no template for pairs (its post_processor adds no special tokens); "
+            "use the tokenizer.json that the model was published with"
+        )
+    first, last = parts.index(0), len(parts) - 1 - parts[::-1].index(0)
+    begin, end = parts.index(1), len(parts) - 1 - parts[::-1].index(1)
+    ids, types = encoding.ids, encoding.type_ids
+    return _Template(
+        ids[:first],
+        ids[last + 1 : begin],
+        ids[end + 1 :],
+        (types[:first], types[first], types[last + 1 : begin], types[begin], types[end + 1 :]),
+    )
+
+
+def _clean(text: str) -> str:
+    """Replace lone surrogates, which no UTF-8 tokenizer can read, by U+FFFD."""
+    return _SURROGATE.sub("\ufffd", text)
+
+
+class PairEncoder:
+    """Builds pairs with a model's own tokenizer. Safe to use from several threads.
+
+    The query is tokenised once and joined to each document by ids; the ids equal the
+    tokenizer's own encoding of the pair. An empty query or document is encoded as it stands.
+
+    Args:
+        tokenizer: the model's tokenizer, or the path of its ``tokenizer.json``.
+        max_length: tokens of a pair, special tokens included.
+        truncation: what is cut where a pair is longer. ``only_second`` cuts the document, and
+            the query only where it alone has more than ``query_share`` of the window.
+            ``longest_first`` takes tokens one by one from the longer of the two.
+        query_share: with ``only_second``, the largest share of the window for the query.
+
+    Raises:
+        CheckpointError: the file is missing or is not a tokenizer that can encode pairs.
+        InputError: an option is out of range.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer | Path,
+        *,
+        max_length: int = 512,
+        truncation: Truncation = "only_second",
+        query_share: float = 0.5,
+    ) -> None:
+        if isinstance(tokenizer, Path):
+            tokenizer = _load_tokenizer(tokenizer)
+        # The tokenizer's own truncation and padding would be shared state: off, once, here.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer = tokenizer
+        self._template = _read_template(tokenizer)
+        self._with_segments = len({s for part in self._template.segments for s in np.ravel(part)}) > 1
+        if truncation not in get_args(Truncation):
+            choices = " or ".join(get_args(Truncation))
+            raise InputError(f"truncation is {truncation!r}; it must be {choices}")
+        if not 0 < query_share < 1:
+            raise InputError(f"query_share is {query_share}; it must lie between 0 and 1")
+        shortest = self._template.size + 2
+        if max_length < shortest:
+            raise InputError(
+                f"max_length is {max_length}; it must be at least {shortest}: "
+                "the special tokens, one token of the query and one of the document"
+            )
+        self.max_length = max_length
+        self.truncation: Truncation = truncation
+        self.query_share = query_share
+
+    def encode(self, query: str, documents: Sequence[str]) -> list[EncodedPair]:
+        """One pair for each document, in their order."""
+        encodings = self._tokenizer.encode_batch(
+            [_clean(query), *map(_clean, documents)], add_special_tokens=False
+        )
+        query_ids = np.asarray(encodings[0].ids, np.int32)
+        return [self._join(query_ids, encoding) for encoding in encodings[1:]]
+
+    def encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[EncodedPair]:
+        """One pair for each (query, document), in their order; equal queries tokenised once."""
+        texts = list(dict.fromkeys(_clean(query) for query, _ in pairs))
+        place = {query: i for i, query in enumerate(texts)}
+        documents = [_clean(document) for _, document in pairs]
+        encodings = self._tokenizer.encode_batch([*texts, *documents], add_special_tokens=False)
+        queries = [np.asarray(encoding.ids, np.int32) for encoding in encodings[: len(texts)]]
+        return [
+            self._join(queries[place[_clean(query)]], encoding)
+            for (query, _), encoding in zip(pairs, encodings[len(texts) :], strict=True)
+        ]
+
+    def _join(self, query: npt.NDArray[np.int32], encoding: Encoding) -> EncodedPair:
+        document = np.asarray(encoding.ids, np.int32)
+        keep_query, keep_document = self._window(len(query), len(document))
+        truncated = keep_query < len(query) or keep_document < len(document)
+        kept = None
+        if keep_document < len(document):
+            kept = encoding.offsets[keep_document - 1][1] if keep_document else 0
+        t = self._template
+        parts = [t.before, query[:keep_query], t.between, document[:keep_document], t.after]
+        segment_ids = None
+        if self._with_segments:
+            segments = [
+                np.broadcast_to(np.asarray(segment, np.int32), len(part))
+                for part, segment in zip(parts, t.segments, strict=True)
+            ]
+            segment_ids = np.concatenate(segments)
+        token_ids = np.concatenate([np.asarray(part, np.int32) for part in parts])
+        return EncodedPair(token_ids, segment_ids, truncated, kept)
+
+    def _window(self, query: int, document: int) -> tuple[int, int]:
+        """Tokens to keep of a query and a document of these lengths."""
+        room = self.max_length - self._template.size
+        if self.truncation == "only_second":
+            query = min(query, max(1, int(self.max_length * self.query_share)), room - 1)
+            return query, min(document, room - query)
+        excess = query + document - room
+        if excess <= 0:
+            return query, document
+        # As the tokenizers library does it: cut the longer one; where that is not enough, halve
+        # the room, and an odd token goes to the longer (the document if they are equal).
+        shorter = min(query, document)
+        if shorter <= room - shorter:
+            return (query, room - query) if query <= document else (room - document, document)
+        half, larger = room // 2, room - room // 2
+        return (half, larger) if query <= document else (larger, half)
+
+
+def _load_tokenizer(path: Path) -> Tokenizer:
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path} is missing; save the model's fast tokenizer there: "
+            "transformers.AutoTokenizer.from_pretrained(NAME).save_pretrained(FOLDER)"
+        )
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the tokenizers library raises plain Exception
+        raise CheckpointError(f"{path} is not a tokenizer: {error}") from error

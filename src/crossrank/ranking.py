@@ -1,0 +1,140 @@
+"""Logits to an ordered list of scored documents.
+
+Only this module knows about sigmoid, order, ties, top_n and thresholds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from crossrank.errors import InputError, NonFiniteLogitError
+
+__all__ = ["RankedDocument", "Ranking", "check_finite", "check_options", "rank", "sigmoid"]
+
+
+@dataclass(frozen=True, slots=True)
+class RankedDocument:
+    """One document of a ranking.
+
+    Attributes:
+        rank: its place, 1 is best.
+        index: its place in the caller's list, from 0.
+        score: sigmoid of the logit, between 0 and 1.
+        logit: what the model gave; the order is by it.
+        truncated: whether the pair was cut to fit the model's window.
+        text: the text that was scored, whole.
+        fields: the other fields of a document that was a mapping.
+    """
+
+    rank: int
+    index: int
+    score: float
+    logit: float
+    truncated: bool
+    text: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Ranking(Sequence[RankedDocument]):
+    """Documents of one query, best first: an immutable sequence."""
+
+    def __init__(self, query: str, hits: Sequence[RankedDocument]) -> None:
+        self.query = query
+        self._hits = tuple(hits)
+
+    @overload
+    def __getitem__(self, place: int) -> RankedDocument: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[RankedDocument]: ...
+    def __getitem__(self, place: int | slice) -> RankedDocument | Sequence[RankedDocument]:
+        return self._hits[place]
+
+    def __len__(self) -> int:
+        return len(self._hits)
+
+    def __iter__(self) -> Iterator[RankedDocument]:
+        return iter(self._hits)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Ranking):
+            return NotImplemented
+        return self.query == other.query and self._hits == other._hits
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Ranking(query={self.query!r}, hits={list(self._hits)!r})"
+
+
+def sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """1 / (1 + exp(-x)), in float64: float32 has no number between 1 - 6e-8 and 1."""
+    x = np.asarray(logits, np.float64)
+    # exp of a negative number only, so that nothing overflows.
+    e = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1.0, e) / (1.0 + e)
+
+
+def check_finite(logits: npt.NDArray[np.float32]) -> None:
+    """Raise NonFiniteLogitError for the first logit that is NaN or infinite."""
+    wrong = np.flatnonzero(~np.isfinite(logits))
+    if len(wrong):
+        raise NonFiniteLogitError(int(wrong[0]), float(logits[wrong[0]]))
+
+
+def check_options(top_n: int | None, threshold: float | None) -> None:
+    """Raise InputError if top_n is negative or threshold is not between 0 and 1."""
+    if top_n is not None and top_n < 0:
+        raise InputError(f"top_n is {top_n}; it must be 0 or more, or None for all")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise InputError(f"threshold is {threshold}; a score lies between 0 and 1")
+
+
+def rank(
+    query: str,
+    texts: Sequence[str],
+    logits: npt.NDArray[np.float32],
+    *,
+    truncated: Sequence[bool] | None = None,
+    fields: Sequence[Mapping[str, Any]] | None = None,
+    top_n: int | None = None,
+    threshold: float | None = None,
+) -> Ranking:
+    """Order documents by logit, best first; equal logits keep the input order.
+
+    Args:
+        query: what was asked.
+        texts: the documents.
+        logits: float32 (len(texts),).
+        truncated: for each document, whether its pair was cut; default: none was.
+        fields: for each document, its other fields; default: none.
+        top_n: how many to return; None: all, 0: none, more than there are: all.
+        threshold: leave out documents with a score below it.
+
+    Raises:
+        InputError: top_n is negative, or threshold is not between 0 and 1.
+        NonFiniteLogitError: a logit is NaN or infinite.
+    """
+    check_options(top_n, threshold)
+    check_finite(logits)
+    scores = sigmoid(logits)
+    order = np.argsort(-logits, kind="stable")
+    if threshold is not None:
+        order = order[scores[order] >= threshold]
+    hits = [
+        RankedDocument(
+            rank=place,
+            index=int(i),
+            score=float(scores[i]),
+            logit=float(logits[i]),
+            truncated=truncated[i] if truncated is not None else False,
+            text=texts[i],
+            fields=fields[i] if fields is not None else {},
+        )
+        for place, i in enumerate(order[:top_n], start=1)
+    ]
+    return Ranking(query, hits)

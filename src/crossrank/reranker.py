@@ -1,0 +1,196 @@
+"""The public class: it joins the four steps."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from crossrank.checkpoint import Checkpoint
+from crossrank.engines import Device, Engine, Precision, load_engine
+from crossrank.errors import InputError
+from crossrank.models import BUNDLED, Source, resolve
+from crossrank.packing import build_pack, plan_packs
+from crossrank.pairs import EncodedPair, PairEncoder, Truncation
+from crossrank.ranking import Ranking, check_finite, check_options, rank, sigmoid
+
+__all__ = ["Document", "Reranker"]
+
+Document: TypeAlias = str | Mapping[str, Any]
+
+DEFAULT_MAX_LENGTH = 512
+
+
+class Reranker:
+    """A cross-encoder that puts documents in the order in which they answer a query.
+
+    Safe to use from many threads at once.
+
+    Args:
+        model: "crossrank-mini" (bundled), a hub name such as "BAAI/bge-reranker-v2-m3", or a
+            folder with a checkpoint.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        precision: "auto" (fp16 on a GPU, fp32 on a CPU), "fp32", "fp16" or "bf16".
+        max_length: tokens of a pair, special tokens included; default 512, or the model's own
+            limit where that is lower.
+        batch_tokens: tokens that go through the model at once; None: what suits the engine.
+        threads: CPU threads; None leaves the engine's default.
+        revision: a commit, branch or tag of a hub model.
+        offline: never ask the network.
+        source: where models come from: "hub" (Hugging Face, or HF_ENDPOINT) or "modelscope".
+        truncation, query_share: what is cut of a pair that is too long; see ``PairEncoder``.
+
+    Raises:
+        InputError: an option is out of range.
+        ModelError: the model is not found, damaged, or not a cross-encoder.
+        EngineError: no engine is installed, or the model does not fit into memory.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] = BUNDLED,
+        *,
+        device: Device = "auto",
+        precision: Precision = "auto",
+        max_length: int | None = None,
+        batch_tokens: int | None = None,
+        threads: int | None = None,
+        revision: str | None = None,
+        offline: bool = False,
+        source: Source = "hub",
+        truncation: Truncation = "only_second",
+        query_share: float = 0.5,
+    ) -> None:
+        for name, value in (("batch_tokens", batch_tokens), ("threads", threads)):
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}; it must be at least 1")
+        checkpoint = Checkpoint(resolve(model, revision=revision, offline=offline, source=source))
+        limit = checkpoint.max_length
+        if max_length is None:
+            max_length = min(DEFAULT_MAX_LENGTH, limit)
+        elif max_length > limit:
+            raise InputError(f"max_length is {max_length}; {checkpoint.name} reads at most {limit} tokens")
+        encoder = PairEncoder(
+            checkpoint.tokenizer_path,
+            max_length=max_length,
+            truncation=truncation,
+            query_share=query_share,
+        )
+        engine = load_engine(checkpoint, device=device, precision=precision, threads=threads)
+        self._join(encoder, engine, batch_tokens)
+
+    @classmethod
+    def from_parts(
+        cls, encoder: PairEncoder, engine: Engine, *, batch_tokens: int | None = None
+    ) -> Reranker:
+        """Join an encoder and an engine of your own, ``crossrank.engines.fake.FakeEngine`` say."""
+        self = cls.__new__(cls)
+        self._join(encoder, engine, batch_tokens)
+        return self
+
+    def _join(self, encoder: PairEncoder, engine: Engine, batch_tokens: int | None) -> None:
+        self._encoder = encoder
+        self._engine = engine
+        self._batch_tokens = batch_tokens or engine.batch_tokens
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that runs the model: its name, device and precision."""
+        return self._engine
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of a pair, special tokens included."""
+        return self._encoder.max_length
+
+    def rank(
+        self,
+        query: str,
+        documents: Sequence[Document],
+        *,
+        top_n: int | None = None,
+        threshold: float | None = None,
+    ) -> Ranking:
+        """Order documents by how well they answer the query, best first.
+
+        Args:
+            query: a question or search phrase.
+            documents: strings, or mappings with a "text" field whose other fields come back
+                with the hit.
+            top_n: how many to return; None: all.
+            threshold: leave out documents with a score below it.
+
+        Raises:
+            InputError: a document or an option is not as described.
+            EngineError: the model failed.
+        """
+        check_options(top_n, threshold)
+        _check_text("query", query)
+        if isinstance(documents, (str, Mapping)):
+            raise InputError("documents is one document; it must be a list of documents")
+        texts, fields = [], []
+        for index, document in enumerate(documents):
+            text, rest = _split_document(index, document)
+            texts.append(text)
+            fields.append(rest)
+        pairs = self._encoder.encode(query, texts)
+        return rank(
+            query,
+            texts,
+            self._logits(pairs),
+            truncated=[pair.truncated for pair in pairs],
+            fields=fields,
+            top_n=top_n,
+            threshold=threshold,
+        )
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
+        """Scores between 0 and 1 of (query, document) pairs: float32 (len(pairs),), input order.
+
+        To order by, use ``logits``: float32 scores of very good pairs are all 1.
+        """
+        return sigmoid(self.logits(pairs)).astype(np.float32)
+
+    def logits(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
+        """Logits of (query, document) pairs: float32 (len(pairs),), input order.
+
+        Raises:
+            InputError: an item is not a pair of strings.
+            NonFiniteLogitError: a logit is NaN or infinite.
+            EngineError: the model failed.
+        """
+        for index, pair in enumerate(pairs):
+            if isinstance(pair, str) or len(pair) != 2:
+                raise InputError(f"pair {index} is {pair!r}; it must be (query, document)")
+            _check_text(f"the query of pair {index}", pair[0])
+            _check_text(f"the document of pair {index}", pair[1])
+        logits = self._logits(self._encoder.encode_pairs(pairs))
+        check_finite(logits)
+        return logits
+
+    def _logits(self, pairs: Sequence[EncodedPair]) -> npt.NDArray[np.float32]:
+        logits = np.empty(len(pairs), np.float32)
+        for indices in plan_packs([len(pair.token_ids) for pair in pairs], self._batch_tokens):
+            logits[indices] = self._engine.logits(build_pack([pairs[i] for i in indices]))
+        return logits
+
+
+def _check_text(what: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise InputError(f"{what} is a {type(value).__name__}; it must be a string")
+
+
+def _split_document(index: int, document: Document) -> tuple[str, dict[str, Any]]:
+    """A document's text and its other fields."""
+    if isinstance(document, str):
+        return document, {}
+    if not isinstance(document, Mapping):
+        kind = type(document).__name__
+        raise InputError(f"document {index} is a {kind}; it must be a string or a mapping with a text")
+    text = document.get("text")
+    if not isinstance(text, str):
+        raise InputError(f"document {index} has no text: its field 'text' must be a string")
+    return text, {key: value for key, value in document.items() if key != "text"}
