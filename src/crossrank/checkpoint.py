@@ -1,0 +1,191 @@
+"""A checkpoint on disk: what it is, whether it is whole, and its weights.
+
+A folder in the hub's layout: ``config.json``, ``tokenizer.json`` and ``model.safetensors`` (or
+its shards with ``model.safetensors.index.json``, or ``pytorch_model.bin``).
+
+The bundled model's weights are compressed, which its config says with ``"crossrank":
+{"compressed": 1}``. A tensor NAME of shape (rows, columns) is then stored as one of
+
+- ``NAME.int8`` int8 (rows, columns) and ``NAME.scale`` float32 (rows,): value = int8 * scale;
+- ``NAME.int4`` uint8 (rows, columns / 2) and ``NAME.scale`` float16 (rows, columns / 32): in each
+  block of 32 values the low nibbles of its 16 bytes are values 0 to 15, the high nibbles 16 to
+  31, and value = (nibble - 8) * scale.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+
+from crossrank.errors import CheckpointError, UnsupportedModelError
+
+__all__ = ["BLOCK", "Checkpoint"]
+
+BLOCK = 32
+"""Values that share one scale in a 4-bit tensor."""
+
+# Position embeddings of these start at pad_token_id + 1.
+_OFFSET_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert")
+
+
+class Checkpoint:
+    """A cross-encoder in a folder.
+
+    Args:
+        folder: as described above.
+
+    Attributes:
+        folder: the same.
+        config: config.json.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+        UnsupportedModelError: the model is not a cross-encoder with one label.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = _read_config(folder)
+        self._check_kind()
+        self.weight_files = _weight_files(folder)
+        for path in self.weight_files:
+            if path.suffix == ".safetensors":
+                _open(path)
+
+    @property
+    def name(self) -> str:
+        """The folder's name, for messages."""
+        return self.folder.name
+
+    @property
+    def tokenizer_path(self) -> Path:
+        return self.folder / "tokenizer.json"
+
+    @property
+    def compressed(self) -> bool:
+        """Whether the weights are in the bundled model's compressed form."""
+        return bool(self.config.get("crossrank", {}).get("compressed"))
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest sequence that the position embeddings allow."""
+        positions = int(self.config.get("max_position_embeddings", 1 << 20))
+        if self.config.get("model_type") in _OFFSET_POSITIONS:
+            return positions - int(self.config.get("pad_token_id", 1)) - 1
+        return positions
+
+    def parameters(self) -> int:
+        """How many weights the model has."""
+        total = 0
+        for path in self.weight_files:
+            if path.suffix != ".safetensors":
+                total += path.stat().st_size // 4  # pytorch_model.bin: fp32 unless proven otherwise
+                continue
+            with _open(path) as tensors:
+                for name in tensors.keys():  # noqa: SIM118 - a safe_open is not a mapping
+                    shape = tensors.get_slice(name).get_shape()
+                    size = int(np.prod(shape)) if shape else 1
+                    if name.endswith(".int4"):
+                        size *= 2
+                    if not name.endswith(".scale"):
+                        total += size
+        return total
+
+    def tensors(self) -> dict[str, npt.NDArray[np.float32]]:
+        """The weights of a compressed checkpoint as float32, under transformers' names."""
+        stored: dict[str, npt.NDArray[Any]] = {}
+        for path in self.weight_files:
+            with _open(path) as tensors:
+                for name in tensors.keys():  # noqa: SIM118
+                    stored[name] = tensors.get_tensor(name)
+        weights: dict[str, npt.NDArray[np.float32]] = {}
+        for name, value in stored.items():
+            base, _, form = name.rpartition(".")
+            if form == "int8":
+                scale = self._scale(stored, base, value.shape[0], 1)
+                weights[base] = value.astype(np.float32) * scale
+            elif form == "int4":
+                blocks = value.reshape(value.shape[0], -1, BLOCK // 2)  # (rows, blocks, 16)
+                scale = self._scale(stored, base, value.shape[0], blocks.shape[1])
+                nibbles = np.concatenate([blocks & 15, blocks >> 4], axis=2).astype(np.float32)
+                weights[base] = ((nibbles - 8) * scale[:, :, None]).reshape(value.shape[0], -1)
+            elif form != "scale":
+                weights[name] = value.astype(np.float32)
+        return weights
+
+    def _scale(
+        self, stored: dict[str, npt.NDArray[Any]], base: str, rows: int, columns: int
+    ) -> npt.NDArray[np.float32]:
+        scale = stored.get(f"{base}.scale")
+        if scale is None or scale.size != rows * columns:
+            raise CheckpointError(f"{self.folder}: the tensor {base}.scale is missing or of the wrong shape")
+        return np.asarray(scale, np.float32).reshape(rows, columns)
+
+    def _check_kind(self) -> None:
+        architectures = self.config.get("architectures") or ["nothing"]
+        if not any(str(a).endswith("ForSequenceClassification") for a in architectures):
+            raise UnsupportedModelError(
+                f"{self.folder} is not a cross-encoder: its config.json names {', '.join(architectures)}, "
+                "and a cross-encoder's name ends in ForSequenceClassification "
+                "(an embedding model cannot rerank pairs)"
+            )
+        # transformers: two labels where the config says nothing.
+        labels = len(self.config["id2label"]) if "id2label" in self.config else None
+        labels = labels or int(self.config.get("num_labels", 2))
+        if labels != 1:
+            raise UnsupportedModelError(
+                f"{self.folder} has {labels} labels; a reranker has one (id2label in its config.json)"
+            )
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path} is missing; a model folder holds config.json, tokenizer.json and model.safetensors"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} is not a model's configuration: it holds no JSON object")
+    return config
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that hold the weights, all of them there."""
+    index = folder / "model.safetensors.index.json"
+    whole = folder / "model.safetensors"
+    pickled = folder / "pytorch_model.bin"
+    if whole.is_file():
+        return [whole]
+    if index.is_file():
+        try:
+            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            raise CheckpointError(f"{index} cannot be read: {error}") from error
+        missing = [shard for shard in shards if not (folder / shard).is_file()]
+        if missing:
+            raise CheckpointError(f"{folder}: the shard {missing[0]} is missing; pull the model again")
+        return [folder / shard for shard in shards]
+    if pickled.is_file():
+        return [pickled]
+    raise CheckpointError(
+        f"{folder} has no weights: neither model.safetensors nor pytorch_model.bin; pull the model again"
+    )
+
+
+def _open(path: Path) -> Any:
+    """Open a safetensors file, which also checks that it is as long as its header says."""
+    try:
+        return safe_open(str(path), framework="np")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or cut short ({error}); remove it and pull the model again"
+        ) from error

@@ -1,0 +1,76 @@
+"""The command line: one module for each command."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+import crossrank
+from crossrank.cli import models
+from crossrank.cli.demo import demo
+from crossrank.cli.doctor import doctor
+from crossrank.cli.rank import rank
+from crossrank.cli.score import score
+from crossrank.errors import CrossRankError, EngineError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="crossrank",
+    help="Rerank search results with cross-encoders.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(rank)
+app.command()(score)
+app.command()(demo)
+app.command()(doctor)
+app.add_typer(models.app, name="models")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"crossrank {crossrank.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Rerank search results with cross-encoders."""
+
+
+def _is_usage_error(error: Exception) -> bool:
+    # typer's usage errors are click's, or those of its own copy of click: the method tells.
+    return callable(getattr(error, "format_message", None))
+
+
+def main() -> None:
+    """Run the command line. A user's mistake is one line on stderr and exit code 2."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    try:
+        code = app(standalone_mode=False) or 0
+        sys.stdout.flush()
+    except CrossRankError as error:
+        code = 1 if isinstance(error, EngineError) else 2
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except BrokenPipeError:
+        # The reader has gone (| head): leave quietly, and keep Python from flushing again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141  # 128 + SIGPIPE, as the shell reports it
+    except Exception as error:
+        if not _is_usage_error(error):
+            raise
+        code = 2
+        print(f"error: {error.format_message()} (see --help)", file=sys.stderr)  # type: ignore[attr-defined]
+    sys.exit(code)

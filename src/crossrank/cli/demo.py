@@ -1,0 +1,174 @@
+"""``crossrank demo``: keyword order beside CrossRank's, on queries that keywords get wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from crossrank import Reranker
+from crossrank.cli import options as o
+from crossrank.cli.writing import bar, console, printable, write_json
+from crossrank.keywords import KeywordIndex
+from crossrank.models import BUNDLED
+from crossrank.ranking import Ranking
+
+__all__ = ["EXAMPLES", "Comparison", "Example", "compare"]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A query, the document that answers it, and others that do not."""
+
+    query: str
+    answer: str
+    others: tuple[str, ...]
+
+
+# The bundled model was trained on none of these texts.
+EXAMPLES = (
+    Example(
+        "中国的首都是哪里？",
+        "北京是中国的政治中心。",
+        ("上海是中国最大的城市。", "首都机场位于北京市区东部。"),
+    ),
+    Example(
+        "手机电池怎么保养才耐用？",
+        "让电量保持在两成到八成之间，并避开高温，可以延缓老化。",
+        (
+            "这款手机的电池容量为五千毫安时。",
+            "耐用的手机壳可以保护手机屏幕。",
+            "汽车要定期去修理厂保养。",
+        ),
+    ),
+    Example(
+        "谁写了《哈姆雷特》？",
+        "The tragedy was penned by William Shakespeare around the year 1600.",
+        (
+            "《哈姆雷特》多次被改编成电影。",
+            "《哈姆雷特》的故事发生在丹麦。",
+        ),
+    ),
+    Example(
+        "Why is the sky blue?",
+        "Air molecules scatter short wavelengths of sunlight far more than long ones.",
+        (
+            "The sky was blue and the sea was calm that day.",
+            "Blue Sky is the name of a hotel near the beach.",
+        ),
+    ),
+    Example(
+        "How do I get my money back for a cancelled flight?",
+        "Passengers whose trip is called off by the airline can claim a full refund online.",
+        (
+            "The flight was cancelled because of thick fog over the airport.",
+            "How much money do pilots get for a long flight?",
+            "He came back from his flight and counted his money.",
+        ),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One query's documents in keyword order and in CrossRank's.
+
+    Attributes:
+        example: the query and its documents.
+        documents: all of them, in the order they were given.
+        keyword_order: indices into ``documents``, best first by BM25.
+        keyword_scores: BM25 scores, by index.
+        ranking: CrossRank's order.
+    """
+
+    example: Example
+    documents: tuple[str, ...]
+    keyword_order: tuple[int, ...]
+    keyword_scores: tuple[float, ...]
+    ranking: Ranking
+
+    def is_trap(self, index: int) -> bool:
+        """Whether a document shares keywords with the query and does not answer it."""
+        return self.keyword_scores[index] > 0 and self.documents[index] != self.example.answer
+
+
+def compare(reranker: Reranker, example: Example) -> Comparison:
+    """Order an example's documents by keywords and by the reranker."""
+    # The answer stands last, so that no order owes anything to the input's.
+    documents = (*example.others, example.answer)
+    index = KeywordIndex(documents)
+    return Comparison(
+        example,
+        documents,
+        tuple(index.order(example.query)),
+        tuple(float(score) for score in index.scores(example.query)),
+        reranker.rank(example.query, documents),
+    )
+
+
+def demo(
+    json: o.Json = False,
+    model: o.Model = BUNDLED,
+    offline: o.Offline = False,
+) -> None:
+    """Rerank a few Chinese and English examples, beside their keyword order."""
+    reranker = o.open_reranker(o.ModelOptions(model=model, offline=offline))
+    comparisons = [compare(reranker, example) for example in EXAMPLES]
+    if json:
+        write_json({"model": model, "examples": [_as_object(c) for c in comparisons]}, indent=2)
+        return
+    out = console()
+    engine = reranker.engine
+    out.print(f"[bold]{model}[/bold] on {engine.device}, {engine.precision} ({engine.name} engine)\n")
+    for comparison in comparisons:
+        out.print(f"[bold]{printable(comparison.example.query)}[/bold]")
+        out.print(_table(comparison))
+    first = sum(c.ranking[0].text == c.example.answer for c in comparisons)
+    by_keyword = sum(c.documents[c.keyword_order[0]] == c.example.answer for c in comparisons)
+    out.print(f"The answer comes first in {by_keyword} of {len(comparisons)} queries by keywords, ", end="")
+    out.print(f"in {first} by CrossRank.   [green]✓[/green] the answer   [red]✗[/red] a keyword trap")
+
+
+def _as_object(comparison: Comparison) -> dict[str, object]:
+    answer = comparison.documents.index(comparison.example.answer)
+    return {
+        "query": comparison.example.query,
+        "documents": list(comparison.documents),
+        "answer": answer,
+        "keyword_order": list(comparison.keyword_order),
+        "keyword_scores": list(comparison.keyword_scores),
+        "order": [hit.index for hit in comparison.ranking],
+        "scores": [hit.score for hit in comparison.ranking],
+    }
+
+
+def _table(comparison: Comparison) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 1), show_edge=False)
+    table.add_column("", justify="right", style="dim")
+    table.add_column("keywords (BM25)", ratio=2, overflow="fold")
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("CrossRank", ratio=3, overflow="fold")
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for place, (index, hit) in enumerate(
+        zip(comparison.keyword_order, comparison.ranking, strict=True), start=1
+    ):
+        table.add_row(
+            str(place),
+            _marked(comparison, index),
+            f"[dim]{comparison.keyword_scores[index]:.2f}[/dim]",
+            _marked(comparison, hit.index),
+            f"{hit.score:.4f}",
+            f"[cyan]{bar(hit.score)}[/cyan]",
+        )
+    table.add_row("")
+    return table
+
+
+def _marked(comparison: Comparison, index: int) -> str:
+    text = printable(comparison.documents[index])
+    if comparison.documents[index] == comparison.example.answer:
+        return f"[green]✓[/green] {text}"
+    return f"[red]✗[/red] {text}" if comparison.is_trap(index) else f"  {text}"
+
+

@@ -1,0 +1,250 @@
+"""``crossrank doctor``: what would run here, and what is in its way."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from huggingface_hub import constants
+
+from crossrank.checkpoint import Checkpoint
+from crossrank.cli import options as o
+from crossrank.cli.writing import console, printable, write_json
+from crossrank.engines import choose_engine
+from crossrank.errors import CrossRankError
+from crossrank.models import BUNDLED, resolve
+
+__all__ = ["Finding", "State", "examine"]
+
+
+class State(str, Enum):
+    """How good or bad a finding is; ERROR stops the main job."""
+
+    OK = "ok"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report: what was looked at, what was found, and the cure if it is bad."""
+
+    subject: str
+    state: State
+    found: str
+    cure: str = ""
+
+
+# Processor features that decide how fast a matrix product can be, by the names Linux uses.
+_FEATURES = {
+    "avx2": "AVX2",
+    "fma": "FMA",
+    "avx512f": "AVX-512",
+    "avx512_vnni": "AVX-512 VNNI",
+    "avx_vnni": "AVX-VNNI",
+    "avx512_bf16": "AVX-512 BF16",
+    "amx_int8": "AMX int8",
+    "amx_bf16": "AMX BF16",
+    "asimd": "NEON",
+    "asimddp": "NEON dot product",
+    "i8mm": "NEON int8 matrix product",
+    "bf16": "NEON BF16",
+    "sve": "SVE",
+}
+
+
+def examine(model: str = BUNDLED, *, network: bool = True) -> Iterator[Finding]:
+    """Look at everything that a rerank needs, cheapest first."""
+    yield Finding("Python", State.OK, f"{platform.python_version()} on {platform.platform(terse=True)}")
+    yield _processor()
+    yield _engine()
+    yield from _graphics()
+    yield from _tensorflow()
+    yield _folders()
+    yield from _model(model)
+    if network:
+        yield _hub()
+
+
+def doctor(
+    model: o.Model = BUNDLED,
+    json: o.Json = False,
+    network: Annotated[bool, typer.Option(help="Ask whether the hub answers.")] = True,
+) -> None:
+    """Say what would run here and what is in its way; exit 1 if the main job cannot run."""
+    findings = list(examine(model, network=network))
+    failed = any(finding.state is State.ERROR for finding in findings)
+    if json:
+        write_json({"ok": not failed, "findings": [asdict(f) for f in findings]}, indent=2)
+    else:
+        colours = {State.OK: "green", State.WARNING: "yellow", State.ERROR: "red"}
+        out = console()
+        for f in findings:
+            colour = colours[f.state]
+            out.print(f"[{colour}]{f.state.value:<8}[/{colour}] [bold]{f.subject}[/bold]: {printable(f.found, 400)}")
+            if f.cure:
+                out.print(f"         → {printable(f.cure, 400)}")
+        out.print("[red]Reranking cannot run here.[/red]" if failed else "[green]Reranking can run here.[/green]")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _processor() -> Finding:
+    name, flags = platform.processor() or platform.machine(), set[str]()
+    if sys.platform == "linux":
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+        name = found.group(1) if found else platform.machine()
+        listed = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
+        flags = set(listed.group(1).split()) if listed else flags
+    elif sys.platform == "darwin":
+        asked = subprocess.run(
+            ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False
+        )
+        name = asked.stdout.strip() or name
+    features = [label for flag, label in _FEATURES.items() if flag in flags]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return Finding("Processor", State.OK, ", ".join([f"{name}, {cores} cores for this process", *features]))
+
+
+def _engine() -> Finding:
+    try:
+        choice = choose_engine()
+    except CrossRankError as error:
+        message, _, cure = str(error).partition("; ")
+        return Finding("Engine", State.ERROR, message, cure)
+    import torch
+    import transformers
+
+    versions = f"PyTorch {torch.__version__}, transformers {transformers.__version__}"
+    found = f"{choice.engine} on {choice.device} in {choice.precision}, because {choice.reason} ({versions})"
+    return Finding("Engine", State.OK, found)
+
+
+def _graphics() -> Iterator[Finding]:
+    """GPUs, their free memory, and a PyTorch that cannot use the GPU that is there."""
+    if importlib.util.find_spec("torch") is None:
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        for i in range(torch.cuda.device_count()):
+            free, total = (bytes_ / 2**30 for bytes_ in torch.cuda.mem_get_info(i))
+            found = f"{torch.cuda.get_device_name(i)}, {free:.1f} of {total:.1f} GiB free"
+            yield Finding(f"GPU cuda:{i}", State.OK, found)
+    elif torch.backends.mps.is_available():
+        yield Finding("GPU mps", State.OK, "Apple GPU")
+    elif _nvidia_gpu():
+        why = "built without CUDA" if torch.version.cuda is None else "unable to start CUDA"
+        yield Finding(
+            "GPU",
+            State.WARNING,
+            f"{_nvidia_gpu()} is there, but this PyTorch is {why}, so the CPU is used",
+            "install the CUDA build of PyTorch for your driver: pytorch.org, 'Get started'",
+        )
+    else:
+        yield Finding("GPU", State.OK, "none; the CPU is used")
+
+
+def _nvidia_gpu() -> str:
+    """The name of an NVIDIA GPU by its driver's own tool, or nothing."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return ""
+    command = [tool, "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return asked.stdout.strip().splitlines()[0] if asked.returncode == 0 and asked.stdout.strip() else ""
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _tensorflow() -> Iterator[Finding]:
+    """Keras 3 beside TensorFlow stops transformers 4 unless tf-keras is there; nothing is imported."""
+    keras, tensorflow = _version("keras"), _version("tensorflow") or _version("tensorflow-cpu")
+    if keras.startswith("3") and tensorflow and not _version("tf-keras"):
+        yield Finding(
+            "TensorFlow",
+            State.WARNING,
+            f"Keras {keras} beside TensorFlow {tensorflow} without tf-keras: other programs that use "
+            "transformers' TensorFlow models fail (CrossRank never imports TensorFlow)",
+            "pip install tf-keras, or set USE_TF=0",
+        )
+
+
+def _folders() -> Finding:
+    places = ["the package (crossrank-mini)", str(Path("models").absolute()), constants.HF_HUB_CACHE]
+    return Finding("Models are looked for in", State.OK, ", ".join(places))
+
+
+def _model(model: str) -> Iterator[Finding]:
+    """Whether the model is here and whole, and whether the memory holds it."""
+    try:
+        checkpoint = Checkpoint(resolve(model, offline=True))
+    except CrossRankError as error:
+        message, _, cure = str(error).partition("; ")
+        yield Finding(f"Model {model}", State.ERROR, message, cure)
+        return
+    parameters = checkpoint.parameters()
+    yield Finding(f"Model {model}", State.OK, f"{parameters / 1e6:.0f} million weights in {checkpoint.folder}")
+    # fp32 weights, and as much as half of that again while they are read.
+    needed = parameters * 4 * 1.5
+    available = _available_memory()
+    if available is None:
+        return
+    found = f"{available / 2**30:.1f} GiB available, about {needed / 2**30:.1f} GiB needed in fp32"
+    if available < needed:
+        cure = "stop other programs, or use --precision bf16, which needs half"
+        yield Finding("Memory", State.ERROR, found, cure)
+    else:
+        yield Finding("Memory", State.OK, found)
+
+
+def _available_memory() -> int | None:
+    """Bytes that a process can still take, within its control group; None where unknown."""
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():
+        return None
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo.read_text(encoding="utf-8"), re.MULTILINE)
+    available = int(found.group(1)) * 1024 if found else None
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if available is not None and limit.exists() and used.exists() and limit.read_text().strip().isdigit():
+        available = min(available, int(limit.read_text()) - int(used.read_text()))
+    return available
+
+
+def _hub() -> Finding:
+    endpoint = constants.ENDPOINT
+    cure = "set HF_ENDPOINT to a mirror, use --from modelscope, or copy the model's folder to models/"
+    try:
+        request = urllib.request.Request(endpoint, method="HEAD")  # noqa: S310 - the user's own endpoint
+        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
+            return Finding("Hub", State.OK, f"{endpoint} answers ({answer.status})")
+    except urllib.error.HTTPError as error:
+        if error.code < 500:
+            return Finding("Hub", State.OK, f"{endpoint} answers ({error.code})")
+        return Finding("Hub", State.WARNING, f"{endpoint} answers with an error ({error.code})", cure)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        return Finding("Hub", State.WARNING, f"{endpoint} does not answer: {reason}", cure)

@@ -1,0 +1,116 @@
+"""Options that several commands share, and the reranker that they describe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated, cast
+
+import typer
+
+from crossrank import Reranker
+from crossrank.engines import Precision
+from crossrank.models import BUNDLED, Source
+
+__all__ = [
+    "BatchTokens",
+    "Device",
+    "Format",
+    "Json",
+    "Jsonl",
+    "MaxLength",
+    "Model",
+    "Offline",
+    "PrecisionOption",
+    "Raw",
+    "Revision",
+    "SourceOption",
+    "Threads",
+    "Tsv",
+    "open_reranker",
+    "output_format",
+]
+
+_MODEL = "Model options"
+_OUTPUT = "Output options"
+
+Model = Annotated[
+    str,
+    typer.Option("--model", "-m", help="A model's name, or a folder.", rich_help_panel=_MODEL),
+]
+Revision = Annotated[
+    str | None, typer.Option(help="Commit, branch or tag of a hub model.", rich_help_panel=_MODEL)
+]
+SourceOption = Annotated[
+    str, typer.Option("--from", help="Where models come from: hub or modelscope.", rich_help_panel=_MODEL)
+]
+MaxLength = Annotated[
+    int | None,
+    typer.Option(help="Tokens of a pair; default 512, or the model's limit.", rich_help_panel=_MODEL),
+]
+BatchTokens = Annotated[
+    int | None, typer.Option(help="Tokens that go through the model at once.", rich_help_panel=_MODEL)
+]
+PrecisionOption = Annotated[
+    str, typer.Option("--precision", help="auto, fp32, fp16 or bf16.", rich_help_panel=_MODEL)
+]
+Device = Annotated[
+    str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=_MODEL)
+]
+Threads = Annotated[int | None, typer.Option(help="CPU threads.", rich_help_panel=_MODEL)]
+Offline = Annotated[bool, typer.Option("--offline", help="Never ask the network.", rich_help_panel=_MODEL)]
+
+Raw = Annotated[
+    bool,
+    typer.Option("--raw", help="Show logits, not scores from 0 to 1.", rich_help_panel=_OUTPUT),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object.", rich_help_panel=_OUTPUT)]
+Jsonl = Annotated[bool, typer.Option("--jsonl", help="One JSON object a line.", rich_help_panel=_OUTPUT)]
+Tsv = Annotated[bool, typer.Option("--tsv", help="Tab-separated values.", rich_help_panel=_OUTPUT)]
+
+
+class Format(Enum):
+    """How results are written."""
+
+    TABLE = "table"
+    JSON = "json"
+    JSONL = "jsonl"
+    TSV = "tsv"
+
+
+def output_format(json: bool, jsonl: bool, tsv: bool) -> Format:
+    """The one format that was asked for; a table by default."""
+    wanted = [f for f, on in ((Format.JSON, json), (Format.JSONL, jsonl), (Format.TSV, tsv)) if on]
+    if len(wanted) > 1:
+        raise typer.BadParameter(f"--{wanted[0].value} and --{wanted[1].value} exclude each other")
+    return wanted[0] if wanted else Format.TABLE
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """What the model options of a command line say."""
+
+    model: str = BUNDLED
+    revision: str | None = None
+    source: str = "hub"
+    max_length: int | None = None
+    batch_tokens: int | None = None
+    precision: str = "auto"
+    device: str = "auto"
+    threads: int | None = None
+    offline: bool = False
+
+
+def open_reranker(options: ModelOptions) -> Reranker:
+    """Load the model; the library checks the values."""
+    return Reranker(
+        options.model,
+        revision=options.revision,
+        source=cast(Source, options.source),
+        max_length=options.max_length,
+        batch_tokens=options.batch_tokens,
+        precision=cast(Precision, options.precision),
+        device=options.device,
+        threads=options.threads,
+        offline=options.offline,
+    )

@@ -1,0 +1,92 @@
+"""``crossrank rank``: order documents by how well they answer a query."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.table import Table
+
+from crossrank.cli import options as o
+from crossrank.cli.reading import read_documents
+from crossrank.cli.writing import bar, console, printable, write_json, write_tsv
+from crossrank.errors import InputError
+from crossrank.models import BUNDLED
+from crossrank.ranking import RankedDocument, Ranking, check_options
+
+
+def rank(
+    query: Annotated[str, typer.Argument(help="What is asked.", show_default=False)],
+    documents: Annotated[
+        list[str] | None, typer.Argument(help="The documents, if not from --file.", show_default=False)
+    ] = None,
+    file: Annotated[
+        str | None,
+        typer.Option("--file", "-f", help='A document a line, or JSON Lines with "text"; - is stdin.'),
+    ] = None,
+    top_n: Annotated[int | None, typer.Option("--top-n", "-n", help="How many to show.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Leave out scores below this.")] = None,
+    raw: o.Raw = False,
+    json: o.Json = False,
+    jsonl: o.Jsonl = False,
+    tsv: o.Tsv = False,
+    model: o.Model = BUNDLED,
+    revision: o.Revision = None,
+    source: o.SourceOption = "hub",
+    max_length: o.MaxLength = None,
+    batch_tokens: o.BatchTokens = None,
+    precision: o.PrecisionOption = "auto",
+    device: o.Device = "auto",
+    threads: o.Threads = None,
+    offline: o.Offline = False,
+) -> None:
+    """Order documents by how well they answer QUERY, best first."""
+    form = o.output_format(json, jsonl, tsv)
+    check_options(top_n, threshold)
+    candidates: list[Any] = list(documents or [])
+    if file is not None:
+        candidates += read_documents(file)
+    if not candidates:
+        raise InputError("no documents: give them after the query, or with --file FILE")
+    reranker = o.open_reranker(
+        o.ModelOptions(
+            model, revision, source, max_length, batch_tokens, precision, device, threads, offline
+        )
+    )
+    ranking = reranker.rank(query, candidates, top_n=top_n, threshold=threshold)
+    if form is o.Format.JSON:
+        results = [_as_object(hit) for hit in ranking]
+        write_json({"query": query, "model": model, "results": results}, indent=2)
+    elif form is o.Format.JSONL:
+        for hit in ranking:
+            write_json(_as_object(hit))
+    elif form is o.Format.TSV:
+        write_tsv(["rank", "index", "logit" if raw else "score", "text"])
+        for hit in ranking:
+            write_tsv([hit.rank, hit.index, hit.logit if raw else hit.score, hit.text])
+    else:
+        console().print(_table(ranking, raw))
+
+
+def _as_object(hit: RankedDocument) -> dict[str, Any]:
+    # A document's own fields never hide what CrossRank says of it.
+    own = {"rank": hit.rank, "index": hit.index, "score": hit.score, "logit": hit.logit}
+    own |= {"truncated": hit.truncated, "text": hit.text}
+    return own | {key: value for key, value in hit.fields.items() if key not in own}
+
+
+def _table(ranking: Ranking, raw: bool) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("rank", justify="right")
+    table.add_column("logit" if raw else "score", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("index", justify="right")
+    table.add_column("document", overflow="fold")
+    for hit in ranking:
+        number = f"{hit.logit:.4f}" if raw else f"{hit.score:.4f}"
+        note = " [dim](cut to fit)[/dim]" if hit.truncated else ""
+        row = [str(hit.rank), number, f"[cyan]{bar(hit.score)}[/cyan]", str(hit.index)]
+        table.add_row(*row, printable(hit.text) + note)
+    return table
+

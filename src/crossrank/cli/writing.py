@@ -1,0 +1,59 @@
+"""Writing results: bars, tab-separated values, JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+__all__ = ["bar", "console", "one_line", "printable", "write_json", "write_tsv"]
+
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+
+
+def console() -> Console:
+    """Standard output as a rich console; found anew, since tests replace sys.stdout."""
+    return Console(file=sys.stdout, highlight=False, soft_wrap=False)
+
+
+def bar(score: float, width: int = 12) -> str:
+    """A score from 0 to 1 as a bar of ``width`` cells, in eighths of a cell."""
+    eighths = round(min(max(score, 0.0), 1.0) * width * 8)
+    full, part = divmod(eighths, 8)
+    return ("█" * full + (_EIGHTHS[part] if part else "")).ljust(width)
+
+
+def one_line(text: str) -> str:
+    """A text on one line: white space, tabs and line ends are single spaces."""
+    return " ".join(text.split())
+
+
+def printable(text: str, width: int = 200) -> str:
+    """A text for a cell of a table: one line, at most ``width`` characters, markup escaped."""
+    text = one_line(text)
+    text = text if len(text) <= width else text[: width - 1] + "…"
+    return escape(text.encode("utf-8", "replace").decode("utf-8"))
+
+
+def write_json(value: Mapping[str, Any], indent: int | None = None) -> None:
+    # Lone surrogates have no UTF-8: they are written as JSON escapes.
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=indent)
+    sys.stdout.write(text + "\n")
+
+
+def write_tsv(values: list[object]) -> None:
+    cells = [one_line(value) if isinstance(value, str) else format_number(value) for value in values]
+    sys.stdout.write("\t".join(cells) + "\n")
+
+
+def format_number(value: object) -> str:
+    """Floats with 6 digits after the point, all else as it prints."""
+    return f"{value:.6f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,263 @@
+"""The torch engine: any cross-encoder that transformers knows, on CUDA, MPS or the CPU."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import pickle
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import transformers
+
+from crossrank.checkpoint import Checkpoint
+from crossrank.errors import CheckpointError, EngineError, OutOfMemoryError, UnsupportedModelError
+from crossrank.packing import Pack
+
+__all__ = ["TorchEngine", "tight_batches"]
+
+_logger = logging.getLogger(__name__)
+
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+# Padding that a batch may hold, as a share of its tokens, before a new batch is begun; below
+# SMALL tokens a batch costs more in overhead than in padding.
+PADDING = 0.10
+SMALL = 256
+
+
+def tight_batches(lengths: npt.NDArray[np.int32]) -> list[npt.NDArray[np.intp]]:
+    """Group pairs of like length, so that padding to the longest of a group wastes little.
+
+    Args:
+        lengths: tokens of each pair, int32 (B,).
+
+    Returns:
+        Index arrays into ``lengths``, every pair exactly once, longest first.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    batches: list[npt.NDArray[np.intp]] = []
+    start, real = 0, 0
+    for at, index in enumerate(order):
+        longest, length = int(lengths[order[start]]), int(lengths[index])
+        padded = longest * (at - start + 1)
+        if longest * (at - start) >= SMALL and padded - real - length > PADDING * padded:
+            batches.append(order[start:at])
+            start, real = at, 0
+        real += length
+    if start < len(order):
+        batches.append(order[start:])
+    return batches
+
+
+class TorchEngine:
+    """Runs a checkpoint with transformers' AutoModelForSequenceClassification.
+
+    The classification head (and BERT's pooler) is computed in fp32 whatever the precision, since
+    logits in 16 bits tie.
+
+    Args:
+        checkpoint: the model.
+        device: "cpu", "cuda:N" or "mps".
+        precision: "fp32", "fp16" or "bf16".
+        threads: CPU threads of this process's PyTorch; None leaves them.
+        fall_back_to_cpu: whether what does not fit into the device's memory runs on the CPU.
+
+    Raises:
+        CheckpointError: weights are missing, damaged or of the wrong shape.
+        UnsupportedModelError: transformers has no such architecture.
+        OutOfMemoryError: the model does not fit, and may not fall back.
+    """
+
+    name = "torch"
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        device: str = "cpu",
+        precision: str = "fp32",
+        threads: int | None = None,
+        fall_back_to_cpu: bool = False,
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._fall_back = fall_back_to_cpu
+        self._cpu_engine: TorchEngine | None = None
+        self._lock = threading.Lock()
+        if threads is not None:
+            torch.set_num_threads(threads)
+        try:
+            self._model = _load(checkpoint, device, _DTYPES[precision])
+        except Exception as error:
+            if not _is_out_of_memory(error):
+                raise
+            if not fall_back_to_cpu:
+                raise OutOfMemoryError(
+                    f"{checkpoint.name} does not fit into the memory of {device} in {precision}; "
+                    "free some, or use device='cpu'"
+                ) from error
+            _logger.warning("%s does not fit into the memory of %s: using the CPU", checkpoint.name, device)
+            device, precision, self._fall_back = "cpu", "fp32", False
+            self._model = _load(checkpoint, device, torch.float32)
+        self.device = device
+        self.precision = precision
+        self.batch_tokens = 2048 if device == "cpu" else 16384
+        pad = self._model.config.pad_token_id
+        self._pad = 0 if pad is None else int(pad)
+
+    def logits(self, pack: Pack) -> npt.NDArray[np.float32]:
+        """One logit for each pair: float32 (B,); see ``Engine.logits``."""
+        if not len(pack):
+            return np.zeros(0, np.float32)
+        batches = tight_batches(pack.lengths)
+        with torch.inference_mode():
+            try:
+                parts = [part for batch in batches for part in self._halving(pack, batch)]
+                # One copy back to the host for the whole call.
+                values = torch.cat([part.to(parts[0].device) for part in parts]).cpu().numpy()
+            except RuntimeError as error:
+                raise EngineError(f"{self.device} failed: {error}") from error
+        logits = np.empty(len(pack), np.float32)
+        logits[np.concatenate(batches)] = values
+        return logits
+
+    def _halving(self, pack: Pack, batch: npt.NDArray[np.intp]) -> list[torch.Tensor]:
+        """Logits of a batch, in its order: whole, or in halves where memory runs out."""
+        # The retry stands outside the except clause: inside it, the traceback would keep the
+        # failed attempt's tensors alive.
+        try:
+            return [self._forward(pack, batch)]
+        except Exception as error:
+            if not _is_out_of_memory(error):
+                raise
+        if self.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+        tokens = int(pack.lengths[batch].sum())
+        if len(batch) > 1:
+            half = len(batch) // 2
+            _logger.warning(
+                "out of memory on %s with %d pairs of %d tokens: trying %d pairs at a time",
+                self.device,
+                len(batch),
+                tokens,
+                len(batch) - half,
+            )
+            return [*self._halving(pack, batch[:half]), *self._halving(pack, batch[half:])]
+        if not self._fall_back:
+            raise OutOfMemoryError(
+                f"a pair of {tokens} tokens alone does not fit into the memory of {self.device}; "
+                "use a smaller max_length, or device='cpu'"
+            )
+        _logger.warning(
+            "a pair of %d tokens alone does not fit into the memory of %s: it runs on the CPU",
+            tokens,
+            self.device,
+        )
+        with self._lock:
+            if self._cpu_engine is None:
+                self._cpu_engine = TorchEngine(self._checkpoint)
+        return [self._cpu_engine._forward(pack, batch)]
+
+    def _forward(self, pack: Pack, batch: npt.NDArray[np.intp]) -> torch.Tensor:
+        """Logits of a batch, float32 (len(batch),), on the device."""
+        lengths = pack.lengths[batch]
+        longest = int(lengths.max())
+        inside = np.arange(longest) < lengths[:, None]  # (pairs, longest)
+        starts = pack.offsets[:-1][batch]
+        take = np.where(inside, starts[:, None] + np.arange(longest), 0)
+        ids = np.where(inside, pack.token_ids[take], self._pad)
+        inputs = {"input_ids": torch.from_numpy(ids).long()}
+        if pack.segment_ids is not None:
+            inputs["token_type_ids"] = torch.from_numpy(np.where(inside, pack.segment_ids[take], 0)).long()
+        # Without a mask transformers may take the padding for text, unless there is none.
+        inputs["attention_mask"] = torch.from_numpy(inside).long()
+        inputs = {key: value.to(self.device) for key, value in inputs.items()}
+        logits: torch.Tensor = self._model(**inputs).logits
+        return logits[:, 0].float()
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """CUDA and MPS have a type for it; the CPU allocator raises a plain RuntimeError."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bar and no report of transformers while loading: errors are raised here."""
+    log = transformers.utils.logging
+    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(verbosity)
+        if bars:
+            log.enable_progress_bar()
+
+
+def _load(checkpoint: Checkpoint, device: str, dtype: torch.dtype) -> Any:
+    """The model on the device, ready to run, its head in fp32."""
+    folder = checkpoint.folder
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        # The class that AutoModelForSequenceClassification would choose; it can also load weights
+        # that are already in memory.
+        model_class = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+        path, weights = str(folder), None
+        if checkpoint.compressed:
+            path, weights = None, {n: torch.from_numpy(w) for n, w in checkpoint.tensors().items()}
+        with _quiet():
+            model, report = model_class.from_pretrained(
+                path,
+                config=config,
+                state_dict=weights,
+                dtype=dtype,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+    except (KeyError, ValueError, ImportError) as error:
+        raise UnsupportedModelError(
+            f"transformers {transformers.__version__} cannot load {folder}: {_first_line(error)}"
+        ) from error
+    except (OSError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{folder} cannot be loaded: {_first_line(error)}") from error
+    except RuntimeError as error:
+        if _is_out_of_memory(error):
+            raise
+        raise CheckpointError(
+            f"the weights in {folder} do not fit its config.json: {_first_line(error)}"
+        ) from error
+    # A missing weight would be filled with random numbers.
+    wrong = sorted(report["missing_keys"]) or sorted(map(str, report.get("mismatched_keys", [])))
+    if wrong:
+        raise CheckpointError(
+            f"{folder} lacks {len(wrong)} of the model's weights, {wrong[0]} for one: "
+            "the file is damaged, or config.json belongs to another model"
+        )
+    model = model.eval().to(device)
+    for part in _head(model):
+        part.float()
+        part.register_forward_pre_hook(_to_float)
+    return model
+
+
+def _head(model: Any) -> list[torch.nn.Module]:
+    base = getattr(model, model.base_model_prefix, model)
+    parts = [getattr(base, "pooler", None), getattr(model, "classifier", None), getattr(model, "score", None)]
+    return [part for part in parts if isinstance(part, torch.nn.Module)]
+
+
+def _to_float(_: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(x.float() if isinstance(x, torch.Tensor) else x for x in inputs)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
