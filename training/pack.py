@@ -84,7 +84,9 @@ def main() -> None:
             if name.endswith("word_embeddings.weight") or value.ndim == 1:
                 print(f"{name}: largest difference {worst:.2e}") if worst else None
     size = sum(path.stat().st_size for path in out.glob("*") if path.is_file())
-    print(f"{out}: {size / 1e6:.1f} MB, of them weights {(out / 'model.safetensors').stat().st_size / 1e6:.1f}")
+    print(
+        f"{out}: {size / 1e6:.1f} MB, of them weights {(out / 'model.safetensors').stat().st_size / 1e6:.1f}"
+    )
 
 
 if __name__ == "__main__":

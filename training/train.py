@@ -70,7 +70,7 @@ def load(folder: Path) -> Any:
         folder, config=config, dtype=torch.bfloat16, attn_implementation="eager"
     )
     pooler = model.bert.pooler
-    model.bert.pooler.forward = lambda hidden: None  # applied by forward() above, in fp32
+    pooler.forward = lambda _: None  # applied by forward() above, in fp32
     pooler.dense.float()
     model.classifier.float()
     model.bert.embeddings.requires_grad_(False)

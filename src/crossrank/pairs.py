@@ -159,7 +159,10 @@ class PairEncoder:
         if keep_document < len(document):
             kept = encoding.offsets[keep_document - 1][1] if keep_document else 0
         t = self._template
-        parts = [t.before, query[:keep_query], t.between, document[:keep_document], t.after]
+        parts = [
+            np.asarray(part, np.int32)
+            for part in (t.before, query[:keep_query], t.between, document[:keep_document], t.after)
+        ]
         segment_ids = None
         if self._with_segments:
             segments = [
@@ -167,8 +170,7 @@ class PairEncoder:
                 for part, segment in zip(parts, t.segments, strict=True)
             ]
             segment_ids = np.concatenate(segments)
-        token_ids = np.concatenate([np.asarray(part, np.int32) for part in parts])
-        return EncodedPair(token_ids, segment_ids, truncated, kept)
+        return EncodedPair(np.concatenate(parts), segment_ids, truncated, kept)
 
     def _window(self, query: int, document: int) -> tuple[int, int]:
         """Tokens to keep of a query and a document of these lengths."""

@@ -83,9 +83,7 @@ class Reranker:
         self._join(encoder, engine, batch_tokens)
 
     @classmethod
-    def from_parts(
-        cls, encoder: PairEncoder, engine: Engine, *, batch_tokens: int | None = None
-    ) -> Reranker:
+    def from_parts(cls, encoder: PairEncoder, engine: Engine, *, batch_tokens: int | None = None) -> Reranker:
         """Join an encoder and an engine of your own, ``crossrank.engines.fake.FakeEngine`` say."""
         self = cls.__new__(cls)
         self._join(encoder, engine, batch_tokens)
@@ -187,10 +185,11 @@ def _split_document(index: int, document: Document) -> tuple[str, dict[str, Any]
     """A document's text and its other fields."""
     if isinstance(document, str):
         return document, {}
-    if not isinstance(document, Mapping):
-        kind = type(document).__name__
-        raise InputError(f"document {index} is a {kind}; it must be a string or a mapping with a text")
-    text = document.get("text")
+    text = document.get("text") if isinstance(document, Mapping) else None
     if not isinstance(text, str):
-        raise InputError(f"document {index} has no text: its field 'text' must be a string")
+        kind = type(document).__name__
+        raise InputError(
+            f"document {index} is a {kind} without a text; "
+            "it must be a string, or a mapping whose field 'text' is one"
+        )
     return text, {key: value for key, value in document.items() if key != "text"}

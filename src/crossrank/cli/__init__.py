@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-import crossrank
-from crossrank.cli import models
+from crossrank import __version__
 from crossrank.cli.demo import demo
 from crossrank.cli.doctor import doctor
+from crossrank.cli.models import app as models_app
 from crossrank.cli.rank import rank
 from crossrank.cli.score import score
 from crossrank.errors import CrossRankError, EngineError
@@ -30,12 +30,12 @@ app.command()(rank)
 app.command()(score)
 app.command()(demo)
 app.command()(doctor)
-app.add_typer(models.app, name="models")
+app.add_typer(models_app, name="models")
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"crossrank {crossrank.__version__}")
+        print(f"crossrank {__version__}")
         raise typer.Exit
 
 
@@ -55,7 +55,10 @@ def _is_usage_error(error: Exception) -> bool:
 
 def main() -> None:
     """Run the command line. A user's mistake is one line on stderr and exit code 2."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    # Only CrossRank's own messages: other libraries' logging is not a user's business.
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logging.getLogger("crossrank").addHandler(handler)
     try:
         code = app(standalone_mode=False) or 0
         sys.stdout.flush()

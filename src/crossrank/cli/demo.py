@@ -122,7 +122,7 @@ def demo(
     out.print(f"[bold]{model}[/bold] on {engine.device}, {engine.precision} ({engine.name} engine)\n")
     for comparison in comparisons:
         out.print(f"[bold]{printable(comparison.example.query)}[/bold]")
-        out.print(_table(comparison))
+        out.print(_table(comparison), "")
     first = sum(c.ranking[0].text == c.example.answer for c in comparisons)
     by_keyword = sum(c.documents[c.keyword_order[0]] == c.example.answer for c in comparisons)
     out.print(f"The answer comes first in {by_keyword} of {len(comparisons)} queries by keywords, ", end="")
@@ -143,11 +143,13 @@ def _as_object(comparison: Comparison) -> dict[str, object]:
 
 
 def _table(comparison: Comparison) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 1), show_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", justify="right", style="dim")
-    table.add_column("keywords (BM25)", ratio=2, overflow="fold")
-    table.add_column("", justify="right", no_wrap=True)
-    table.add_column("CrossRank", ratio=3, overflow="fold")
+    table.add_column("", no_wrap=True)
+    table.add_column("keywords (BM25)", ratio=1, overflow="fold")
+    table.add_column("", justify="right", no_wrap=True, style="dim")
+    table.add_column("", no_wrap=True)
+    table.add_column("CrossRank", ratio=1, overflow="fold")
     table.add_column("score", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for place, (index, hit) in enumerate(
@@ -155,20 +157,18 @@ def _table(comparison: Comparison) -> Table:
     ):
         table.add_row(
             str(place),
-            _marked(comparison, index),
-            f"[dim]{comparison.keyword_scores[index]:.2f}[/dim]",
-            _marked(comparison, hit.index),
+            _mark(comparison, index),
+            printable(comparison.documents[index]),
+            f"{comparison.keyword_scores[index]:.2f}",
+            _mark(comparison, hit.index),
+            printable(hit.text),
             f"{hit.score:.4f}",
-            f"[cyan]{bar(hit.score)}[/cyan]",
+            f"[cyan]{bar(hit.score, 8)}[/cyan]",
         )
-    table.add_row("")
     return table
 
 
-def _marked(comparison: Comparison, index: int) -> str:
-    text = printable(comparison.documents[index])
+def _mark(comparison: Comparison, index: int) -> str:
     if comparison.documents[index] == comparison.example.answer:
-        return f"[green]✓[/green] {text}"
-    return f"[red]✗[/red] {text}" if comparison.is_trap(index) else f"  {text}"
-
-
+        return "[green]✓[/green]"
+    return "[red]✗[/red]" if comparison.is_trap(index) else ""

@@ -94,11 +94,13 @@ def doctor(
         colours = {State.OK: "green", State.WARNING: "yellow", State.ERROR: "red"}
         out = console()
         for f in findings:
-            colour = colours[f.state]
-            out.print(f"[{colour}]{f.state.value:<8}[/{colour}] [bold]{f.subject}[/bold]: {printable(f.found, 400)}")
+            state = f"[{colours[f.state]}]{f.state.value:<8}[/{colours[f.state]}]"
+            out.print(f"{state} [bold]{f.subject}[/bold]: {printable(f.found, 400)}", soft_wrap=True)
             if f.cure:
-                out.print(f"         → {printable(f.cure, 400)}")
-        out.print("[red]Reranking cannot run here.[/red]" if failed else "[green]Reranking can run here.[/green]")
+                out.print(f"         → {printable(f.cure, 400)}", soft_wrap=True)
+        out.print(
+            "[red]Reranking cannot run here.[/red]" if failed else "[green]Reranking can run here.[/green]"
+        )
     if failed:
         raise typer.Exit(1)
 
@@ -113,7 +115,10 @@ def _processor() -> Finding:
         flags = set(listed.group(1).split()) if listed else flags
     elif sys.platform == "darwin":
         asked = subprocess.run(
-            ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False
+            ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         name = asked.stdout.strip() or name
     features = [label for flag, label in _FEATURES.items() if flag in flags]
@@ -167,7 +172,9 @@ def _nvidia_gpu() -> str:
         return ""
     command = [tool, "--query-gpu=name", "--format=csv,noheader"]
     try:
-        asked = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        asked = subprocess.run(  # noqa: S603 - a fixed command
+            command, capture_output=True, text=True, timeout=20, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return asked.stdout.strip().splitlines()[0] if asked.returncode == 0 and asked.stdout.strip() else ""
@@ -207,7 +214,9 @@ def _model(model: str) -> Iterator[Finding]:
         yield Finding(f"Model {model}", State.ERROR, message, cure)
         return
     parameters = checkpoint.parameters()
-    yield Finding(f"Model {model}", State.OK, f"{parameters / 1e6:.0f} million weights in {checkpoint.folder}")
+    yield Finding(
+        f"Model {model}", State.OK, f"{parameters / 1e6:.0f} million weights in {checkpoint.folder}"
+    )
     # fp32 weights, and as much as half of that again while they are read.
     needed = parameters * 4 * 1.5
     available = _available_memory()

@@ -50,9 +50,7 @@ def rank(
     if not candidates:
         raise InputError("no documents: give them after the query, or with --file FILE")
     reranker = o.open_reranker(
-        o.ModelOptions(
-            model, revision, source, max_length, batch_tokens, precision, device, threads, offline
-        )
+        o.ModelOptions(model, revision, source, max_length, batch_tokens, precision, device, threads, offline)
     )
     ranking = reranker.rank(query, candidates, top_n=top_n, threshold=threshold)
     if form is o.Format.JSON:
@@ -71,7 +69,7 @@ def rank(
 
 def _as_object(hit: RankedDocument) -> dict[str, Any]:
     # A document's own fields never hide what CrossRank says of it.
-    own = {"rank": hit.rank, "index": hit.index, "score": hit.score, "logit": hit.logit}
+    own: dict[str, Any] = {"rank": hit.rank, "index": hit.index, "score": hit.score, "logit": hit.logit}
     own |= {"truncated": hit.truncated, "text": hit.text}
     return own | {key: value for key, value in hit.fields.items() if key not in own}
 
@@ -89,4 +87,3 @@ def _table(ranking: Ranking, raw: bool) -> Table:
         row = [str(hit.rank), number, f"[cyan]{bar(hit.score)}[/cyan]", str(hit.index)]
         table.add_row(*row, printable(hit.text) + note)
     return table
-

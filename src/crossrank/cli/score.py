@@ -41,9 +41,7 @@ def score(
     if not pairs:
         raise InputError(f"no pairs in {'standard input' if file == STDIN else file}")
     reranker = o.open_reranker(
-        o.ModelOptions(
-            model, revision, source, max_length, batch_tokens, precision, device, threads, offline
-        )
+        o.ModelOptions(model, revision, source, max_length, batch_tokens, precision, device, threads, offline)
     )
     logits = reranker.logits([(pair.query, pair.document) for pair in pairs])
     scores = sigmoid(logits)
@@ -68,5 +66,7 @@ def score(
         return
     table = Table(name, "", "query", "document", box=box.SIMPLE_HEAD, pad_edge=False)
     for pair, number, s in zip(pairs, shown, scores, strict=True):
-        table.add_row(f"{number:.4f}", f"[cyan]{bar(float(s))}[/cyan]", *map(printable, (pair.query, pair.document)))
+        table.add_row(
+            f"{number:.4f}", f"[cyan]{bar(float(s))}[/cyan]", *map(printable, (pair.query, pair.document))
+        )
     console().print(table)

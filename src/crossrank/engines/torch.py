@@ -210,13 +210,14 @@ def _load(checkpoint: Checkpoint, device: str, dtype: torch.dtype) -> Any:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
         # The class that AutoModelForSequenceClassification would choose; it can also load weights
         # that are already in memory.
-        model_class = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
-        path, weights = str(folder), None
+        mapping: Any = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+        model_class = mapping[type(config)]
+        weights = None
         if checkpoint.compressed:
-            path, weights = None, {n: torch.from_numpy(w) for n, w in checkpoint.tensors().items()}
+            weights = {name: torch.from_numpy(value) for name, value in checkpoint.tensors().items()}
         with _quiet():
             model, report = model_class.from_pretrained(
-                path,
+                None if weights else str(folder),
                 config=config,
                 state_dict=weights,
                 dtype=dtype,
