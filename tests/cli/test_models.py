@@ -1,0 +1,131 @@
+"""``crossrank models`` as a user runs it, against a hub on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from crossrank import models
+from tests.hub import Hub
+
+NAME = "some/reranker"
+FILES = {
+    "config.json": b'{"architectures": ["BertForSequenceClassification"]}',
+    "tokenizer.json": b"{}",
+    "model.safetensors": b"weights" * 1000,
+}
+
+
+class CommandLine:
+    """The hub, and the command line with its environment and an empty working folder."""
+
+    def __init__(self, hub: Hub, folder: Path) -> None:
+        self.hub, self.folder = hub, folder
+        kept = {
+            key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGINGFACE_"))
+        }
+        self.env = {
+            **kept,
+            "PYTHONPATH": str(Path(models.__file__).parents[1]),
+            "HOME": str(folder),
+            "HF_HOME": str(folder / "hf"),
+            "HF_ENDPOINT": hub.url,
+            "COLUMNS": "300",
+        }
+
+    def __call__(self, *arguments: str, answer: str = "") -> tuple[int, str, str]:
+        code = "from crossrank.cli import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code, "models", *arguments],
+            cwd=self.folder,
+            env=self.env,
+            input=answer,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[CommandLine]:
+    with Hub() as hub:
+        hub.add(NAME, FILES)
+        yield CommandLine(hub, tmp_path)
+
+
+def test_pull_path_list_and_remove(run: CommandLine) -> None:
+    code, out, err = run("path", NAME)
+    assert (code, out) == (2, "")
+    assert "crossrank models pull some/reranker" in err
+
+    code, out, err = run("pull", NAME)
+    folder = Path(out.strip())
+    assert code == 0, err
+    assert {path.name for path in folder.iterdir()} == set(FILES)
+    assert run("path", NAME) == (0, out, "")
+
+    code, out, _ = run("list")
+    assert code == 0
+    (line,) = (line for line in out.splitlines() if NAME in line)
+    assert line.split()[1:5] == ["cached", "7.1", "kB", folder.name[:8]]
+    code, out, _ = run("list", "--json")
+    found = [model for model in json.loads(out) if model["place"] == "cached"]
+    size = sum(map(len, FILES.values()))
+    assert found == [
+        {
+            "name": NAME,
+            "place": "cached",
+            "path": str(folder),
+            "size": size,
+            "revision": folder.name,
+            "complete": True,
+        }
+    ]
+
+    assert run("remove", NAME, answer="n\n")[0] == 130
+    assert folder.is_dir()
+    code, out, err = run("remove", NAME, "--yes")
+    assert (code, out) == (0, "")
+    assert "freed" in err
+    assert not folder.exists()
+
+
+def test_pull_a_revision(run: CommandLine) -> None:
+    first = run.hub.repos[NAME].refs["main"]
+    run.hub.add(NAME, {**FILES, "config.json": b"{}"})
+    code, out, _ = run("pull", NAME, "--revision", first)
+    assert (code, Path(out.strip()).name) == (0, first)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("pull", "no/such"), "no model no/such"),
+        (("pull", NAME, "--revision", "v9"), "no revision 'v9'"),
+        (("pull", NAME, "--from", "ftp"), "source is 'ftp'"),
+        (("remove", "crossrank-mini"), "part of the package"),
+        (("remove", "no/such"), "not in the cache"),
+        (("path", "./nothing"), "does not exist"),
+    ],
+)
+def test_a_mistake_is_one_line(run: CommandLine, arguments: tuple[str, ...], words: str) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert words in err
+
+
+def test_no_network_is_one_line(run: CommandLine) -> None:
+    run.env["HF_ENDPOINT"] = "http://127.0.0.1:9"
+    code, out, err = run("pull", NAME)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    for word in ("http://127.0.0.1:9", "HF_ENDPOINT", "--from modelscope", str(run.folder / "models")):
+        assert word in err
