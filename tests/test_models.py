@@ -123,6 +123,20 @@ def test_the_bundled_model_comes_first(hub: Hub, monkeypatch: pytest.MonkeyPatch
         resolve(BUNDLED)
 
 
+def test_the_bundled_model_does_not_need_the_hub_s_client(hub: Hub, tmp_path: Path) -> None:
+    folder = write(tmp_path / "bundled", FILES)
+    code = f"""
+import pathlib, sys
+from crossrank import models
+models._BUNDLED_FOLDER = pathlib.Path({str(folder)!r})
+models.resolve(models.BUNDLED)
+assert "huggingface_hub" not in sys.modules
+"""
+    with run_python(code) as process:
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+
+
 def test_a_folder(hub: Hub, tmp_path: Path) -> None:
     folder = write(tmp_path / "mine", FILES)
     write(Path("below"), FILES)
@@ -516,6 +530,11 @@ def test_stored_models(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         ("mine", "local", size + len(WEIGHTS), None, True),
         (NAME, "cached", size + len(WEIGHTS), commit, True),
     ]
+
+
+def test_a_damaged_model_is_listed_as_incomplete(hub: Hub) -> None:
+    write(Path("models/mine"), {**SHARDED, "model.safetensors.index.json": b"{"})
+    assert [(model.name, model.complete) for model in stored_models()][-1] == ("mine", False)
 
 
 def test_remove(hub: Hub) -> None:

@@ -122,7 +122,7 @@ def stored_models() -> list[StoredModel]:
     def add(name: str, place: Place, folder: Path, revision: str | None = None) -> None:
         files = {path.resolve() for path in folder.rglob("*") if path.is_file()}
         size = sum(path.stat().st_size for path in files)
-        found.append(StoredModel(name, place, folder, size, revision, _missing_file(folder) is None))
+        found.append(StoredModel(name, place, folder, size, revision, _is_complete(folder)))
 
     if (_BUNDLED_FOLDER / "config.json").is_file():
         add(BUNDLED, "bundled", _BUNDLED_FOLDER)
@@ -218,6 +218,13 @@ def _missing_file(folder: Path) -> str | None:
     return _SAFETENSORS if lacks(_TORCH) else None
 
 
+def _is_complete(folder: Path) -> bool:
+    try:
+        return _missing_file(folder) is None
+    except CheckpointError:
+        return False
+
+
 def _shards(index: Path) -> list[str]:
     try:
         files = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
@@ -226,7 +233,8 @@ def _shards(index: Path) -> list[str]:
         good = False
     if not good:
         raise CheckpointError(
-            f"{index} is damaged: it names no files beside it; delete it and fetch it again"
+            f"{index} is damaged: it names no files beside it; copy the model again, or, "
+            "for a cached one, run 'crossrank models remove' and 'pull'"
         )
     return files
 
@@ -319,10 +327,7 @@ def _cached_snapshot(name: str, ref: str) -> Path | None:
         except (OSError, ValueError):
             return None
     folder = repo / "snapshots" / commit
-    try:
-        return folder if commit and _missing_file(folder) is None else None
-    except CheckpointError:
-        return None  # a damaged index: to be fetched again
+    return folder if commit and _is_complete(folder) else None
 
 
 def _pull(name: str, revision: str | None, progress: bool) -> Path:

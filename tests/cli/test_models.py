@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -124,8 +125,11 @@ def test_a_mistake_is_one_line(run: CommandLine, arguments: tuple[str, ...], wor
 
 
 def test_no_network_is_one_line(run: CommandLine) -> None:
-    run.env["HF_ENDPOINT"] = "http://127.0.0.1:9"
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    run.env["HF_ENDPOINT"] = endpoint
     code, out, err = run("pull", NAME)
     assert (code, out, err.count("\n")) == (2, "", 1)
-    for word in ("http://127.0.0.1:9", "HF_ENDPOINT", "--from modelscope", str(run.folder / "models")):
+    for word in (endpoint, "HF_ENDPOINT", "--from modelscope", str(run.folder / "models")):
         assert word in err
