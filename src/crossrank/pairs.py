@@ -133,9 +133,7 @@ class PairEncoder:
 
     def encode(self, query: str, documents: Sequence[str]) -> list[EncodedPair]:
         """One pair for each document, in their order."""
-        encodings = self._tokenizer.encode_batch(
-            [_clean(query), *map(_clean, documents)], add_special_tokens=False
-        )
+        encodings = self._tokenize([_clean(query), *map(_clean, documents)])
         query_ids = np.asarray(encodings[0].ids, np.int32)
         return [self._join(query_ids, encoding) for encoding in encodings[1:]]
 
@@ -144,12 +142,27 @@ class PairEncoder:
         texts = list(dict.fromkeys(_clean(query) for query, _ in pairs))
         place = {query: i for i, query in enumerate(texts)}
         documents = [_clean(document) for _, document in pairs]
-        encodings = self._tokenizer.encode_batch([*texts, *documents], add_special_tokens=False)
+        encodings = self._tokenize([*texts, *documents])
         queries = [np.asarray(encoding.ids, np.int32) for encoding in encodings[: len(texts)]]
         return [
             self._join(queries[place[_clean(query)]], encoding)
             for (query, _), encoding in zip(pairs, encodings[len(texts) :], strict=True)
         ]
+
+    def _tokenize(self, texts: list[str]) -> list[Encoding]:
+        """Encodings without special tokens; of a very long text, at least what the window can use.
+
+        A token is rarely longer than 16 characters, and what is far behind a token does not change
+        it. So the start of a long text is tried first, and trusted if it fills the window and as
+        much again.
+        """
+        limit, enough = 64 * self.max_length, 2 * self.max_length
+        encodings = self._tokenizer.encode_batch([text[:limit] for text in texts], add_special_tokens=False)
+        short = [i for i, e in enumerate(encodings) if len(texts[i]) > limit and len(e.ids) < enough]
+        again = self._tokenizer.encode_batch([texts[i] for i in short], add_special_tokens=False)
+        for i, encoding in zip(short, again, strict=True):
+            encodings[i] = encoding
+        return encodings
 
     def _join(self, query: npt.NDArray[np.int32], encoding: Encoding) -> EncodedPair:
         document = np.asarray(encoding.ids, np.int32)

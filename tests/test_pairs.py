@@ -1,0 +1,230 @@
+import threading
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from crossrank.errors import CheckpointError, InputError
+from crossrank.models import BUNDLED, resolve
+from crossrank.pairs import EncodedPair, PairEncoder, Truncation
+from tests.checkpoints import write_bert, write_xlm_roberta
+
+
+@pytest.fixture(scope="module")
+def bundled() -> Path:
+    return resolve(BUNDLED) / "tokenizer.json"
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bert(tmp_path_factory.mktemp("bert")) / "tokenizer.json"
+
+
+@pytest.fixture(scope="module")
+def xlm_roberta(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_xlm_roberta(tmp_path_factory.mktemp("xlm-roberta")) / "tokenizer.json"
+
+
+@pytest.fixture(params=["bundled", "bert", "xlm_roberta"])
+def tokenizer_path(request: pytest.FixtureRequest) -> Path:
+    path: Path = request.getfixturevalue(request.param)
+    return path
+
+
+TEXTS = {
+    "plain": "What is the capital of France?",
+    "chinese": "中国的首都是哪里？北京是中国的政治中心。",
+    "empty": "",
+    "white space": " \t\n  ",
+    "control characters": "a\x00b\x07c\x1b[31md\u200be\ufeff",
+    "right to left": "ما هي عاصمة الصين؟ \u202bשלום\u202c",
+    "emoji": "🐼 👩‍👩‍👧‍👦 ☀️ 🇨🇳",
+    "combining": "e\u0301\u0301\u0301 ก็ำ",
+    "special tokens as text": "</s><s> [SEP] [CLS] <unk> <pad>",
+}
+
+
+@pytest.mark.parametrize("query", TEXTS.values(), ids=TEXTS)
+@pytest.mark.parametrize("document", TEXTS.values(), ids=TEXTS)
+def test_ids_and_segments_are_the_tokenizers_own(tokenizer_path: Path, query: str, document: str) -> None:
+    own = Tokenizer.from_file(str(tokenizer_path)).encode(query, document)
+    pair = PairEncoder(tokenizer_path).encode(query, [document])[0]
+    assert pair.token_ids.tolist() == own.ids
+    assert pair.token_ids.dtype == np.int32
+    if pair.segment_ids is None:
+        assert set(own.type_ids) == {0}
+    else:
+        assert pair.segment_ids.tolist() == own.type_ids
+    assert (pair.truncated, pair.kept) == (False, None)
+
+
+def test_bert_has_segments_and_xlm_roberta_has_none(bert: Path, bundled: Path) -> None:
+    assert PairEncoder(bert).encode("a", ["b"])[0].segment_ids is not None
+    assert PairEncoder(bundled).encode("a", ["b"])[0].segment_ids is None
+
+
+def test_the_template_of_xlm_roberta(bundled: Path) -> None:
+    ids = PairEncoder(bundled).encode("", [""])[0].token_ids
+    assert ids.tolist() == [0, 2, 2, 2]
+
+
+@cache
+def two_tokenizers() -> tuple[Tokenizer, Tokenizer]:
+    path = str(resolve(BUNDLED) / "tokenizer.json")
+    return Tokenizer.from_file(path), Tokenizer.from_file(path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    query=st.integers(0, 40),
+    document=st.integers(0, 60),
+    max_length=st.integers(6, 48),
+)
+def test_longest_first_is_the_tokenizers_own(query: int, document: int, max_length: int) -> None:
+    texts = " x" * query, " y" * document
+    own, tokenizer = two_tokenizers()
+    own.enable_truncation(max_length, strategy="longest_first")
+    encoder = PairEncoder(tokenizer, max_length=max_length, truncation="longest_first")
+    assert encoder.encode(texts[0], [texts[1]])[0].token_ids.tolist() == own.encode(*texts).ids
+
+
+def test_only_second_cuts_the_document_and_says_where(bundled: Path) -> None:
+    query, document = "Where is Paris?", "one two three four five six seven eight nine ten"
+    encoder = PairEncoder(bundled, max_length=16)
+    whole = PairEncoder(bundled).encode(query, [document])[0]
+    pair = encoder.encode(query, [document])[0]
+    assert len(pair.token_ids) == 16
+    assert pair.token_ids[:15].tolist() == whole.token_ids[:15].tolist()
+    assert pair.token_ids[-1] == 2
+    assert pair.truncated
+    assert pair.kept is not None
+    tokens = len(PairEncoder(bundled).encode(query, [document[: pair.kept]])[0].token_ids)
+    assert 0 < pair.kept < len(document)
+    assert tokens == 16
+
+
+def test_a_query_is_cut_only_where_it_has_more_than_half_of_the_window(bundled: Path) -> None:
+    encoder = PairEncoder(bundled, max_length=20)
+    exactly_half = " x" * 10
+    pair = encoder.encode(exactly_half, [" y"])[0]
+    assert not pair.truncated
+    pair = encoder.encode(exactly_half + " x", [" y"])[0]
+    assert pair.truncated
+    assert pair.kept is None
+    assert len(pair.token_ids) == 1 + 10 + 2 + 1 + 1
+
+
+@pytest.mark.parametrize("truncation", ["only_second", "longest_first"])
+@pytest.mark.parametrize("max_length", [6, 7, 16, 512])
+def test_no_pair_is_longer_than_the_window(bundled: Path, max_length: int, truncation: Truncation) -> None:
+    encoder = PairEncoder(bundled, max_length=max_length, truncation=truncation, query_share=0.99)
+    pairs = encoder.encode("query " * 600, ["document " * 600, "", "a"])
+    assert max(len(pair.token_ids) for pair in pairs) <= max_length
+    assert all(pair.truncated for pair in pairs)
+
+
+def test_lone_surrogates_become_replacement_characters(bundled: Path) -> None:
+    encoder = PairEncoder(bundled)
+    broken = encoder.encode("a\ud800b", ["\udfffc"])[0]
+    replaced = encoder.encode("a\ufffdb", ["\ufffdc"])[0]
+    assert broken.token_ids.tolist() == replaced.token_ids.tolist()
+
+
+def test_a_million_characters(bundled: Path) -> None:
+    pair = PairEncoder(bundled).encode("长度", ["很长的文档。" * 170_000])[0]
+    assert len(pair.token_ids) == 512
+    assert pair.truncated
+    assert pair.kept is not None
+    assert pair.kept < 3000
+
+
+def test_a_long_document_has_the_ids_of_its_whole_text(tokenizer_path: Path) -> None:
+    # Long enough to be tokenised only in part; the ids must not show it.
+    documents = [text * 400 for text in (TEXTS["plain"] + " ", TEXTS["chinese"], TEXTS["emoji"] + "x ")]
+    documents += [" " * 50_000 + "word " * 100, "\x00" * 50_000 + "word " * 100]
+    whole = Tokenizer.from_file(str(tokenizer_path))
+    encoder = PairEncoder(tokenizer_path, max_length=64)
+    size = len(whole.encode("q", "").ids)
+    for document, pair in zip(documents, encoder.encode("q", documents), strict=True):
+        ids = whole.encode(document, add_special_tokens=False).ids
+        assert pair.token_ids[size - 1 : -1].tolist() == ids[: 64 - size]
+
+
+def test_ten_thousand_documents(bundled: Path) -> None:
+    pairs = PairEncoder(bundled).encode("Which one?", [f"document number {i}" for i in range(10_000)])
+    assert len(pairs) == 10_000
+    assert len({pair.token_ids.tobytes() for pair in pairs}) == 10_000
+
+
+def same(left: list[EncodedPair], right: list[EncodedPair]) -> bool:
+    return [pair.token_ids.tolist() for pair in left] == [pair.token_ids.tolist() for pair in right]
+
+
+def test_pairs_are_encoded_as_their_query_with_their_document(bundled: Path) -> None:
+    encoder = PairEncoder(bundled)
+    pairs = [("q1", "a"), ("q2", "b"), ("q1", "c"), ("\ud800", "d")]
+    expected = [encoder.encode(query, [document])[0] for query, document in pairs]
+    assert same(encoder.encode_pairs(pairs), expected)
+    assert encoder.encode_pairs([]) == []
+    assert encoder.encode("q", []) == []
+
+
+def test_many_threads_share_an_encoder(bundled: Path) -> None:
+    encoder = PairEncoder(bundled, max_length=32)
+    documents = [f"document {i} " * (i % 40) for i in range(50)]
+    expected = encoder.encode("query", documents)
+    failures: list[object] = []
+
+    def work() -> None:
+        for _ in range(10):
+            if not same(encoder.encode("query", documents), expected):
+                failures.append("other ids")
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_truncation_and_padding_of_the_file_are_ignored(bundled: Path, tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(bundled))
+    tokenizer.enable_truncation(8)
+    tokenizer.enable_padding(length=64)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    texts = ("query", ["a document of more than eight tokens, certainly"])
+    found = PairEncoder(tmp_path / "tokenizer.json").encode(*texts)
+    assert same(found, PairEncoder(bundled).encode(*texts))
+
+
+def test_a_missing_tokenizer_says_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json is missing.*save_pretrained"):
+        PairEncoder(tmp_path / "tokenizer.json")
+
+
+def test_a_damaged_tokenizer_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text('{"version": "1.0"')
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json is not a tokenizer"):
+        PairEncoder(tmp_path / "tokenizer.json")
+
+
+def test_a_tokenizer_without_a_template_is_refused(tmp_path: Path) -> None:
+    from tokenizers import models
+
+    Tokenizer(models.WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?")).save(str(tmp_path / "t.json"))
+    with pytest.raises(CheckpointError, match="no template for pairs"):
+        PairEncoder(tmp_path / "t.json")
+
+
+def test_options_out_of_range_are_refused(bundled: Path) -> None:
+    with pytest.raises(InputError, match="max_length is 5; it must be at least 6"):
+        PairEncoder(bundled, max_length=5)
+    with pytest.raises(InputError, match="query_share is 1"):
+        PairEncoder(bundled, query_share=1)
+    with pytest.raises(InputError, match="truncation is 'left'"):
+        PairEncoder(bundled, truncation="left")  # type: ignore[arg-type]

@@ -1,0 +1,80 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crossrank.errors import InputError, NonFiniteLogitError
+from crossrank.ranking import Ranking, rank, sigmoid
+
+finite = st.floats(-60, 60, width=32)
+
+
+def ranked(logits: list[float], top_n: int | None = None, threshold: float | None = None) -> Ranking:
+    texts = [f"document {i}" for i in range(len(logits))]
+    return rank("query", texts, np.asarray(logits, np.float32), top_n=top_n, threshold=threshold)
+
+
+@given(st.lists(finite, max_size=50))
+def test_the_order_is_by_logit_and_ties_keep_the_input_order(logits: list[float]) -> None:
+    found = [hit.index for hit in ranked(logits)]
+    assert found == sorted(range(len(logits)), key=lambda i: -logits[i])
+
+
+def test_logits_that_saturate_the_sigmoid_are_still_in_order() -> None:
+    # In float32 the sigmoid of each of these is exactly 1; in float64 of the last three, too.
+    ranking = ranked([30.0, 90.0, 60.0, 45.0])
+    assert [hit.index for hit in ranking] == [1, 2, 3, 0]
+    assert [hit.logit for hit in ranking] == [90, 60, 45, 30]
+
+
+@given(finite)
+def test_the_sigmoid_is_that_of_float64(x: float) -> None:
+    exact = 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
+    assert sigmoid(np.asarray([x], np.float32))[0] == pytest.approx(exact, rel=1e-15)
+
+
+def test_the_sigmoid_of_extremes_neither_overflows_nor_warns() -> None:
+    assert sigmoid(np.asarray([-3e38, 3e38], np.float32)).tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_logit_that_is_no_number_names_its_pair(bad: float) -> None:
+    with pytest.raises(NonFiniteLogitError, match="pair 2") as caught:
+        ranked([1.0, 2.0, bad, bad])
+    assert caught.value.pair == 2
+
+
+@pytest.mark.parametrize(("top_n", "expected"), [(None, 3), (0, 0), (1, 1), (3, 3), (99, 3)])
+def test_top_n(top_n: int | None, expected: int) -> None:
+    assert len(ranked([1.0, 3.0, 2.0], top_n=top_n)) == expected
+
+
+def test_a_negative_top_n_is_refused() -> None:
+    with pytest.raises(InputError, match="top_n is -1"):
+        ranked([1.0], top_n=-1)
+
+
+def test_a_threshold_leaves_out_lower_scores_and_keeps_equal_ones() -> None:
+    assert [hit.index for hit in ranked([-1.0, 0.0, 1.0], threshold=0.5)] == [2, 1]
+    assert len(ranked([-1.0, 0.0], threshold=1.0)) == 0
+    assert [hit.rank for hit in ranked([-1.0, 0.0, 1.0], top_n=1, threshold=0.1)] == [1]
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.1, math.nan])
+def test_a_threshold_outside_of_0_to_1_is_refused(threshold: float) -> None:
+    with pytest.raises(InputError, match="threshold is"):
+        ranked([1.0], threshold=threshold)
+
+
+def test_a_ranking_is_an_immutable_sequence() -> None:
+    ranking = ranked([1.0, 3.0, 2.0])
+    assert [hit.rank for hit in ranking] == [1, 2, 3]
+    assert ranking[0].index == 1
+    assert [hit.index for hit in ranking[1:]] == [2, 0]
+    assert ranking == ranked([1.0, 3.0, 2.0])
+    assert ranking != ranked([1.0, 3.0])
+    assert ranking[0].fields == {}
+    assert ranking[0].truncated is False
+    assert "document 1" in repr(ranking)
