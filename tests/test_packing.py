@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,7 +36,7 @@ def test_pairs_are_sorted_by_length_longest_first(case: tuple[list[int], int]) -
 def test_no_two_neighbouring_packs_would_fit_into_one(case: tuple[list[int], int]) -> None:
     lengths, budget = case
     packs = plan_packs(lengths, budget)
-    for left, right in zip(packs, packs[1:], strict=False):
+    for left, right in pairwise(packs):
         assert sum(lengths[i] for i in left) + lengths[right[0]] > budget
 
 

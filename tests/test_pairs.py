@@ -177,19 +177,17 @@ def test_many_threads_share_an_encoder(bundled: Path) -> None:
     encoder = PairEncoder(bundled, max_length=32)
     documents = [f"document {i} " * (i % 40) for i in range(50)]
     expected = encoder.encode("query", documents)
-    failures: list[object] = []
+    right: list[bool] = []
 
     def work() -> None:
-        for _ in range(10):
-            if not same(encoder.encode("query", documents), expected):
-                failures.append("other ids")
+        right.extend(same(encoder.encode("query", documents), expected) for _ in range(10))
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert not failures
+    assert right == [True] * 80
 
 
 def test_truncation_and_padding_of_the_file_are_ignored(bundled: Path, tmp_path: Path) -> None:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
 
 from crossrank import __version__
-from crossrank.cli.demo import demo
-from crossrank.cli.doctor import doctor
-from crossrank.cli.models import app as models_app
-from crossrank.cli.rank import rank
-from crossrank.cli.score import score
+from crossrank.cli import demo, doctor, models, rank, score
 from crossrank.errors import CrossRankError, EngineError
 
 __all__ = ["app", "main"]
@@ -26,11 +23,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(rank)
-app.command()(score)
-app.command()(demo)
-app.command()(doctor)
-app.add_typer(models_app, name="models")
+app.command()(rank.rank)
+app.command()(score.score)
+app.command()(demo.demo)
+app.command()(doctor.doctor)
+app.add_typer(models.app, name="models")
 
 
 def _print_version(wanted: bool) -> None:
@@ -55,6 +52,9 @@ def _is_usage_error(error: Exception) -> bool:
 
 def main() -> None:
     """Run the command line. A user's mistake is one line on stderr and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and "utf" not in stream.encoding.lower():
+            stream.reconfigure(encoding="utf-8")
     # Only CrossRank's own messages: other libraries' logging is not a user's business.
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
@@ -70,7 +70,7 @@ def main() -> None:
     except BrokenPipeError:
         # The reader has gone (| head): leave quietly, and keep Python from flushing again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141  # 128 + SIGPIPE, as the shell reports it
+        code = 1  # typer's own choice, where the pipe breaks within a command
     except Exception as error:
         if not _is_usage_error(error):
             raise

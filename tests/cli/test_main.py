@@ -1,0 +1,117 @@
+"""Exit codes, interruption, and what a user's mistake looks like, for every command."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import crossrank as package
+from tests.cli.conftest import Run
+
+COMMAND = [sys.executable, "-m", "crossrank"]
+
+
+def test_version_and_help(crossrank: Run) -> None:
+    assert crossrank("--version").out == f"crossrank {package.__version__}\n"
+    done = crossrank("--help")
+    assert done.code == 0
+    for command in ("rank", "score", "demo", "doctor", "models"):
+        assert command in done.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rank"], "Missing argument"),
+        (["rank", "q"], "no documents"),
+        (["rank", "q", "d", "--bogus"], "No such option"),
+        (["rank", "q", "d", "--top-n", "x"], "--top-n"),
+        (["rank", "q", "d", "--top-n", "-1"], "top_n is -1"),
+        (["rank", "q", "d", "--threshold", "2"], "threshold is 2"),
+        (["rank", "q", "d", "--json", "--tsv"], "exclude each other"),
+        (["rank", "q", "d", "--device", "tpu"], "device is 'tpu'"),
+        (["rank", "q", "d", "--precision", "fp8"], "precision is 'fp8'"),
+        (["rank", "q", "d", "--max-length", "3"], "max_length is 3"),
+        (["rank", "q", "d", "--max-length", "100000"], "reads at most 512 tokens"),
+        (["rank", "q", "d", "--batch-tokens", "0"], "batch_tokens is 0"),
+        (["rank", "q", "d", "--model", "no such model"], "no such model"),
+        (["rank", "q", "d", "--model", "some/unknown", "--offline"], "some/unknown"),
+        (["rank", "q", "d", "--model", "./no/folder"], "no/folder"),
+        (["rank", "q", "--file", "no-such-file"], "no-such-file: there is no such file"),
+        (["score", "no-such-file"], "no-such-file: there is no such file"),
+        (["score", "/"], "/: Is a directory"),
+        (["frobnicate"], "No such command"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(
+    crossrank: Run, arguments: list[str], message: str
+) -> None:
+    done = crossrank(*arguments)
+    assert done.code == 2
+    assert done.out == ""
+    assert message in done.err
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1
+
+
+def test_an_engine_that_fails_is_exit_code_1(
+    crossrank: Run, tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from crossrank.engines.torch import TorchEngine
+
+    monkeypatch.setattr(TorchEngine, "logits", lambda self, pack: [float("nan")] * len(pack))
+    done = crossrank("rank", "q", "d", "--model", tiny)
+    assert done.code == 1
+    assert done.err.startswith("error: pair 0 has the logit nan")
+    assert done.err.count("\n") == 1
+
+
+def test_ctrl_c_is_exit_code_130_without_a_traceback(tiny: str) -> None:
+    waiting = subprocess.Popen(
+        [*COMMAND, "score", "-", "--model", tiny], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    # It reads standard input, which never ends.
+    deadline = time.monotonic() + 60
+    status = Path(f"/proc/{waiting.pid}/wchan")
+    while time.monotonic() < deadline and "pipe" not in (status.read_text() if status.exists() else "pipe"):
+        time.sleep(0.05)
+    time.sleep(1)
+    waiting.send_signal(signal.SIGINT)
+    assert waiting.wait(30) == 130
+    assert waiting.stderr is not None
+    with waiting.stderr:
+        assert waiting.stderr.read().strip() == ""
+    assert waiting.stdin is not None
+    waiting.stdin.close()
+
+
+def test_a_broken_pipe_is_quiet(tiny: str) -> None:
+    lines = "\n".join(f"document {i} " * 20 for i in range(2000))
+    command = [*COMMAND, "rank", "q", "--file", "-", "--tsv", "--model", tiny, "--max-length", "8"]
+    running = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert running.stdin is not None
+    assert running.stdout is not None
+    assert running.stderr is not None
+    with running.stdin, running.stdout, running.stderr:
+        running.stdin.write(lines)
+        running.stdin.close()
+        assert running.stdout.readline() == "rank\tindex\tscore\ttext\n"
+        running.stdout.close()  # as head does
+        assert running.wait(60) == 1
+        assert running.stderr.read() == ""
+
+
+def test_output_is_utf_8_whatever_the_stream_says(tiny: str) -> None:
+    env = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [*COMMAND, "rank", "首都", "北京", "--model", tiny], env=env, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "北京" in done.stdout.decode("utf-8")
+    assert "─" in done.stdout.decode("utf-8")

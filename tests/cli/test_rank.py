@@ -1,0 +1,118 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from crossrank import Reranker
+from tests.cli.conftest import Run
+
+DOCUMENTS = ["北京是中国的政治中心。", "上海是中国最大的城市。", "a\tb", "long " * 100]
+
+
+def test_a_table(crossrank: Run, tiny: str) -> None:
+    done = crossrank("rank", "中国的首都", *DOCUMENTS, "--model", tiny, "--max-length", "64")
+    assert done.code == 0
+    assert done.err == ""
+    lines = done.out.splitlines()
+    assert lines[1].split() == ["rank", "score", "index", "document"]
+    for document in DOCUMENTS[:2]:
+        assert document in done.out
+    assert "(cut to fit)" in done.out
+
+
+def test_json_has_all_of_a_hit(crossrank: Run, tiny: str) -> None:
+    done = crossrank("rank", "中国的首都", *DOCUMENTS, "--model", tiny, "--json")
+    answer = json.loads(done.out)
+    assert (answer["query"], answer["model"]) == ("中国的首都", tiny)
+    expected = Reranker(tiny).rank("中国的首都", DOCUMENTS)
+    assert [hit["index"] for hit in answer["results"]] == [hit.index for hit in expected]
+    best = answer["results"][0]
+    assert best["rank"] == 1
+    assert best["score"] == pytest.approx(expected[0].score, abs=1e-6)
+    assert best["logit"] == pytest.approx(expected[0].logit, abs=1e-5)
+    assert best["text"] == expected[0].text
+    assert {hit["truncated"] for hit in answer["results"]} == {False}
+
+
+def test_json_lines_keep_other_fields_but_not_over_the_hits_own(
+    crossrank: Run, tiny: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "documents.jsonl"
+    rows = [{"text": "one", "id": "A", "rank": "mine"}, {"text": "two", "id": "B"}]
+    file.write_text("\n".join(map(json.dumps, rows)) + "\n\n")
+    done = crossrank("rank", "q", "--file", str(file), "--model", tiny, "--jsonl")
+    found = [json.loads(line) for line in done.out.splitlines()]
+    assert sorted(hit["id"] for hit in found) == ["A", "B"]
+    assert [hit["rank"] for hit in found] == [1, 2]
+
+
+def test_tsv_is_one_line_a_hit_with_numbers_or_logits(crossrank: Run, tiny: str) -> None:
+    scores = crossrank("rank", "q", *DOCUMENTS, "--model", tiny, "--tsv").out.splitlines()
+    logits = crossrank("rank", "q", *DOCUMENTS, "--model", tiny, "--tsv", "--raw").out.splitlines()
+    assert scores[0].split("\t") == ["rank", "index", "score", "text"]
+    assert logits[0].split("\t") == ["rank", "index", "logit", "text"]
+    assert len(scores) == len(logits) == 5
+    assert all(line.count("\t") == 3 for line in scores)
+    ranking = Reranker(tiny).rank("q", DOCUMENTS)
+    for line, hit in zip(scores[1:], ranking, strict=True):
+        assert float(line.split("\t")[2]) == pytest.approx(hit.score, abs=1e-5)
+    for line, hit in zip(logits[1:], ranking, strict=True):
+        assert float(line.split("\t")[2]) == pytest.approx(hit.logit, abs=1e-4)
+
+
+def test_top_n_and_threshold(crossrank: Run, tiny: str) -> None:
+    everything = crossrank("rank", "q", *DOCUMENTS, "--model", tiny, "--tsv").out.splitlines()[1:]
+    top = crossrank("rank", "q", *DOCUMENTS, "--model", tiny, "--tsv", "--top-n", "2").out.splitlines()[1:]
+    assert top == everything[:2]
+    bar = str(float(everything[1].split("\t")[2]) - 1e-5)
+    over = crossrank("rank", "q", *DOCUMENTS, "--model", tiny, "--tsv", "--threshold", bar)
+    assert over.out.splitlines()[1:] == everything[:2]
+
+
+def test_documents_of_the_command_line_and_of_a_file(crossrank: Run, tiny: str, tmp_path: Path) -> None:
+    file = tmp_path / "documents.txt"
+    file.write_bytes("\ufeffone\r\n\r\n二\n".encode())
+    done = crossrank("rank", "q", "zero", "--file", str(file), "--model", tiny, "--json")
+    texts = {hit["index"]: hit["text"] for hit in json.loads(done.out)["results"]}
+    assert texts == {0: "zero", 1: "one", 2: "二"}
+
+
+def test_documents_from_standard_input(tiny: str) -> None:
+    command = [sys.executable, "-m", "crossrank", "rank", "q", "-f", "-", "--model", tiny, "--json"]
+    done = subprocess.run(command, input='{"text": "one"}\n', capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["results"][0]["text"] == "one"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"text": "a"}\n{"text": \n', "line 2: not JSON"),
+        (b'{"text": "a"}\n\n{"title": "b"}\n', 'line 3: the field "text" is missing'),
+        (b'{"text": "a"}\n{"text": 7}\n', 'line 2: the field "text" is not a string'),
+        (b'{"text": "a"}\n[1]\n', "line 2: not a JSON object"),
+        (b"fine\nnot \xff fine\n", "line 2: not UTF-8 (byte 5 of the line)"),
+        (b'{"text": "a"}\n' + b'{"text":' * 100_000, "line 2: "),
+        (b"\n  \n", "no documents"),
+        (b"", "no documents"),
+    ],
+)
+def test_bad_files_are_refused_with_the_line(
+    crossrank: Run, tiny: str, tmp_path: Path, content: bytes, message: str
+) -> None:
+    file = tmp_path / "documents"
+    file.write_bytes(content)
+    done = crossrank("rank", "q", "--file", str(file), "--model", tiny)
+    assert done.code == 2
+    assert done.out == ""
+    assert message in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_markup_and_surrogates_in_documents_are_only_text(crossrank: Run, tiny: str) -> None:
+    done = crossrank("rank", "q", "[bold]x[/bold]", "a\udcffb", "--model", tiny)
+    assert done.code == 0
+    assert "[bold]x[/bold]" in done.out
+    done = crossrank("rank", "q", "a\udcffb", "--model", tiny, "--json")
+    assert json.loads(done.out)["results"][0]["text"] == "a\udcffb"

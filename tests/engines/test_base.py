@@ -1,0 +1,79 @@
+import importlib.util
+from typing import Any
+
+import pytest
+import torch
+
+from crossrank.engines import Engine, choose_engine
+from crossrank.engines.base import Choice
+from crossrank.engines.fake import FakeEngine
+from crossrank.errors import EngineError, InputError
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_without_a_gpu_it_is_the_cpu_in_fp32() -> None:
+    assert choose_engine() == Choice("torch", "cpu", "fp32", "no GPU that PyTorch can use")
+    assert choose_engine("cpu", "bf16") == Choice("torch", "cpu", "bf16", "asked for")
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_gpu_is_taken_and_runs_in_fp16() -> None:
+    assert choose_engine() == Choice("torch", "cuda:0", "fp16", "a CUDA GPU is there")
+    assert choose_engine("cuda", "bf16").precision == "bf16"
+    assert choose_engine("cuda:1").device == "cuda:1"
+    assert choose_engine("cpu").precision == "fp32"
+    with pytest.raises(InputError, match="there are 2 GPUs"):
+        choose_engine("cuda:2")
+
+
+def test_an_apple_gpu_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_engine().device == "mps"
+    assert choose_engine("mps").precision == "fp16"
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_device_that_is_not_there_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(InputError, match=r"built without CUDA.*crossrank doctor"):
+        choose_engine("cuda")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    with pytest.raises(InputError, match="no GPU answers"):
+        choose_engine("cuda")
+    with pytest.raises(InputError, match="no Apple GPU"):
+        choose_engine("mps")
+
+
+@pytest.mark.parametrize("device", ["", "gpu", "cuda:x", "cuda:-1"])
+def test_an_unknown_device_is_refused(device: str) -> None:
+    with pytest.raises(InputError, match="it must be auto, cpu, cuda"):
+        choose_engine(device)
+
+
+@pytest.mark.parametrize("missing", ["torch", "transformers"])
+def test_without_torch_it_says_how_to_install_it(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+
+    def not_found(name: str, *rest: Any) -> Any:
+        return None if name == missing else find(name, *rest)
+
+    monkeypatch.setattr(importlib.util, "find_spec", not_found)
+    with pytest.raises(EngineError, match=r"pip install 'crossrank\[torch\]'"):
+        choose_engine()
+
+
+def test_the_fake_engine_is_an_engine() -> None:
+    assert isinstance(FakeEngine(), Engine)

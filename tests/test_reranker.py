@@ -1,0 +1,183 @@
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from crossrank import InputError, NonFiniteLogitError, Reranker
+from crossrank.engines import Engine
+from crossrank.engines.fake import FakeEngine
+from crossrank.pairs import PairEncoder
+from tests.checkpoints import write_bert, write_xlm_roberta
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_xlm_roberta(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def tiny(folder: Path) -> Reranker:
+    return Reranker(folder, batch_tokens=64)
+
+
+def fake(engine: FakeEngine, folder: Path, **options: Any) -> Reranker:
+    return Reranker.from_parts(PairEncoder(folder / "tokenizer.json", **options), engine)
+
+
+DOCUMENTS = ["short", "a somewhat longer document", "中国的首都是北京。", "the longest document " * 9, ""]
+
+
+def test_rank_orders_by_the_engines_logit(folder: Path) -> None:
+    engine = FakeEngine()  # the shorter, the better
+    ranking = fake(engine, folder).rank("q", ["aaaa bbbb cccc", "a", "aaaa bbbb"])
+    assert isinstance(engine, Engine)
+    assert [hit.index for hit in ranking] == [1, 2, 0]
+    assert [hit.rank for hit in ranking] == [1, 2, 3]
+    assert [hit.text for hit in ranking] == ["a", "aaaa bbbb", "aaaa bbbb cccc"]
+    assert ranking.query == "q"
+
+
+def test_packs_keep_the_budget_and_results_the_input_order(folder: Path) -> None:
+    engine = FakeEngine(batch_tokens=40)
+    reranker = fake(engine, folder, max_length=32)
+    pairs = [("q", "x " * (i % 50)) for i in range(100)]
+    logits = reranker.logits(pairs)
+    assert len(engine.packs) > 1
+    assert all(len(pack) == 1 or len(pack.token_ids) <= 40 for pack in engine.packs)
+    alone = [reranker.logits([pair])[0] for pair in pairs]
+    assert logits.tolist() == alone
+
+
+def test_a_real_model_gives_a_pair_the_same_logit_in_any_company(tiny: Reranker) -> None:
+    together = tiny.logits([("query", document) for document in DOCUMENTS])
+    alone = [tiny.logits([("query", document)])[0] for document in DOCUMENTS]
+    np.testing.assert_allclose(together, alone, atol=1e-4)
+    assert together.dtype == np.float32
+
+
+def test_rank_score_and_logits_agree(tiny: Reranker) -> None:
+    pairs = [("query", document) for document in DOCUMENTS]
+    logits, scores = tiny.logits(pairs), tiny.score(pairs)
+    assert scores.dtype == np.float32
+    for hit in tiny.rank("query", DOCUMENTS):
+        assert hit.logit == logits[hit.index]
+        assert hit.score == pytest.approx(scores[hit.index], abs=1e-7)
+
+
+def test_documents_with_fields_come_back_whole_and_unchanged(tiny: Reranker) -> None:
+    documents = [{"text": "one", "id": 7, "rank": "mine"}, "two"]
+    ranking = tiny.rank("query", documents)
+    fields = {hit.index: hit.fields for hit in ranking}
+    assert fields == {0: {"id": 7, "rank": "mine"}, 1: {}}
+    assert documents == [{"text": "one", "id": 7, "rank": "mine"}, "two"]
+
+
+def test_a_hit_says_whether_it_was_cut(folder: Path) -> None:
+    reranker = Reranker(folder, max_length=16)
+    ranking = reranker.rank("query", ["a", "long " * 100])
+    assert {hit.index: hit.truncated for hit in ranking} == {0: False, 1: True}
+    assert reranker.max_length == 16
+    assert ranking[0].text in ("a", "long " * 100)
+
+
+def test_nothing_to_rank(tiny: Reranker) -> None:
+    assert len(tiny.rank("query", [])) == 0
+    assert tiny.score([]).shape == (0,)
+    assert len(tiny.rank("", ["", "  "])) == 2
+
+
+def test_top_n_and_threshold(tiny: Reranker) -> None:
+    everything = tiny.rank("query", DOCUMENTS)
+    assert list(tiny.rank("query", DOCUMENTS, top_n=2)) == list(everything[:2])
+    bar = everything[1].score
+    assert [hit.score >= bar for hit in tiny.rank("query", DOCUMENTS, threshold=bar)] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("documents", "message"),
+    [
+        ("one string", "documents is one document"),
+        ({"text": "one mapping"}, "documents is one document"),
+        (["fine", 3], "document 1 is a int without a text"),
+        (["fine", {"title": "no text"}], "document 1 is a dict without a text"),
+        ([{"text": None}], "document 0 is a dict"),
+    ],
+)
+def test_documents_of_the_wrong_kind_are_named(tiny: Reranker, documents: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        tiny.rank("query", documents)
+
+
+def test_pairs_of_the_wrong_kind_are_named(tiny: Reranker) -> None:
+    wrong: list[tuple[Any, str]] = [
+        ([("a", "b"), ("a",)], "pair 1 is"),
+        (["ab"], "pair 0 is 'ab'"),
+        ([("a", None)], "the document of pair 0 is a NoneType"),
+        ([(1, "b")], "the query of pair 0 is a int"),
+    ]
+    for pairs, message in wrong:
+        with pytest.raises(InputError, match=message):
+            tiny.logits(pairs)
+    with pytest.raises(InputError, match="query is a NoneType"):
+        tiny.rank(None, ["a"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_tokens": 0}, "batch_tokens is 0"),
+        ({"threads": -1}, "threads is -1"),
+        ({"max_length": 513}, "max_length is 513; tiny reads at most 512 tokens"),
+        ({"device": "tpu"}, "device is 'tpu'"),
+        ({"precision": "fp64"}, "precision is 'fp64'"),
+        ({"precision": "fp16", "device": "cpu"}, "which a CPU has no arithmetic for"),
+        ({"source": "elsewhere"}, "source is 'elsewhere'"),
+    ],
+)
+def test_options_out_of_range_are_refused(folder: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Reranker(folder, **options)
+
+
+def test_the_window_is_512_or_the_models_own_where_that_is_smaller(tmp_path: Path) -> None:
+    assert Reranker(write_bert(tmp_path / "a", positions=1024)).max_length == 512
+    assert Reranker(write_bert(tmp_path / "b", positions=64)).max_length == 64
+    assert Reranker(write_xlm_roberta(tmp_path / "c", positions=66)).max_length == 64
+
+
+def test_the_largest_window_is_really_scored(tmp_path: Path) -> None:
+    for folder in (write_xlm_roberta(tmp_path / "x", positions=66), write_bert(tmp_path / "b", positions=64)):
+        reranker = Reranker(folder, max_length=64)
+        assert np.isfinite(reranker.logits([("query", "word " * 500)])).all()
+
+
+def test_a_nan_names_the_pair_of_the_callers_list(folder: Path) -> None:
+    # Longest first in the pack, so its place there is not its place in the list.
+    texts = ["aaaa " * 20, "a", "aaaa " * 30]
+    lengths = [len(PairEncoder(folder / "tokenizer.json").encode("q", [t])[0].token_ids) for t in texts]
+    engine = FakeEngine(lambda ids: float("nan") if len(ids) == lengths[1] else 1.0)
+    reranker = fake(engine, folder)
+    with pytest.raises(NonFiniteLogitError, match="pair 1 "):
+        reranker.rank("q", texts)
+    with pytest.raises(NonFiniteLogitError, match="pair 1 "):
+        reranker.logits([("q", text) for text in texts])
+
+
+def test_many_threads_share_a_reranker(tiny: Reranker) -> None:
+    expected = tiny.rank("query", DOCUMENTS)
+    wrong: list[object] = []
+
+    def work() -> None:
+        for _ in range(5):
+            found = tiny.rank("query", DOCUMENTS)
+            if [hit.index for hit in found] != [hit.index for hit in expected]:
+                wrong.append(found)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
