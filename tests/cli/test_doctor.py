@@ -70,7 +70,7 @@ def test_keras_3_beside_tensorflow(
             raise importlib.metadata.PackageNotFoundError(package)
         return installed[package]
 
-    monkeypatch.setattr(doctor.importlib.metadata, "version", version)
+    monkeypatch.setattr(importlib.metadata, "version", version)
     found = findings()
     assert ("TensorFlow" in found) is warned
     if warned:
