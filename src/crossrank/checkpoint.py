@@ -23,6 +23,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from crossrank.errors import CheckpointError, UnsupportedModelError
+from crossrank.layout import SAFETENSORS, TORCH, weight_files
 
 __all__ = ["BLOCK", "Checkpoint"]
 
@@ -160,25 +161,15 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _weight_files(folder: Path) -> list[Path]:
     """The files that hold the weights, all of them there."""
-    index = folder / "model.safetensors.index.json"
-    whole = folder / "model.safetensors"
-    pickled = folder / "pytorch_model.bin"
-    if whole.is_file():
-        return [whole]
-    if index.is_file():
-        try:
-            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise CheckpointError(f"{index} cannot be read: {error}") from error
-        missing = [shard for shard in shards if not (folder / shard).is_file()]
-        if missing:
-            raise CheckpointError(f"{folder}: the shard {missing[0]} is missing; pull the model again")
-        return [folder / shard for shard in shards]
-    if pickled.is_file():
-        return [pickled]
-    raise CheckpointError(
-        f"{folder} has no weights: neither model.safetensors nor pytorch_model.bin; pull the model again"
-    )
+    files = weight_files(folder)
+    missing = next((file for file in files if not (folder / file).is_file()), None)
+    if missing == SAFETENSORS:
+        raise CheckpointError(
+            f"{folder} has no weights: neither {SAFETENSORS} nor {TORCH}; pull the model again"
+        )
+    if missing is not None:
+        raise CheckpointError(f"{folder}: the shard {missing} is missing; pull the model again")
+    return [folder / file for file in files]
 
 
 def _open(path: Path) -> Any:
