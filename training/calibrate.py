@@ -13,6 +13,7 @@ import argparse
 import json
 from pathlib import Path
 
+import jsonl
 import numpy as np
 import torch
 
@@ -46,8 +47,7 @@ def main() -> None:
     encoder = PairEncoder(work / "model" / "tokenizer.json", max_length=128)
     reranker = Reranker.from_parts(encoder, TorchEngine(Checkpoint(work / "model")))
     logits, labels = [], []
-    for line in (work / "data" / "calibration.jsonl").open():
-        group = json.loads(line)
+    for group in jsonl.read(work / "data" / "calibration.jsonl"):
         texts = [group["positive"], *group["negatives"]]
         logits.append(reranker.logits([(group["query"], text) for text in texts]))
         labels += [1.0] + [0.0] * len(group["negatives"])

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import ir_measures
+import jsonl
 import numpy as np
 import torch
 from tokenizers import Tokenizer
@@ -88,7 +89,7 @@ def main() -> None:
     for path in sorted((arguments.work / "data" / "eval").glob("*.jsonl")):
         if path.stem in table:
             continue
-        rows = [json.loads(line) for line in path.open()][: arguments.questions]
+        rows = jsonl.read(path)[: arguments.questions]
         table[path.stem] = {name: ndcg(rows, scorer) for name, scorer in scorers.items()}
         kept.write_text(json.dumps(table, indent=1) + "\n")
     print("| set | " + " | ".join(scorers) + " |\n|---|" + "---:|" * len(scorers))

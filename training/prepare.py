@@ -26,6 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jsonl
+
 from crossrank.keywords import KeywordIndex
 
 XQUAD = ["ar", "de", "el", "en", "es", "hi", "ro", "ru", "th", "tr", "vi", "zh"]
@@ -33,7 +35,8 @@ NEGATIVES = 5
 CANDIDATES = 20
 EVAL_QUESTIONS = 60
 
-_SENTENCE = re.compile(r"[^。！？!?.।؟\n]+(?:[。！？!?।؟\n]+|\.(?=\s|$)|\.)?")
+# Up to a terminator; a full stop is one only before white space or the end.
+_SENTENCE = re.compile(r"(?:[^。！？!?.।؟\n]|\.(?!\s|$))*(?:[。！？!?।؟\n]+|\.(?=\s|$)|$)")
 
 
 @dataclass
@@ -69,8 +72,7 @@ def split_sentences(text: str) -> list[str]:
     pending = ""
     for piece in _SENTENCE.findall(text):
         pending += piece
-        ends = pending[-1] in "。！？!?।؟\n" or (piece.endswith(".") and len(pending) >= 12)
-        if ends and len(pending.strip()) >= 12:
+        if len(pending.strip()) >= 12:
             sentences.append(pending)
             pending = ""
     if pending:
@@ -186,7 +188,7 @@ def medquad_groups(rows: list[tuple[str, str]], rng: random.Random, n: int) -> I
 
 def trap_groups(folder: Path, rng: random.Random, repeats: int) -> Iterator[Any]:
     """Hand-written keyword traps (training/traps/*.jsonl): both answers, all traps, each epoch."""
-    items = [json.loads(line) for path in sorted(folder.glob("*.jsonl")) for line in path.open()]
+    items = [item for path in sorted(folder.glob("*.jsonl")) for item in jsonl.read(path)]
     for _ in range(repeats):
         for item in items:
             for answer in item["answers"]:
@@ -308,13 +310,6 @@ def cranfield_rows(folder: Path, rng: random.Random) -> Iterator[Any]:
             yield {"query": query, "documents": [texts[i] for i in found], "labels": labels}
 
 
-def write(path: Path, rows: Iterable[Any]) -> int:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    path.write_text("".join(lines))
-    return len(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
@@ -347,21 +342,21 @@ def main() -> None:
     groups += capital_groups(here / "capitals.tsv", rng)
     rng.shuffle(groups)
     held = len(groups) // 40  # for calibration
-    print("calibration groups", write(arguments.work / "data" / "calibration.jsonl", groups[:held]))
-    print("training groups", write(arguments.work / "data" / "train.jsonl", groups[held:]))
+    print("calibration groups", jsonl.write(arguments.work / "data" / "calibration.jsonl", groups[:held]))
+    print("training groups", jsonl.write(arguments.work / "data" / "train.jsonl", groups[held:]))
 
     out = arguments.work / "data" / "eval"
     for name, parts in collections.items():
         if name in ("cmrc2018.trial", "drcd.test", "jsquad.test"):
             continue
         for kind in ("sentence", "paragraph"):
-            n = write(out / f"{name}.{kind}.jsonl", eval_rows(parts[True], kind, rng))
+            n = jsonl.write(out / f"{name}.{kind}.jsonl", eval_rows(parts[True], kind, rng))
             print(name, kind, n)
     held_rows = medquad[True]
     med = Collection("medquad", [answer for _, answer in held_rows])
     med.questions = [Question(q, [], i, 0) for i, (q, _) in enumerate(held_rows)]
-    print("medquad", write(out / "medquad.jsonl", eval_rows(med, "paragraph", rng)))
-    print("cranfield", write(out / "cranfield.jsonl", cranfield_rows(data / "cranfield", rng)))
+    print("medquad", jsonl.write(out / "medquad.jsonl", eval_rows(med, "paragraph", rng)))
+    print("cranfield", jsonl.write(out / "cranfield.jsonl", cranfield_rows(data / "cranfield", rng)))
     chinese, english = collections["xquad.zh"][True], collections["xquad.en"][True]
     for a, b, name in ((chinese, english, "zh-en"), (english, chinese, "en-zh")):
         mixed = Collection(name, b.paragraphs, b.sentences)
@@ -369,7 +364,7 @@ def main() -> None:
             Question(x.text, y.answers, y.paragraph, y.start)
             for x, y in zip(a.questions, b.questions, strict=True)
         ]
-        print(name, write(out / f"xquad.{name}.sentence.jsonl", eval_rows(mixed, "sentence", rng)))
+        print(name, jsonl.write(out / f"xquad.{name}.sentence.jsonl", eval_rows(mixed, "sentence", rng)))
 
 
 if __name__ == "__main__":

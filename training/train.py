@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jsonl
 import torch
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForSequenceClassification
@@ -114,7 +115,7 @@ def main() -> None:
         print(f"resumed at step {step}", flush=True)
 
     encode = PairEncoder(start / "tokenizer.json")
-    groups = [json.loads(line) for line in (arguments.work / "data" / "train.jsonl").open()]
+    groups = jsonl.read(arguments.work / "data" / "train.jsonl")
     log = (out / "log.jsonl").open("a")
     began, losses, right, tokens = time.monotonic(), [], [], 0
 

@@ -1,0 +1,91 @@
+"""The README's commands work as they stand, and show what they really print, in both languages."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
+NUMBER = re.compile(r"\d\.\d+")
+# The width that the README's output was printed at.
+WIDTH = "100"
+
+
+def blocks(readme: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", readme.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def without_comments(code: str) -> list[str]:
+    return [re.sub(r"\s+# .*| *# .*", "", line) for line in code.splitlines()]
+
+
+@pytest.mark.parametrize("language", ["sh", "python", "text"])
+def test_both_languages_have_the_same_code_and_output(language: str) -> None:
+    english, chinese = ([without_comments(b) for b in blocks(readme, language)] for readme in READMES)
+    assert english == chinese
+    assert english
+
+
+def same(shown: str, real: str) -> None:
+    """Equal but for the last digits of scores, which differ between processors."""
+    strip = [re.sub(r"[▏▎▍▌▋▊▉█]+", "", NUMBER.sub("N", text)).split() for text in (shown, real)]
+    assert strip[0] == strip[1]
+    left, right = ([float(x) for x in NUMBER.findall(text)] for text in (shown, real))
+    assert left == pytest.approx(right, abs=0.02)
+
+
+def test_the_demos_output_is_the_real_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", WIDTH)
+    command = [sys.executable, "-m", "crossrank", "demo"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    same(blocks(READMES[0], "text")[0], done.stdout)
+
+
+def test_the_librarys_example_prints_what_is_shown() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", blocks(READMES[0], "python")[0]],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    same(blocks(READMES[0], "text")[1], done.stdout)
+
+
+COMMANDS = [
+    line.split("     #")[0]
+    for block in blocks(READMES[0], "sh")
+    for line in block.splitlines()
+    if "crossrank " in line and not line.startswith("pip")
+] + [line.split("     #")[0] for line in blocks(READMES[0], "sh")[3].splitlines()]
+
+
+@pytest.mark.parametrize("command", sorted(set(COMMANDS)))
+def test_every_command_runs_as_it_stands(command: str, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    scripts = Path(sys.executable).parent
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command],
+        cwd=tmp_path,
+        env={"PATH": f"{scripts}:/usr/bin:/bin", "HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_the_commands_are_all_there() -> None:
+    names = {re.split(r"crossrank |python ", command)[-1].split()[0] for command in COMMANDS}
+    assert {"rank", "score", "demo", "models", "doctor", "examples/test.py", "examples/test2.py"} <= names
+
+
+def test_every_dependency_has_its_reason() -> None:
+    metadata = (ROOT / "pyproject.toml").read_text()
+    table = READMES[0].read_text().split("## What it needs")[1]
+    for name in re.findall(r'^\s+"([a-z0-9-]+)>=', metadata.split("[project.optional")[0], re.MULTILINE):
+        assert name in table
