@@ -113,8 +113,13 @@ class Checkpoint:
             elif form == "int4":
                 blocks = value.reshape(value.shape[0], -1, BLOCK // 2)  # (rows, blocks, 16)
                 scale = self._scale(stored, base, value.shape[0], blocks.shape[1])
-                nibbles = np.concatenate([blocks & 15, blocks >> 4], axis=2).astype(np.float32)
-                weights[base] = ((nibbles - 8) * scale[:, :, None]).reshape(value.shape[0], -1)
+                # In place: the embedding table is by far the largest tensor.
+                values = np.empty((*blocks.shape[:2], BLOCK), np.float32)
+                values[:, :, : BLOCK // 2] = blocks & 15
+                values[:, :, BLOCK // 2 :] = blocks >> 4
+                values -= 8
+                values *= scale[:, :, None]
+                weights[base] = values.reshape(value.shape[0], -1)
             elif form != "scale":
                 weights[name] = value.astype(np.float32)
         return weights
