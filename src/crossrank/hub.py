@@ -36,7 +36,7 @@ from crossrank.layout import (
     shards,
 )
 
-__all__ = ["from_hub", "hub_cache", "one_pull", "repo_folder", "with_revision"]
+__all__ = ["from_hub", "hub_cache", "hub_endpoint", "one_pull", "repo_folder", "with_revision"]
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -53,7 +53,8 @@ _log = logging.getLogger(__name__)
 # environment once, at import; here it is read at each call, so that a program can set it.
 
 
-def _endpoint() -> str:
+def hub_endpoint() -> str:
+    """The hub that is asked: HF_ENDPOINT, or Hugging Face's own."""
     from huggingface_hub import constants
 
     return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
@@ -124,7 +125,7 @@ def _cached_snapshot(name: str, ref: str) -> Path | None:
 def _pull(name: str, revision: str | None, progress: bool) -> Path:
     from huggingface_hub import HfApi, hf_hub_download
 
-    endpoint = _endpoint()
+    endpoint = hub_endpoint()
     info = HfApi(endpoint=endpoint, library_name="crossrank").model_info(name, revision=revision, timeout=10)
     if not info.sha or not _COMMIT.fullmatch(info.sha):
         raise ValueError("it names no commit")
@@ -261,7 +262,7 @@ def _explain(error: BaseException, name: str, revision: str | None) -> tuple[str
 
     if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None:
         error = error.__cause__
-    hub, page, cache = _endpoint(), f"{_endpoint()}/{name}", hub_cache()
+    hub, page, cache = hub_endpoint(), f"{hub_endpoint()}/{name}", hub_cache()
     status = getattr(getattr(error, "response", None), "status_code", None)
     cause = str(error).strip().partition("\n")[0] or type(error).__name__
     elsewhere = (

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from huggingface_hub import constants
 
 from crossrank.cli import doctor
 from crossrank.cli.doctor import State, examine
@@ -111,7 +110,6 @@ def test_available_memory_is_measured() -> None:
 
 def test_whether_the_hub_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     with Hub() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         assert doctor._hub().state is State.OK
         assert hub.url in doctor._hub().found

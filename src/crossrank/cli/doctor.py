@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from huggingface_hub import constants
 
 from crossrank.checkpoint import Checkpoint
 from crossrank.cli import options as o
 from crossrank.cli.writing import console, printable, write_json
 from crossrank.engines import choose_engine
 from crossrank.errors import CrossRankError
+from crossrank.hub import hub_cache, hub_endpoint
 from crossrank.models import BUNDLED, resolve
 
 __all__ = ["Finding", "State", "examine"]
@@ -201,7 +201,7 @@ def _tensorflow() -> Iterator[Finding]:
 
 
 def _folders() -> Finding:
-    places = ["the package (crossrank-mini)", str(Path("models").absolute()), constants.HF_HUB_CACHE]
+    places = ["the package (crossrank-mini)", str(Path("models").absolute()), str(hub_cache())]
     return Finding("Models are looked for in", State.OK, ", ".join(places))
 
 
@@ -244,7 +244,7 @@ def _available_memory() -> int | None:
 
 
 def _hub() -> Finding:
-    endpoint = constants.ENDPOINT
+    endpoint = hub_endpoint()
     cure = "set HF_ENDPOINT to a mirror, use --from modelscope, or copy the model's folder to models/"
     try:
         request = urllib.request.Request(endpoint, method="HEAD")  # noqa: S310 - the user's own endpoint
