@@ -16,6 +16,8 @@ const char* type_name(Type type) {
             return "bfloat16 (or uint16)";
         case Type::u8:
             return "uint8";
+        case Type::other:
+            return "of some other type";
     }
     return "?";
 }
@@ -114,7 +116,7 @@ Table require_table(const Tensors& tensors, const std::string& name, std::int64_
         require(tensors, name, Type::u8, {rows, columns / 2});
         const Tensor& scales = require(tensors, name + ".scales", Type::f16, {rows, columns / 32});
         table.scales = scales.data;
-    } else if (tensor.shape != std::vector<std::int64_t>{rows, columns}) {
+    } else if (tensor.type == Type::other || tensor.shape != std::vector<std::int64_t>{rows, columns}) {
         throw std::invalid_argument("tensor '" + name + "' is " + describe(tensor) + "; it must be " +
                                     describe(Type::f32, {rows, columns}) + ", or the same in 16 or 4 bits");
     }

@@ -10,7 +10,7 @@
 
 namespace crossrank {
 
-enum class Type { f32, f16, bf16, u8 };  // bf16 also arrives as raw 16-bit words
+enum class Type { f32, f16, bf16, u8, other };  // bf16 also arrives as raw 16-bit words
 
 struct Tensor {
     const void* data = nullptr;

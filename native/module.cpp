@@ -104,7 +104,7 @@ struct Arrays {
                 tensor.type = Type::bf16;
             else if (type == nb::dtype<std::uint16_t>()) tensor.type = Type::bf16;
             else if (type == nb::dtype<std::uint8_t>()) tensor.type = Type::u8;
-            else continue;  // position_ids and the like; if it was wanted, it will be missed by its name
+            else tensor.type = Type::other;  // position_ids and the like: no harm unless it is wanted
             for (std::size_t i = 0; i < array.ndim(); ++i)
                 tensor.shape.push_back(static_cast<std::int64_t>(array.shape(i)));
             tensors.emplace(name, std::move(tensor));
@@ -336,7 +336,8 @@ NB_MODULE(_native, m) {
         .def(nb::init<const nb::dict&, const nb::dict&, const std::string&, int, const std::string&>(),
              "config"_a, "tensors"_a, "precision"_a, "threads"_a, "isa"_a = "",
              "An encoder on packed tensors, which it keeps and does not copy.")
-        .def("logits", &Engine::logits, "token_ids"_a, "offsets"_a, "segment_ids"_a.none() = nb::none(),
+        .def("logits", &Engine::logits, "token_ids"_a.noconvert(), "offsets"_a.noconvert(),
+             "segment_ids"_a.noconvert().none() = nb::none(),
              "int32 (T), int32 (B+1), int32 (T) -> float32 (B). Raises ValueError for a pack that is wrong.")
         .def_prop_ro("isa", &Engine::isa)
         .def_prop_ro("precision", &Engine::precision)

@@ -91,7 +91,7 @@ class Packer {
         const auto found = checkpoint_.find(name);
         if (found == checkpoint_.end()) throw std::invalid_argument("tensor '" + name + "' is missing");
         const Tensor& tensor = found->second;
-        if (tensor.type == Type::u8) require(checkpoint_, name, Type::f32, shape);
+        if (tensor.type == Type::u8 || tensor.type == Type::other) require(checkpoint_, name, Type::f32, shape);
         return require(checkpoint_, name, tensor.type, shape);
     }
 
