@@ -1,4 +1,4 @@
-// Attention of one head within one pair: out = softmax(q k^T) v.
+// Attention of one head within one pair: out = softmax(q k^T) v, with powers of two (kernels.h).
 //
 // Both products go through the tiles of the linear layers: keys (and values) are packed into panels as
 // weights are. Keys are taken 512 at a time and a running maximum and sum are kept for each row
@@ -70,35 +70,39 @@ void pack_values_bf16(const char* v, std::ptrdiff_t stride, int count, int dim, 
     }
 }
 
-// One row of scores to weights exp(score - maximum), in bf16 or in place. Returns their sum.
+// One row of scores to weights 2^(score - maximum), in bf16 or in place. Returns their sum.
+template <bool bf16>
 CR_INLINE float weigh(float* scores, int count, float maximum, std::uint16_t* as_bf16) {
     const int whole = count / kLanes * kLanes;
     Vf total{};
     for (int i = 0; i < whole; i += kLanes) {
-        const Vf w = exp_nonpositive(load<Vf>(scores + i) - maximum);
+        const Vf w = exp2_nonpositive<bf16>(load<Vf>(scores + i) - maximum);
         total += w;
-        if (as_bf16) store(as_bf16 + i, to_bf16(w));
+        if constexpr (bf16) store(as_bf16 + i, to_bf16(w));
         else store(scores + i, w);
     }
     if (whole < count) {
         // The scores' row has room for a whole vector; lanes beyond the last key weigh nothing.
-        Vf w = exp_nonpositive(load<Vf>(scores + whole) - maximum);
+        Vf w = exp2_nonpositive<bf16>(load<Vf>(scores + whole) - maximum);
         for (int i = count - whole; i < kLanes; ++i) w[i] = 0;
         total += w;
-        if (as_bf16) store(as_bf16 + whole, to_bf16(w));
+        if constexpr (bf16) store(as_bf16 + whole, to_bf16(w));
         else store(scores + whole, w);
-    } else if (as_bf16 && count % 2) {
+    } else if (bf16 && count % 2) {
         as_bf16[count] = 0;
     }
     return sum(total);
 }
 
 CR_INLINE float maximum_of(const float* scores, int count) {
-    const int whole = count / kLanes * kLanes;
-    Vf largest = splat(-__builtin_inff());
-    for (int i = 0; i < whole; i += kLanes) largest = max(largest, load<Vf>(scores + i));
-    float m = max_of(largest);
-    for (int i = whole; i < count; ++i) m = scores[i] > m ? scores[i] : m;
+    constexpr int kAtOnce = 4;  // independent maxima: one would wait for itself
+    Vf largest[kAtOnce];
+    for (Vf& v : largest) v = splat(-__builtin_inff());
+    int i = 0;
+    for (; i + kAtOnce * kLanes <= count; i += kAtOnce * kLanes)
+        for (int v = 0; v < kAtOnce; ++v) largest[v] = max(largest[v], load<Vf>(scores + i + v * kLanes));
+    float m = max_of(max(max(largest[0], largest[1]), max(largest[2], largest[3])));
+    for (; i < count; ++i) m = scores[i] > m ? scores[i] : m;
     return m;
 }
 
@@ -157,11 +161,11 @@ void attention(const Attention& t) {
                     rescale[r] = 0;
                 } else {
                     const float m = block_maximum > maximum[r] ? block_maximum : maximum[r];
-                    rescale[r] = exp_nonpositive(splat(maximum[r] - m))[0];
+                    rescale[r] = exp2_nonpositive<false>(splat(maximum[r] - m))[0];
                     maximum[r] = m;
                 }
-                const float block_total =
-                    weigh(row, count, maximum[r], t.bf16 ? weights + r * kWeights : nullptr);
+                const float block_total = t.bf16 ? weigh<true>(row, count, maximum[r], weights + r * kWeights)
+                                                 : weigh<false>(row, count, maximum[r], nullptr);
                 total[r] = total[r] * rescale[r] + block_total;
             }
 

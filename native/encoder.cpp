@@ -241,7 +241,7 @@ class Pass {
             wide.data = w_.wide;
             wide.stride = w_.wide_stride;
             wide.bf16 = model_.precision == Precision::bf16;
-            wide.gelu = true;
+            wide.gelu = model_.precision == Precision::fp32 ? Gelu::fine : Gelu::coarse;
             products({{layer.intermediate, left(count, first), wide}});
             Activations wide_left;
             wide_left.data = w_.wide;

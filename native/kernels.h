@@ -49,17 +49,21 @@ struct Activations {
     int rows = 0;
 };
 
+// After the product: exact to fp32, or to what bf16 and int8 can tell apart.
+enum class Gelu { none, fine, coarse };
+
 // Where a product goes. Columns are written in whole panels: rows have room for N rounded up to 32.
 struct Output {
     void* data = nullptr;
     std::ptrdiff_t stride = 0;  // bytes from row to row
     bool bf16 = false;          // else fp32
-    bool gelu = false;
+    Gelu gelu = Gelu::none;
     const float* residual = nullptr;     // added where given; may be `data` itself
     std::ptrdiff_t residual_stride = 0;  // bytes
 };
 
-// One head of one pair: out = softmax(q k^T) v, the 1/sqrt(head_dim) being in q already.
+// One head of one pair: out = softmax(q k^T) v, where q has been multiplied by log2(e) / sqrt(head_dim): the
+// powers are powers of two.
 struct Attention {
     bool bf16 = false;  // q, k, v are bf16, else fp32
     const void *q = nullptr, *k = nullptr, *v = nullptr;
@@ -93,7 +97,7 @@ struct Kernels {
     void (*to_bf16)(const float* x, int n, std::uint16_t* y);
 
     void (*gelu)(const float* x, std::ptrdiff_t n, float* y);
-    void (*exp)(const float* x, std::ptrdiff_t n, float* y);  // for x <= 0
+    void (*exp2)(const float* x, std::ptrdiff_t n, float* y);  // for x <= 0
 
     // `repeats` int8 products of one register tile that stays in the first-level cache: the rate that
     // nothing can exceed. Returns the number of multiply-adds done.

@@ -17,34 +17,49 @@ struct RowBlocks {
     int size(int block) const { return small + (block < larger ? 1 : 0); }
 };
 
-// One row of 32 sums to its place.
-CR_INLINE void finish_row(const Linear& w, const Activations& x, const Output& out, int row, int column,
-                          const void* sums) {
-    Vf values[kPanel / kLanes];
-    if (w.precision == Precision::int8) {
-        const std::int32_t shift = CR_WEIGHT_OFFSET * x.sum[row];  // what the +128 of the weights put in
-        const float scale = x.scale[row];
-        for (int v = 0; v < kPanel / kLanes; ++v) {
-            const Vi sum = load<Vi>(static_cast<const std::int32_t*>(sums) + v * kLanes) - shift;
-            values[v] = fma(__builtin_convertvector(sum, Vf) * scale, load<Vf>(w.scale + column + v * kLanes),
-                            load<Vf>(w.bias + column + v * kLanes));
+// Sums (rows, 32) to their place: one column block of `out` from row `first` on.
+template <bool int8, Gelu gelu_kind, bool bf16>
+void finish(const Linear& w, const Activations& x, const Output& out, int first, int rows, int column,
+            const float* sums) {
+    constexpr int kVectorsOfPanel = kPanel / kLanes;
+    for (int v = 0; v < kVectorsOfPanel; ++v) {
+        const int at = column + v * kLanes;
+        const Vf bias = load<Vf>(w.bias + at);
+        const Vf scale = int8 ? load<Vf>(w.scale + at) : Vf{};
+        for (int r = 0; r < rows; ++r) {
+            const int row = first + r;
+            Vf y;
+            if constexpr (int8) {
+                // The shift is what the 128 added to the weights put in.
+                const Vi sum = load<Vi>(sums + r * kPanel + v * kLanes) - CR_WEIGHT_OFFSET * x.sum[row];
+                y = fma(__builtin_convertvector(sum, Vf) * x.scale[row], scale, bias);
+            } else {
+                y = load<Vf>(sums + r * kPanel + v * kLanes) + bias;
+            }
+            if constexpr (gelu_kind == Gelu::fine) y = gelu(y);
+            if constexpr (gelu_kind == Gelu::coarse) y = gelu_coarse(y);
+            if (out.residual)
+                y += load<Vf>(reinterpret_cast<const char*>(out.residual) + row * out.residual_stride +
+                              4 * at);
+            char* to = static_cast<char*>(out.data) + row * out.stride;
+            if constexpr (bf16) store(to + 2 * at, to_bf16(y));
+            else store(to + 4 * at, y);
         }
-    } else {
-        for (int v = 0; v < kPanel / kLanes; ++v)
-            values[v] = load<Vf>(static_cast<const float*>(sums) + v * kLanes) +
-                        load<Vf>(w.bias + column + v * kLanes);
     }
-    if (out.gelu)
-        for (Vf& v : values) v = gelu(v);
-    if (out.residual) {
-        const char* residual = reinterpret_cast<const char*>(out.residual) + row * out.residual_stride;
-        for (int v = 0; v < kPanel / kLanes; ++v) values[v] += load<Vf>(residual + 4 * (column + v * kLanes));
-    }
-    char* to = static_cast<char*>(out.data) + row * out.stride;
-    if (out.bf16)
-        for (int v = 0; v < kPanel / kLanes; ++v) store(to + 2 * (column + v * kLanes), to_bf16(values[v]));
-    else
-        for (int v = 0; v < kPanel / kLanes; ++v) store(to + 4 * (column + v * kLanes), values[v]);
+}
+
+using Finish = void (*)(const Linear&, const Activations&, const Output&, int, int, int, const float*);
+
+template <bool int8, Gelu gelu_kind>
+CR_INLINE Finish finish_for(const Output& out) {
+    return out.bf16 ? finish<int8, gelu_kind, true> : finish<int8, gelu_kind, false>;
+}
+
+template <bool int8>
+CR_INLINE Finish finish_for(const Output& out) {
+    return out.gelu == Gelu::none   ? finish_for<int8, Gelu::none>(out)
+           : out.gelu == Gelu::fine ? finish_for<int8, Gelu::fine>(out)
+                                    : finish_for<int8, Gelu::coarse>(out);
 }
 
 constexpr Tile kTilesFp32[kRows] = CR_TILE_TABLE(tile_fp32);
@@ -61,6 +76,8 @@ void linear(const Linear& w, const Activations& x, int first, int last, const Ou
     const Tile* tile = tiles(w.precision);
     const RowBlocks blocks(x.rows);
     const std::ptrdiff_t panel_bytes = std::ptrdiff_t{w.groups()} * kPanel * kUnit;
+    const Finish finish_block =
+        w.precision == Precision::int8 ? finish_for<true>(out) : finish_for<false>(out);
     alignas(64) float sums[kRows * kPanel];
     for (int p = first; p < last; ++p) {
         const char* panel = static_cast<const char*>(w.panels) + p * panel_bytes;
@@ -71,7 +88,7 @@ void linear(const Linear& w, const Activations& x, int first, int last, const Ou
                 p + 1 < last ? panel + panel_bytes + block * (panel_bytes / blocks.count) : panel;
             tile[rows - 1]({static_cast<const char*>(x.data) + row * x.stride, x.stride, panel, w.groups(),
                             sums, kPanel, next, p + 1 < last ? ceil_div(kPanel * kUnit, blocks.count) : 0});
-            for (int r = 0; r < rows; ++r) finish_row(w, x, out, row + r, p * kPanel, sums + r * kPanel);
+            finish_block(w, x, out, row, rows, p * kPanel, sums);
             row += rows;
         }
     }

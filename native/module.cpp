@@ -276,7 +276,7 @@ nb::ndarray<nb::numpy, float> linear(const Matrix& x, const Matrix& weight, cons
     Product product(x.data(), static_cast<int>(rows), weight.data(), static_cast<int>(outputs),
                     static_cast<int>(inputs), bias ? bias->data() : nullptr, precision_of(precision),
                     find_kernels(isa));
-    product.out().gelu = gelu;
+    if (gelu) product.out().gelu = precision == "fp32" ? Gelu::fine : Gelu::coarse;
     product.run();
     auto result = new_array<float>({rows, outputs});
     for (std::size_t r = 0; r < rows; ++r)
@@ -371,7 +371,8 @@ NB_MODULE(_native, m) {
     m.def("linear", &linear, "x"_a, "weight"_a, "bias"_a.none(), "precision"_a, "gelu"_a = false,
           "isa"_a = "", "x W^T + bias: (M, K), (N, K), (N) -> (M, N)");
     m.def("attention", &attention, "q"_a, "k"_a, "v"_a, "bf16"_a = false, "isa"_a = "",
-          "softmax(q k^T) v: (Q, D), (K, D), (K, D) -> (Q, D)");
+          "softmax(ln 2 q k^T) v: (Q, D), (K, D), (K, D) -> (Q, D). The engine multiplies q by log2(e) "
+          "before.");
     m.def(
         "layer_norm",
         [](const Vector& x, const Vector& gamma, const Vector& beta, float epsilon, const std::string& isa) {
@@ -407,10 +408,10 @@ NB_MODULE(_native, m) {
         },
         "x"_a, "isa"_a = "");
     m.def(
-        "exp",
+        "exp2",
         [](const Vector& x, const std::string& isa) {
             auto y = new_array<float>({x.shape(0)});
-            find_kernels(isa).exp(x.data(), static_cast<std::ptrdiff_t>(x.shape(0)), y.data());
+            find_kernels(isa).exp2(x.data(), static_cast<std::ptrdiff_t>(x.shape(0)), y.data());
             return y;
         },
         "x"_a, "isa"_a = "", "For x <= 0.");

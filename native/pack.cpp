@@ -91,7 +91,8 @@ class Packer {
         const auto found = checkpoint_.find(name);
         if (found == checkpoint_.end()) throw std::invalid_argument("tensor '" + name + "' is missing");
         const Tensor& tensor = found->second;
-        if (tensor.type == Type::u8 || tensor.type == Type::other) require(checkpoint_, name, Type::f32, shape);
+        if (tensor.type == Type::u8 || tensor.type == Type::other)
+            require(checkpoint_, name, Type::f32, shape);
         return require(checkpoint_, name, tensor.type, shape);
     }
 
@@ -258,8 +259,8 @@ std::vector<PackedTensor> pack(const Config& config, Precision precision, float 
                 packer.smooth(to + "intermediate_smooth", from + "attention.output.LayerNorm",
                               {from + "intermediate.dense"}, intermediate, smooth);
         }
-        const float root_inverse = 1.0f / std::sqrt(static_cast<float>(config.head_dim()));
-        packer.linear(to + "query", self + "query", hidden, hidden, precision, root_inverse,
+        const float query_factor = 1.44269504f / std::sqrt(static_cast<float>(config.head_dim()));
+        packer.linear(to + "query", self + "query", hidden, hidden, precision, query_factor,
                       attention_smooth);
         packer.linear(to + "key", self + "key", hidden, hidden, precision, 1, attention_smooth);
         packer.linear(to + "value", self + "value", hidden, hidden, precision, 1, attention_smooth);

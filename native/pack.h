@@ -13,7 +13,8 @@
 //     head.dense.panels, .bias                   float32
 //     head.classifier.weight, .bias              float32 (H), (1)
 //
-// The 1 / sqrt(head size) of attention is folded into the query's weights.
+// Attention's 1 / sqrt(head size), and the log2(e) that makes its exponentials powers of two, are folded into
+// the query's weights.
 #pragma once
 
 #include <functional>

@@ -84,10 +84,10 @@ void gelu(const float* x, std::ptrdiff_t n, float* y) {
     }
 }
 
-void exp(const float* x, std::ptrdiff_t n, float* y) {
+void exp2(const float* x, std::ptrdiff_t n, float* y) {
     for (std::ptrdiff_t i = 0; i < n; i += kLanes) {
         const std::ptrdiff_t m = n - i < kLanes ? n - i : kLanes;
-        store_some(y + i, exp_nonpositive(load_some(x + i, m)), m);
+        store_some(y + i, exp2_nonpositive<false>(load_some(x + i, m)), m);
     }
 }
 

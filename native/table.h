@@ -32,5 +32,5 @@ double peak_int8(std::int64_t repeats) {
      CR_ISA::quantise,                        \
      CR_ISA::to_bf16,                         \
      CR_ISA::gelu,                            \
-     CR_ISA::exp,                             \
+     CR_ISA::exp2,                            \
      CR_ISA::peak_int8}

@@ -5,6 +5,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#if CR_LANES >= 8
+#include <immintrin.h>
+#endif
 
 #define CR_INLINE inline __attribute__((always_inline))
 
@@ -46,8 +49,19 @@ CR_INLINE void store_some(float* p, Vf v, std::ptrdiff_t n) {
 CR_INLINE Vf splat(float x) { return Vf{} + x; }
 CR_INLINE Vi bits(Vf v) { return reinterpret_cast<Vi>(v); }
 CR_INLINE Vf from_bits(Vi v) { return reinterpret_cast<Vf>(v); }
+
+// As instructions, where the compiler would make two of it.
+#if CR_LANES == 16
+CR_INLINE Vf max(Vf a, Vf b) { return _mm512_max_ps(a, b); }
+CR_INLINE Vf min(Vf a, Vf b) { return _mm512_min_ps(a, b); }
+#elif CR_LANES == 8
+CR_INLINE Vf max(Vf a, Vf b) { return _mm256_max_ps(a, b); }
+CR_INLINE Vf min(Vf a, Vf b) { return _mm256_min_ps(a, b); }
+#else
 CR_INLINE Vf max(Vf a, Vf b) { return a > b ? a : b; }
 CR_INLINE Vf min(Vf a, Vf b) { return a < b ? a : b; }
+#endif
+
 CR_INLINE Vf abs(Vf v) { return from_bits(bits(v) & 0x7fffffff); }
 
 // Contracted to one instruction where there is one (-ffp-contract=fast).
@@ -84,32 +98,59 @@ constexpr std::int32_t kRoundBits = 0x4b400000;
 // bf16 is the upper half of fp32; to nearest even. (NaN may become infinity: weights and inputs are
 // checked elsewhere, and an infinite logit is refused as well as a NaN.)
 CR_INLINE Vh to_bf16(Vf x) {
+#ifdef CR_AVX512_BF16
+    return reinterpret_cast<Vh>(
+        _mm512_cvtneps_pbh(x));  // the same, but for numbers below 2^-126: they become 0
+#else
     const Vu b = reinterpret_cast<Vu>(x);
     return __builtin_convertvector((b + 0x7fff + ((b >> 16) & 1)) >> 16, Vh);
+#endif
 }
 
-// exp(x) for x <= 0: 2^(n + f) with |f| <= 1/2; 2^f by a polynomial of degree 5 fitted for the least
-// relative error (7.5e-8; least squares reweighted towards the minimax solution). Below 2^-126: 2^-126.
-CR_INLINE Vf exp_nonpositive(Vf x) {
-    const Vf t = max(x * 1.44269504f, splat(-126.0f));
-    const Vf shifted = t + kRound;
-    const Vf f = t - (shifted - kRound);
-    Vf p = splat(0.00132764666f);
-    p = fma(p, f, splat(0.00967554096f));
-    p = fma(p, f, splat(0.0555071346f));
-    p = fma(p, f, splat(0.240221202f));
-    p = fma(p, f, splat(0.693146944f));
-    p = fma(p, f, splat(1.0f));
+// 2^x for x <= 0: 2^n 2^f with |f| <= 1/2, and 2^f by a polynomial fitted for the least relative error:
+// degree 5, 7.5e-8, or, for results that are rounded to bf16 next, degree 4, 2.6e-6. Below 2^-126 the result
+// is 2^-126 or less.
+template <bool coarse>
+CR_INLINE Vf exp2_nonpositive(Vf x) {
+#if CR_LANES == 16
+    const Vf n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const Vf f = x - n;
+#else
+    const Vf clipped = max(x, splat(-126.0f));
+    const Vf shifted = clipped + kRound;
+    const Vf f = clipped - (shifted - kRound);
+#endif
+    Vf p;
+    if constexpr (coarse) {
+        p = splat(0.00957009662f);
+        p = fma(p, f, splat(0.0559178591f));
+        p = fma(p, f, splat(0.240247443f));
+        p = fma(p, f, splat(0.693121791f));
+        p = fma(p, f, splat(0.999999285f));
+    } else {
+        p = splat(0.00132764666f);
+        p = fma(p, f, splat(0.00967554096f));
+        p = fma(p, f, splat(0.0555071346f));
+        p = fma(p, f, splat(0.240221202f));
+        p = fma(p, f, splat(0.693146944f));
+        p = fma(p, f, splat(1.0f));
+    }
+#if CR_LANES == 16
+    return _mm512_scalef_ps(p, n);
+#else
     return from_bits(bits(p) + ((bits(shifted) - kRoundBits) << 23));
+#endif
 }
 
-// GELU, as the models were trained: x/2 (1 + erf(x / sqrt 2)). With y = x clipped to c sqrt 2, c = 3.7, where
-// erf is 1 to 1.7e-7: erf(y / sqrt 2) = y P(y^2/c^2 - 1). P has degree 13 and was fitted to erf by least
-// squares on Chebyshev nodes, reweighted towards the least largest error: 1.5e-7, and 4e-7 with fp32 rounding
-// (tests/engines measures it).
+// GELU, as the models were trained: x/2 (1 + erf(x / sqrt 2)). With y = x clipped to +-c sqrt 2:
+// erf(y / sqrt 2) = y P(y^2/c^2 - 1), where P was fitted to erf by least squares on Chebyshev nodes,
+// reweighted towards the least largest error.
+//
+// c = 3.7, degree 13: erf to 2e-7, and 5e-7 with the rounding of fp32.
 CR_INLINE Vf gelu(Vf x) {
-    const Vf y = min(max(x, splat(-5.2325902f)), splat(5.2325902f));
-    const Vf t = fma(y * 0.0730460212f, y, splat(-1.0f));
+    constexpr float kClip = 5.2325902f, kScale = 0.0730460212f;
+    const Vf y = min(max(x, splat(-kClip)), splat(kClip));
+    const Vf t = fma(y * kScale, y, splat(-1.0f));
     Vf p = splat(-0.00106394489f);
     p = fma(p, t, splat(0.00277709146f));
     p = fma(p, t, splat(-0.00257912232f));
@@ -124,6 +165,25 @@ CR_INLINE Vf gelu(Vf x) {
     p = fma(p, t, splat(0.0995532349f));
     p = fma(p, t, splat(-0.134681031f));
     p = fma(p, t, splat(0.270212024f));
+    const Vf half = x * 0.5f;
+    return fma(half, y * p, half);
+}
+
+// c = 3, degree 8: erf to 2.3e-5. For values that are rounded to bf16 or int8 next, whose steps are a hundred
+// times coarser.
+CR_INLINE Vf gelu_coarse(Vf x) {
+    constexpr float kClip = 4.2426405f, kScale = 0.111111112f;
+    const Vf y = min(max(x, splat(-kClip)), splat(kClip));
+    const Vf t = fma(y * kScale, y, splat(-1.0f));
+    Vf p = splat(0.00484417519f);
+    p = fma(p, t, splat(-0.0126326988f));
+    p = fma(p, t, splat(0.0170243308f));
+    p = fma(p, t, splat(-0.0280947443f));
+    p = fma(p, t, splat(0.0510150678f));
+    p = fma(p, t, splat(-0.0785896704f));
+    p = fma(p, t, splat(0.111438833f));
+    p = fma(p, t, splat(-0.16173552f));
+    p = fma(p, t, splat(0.332431197f));
     const Vf half = x * 0.5f;
     return fma(half, y * p, half);
 }
