@@ -51,7 +51,8 @@ struct Workspace {
     char* input;         // (M, hidden) left side of the next product, in its precision
     float* input_scale;  // (M)
     std::int32_t* input_sum;
-    char* wide;        // (min(M, 256), intermediate) fp32, or bf16 where that is the next left side
+    char* wide;  // (min(M, 256), intermediate) bf16, or fp32 in fp32: half the memory traffic, and finer than
+                 // int8
     char* wide_input;  // the same in int8
     float* wide_scale;
     std::int32_t* wide_sum;
@@ -70,7 +71,7 @@ struct Workspace {
         row_stride = stride(hidden, 4);
         head_stride = stride(hidden, attention_bf16 ? 2 : 4);
         input_stride = stride(hidden, input_bytes);
-        wide_stride = stride(model.config.intermediate, model.precision == Precision::bf16 ? 2 : 4);
+        wide_stride = stride(model.config.intermediate, model.precision == Precision::fp32 ? 4 : 2);
         wide_input_stride = stride(model.config.intermediate, 1);
         scratch_bytes = static_cast<std::size_t>(
             round_up(static_cast<std::ptrdiff_t>(kernels.attention_scratch(model.config.head_dim())), 64));
@@ -240,7 +241,7 @@ class Pass {
             Output wide;
             wide.data = w_.wide;
             wide.stride = w_.wide_stride;
-            wide.bf16 = model_.precision == Precision::bf16;
+            wide.bf16 = model_.precision != Precision::fp32;
             wide.gelu = model_.precision == Precision::fp32 ? Gelu::fine : Gelu::coarse;
             products({{layer.intermediate, left(count, first), wide}});
             Activations wide_left;

@@ -93,6 +93,9 @@ struct Kernels {
     void (*quantise)(const float* x, const float* smooth, int n, std::int8_t* q, float* scale,
                      std::int32_t* sum);
 
+    // The same of bf16 values.
+    void (*quantise_bf16)(const std::uint16_t* x, int n, std::int8_t* q, float* scale, std::int32_t* sum);
+
     // fp32 to bf16, to nearest even; writes n values and zeros up to a multiple of 2.
     void (*to_bf16)(const float* x, int n, std::uint16_t* y);
 

@@ -30,21 +30,35 @@ void layer_norm(const float* x, const float* gamma, const float* beta, float eps
                    rest);
 }
 
-void quantise(const float* x, const float* smooth, int n, std::int8_t* q, float* scale, std::int32_t* sum_q) {
-    const int whole = n / kLanes * kLanes;
-    Vf largest{};
-    float largest_rest = 0;
-    if (smooth)
-        for (int i = 0; i < whole; i += kLanes)
-            largest = max(largest, abs(load<Vf>(x + i) * load<Vf>(smooth + i)));
-    else
-        for (int i = 0; i < whole; i += kLanes) largest = max(largest, abs(load<Vf>(x + i)));
-    for (int i = whole; i < n; ++i) {
-        const float v = __builtin_fabsf(smooth ? x[i] * smooth[i] : x[i]);
-        largest_rest = v > largest_rest ? v : largest_rest;
+// Values of a row as vectors: fp32, with a factor for each where `smooth` is given, or bf16.
+struct Fp32Row {
+    const float *x, *smooth;
+    CR_INLINE Vf at(std::ptrdiff_t i) const {
+        return smooth ? load<Vf>(x + i) * load<Vf>(smooth + i) : load<Vf>(x + i);
     }
-    float amax = max_of(largest);
-    amax = largest_rest > amax ? largest_rest : amax;
+    CR_INLINE Vf some(std::ptrdiff_t i, std::ptrdiff_t n) const {
+        return smooth ? load_some(x + i, n) * load_some(smooth + i, n) : load_some(x + i, n);
+    }
+};
+
+struct Bf16Row {
+    const std::uint16_t* x;
+    CR_INLINE static Vf widen(Vh h) { return from_bits(__builtin_convertvector(h, Vi) << 16); }
+    CR_INLINE Vf at(std::ptrdiff_t i) const { return widen(load<Vh>(x + i)); }
+    CR_INLINE Vf some(std::ptrdiff_t i, std::ptrdiff_t n) const {
+        Vh h{};
+        __builtin_memcpy(&h, x + i, static_cast<std::size_t>(n) * 2);
+        return widen(h);
+    }
+};
+
+template <class Row>
+CR_INLINE void quantise_row(const Row& row, int n, std::int8_t* q, float* scale, std::int32_t* sum_q) {
+    const int whole = n / kLanes * kLanes, rest = n - whole;
+    Vf largest{};
+    for (int i = 0; i < whole; i += kLanes) largest = max(largest, abs(row.at(i)));
+    if (rest) largest = max(largest, abs(row.some(whole, rest)));
+    const float amax = max_of(largest);
     // A row of zeros, or of values too small to invert, is all zeros.
     const float inverse = amax > 1e-30f ? 127.0f / amax : 0.0f;
     *scale = amax > 1e-30f ? amax * (1.0f / 127.0f) : 0.0f;
@@ -52,19 +66,27 @@ void quantise(const float* x, const float* smooth, int n, std::int8_t* q, float*
     // |x| inverse may exceed 127 by rounding only, and then by far less than one half.
     Vi total{};
     for (int i = 0; i < whole; i += kLanes) {
-        const Vf v = smooth ? load<Vf>(x + i) * load<Vf>(smooth + i) : load<Vf>(x + i);
-        const Vi rounded = bits(fma(v, splat(inverse), splat(kRound))) - kRoundBits;
+        const Vi rounded = bits(fma(row.at(i), splat(inverse), splat(kRound))) - kRoundBits;
         total += rounded;
         store(q + i, __builtin_convertvector(rounded, Vb));
     }
-    std::int32_t s = sum(total);
-    for (int i = whole; i < n; ++i) {
-        const float v = smooth ? x[i] * smooth[i] : x[i];
-        q[i] = static_cast<std::int8_t>(__builtin_lrintf(v * inverse));
-        s += q[i];
+    if (rest) {
+        const Vi rounded = bits(fma(row.some(whole, rest), splat(inverse), splat(kRound))) - kRoundBits;
+        total += rounded;
+        const Vb bytes = __builtin_convertvector(rounded, Vb);
+        __builtin_memcpy(q + whole, &bytes, static_cast<std::size_t>(rest));
     }
     for (int i = n; i % 4; ++i) q[i] = 0;
-    *sum_q = s;
+    *sum_q = sum(total);
+}
+
+void quantise(const float* x, const float* smooth, int n, std::int8_t* q, float* scale, std::int32_t* sum_q) {
+    if (smooth) quantise_row(Fp32Row{x, smooth}, n, q, scale, sum_q);
+    else quantise_row(Fp32Row{x, nullptr}, n, q, scale, sum_q);
+}
+
+void quantise_bf16(const std::uint16_t* x, int n, std::int8_t* q, float* scale, std::int32_t* sum_q) {
+    quantise_row(Bf16Row{x}, n, q, scale, sum_q);
 }
 
 void to_bf16(const float* x, int n, std::uint16_t* y) {
