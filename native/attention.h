@@ -106,6 +106,17 @@ CR_INLINE float maximum_of(const float* scores, int count) {
     return m;
 }
 
+// out = (out * rescale + sums) * inverse for `width` columns; in the first block of keys, out = sums *
+// inverse.
+CR_INLINE void collect(const float* sums, int width, bool first, float rescale, float inverse, float* out) {
+    for (int n = 0; n < width; n += kLanes) {
+        const std::ptrdiff_t m = width - n;
+        Vf o = load<Vf>(sums + n);
+        if (!first) o = fma(load_some(out + n, m), splat(rescale), o);
+        store_some(out + n, o * inverse, m);
+    }
+}
+
 void attention(const Attention& t) {
     const Precision precision = t.bf16 ? Precision::bf16 : Precision::fp32;
     const Tile* tile = tiles(precision);
@@ -125,13 +136,13 @@ void attention(const Attention& t) {
         const RowBlocks blocks(queries);
         const char* q = static_cast<const char*>(t.q) + first_query * t.q_stride;
         char* out = reinterpret_cast<char*>(t.out) + first_query * t.out_stride;
-        float maximum[kQueries], total[kQueries], rescale[kQueries];
+        float maximum[kQueries], total[kQueries], rescale[kQueries], inverse[kQueries];
 
         for (int first_key = 0; first_key < t.kv_rows; first_key += kKeys) {
             const int count = t.kv_rows - first_key < kKeys ? t.kv_rows - first_key : kKeys;
             const int panels = static_cast<int>(ceil_div(count, kPanel));
             const int weight_units = static_cast<int>(ceil_div(count, inputs_per_unit(precision)));
-            const bool first = first_key == 0;
+            const bool first = first_key == 0, last = first_key + kKeys >= t.kv_rows;
 
             // Where one block holds all keys, it is packed once for all queries.
             if (first_query == 0 || t.kv_rows > kKeys) {
@@ -167,10 +178,10 @@ void attention(const Attention& t) {
                 const float block_total = t.bf16 ? weigh<true>(row, count, maximum[r], weights + r * kWeights)
                                                  : weigh<false>(row, count, maximum[r], nullptr);
                 total[r] = total[r] * rescale[r] + block_total;
+                inverse[r] = last ? 1.0f / total[r] : 1.0f;
             }
 
             // out = out * rescale + weights values, and / total after the last block
-            const bool last = first_key + kKeys >= t.kv_rows;
             const char* left =
                 t.bf16 ? reinterpret_cast<const char*>(weights) : reinterpret_cast<const char*>(scores);
             const std::ptrdiff_t left_stride = (t.bf16 ? kWeights : kScores) * value_bytes;
@@ -181,17 +192,9 @@ void attention(const Attention& t) {
                     const int rows = blocks.size(block);
                     tile[rows - 1](
                         {left + row * left_stride, left_stride, panel, weight_units, sums, kPanel, panel, 0});
-                    for (int r = row; r < row + rows; ++r) {
-                        float* to = reinterpret_cast<float*>(out + r * t.out_stride) + column;
-                        const float* from = sums + (r - row) * kPanel;
-                        const float inverse = last ? 1.0f / total[r] : 1.0f;
-                        for (int n = 0; n < width; n += kLanes) {
-                            const std::ptrdiff_t m = width - n < kLanes ? width - n : kLanes;
-                            Vf o = load<Vf>(from + n);
-                            if (!first) o = fma(load_some(to + n, m), splat(rescale[r]), o);
-                            store_some(to + n, o * inverse, m);
-                        }
-                    }
+                    for (int r = row; r < row + rows; ++r)
+                        collect(sums + (r - row) * kPanel, width, first, rescale[r], inverse[r],
+                                reinterpret_cast<float*>(out + r * t.out_stride) + column);
                 }
             }
         }

@@ -68,6 +68,10 @@ CR_INLINE Vf abs(Vf v) { return from_bits(bits(v) & 0x7fffffff); }
 CR_INLINE Vf fma(Vf a, Vf b, Vf c) { return a * b + c; }
 
 // Halves are folded onto each other, so the order of the sum is fixed.
+#if CR_LANES == 16
+CR_INLINE float sum(Vf v) { return _mm512_reduce_add_ps(v); }
+CR_INLINE float max_of(Vf v) { return _mm512_reduce_max_ps(v); }
+#else
 CR_INLINE float sum(Vf v) {
     float t[kLanes];
     __builtin_memcpy(t, &v, sizeof v);
@@ -83,6 +87,7 @@ CR_INLINE float max_of(Vf v) {
         for (int i = 0; i < half; ++i) t[i] = t[i] > t[i + half] ? t[i] : t[i + half];
     return t[0];
 }
+#endif
 
 CR_INLINE std::int32_t sum(Vi v) {
     std::int32_t t = 0;
