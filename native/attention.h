@@ -32,15 +32,54 @@ std::size_t attention_scratch(int head_dim) {
     return static_cast<std::size_t>(AttentionScratch(head_dim).size);
 }
 
-// Keys (count, dim) as the weights of a linear layer with `count` outputs: panels of 32 keys.
+// Units of 16 keys, `stride` bytes apart, to 16 rows of a panel: a transposition of 32-bit units.
+#if CR_LANES == 16
+CR_INLINE void transpose_16(const char* const* keys, std::uint32_t* to) {
+    __m512i a[16], b[16];
+    for (int i = 0; i < 16; ++i) a[i] = load<__m512i>(keys[i]);
+    // 4 x 4 within each 128-bit lane: after this, b[4 i + j] holds unit 4 l + j of keys 4 i .. 4 i + 3 in
+    // lane l
+    for (int i = 0; i < 16; i += 4) {
+        const __m512i low01 = _mm512_unpacklo_epi32(a[i], a[i + 1]),
+                      low23 = _mm512_unpacklo_epi32(a[i + 2], a[i + 3]);
+        const __m512i high01 = _mm512_unpackhi_epi32(a[i], a[i + 1]),
+                      high23 = _mm512_unpackhi_epi32(a[i + 2], a[i + 3]);
+        b[i] = _mm512_unpacklo_epi64(low01, low23);
+        b[i + 1] = _mm512_unpackhi_epi64(low01, low23);
+        b[i + 2] = _mm512_unpacklo_epi64(high01, high23);
+        b[i + 3] = _mm512_unpackhi_epi64(high01, high23);
+    }
+    // 4 x 4 of lanes
+    for (int j = 0; j < 4; ++j) {
+        const __m512i even01 = _mm512_shuffle_i32x4(b[j], b[j + 4], 0x88),
+                      odd01 = _mm512_shuffle_i32x4(b[j], b[j + 4], 0xdd);
+        const __m512i even23 = _mm512_shuffle_i32x4(b[j + 8], b[j + 12], 0x88),
+                      odd23 = _mm512_shuffle_i32x4(b[j + 8], b[j + 12], 0xdd);
+        store(to + j * kPanel, _mm512_shuffle_i32x4(even01, even23, 0x88));
+        store(to + (4 + j) * kPanel, _mm512_shuffle_i32x4(odd01, odd23, 0x88));
+        store(to + (8 + j) * kPanel, _mm512_shuffle_i32x4(even01, even23, 0xdd));
+        store(to + (12 + j) * kPanel, _mm512_shuffle_i32x4(odd01, odd23, 0xdd));
+    }
+}
+#endif
+
+// Keys (count, dim) as the weights of a linear layer with `count` outputs: panels of 32 keys. Keys beyond the
+// last are scored too, as repetitions of it, and their scores not looked at.
 void pack_keys(const char* k, std::ptrdiff_t stride, int count, int units, std::uint32_t* panels) {
-    for (int first = 0; first < count; first += kPanel) {
-        for (int n = 0; n < kPanel; ++n) {
-            // Keys beyond the last are scored too, as repetitions of it, and their scores not looked at.
-            const char* key = k + (first + n < count ? first + n : count - 1) * stride;
-            for (int u = 0; u < units; ++u) __builtin_memcpy(panels + u * kPanel + n, key + u * kUnit, kUnit);
-        }
-        panels += units * kPanel;
+    for (int first = 0; first < count; first += kPanel, panels += units * kPanel) {
+        const char* keys[kPanel];
+        for (int n = 0; n < kPanel; ++n) keys[n] = k + (first + n < count ? first + n : count - 1) * stride;
+        int u = 0;
+#if CR_LANES == 16
+        for (; u + 16 <= units; u += 16)
+            for (int n = 0; n < kPanel; n += 16) {
+                transpose_16(keys + n, panels + u * kPanel + n);
+                for (int i = 0; i < 16; ++i) keys[n + i] += 16 * kUnit;
+            }
+#endif
+        for (; u < units; ++u)
+            for (int n = 0; n < kPanel; ++n, keys[n - 1] += kUnit)
+                __builtin_memcpy(panels + u * kPanel + n, keys[n], kUnit);
     }
 }
 
@@ -56,16 +95,23 @@ void pack_values_fp32(const char* v, std::ptrdiff_t stride, int count, int dim, 
 }
 
 void pack_values_bf16(const char* v, std::ptrdiff_t stride, int count, int dim, std::uint32_t* panels) {
-    const std::uint16_t zeros[kPanel] = {};
     for (int column = 0; column < dim; column += kPanel) {
         const int width = dim - column < kPanel ? dim - column : kPanel;
         for (int i = 0; i < count; i += 2, panels += kPanel) {
             const char* even = v + i * stride + column * 2;
-            const char* odd = i + 1 < count ? even + stride : reinterpret_cast<const char*>(zeros);
-            std::uint16_t e[kPanel] = {}, o[kPanel] = {};
-            __builtin_memcpy(e, even, static_cast<std::size_t>(width) * 2);
-            __builtin_memcpy(o, odd, static_cast<std::size_t>(width) * 2);
-            for (int n = 0; n < kPanel; ++n) panels[n] = e[n] | static_cast<std::uint32_t>(o[n]) << 16;
+            const char* odd = even + stride;
+            std::uint16_t e[kPanel] = {}, o[kPanel] = {};  // for rows that are cut off
+            if (width < kPanel || i + 1 == count) {
+                __builtin_memcpy(e, even, static_cast<std::size_t>(width) * 2);
+                if (i + 1 < count) __builtin_memcpy(o, odd, static_cast<std::size_t>(width) * 2);
+                even = reinterpret_cast<const char*>(e);
+                odd = reinterpret_cast<const char*>(o);
+            }
+            for (int n = 0; n < kPanel; n += kLanes) {
+                const Vu low = __builtin_convertvector(load<Vh>(even + 2 * n), Vu);
+                const Vu high = __builtin_convertvector(load<Vh>(odd + 2 * n), Vu);
+                store(panels + n, low | high << 16);
+            }
         }
     }
 }
