@@ -37,7 +37,9 @@ void tile_int8(const TileArgs& t) {
             }
             __builtin_prefetch(t.ahead + g * t.ahead_step, 0, 2);
         }
+#pragma GCC unroll 6
         for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
             for (int v = 0; v < 2; ++v)
                 store(static_cast<std::int32_t*>(t.c) + r * t.c_stride + column + 8 * v, acc[r][v]);
     }
@@ -66,6 +68,7 @@ void tile_int8(const TileArgs& t) {
             }
             __builtin_prefetch(t.ahead + g * t.ahead_step, 0, 2);
         }
+#pragma GCC unroll 6
         for (int r = 0; r < R; ++r) {
             // Pairs of lanes summed: columns 0 1 4 5 2 3 6 7, then put in order.
             const __m256i pairs = _mm256_hadd_epi32(acc[r][0], acc[r][1]);

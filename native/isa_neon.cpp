@@ -37,7 +37,9 @@ void tile_int8(const TileArgs& t) {
             }
             __builtin_prefetch(t.ahead + g * t.ahead_step, 0, 2);
         }
+#pragma GCC unroll 6
         for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
             for (int v = 0; v < 4; ++v)
                 store(static_cast<std::int32_t*>(t.c) + r * t.c_stride + column + 4 * v, acc[r][v]);
     }

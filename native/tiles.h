@@ -58,7 +58,9 @@ void tile_fp32(const TileArgs& t) {
             __builtin_prefetch(t.ahead + g * t.ahead_step, 0, 2);
             b += kPanel * kUnit;
         }
+#pragma GCC unroll 16
         for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
             for (int v = 0; v < kVectors; ++v)
                 store(static_cast<float*>(t.c) + r * t.c_stride + column + v * kLanes, acc[r][v]);
     }
@@ -89,7 +91,9 @@ void tile_bf16_widened(const TileArgs& t) {
             __builtin_prefetch(t.ahead + g * t.ahead_step, 0, 2);
             b += kPanel * kUnit;
         }
+#pragma GCC unroll 16
         for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
             for (int v = 0; v < kVectors; ++v)
                 store(static_cast<float*>(t.c) + r * t.c_stride + column + v * kLanes, acc[r][v]);
     }
