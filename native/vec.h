@@ -46,7 +46,7 @@ CR_INLINE void store_some(float* p, Vf v, std::ptrdiff_t n) {
     __builtin_memcpy(p, &v, static_cast<std::size_t>(n) * 4);
 }
 
-CR_INLINE Vf splat(float x) { return Vf{} + x; }
+CR_INLINE Vf splat(float x) { return x - Vf{}; }  // 0 + x would be an addition, as it turns -0 into 0
 CR_INLINE Vi bits(Vf v) { return reinterpret_cast<Vi>(v); }
 CR_INLINE Vf from_bits(Vi v) { return reinterpret_cast<Vf>(v); }
 
