@@ -81,8 +81,7 @@ std::int64_t panel_bytes(int outputs, int inputs, Precision precision) {
 // Collects the packed tensors, and the work that fills them, which is done afterwards in parallel.
 class Packer {
   public:
-    Packer(const Config& config, Precision precision, const Tensors& checkpoint)
-        : config_(config), precision_(precision), checkpoint_(checkpoint) {}
+    Packer(const Config& config, const Tensors& checkpoint) : config_(config), checkpoint_(checkpoint) {}
 
     std::vector<PackedTensor> packed;
     std::vector<std::function<void()>> first, then;  // `then` uses what `first` computed
@@ -208,7 +207,6 @@ class Packer {
     }
 
     const Config& config_;
-    const Precision precision_;
     const Tensors& checkpoint_;
 };
 
@@ -236,7 +234,7 @@ std::vector<PackedTensor> pack(const Config& config, Precision precision, float 
                                const Tensors& checkpoint, ThreadPool& pool) {
     config.check();
     if (!(smooth >= 0 && smooth <= 1)) throw std::invalid_argument("smooth must be 0 to 1");
-    Packer packer(config, precision, checkpoint);
+    Packer packer(config, checkpoint);
     const int hidden = config.hidden, intermediate = config.intermediate;
     const std::string root = config.bert ? "bert." : "roberta.";
 
