@@ -45,9 +45,14 @@ CR_INLINE void tile_dot(const TileArgs& t) {
     const std::ptrdiff_t stride = t.a_stride, step = t.ahead_step;
     for (int g = t.groups; g > 0; --g) {
         const __m512i w0 = load<__m512i>(b), w1 = load<__m512i>(b + 64);
+        const char* row = a;
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) {
-            const __m512i x = _mm512_set1_epi32(load<std::int32_t>(a + r * stride));
+            const __m512i x = _mm512_set1_epi32(load<std::int32_t>(row));
+            // One pointer that walks down the rows, and the compiler not to see through it: it would keep an offset for
+            // each row, and has too few general registers for that.
+            row += stride;
+            __asm__("" : "+r"(row));
             Dot::add(acc[r][0], w0, x);
             Dot::add(acc[r][1], w1, x);
         }
