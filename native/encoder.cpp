@@ -250,8 +250,8 @@ class Pass {
             wide_left.rows = count;
             if (model_.precision == Precision::int8) {
                 each_row(count, [&](int r) {
-                    kernels_.quantise(
-                        reinterpret_cast<const float*>(w_.wide + r * w_.wide_stride), nullptr,
+                    kernels_.quantise_bf16(
+                        reinterpret_cast<const std::uint16_t*>(w_.wide + r * w_.wide_stride),
                         model_.config.intermediate,
                         reinterpret_cast<std::int8_t*>(w_.wide_input + r * w_.wide_input_stride),
                         w_.wide_scale + r, w_.wide_sum + r);

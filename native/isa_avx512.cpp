@@ -49,8 +49,8 @@ CR_INLINE void tile_dot(const TileArgs& t) {
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) {
             const __m512i x = _mm512_set1_epi32(load<std::int32_t>(row));
-            // One pointer that walks down the rows, and the compiler not to see through it: it would keep an offset for
-            // each row, and has too few general registers for that.
+            // One pointer that walks down the rows, and the compiler not to see through it: it would keep an
+            // offset for each row, and has too few general registers for that.
             row += stride;
             __asm__("" : "+r"(row));
             Dot::add(acc[r][0], w0, x);
