@@ -1,0 +1,250 @@
+// Attention of one head within one pair: out = softmax(q k^T) v, with powers of two (kernels.h).
+//
+// Both products go through the tiles of the linear layers: keys (and values) are packed into panels as
+// weights are. Keys are taken 512 at a time and a running maximum and sum are kept for each row
+// (Milakov and Gimelshein 2018), so the scores of a block of rows stay in the second-level cache however
+// long the pair is. Blocks are counted from the pair's own first token: other pairs cannot change a sum.
+#pragma once
+
+#include "linear.h"
+
+namespace crossrank::CR_ISA {
+
+constexpr int kKeys = 512;           // keys of a block
+constexpr int kQueries = 4 * kRows;  // queries of a block
+
+// Offsets into the scratch memory.
+struct AttentionScratch {
+    std::ptrdiff_t keys, values, scores, weights, sums, size;
+
+    // Sized for fp32, which needs the most; bf16 uses part.
+    explicit AttentionScratch(int head_dim) {
+        keys = 0;                                                           // 512 keys x head_dim
+        values = keys + std::ptrdiff_t{kKeys} * round_up(head_dim, 2) * 4;  // head_dim x 512
+        scores = values + std::ptrdiff_t{kKeys} * round_up(head_dim, kPanel) * 4;
+        weights = scores + std::ptrdiff_t{kQueries} * (kKeys + 16) * 4;
+        sums = weights + std::ptrdiff_t{kQueries} * (kKeys + 32) * 2;
+        size = sums + std::ptrdiff_t{kRows} * kPanel * 4;
+    }
+};
+
+std::size_t attention_scratch(int head_dim) {
+    return static_cast<std::size_t>(AttentionScratch(head_dim).size);
+}
+
+// Units of 16 keys, `stride` bytes apart, to 16 rows of a panel: a transposition of 32-bit units.
+#if CR_LANES == 16
+CR_INLINE void transpose_16(const char* const* keys, std::uint32_t* to) {
+    __m512i a[16], b[16];
+    for (int i = 0; i < 16; ++i) a[i] = load<__m512i>(keys[i]);
+    // 4 x 4 within each 128-bit lane: after this, b[4 i + j] holds unit 4 l + j of keys 4 i .. 4 i + 3 in
+    // lane l
+    for (int i = 0; i < 16; i += 4) {
+        const __m512i low01 = _mm512_unpacklo_epi32(a[i], a[i + 1]),
+                      low23 = _mm512_unpacklo_epi32(a[i + 2], a[i + 3]);
+        const __m512i high01 = _mm512_unpackhi_epi32(a[i], a[i + 1]),
+                      high23 = _mm512_unpackhi_epi32(a[i + 2], a[i + 3]);
+        b[i] = _mm512_unpacklo_epi64(low01, low23);
+        b[i + 1] = _mm512_unpackhi_epi64(low01, low23);
+        b[i + 2] = _mm512_unpacklo_epi64(high01, high23);
+        b[i + 3] = _mm512_unpackhi_epi64(high01, high23);
+    }
+    // 4 x 4 of lanes
+    for (int j = 0; j < 4; ++j) {
+        const __m512i even01 = _mm512_shuffle_i32x4(b[j], b[j + 4], 0x88),
+                      odd01 = _mm512_shuffle_i32x4(b[j], b[j + 4], 0xdd);
+        const __m512i even23 = _mm512_shuffle_i32x4(b[j + 8], b[j + 12], 0x88),
+                      odd23 = _mm512_shuffle_i32x4(b[j + 8], b[j + 12], 0xdd);
+        store(to + j * kPanel, _mm512_shuffle_i32x4(even01, even23, 0x88));
+        store(to + (4 + j) * kPanel, _mm512_shuffle_i32x4(odd01, odd23, 0x88));
+        store(to + (8 + j) * kPanel, _mm512_shuffle_i32x4(even01, even23, 0xdd));
+        store(to + (12 + j) * kPanel, _mm512_shuffle_i32x4(odd01, odd23, 0xdd));
+    }
+}
+#endif
+
+// Keys (count, dim) as the weights of a linear layer with `count` outputs: panels of 32 keys. Keys beyond the
+// last are scored too, as repetitions of it, and their scores not looked at.
+void pack_keys(const char* k, std::ptrdiff_t stride, int count, int units, std::uint32_t* panels) {
+    for (int first = 0; first < count; first += kPanel, panels += units * kPanel) {
+        const char* keys[kPanel];
+        for (int n = 0; n < kPanel; ++n) keys[n] = k + (first + n < count ? first + n : count - 1) * stride;
+        int u = 0;
+#if CR_LANES == 16
+        for (; u + 16 <= units; u += 16)
+            for (int n = 0; n < kPanel; n += 16) {
+                transpose_16(keys + n, panels + u * kPanel + n);
+                for (int i = 0; i < 16; ++i) keys[n + i] += 16 * kUnit;
+            }
+#endif
+        for (; u < units; ++u)
+            for (int n = 0; n < kPanel; ++n, keys[n - 1] += kUnit)
+                __builtin_memcpy(panels + u * kPanel + n, keys[n], kUnit);
+    }
+}
+
+// Values (count, dim) as a layer with `count` inputs and `dim` outputs.
+void pack_values_fp32(const char* v, std::ptrdiff_t stride, int count, int dim, float* panels) {
+    for (int column = 0; column < dim; column += kPanel) {
+        const int width = dim - column < kPanel ? dim - column : kPanel;
+        for (int i = 0; i < count; ++i, panels += kPanel) {
+            __builtin_memcpy(panels, v + i * stride + column * 4, static_cast<std::size_t>(width) * 4);
+            for (int n = width; n < kPanel; ++n) panels[n] = 0;
+        }
+    }
+}
+
+void pack_values_bf16(const char* v, std::ptrdiff_t stride, int count, int dim, std::uint32_t* panels) {
+    for (int column = 0; column < dim; column += kPanel) {
+        const int width = dim - column < kPanel ? dim - column : kPanel;
+        for (int i = 0; i < count; i += 2, panels += kPanel) {
+            const char* even = v + i * stride + column * 2;
+            const char* odd = even + stride;
+            std::uint16_t e[kPanel] = {}, o[kPanel] = {};  // for rows that are cut off
+            if (width < kPanel || i + 1 == count) {
+                __builtin_memcpy(e, even, static_cast<std::size_t>(width) * 2);
+                if (i + 1 < count) __builtin_memcpy(o, odd, static_cast<std::size_t>(width) * 2);
+                even = reinterpret_cast<const char*>(e);
+                odd = reinterpret_cast<const char*>(o);
+            }
+            for (int n = 0; n < kPanel; n += kLanes) {
+                const Vu low = __builtin_convertvector(load<Vh>(even + 2 * n), Vu);
+                const Vu high = __builtin_convertvector(load<Vh>(odd + 2 * n), Vu);
+                store(panels + n, low | high << 16);
+            }
+        }
+    }
+}
+
+// One row of scores to weights 2^(score - maximum), in bf16 or in place. Returns their sum.
+template <bool bf16>
+CR_INLINE float weigh(float* scores, int count, float maximum, std::uint16_t* as_bf16) {
+    const int whole = count / kLanes * kLanes;
+    Vf total{};
+    for (int i = 0; i < whole; i += kLanes) {
+        const Vf w = exp2_nonpositive<bf16>(load<Vf>(scores + i) - maximum);
+        total += w;
+        if constexpr (bf16) store(as_bf16 + i, to_bf16(w));
+        else store(scores + i, w);
+    }
+    if (whole < count) {
+        // The scores' row has room for a whole vector; lanes beyond the last key weigh nothing.
+        Vf w = exp2_nonpositive<bf16>(load<Vf>(scores + whole) - maximum);
+        for (int i = count - whole; i < kLanes; ++i) w[i] = 0;
+        total += w;
+        if constexpr (bf16) store(as_bf16 + whole, to_bf16(w));
+        else store(scores + whole, w);
+    } else if (bf16 && count % 2) {
+        as_bf16[count] = 0;
+    }
+    return sum(total);
+}
+
+CR_INLINE float maximum_of(const float* scores, int count) {
+    constexpr int kAtOnce = 4;  // independent maxima: one would wait for itself
+    Vf largest[kAtOnce];
+    for (Vf& v : largest) v = splat(-__builtin_inff());
+    int i = 0;
+    for (; i + kAtOnce * kLanes <= count; i += kAtOnce * kLanes)
+        for (int v = 0; v < kAtOnce; ++v) largest[v] = max(largest[v], load<Vf>(scores + i + v * kLanes));
+    float m = max_of(max(max(largest[0], largest[1]), max(largest[2], largest[3])));
+    for (; i < count; ++i) m = scores[i] > m ? scores[i] : m;
+    return m;
+}
+
+// out = (out * rescale + sums) * inverse for `width` columns; in the first block of keys, out = sums *
+// inverse.
+CR_INLINE void collect(const float* sums, int width, bool first, float rescale, float inverse, float* out) {
+    for (int n = 0; n < width; n += kLanes) {
+        const std::ptrdiff_t m = width - n;
+        Vf o = load<Vf>(sums + n);
+        if (!first) o = fma(load_some(out + n, m), splat(rescale), o);
+        store_some(out + n, o * inverse, m);
+    }
+}
+
+void attention(const Attention& t) {
+    const Precision precision = t.bf16 ? Precision::bf16 : Precision::fp32;
+    const Tile* tile = tiles(precision);
+    const int value_bytes = t.bf16 ? 2 : 4;
+    const int key_units = static_cast<int>(ceil_div(t.head_dim, inputs_per_unit(precision)));
+    const AttentionScratch layout(t.head_dim);
+    char* scratch = static_cast<char*>(t.scratch);
+    char* keys = scratch + layout.keys;
+    char* values = scratch + layout.values;
+    float* scores = reinterpret_cast<float*>(scratch + layout.scores);
+    constexpr std::ptrdiff_t kScores = kKeys + 16, kWeights = kKeys + 32;  // not a power of two: cache sets
+    auto* weights = reinterpret_cast<std::uint16_t*>(scratch + layout.weights);
+    float* sums = reinterpret_cast<float*>(scratch + layout.sums);
+
+    for (int first_query = 0; first_query < t.q_rows; first_query += kQueries) {
+        const int queries = t.q_rows - first_query < kQueries ? t.q_rows - first_query : kQueries;
+        const RowBlocks blocks(queries);
+        const char* q = static_cast<const char*>(t.q) + first_query * t.q_stride;
+        char* out = reinterpret_cast<char*>(t.out) + first_query * t.out_stride;
+        float maximum[kQueries], total[kQueries], rescale[kQueries], inverse[kQueries];
+
+        for (int first_key = 0; first_key < t.kv_rows; first_key += kKeys) {
+            const int count = t.kv_rows - first_key < kKeys ? t.kv_rows - first_key : kKeys;
+            const int panels = static_cast<int>(ceil_div(count, kPanel));
+            const int weight_units = static_cast<int>(ceil_div(count, inputs_per_unit(precision)));
+            const bool first = first_key == 0, last = first_key + kKeys >= t.kv_rows;
+
+            // Where one block holds all keys, it is packed once for all queries.
+            if (first_query == 0 || t.kv_rows > kKeys) {
+                const char* k = static_cast<const char*>(t.k) + first_key * t.kv_stride;
+                const char* v = static_cast<const char*>(t.v) + first_key * t.kv_stride;
+                pack_keys(k, t.kv_stride, count, key_units, reinterpret_cast<std::uint32_t*>(keys));
+                if (t.bf16)
+                    pack_values_bf16(v, t.kv_stride, count, t.head_dim,
+                                     reinterpret_cast<std::uint32_t*>(values));
+                else pack_values_fp32(v, t.kv_stride, count, t.head_dim, reinterpret_cast<float*>(values));
+            }
+
+            // scores: (queries, count)
+            for (int p = 0; p < panels; ++p) {
+                const char* panel = keys + std::ptrdiff_t{p} * key_units * kPanel * kUnit;
+                for (int block = 0, row = 0; block < blocks.count; row += blocks.size(block++))
+                    tile[blocks.size(block) - 1]({q + row * t.q_stride, t.q_stride, panel, key_units,
+                                                  scores + row * kScores + p * kPanel, kScores, panel, 0});
+            }
+
+            for (int r = 0; r < queries; ++r) {
+                float* row = scores + r * kScores;
+                const float block_maximum = maximum_of(row, count);
+                if (first) {
+                    maximum[r] = block_maximum;
+                    total[r] = 0;
+                    rescale[r] = 0;
+                } else {
+                    const float m = block_maximum > maximum[r] ? block_maximum : maximum[r];
+                    rescale[r] = exp2_nonpositive<false>(splat(maximum[r] - m))[0];
+                    maximum[r] = m;
+                }
+                const float block_total = t.bf16 ? weigh<true>(row, count, maximum[r], weights + r * kWeights)
+                                                 : weigh<false>(row, count, maximum[r], nullptr);
+                total[r] = total[r] * rescale[r] + block_total;
+                inverse[r] = last ? 1.0f / total[r] : 1.0f;
+            }
+
+            // out = out * rescale + weights values, and / total after the last block
+            const char* left =
+                t.bf16 ? reinterpret_cast<const char*>(weights) : reinterpret_cast<const char*>(scores);
+            const std::ptrdiff_t left_stride = (t.bf16 ? kWeights : kScores) * value_bytes;
+            for (int column = 0; column < t.head_dim; column += kPanel) {
+                const int width = t.head_dim - column < kPanel ? t.head_dim - column : kPanel;
+                const char* panel = values + std::ptrdiff_t{column} * weight_units * kUnit;
+                for (int block = 0, row = 0; block < blocks.count; row += blocks.size(block++)) {
+                    const int rows = blocks.size(block);
+                    tile[rows - 1](
+                        {left + row * left_stride, left_stride, panel, weight_units, sums, kPanel, panel, 0});
+                    for (int r = row; r < row + rows; ++r)
+                        collect(sums + (r - row) * kPanel, width, first, rescale[r], inverse[r],
+                                reinterpret_cast<float*>(out + r * t.out_stride) + column);
+                }
+            }
+        }
+    }
+}
+
+}  // namespace crossrank::CR_ISA

@@ -1,0 +1,555 @@
+#include "encoder.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <numeric>
+#include <stdexcept>
+#include <string>
+
+namespace crossrank {
+namespace {
+
+// Tokens that one thread takes through a layer together: enough that reading the weights costs little beside
+// using them, and few enough that their activations stay in the second- and third-level caches.
+constexpr int kGroupTokens = 256;
+
+// Rows of the intermediate layer that exist at a time: 4 or 8 times as wide as all else, it would be most of
+// the memory of a long pair.
+constexpr int kIntermediateRows = 256;
+
+// Memory that an idle engine keeps for each thread.
+constexpr std::size_t kKeptBytes = std::size_t{64} << 20;
+
+constexpr int kQueryChunk = 512;  // queries of one attention task
+
+struct Input {
+    const std::int32_t* token_ids;
+    const std::int32_t* offsets;
+    const std::int32_t* segment_ids;  // may be null
+    float* out;
+};
+
+struct Group {
+    std::vector<std::int32_t> pairs;
+    int tokens = 0;
+    int longest = 0;
+};
+
+// The working memory of a group, as places in one allocation. A stride is never a multiple of 4 KiB, or rows
+// would compete for the same few cache lines.
+struct Workspace {
+    std::ptrdiff_t row_stride, head_stride, input_stride, wide_stride, wide_input_stride;  // bytes
+    float* x;            // (M, hidden) the residual stream
+    char *q, *k, *v;     // (M, hidden) in the precision of attention
+    float* context;      // (M, hidden) what attention returns
+    char* input;         // (M, hidden) left side of the next product, in its precision
+    float* input_scale;  // (M)
+    std::int32_t* input_sum;
+    char* wide;  // (min(M, 256), intermediate) bf16, or fp32 in fp32: half the memory traffic, and finer than
+                 // int8
+    char* wide_input;  // the same in int8
+    float* wide_scale;
+    std::int32_t* wide_sum;
+    char* scratch;  // of attention, for each member of the team
+    std::size_t scratch_bytes;
+    std::size_t size;
+
+    Workspace(const Model& model, const Kernels& kernels, bool attention_bf16, std::ptrdiff_t rows,
+              int members, char* memory) {
+        const auto stride = [](std::ptrdiff_t values, std::ptrdiff_t bytes) {
+            return round_up(round_up(values, kPanel) * bytes, 64) + 64;
+        };
+        const std::ptrdiff_t hidden = model.config.hidden,
+                             wide_rows = std::min<std::ptrdiff_t>(rows, kIntermediateRows);
+        const std::ptrdiff_t input_bytes = kUnit / inputs_per_unit(model.precision);
+        row_stride = stride(hidden, 4);
+        head_stride = stride(hidden, attention_bf16 ? 2 : 4);
+        input_stride = stride(hidden, input_bytes);
+        wide_stride = stride(model.config.intermediate, model.precision == Precision::fp32 ? 4 : 2);
+        wide_input_stride = stride(model.config.intermediate, 1);
+        scratch_bytes = static_cast<std::size_t>(
+            round_up(static_cast<std::ptrdiff_t>(kernels.attention_scratch(model.config.head_dim())), 64));
+
+        std::ptrdiff_t used = 0;
+        const auto take = [&](std::ptrdiff_t bytes) {
+            char* place = memory ? memory + used : nullptr;
+            used += round_up(bytes, 64);
+            return place;
+        };
+        x = reinterpret_cast<float*>(take(rows * row_stride));
+        q = take(rows * head_stride);
+        k = take(rows * head_stride);
+        v = take(rows * head_stride);
+        context = reinterpret_cast<float*>(take(rows * row_stride));
+        input = take(model.precision == Precision::fp32 ? 0 : rows * input_stride);
+        input_scale = reinterpret_cast<float*>(take(rows * 4));
+        input_sum = reinterpret_cast<std::int32_t*>(take(rows * 4));
+        wide = take(wide_rows * wide_stride);
+        wide_input = take(model.precision == Precision::int8 ? wide_rows * wide_input_stride : 0);
+        wide_scale = reinterpret_cast<float*>(take(wide_rows * 4));
+        wide_sum = reinterpret_cast<std::int32_t*>(take(wide_rows * 4));
+        scratch = take(members * static_cast<std::ptrdiff_t>(scratch_bytes));
+        size = static_cast<std::size_t>(used);
+    }
+};
+
+template <class T>
+T* at(T* base, std::ptrdiff_t bytes) {
+    return reinterpret_cast<T*>(reinterpret_cast<char*>(base) + bytes);
+}
+template <class T>
+const T* at(const T* base, std::ptrdiff_t bytes) {
+    return reinterpret_cast<const T*>(reinterpret_cast<const char*>(base) + bytes);
+}
+
+// One group of pairs on its way through the model. Every member of the team calls run().
+class Pass {
+  public:
+    Pass(const Model& model, const Kernels& kernels, bool attention_bf16, const Input& input,
+         const Group& group, Team& team, const Workspace& workspace)
+        : model_(model),
+          kernels_(kernels),
+          attention_bf16_(attention_bf16),
+          in_(input),
+          group_(group),
+          team_(team),
+          w_(workspace),
+          hidden_(model.config.hidden) {
+        int row = 0;
+        for (const std::int32_t pair : group.pairs) {
+            first_row_.push_back(row);
+            row += in_.offsets[pair + 1] - in_.offsets[pair];
+        }
+        first_row_.push_back(row);
+        for (std::size_t pair = 0; pair < group.pairs.size(); ++pair)
+            for (int first = 0; first < length(pair); first += kQueryChunk)
+                chunks_.push_back(
+                    {static_cast<int>(pair), first, std::min(kQueryChunk, length(pair) - first)});
+        for (std::size_t pair = 0; pair < group.pairs.size(); ++pair)
+            firsts_.push_back({static_cast<int>(pair), 0, 1});
+    }
+
+    // Allocates nothing, and so cannot fail and leave the team waiting.
+    void run(int rank) const {
+        embed();
+        const std::size_t layers = model_.layers.size();
+        for (std::size_t i = 0; i + 1 < layers; ++i) {
+            const Layer& layer = model_.layers[i];
+            products({{layer.query, left(group_.tokens), heads(w_.q)},
+                      {layer.key, left(group_.tokens), heads(w_.k)},
+                      {layer.value, left(group_.tokens), heads(w_.v)}});
+            attend(rank, chunks_, false);
+            rest_of_layer(layer, group_.tokens, model_.layers[i + 1].attention_smooth);
+        }
+
+        // The last layer: keys and values of every token, all else for the first token of each pair only.
+        const Layer& layer = model_.layers[layers - 1];
+        products(
+            {{layer.key, left(group_.tokens), heads(w_.k)}, {layer.value, left(group_.tokens), heads(w_.v)}});
+        team_.phase(1, [&](std::ptrdiff_t) { keep_first_rows(); });
+        const int pairs = static_cast<int>(group_.pairs.size());
+        products({{layer.query, left(pairs), heads(w_.q)}});
+        attend(rank, firsts_, true);
+        rest_of_layer(layer, pairs, nullptr);
+        classify(pairs);
+    }
+
+  private:
+    struct Chunk {
+        int pair, first_query, queries;
+    };
+
+    struct Product {
+        const Linear& weights;
+        Activations left;
+        Output out;
+    };
+
+    int length(std::size_t pair) const { return first_row_[pair + 1] - first_row_[pair]; }
+
+    // --- the parts of a layer ---
+
+    void embed() const {
+        const Config& config = model_.config;
+        team_.phase(static_cast<std::ptrdiff_t>(group_.pairs.size()), [&](std::ptrdiff_t index) {
+            const std::size_t pair = static_cast<std::size_t>(index);
+            const std::int32_t start = in_.offsets[group_.pairs[pair]];
+            // RoBERTa counts positions from padding_id + 1 and leaves out padding tokens, should a text hold
+            // one.
+            int position = config.padding_id;
+            for (int i = 0; i < length(pair); ++i) {
+                const std::int32_t token = in_.token_ids[start + i];
+                const bool counted = config.bert || token != config.padding_id;
+                if (counted && !config.bert) ++position;
+                float* x = row(first_row_[pair] + i);
+                model_.words.read(token, x);
+                model_.segments.add(in_.segment_ids ? in_.segment_ids[start + i] : 0, x);
+                model_.positions.add(config.bert ? i : counted ? position : config.padding_id, x);
+                kernels_.layer_norm(x, model_.embedding_norm.gamma, model_.embedding_norm.beta,
+                                    config.epsilon, hidden_, x);
+                prepare(x, model_.layers[0].attention_smooth, first_row_[pair] + i);
+            }
+        });
+    }
+
+    void attend(int rank, const std::vector<Chunk>& chunks, bool first_rows) const {
+        const int heads_count = model_.config.heads, dim = model_.config.head_dim();
+        const std::ptrdiff_t bytes = attention_bf16_ ? 2 : 4;
+        team_.phase(static_cast<std::ptrdiff_t>(chunks.size()) * heads_count, [&](std::ptrdiff_t task) {
+            const Chunk& chunk = chunks[static_cast<std::size_t>(task / heads_count)];
+            const std::ptrdiff_t head = task % heads_count;
+            const std::size_t pair = static_cast<std::size_t>(chunk.pair);
+            const std::ptrdiff_t query = first_rows ? chunk.pair : first_row_[pair] + chunk.first_query;
+            Attention args;
+            args.bf16 = attention_bf16_;
+            args.q = w_.q + query * w_.head_stride + head * dim * bytes;
+            args.k = w_.k + first_row_[pair] * w_.head_stride + head * dim * bytes;
+            args.v = w_.v + first_row_[pair] * w_.head_stride + head * dim * bytes;
+            args.q_stride = args.kv_stride = w_.head_stride;
+            args.q_rows = chunk.queries;
+            args.kv_rows = length(pair);
+            args.head_dim = dim;
+            args.out = at(w_.context, query * w_.row_stride) + head * dim;
+            args.out_stride = w_.row_stride;
+            args.scratch = w_.scratch + static_cast<std::size_t>(rank) * w_.scratch_bytes;
+            kernels_.attention(args);
+        });
+    }
+
+    // From what attention returned to the input of the next layer.
+    void rest_of_layer(const Layer& layer, int rows, const float* next_smooth) const {
+        const float epsilon = model_.config.epsilon;
+        if (model_.precision != Precision::fp32)
+            each_row(rows, [&](int r) { prepare(at(w_.context, r * w_.row_stride), nullptr, r); });
+        Activations context = left(rows);
+        if (model_.precision == Precision::fp32) context.data = w_.context;
+        products({{layer.attention_output, context, residual(0)}});
+        each_row(rows, [&](int r) {
+            kernels_.layer_norm(row(r), layer.attention_norm.gamma, layer.attention_norm.beta, epsilon,
+                                hidden_, row(r));
+            prepare(row(r), layer.intermediate_smooth, r);
+        });
+
+        for (int first = 0; first < rows; first += kIntermediateRows) {
+            const int count = std::min(kIntermediateRows, rows - first);
+            Output wide;
+            wide.data = w_.wide;
+            wide.stride = w_.wide_stride;
+            wide.bf16 = model_.precision != Precision::fp32;
+            wide.gelu = model_.precision == Precision::fp32 ? Gelu::fine : Gelu::coarse;
+            products({{layer.intermediate, left(count, first), wide}});
+            Activations wide_left;
+            wide_left.data = w_.wide;
+            wide_left.stride = w_.wide_stride;
+            wide_left.rows = count;
+            if (model_.precision == Precision::int8) {
+                each_row(count, [&](int r) {
+                    kernels_.quantise_bf16(
+                        reinterpret_cast<const std::uint16_t*>(w_.wide + r * w_.wide_stride),
+                        model_.config.intermediate,
+                        reinterpret_cast<std::int8_t*>(w_.wide_input + r * w_.wide_input_stride),
+                        w_.wide_scale + r, w_.wide_sum + r);
+                });
+                wide_left.data = w_.wide_input;
+                wide_left.stride = w_.wide_input_stride;
+                wide_left.scale = w_.wide_scale;
+                wide_left.sum = w_.wide_sum;
+            }
+            products({{layer.output, wide_left, residual(first)}});
+        }
+        each_row(rows, [&](int r) {
+            kernels_.layer_norm(row(r), layer.output_norm.gamma, layer.output_norm.beta, epsilon, hidden_,
+                                row(r));
+            prepare(row(r), next_smooth, r);
+        });
+    }
+
+    // Rows of first tokens move to the front, pair by pair: none is overwritten before it is read.
+    void keep_first_rows() const {
+        for (std::size_t pair = 0; pair < group_.pairs.size(); ++pair) {
+            const std::ptrdiff_t to = static_cast<std::ptrdiff_t>(pair), from = first_row_[pair];
+            if (to == from) continue;
+            std::memcpy(at(w_.x, to * w_.row_stride), at(w_.x, from * w_.row_stride),
+                        static_cast<std::size_t>(w_.row_stride));
+            if (model_.precision == Precision::fp32) continue;
+            std::memcpy(w_.input + to * w_.input_stride, w_.input + from * w_.input_stride,
+                        static_cast<std::size_t>(w_.input_stride));
+            w_.input_scale[to] = w_.input_scale[from];
+            w_.input_sum[to] = w_.input_sum[from];
+        }
+    }
+
+    // logit = classifier . tanh(dense x) + bias, in fp32
+    void classify(int pairs) const {
+        Activations x;
+        x.data = w_.x;
+        x.stride = w_.row_stride;
+        x.rows = pairs;
+        Output out;
+        out.data = w_.context;
+        out.stride = w_.row_stride;
+        products({{model_.head, x, out}});
+        each_row(pairs, [&](int r) {
+            const float* pooled = at(w_.context, r * w_.row_stride);
+            double logit = model_.classifier_bias;
+            for (int i = 0; i < hidden_; ++i)
+                logit +=
+                    static_cast<double>(model_.classifier[i]) * static_cast<double>(std::tanh(pooled[i]));
+            in_.out[group_.pairs[static_cast<std::size_t>(r)]] = static_cast<float>(logit);
+        });
+    }
+
+    // --- what they are made of ---
+
+    float* row(std::ptrdiff_t r) const { return at(w_.x, r * w_.row_stride); }
+
+    // A row of fp32 values as row r of the next product's left side. In fp32 there is nothing to do.
+    void prepare(const float* values, const float* smooth, std::ptrdiff_t r) const {
+        char* to = w_.input + r * w_.input_stride;
+        if (model_.precision == Precision::int8)
+            kernels_.quantise(values, smooth, hidden_, reinterpret_cast<std::int8_t*>(to), w_.input_scale + r,
+                              w_.input_sum + r);
+        else if (model_.precision == Precision::bf16)
+            kernels_.to_bf16(values, hidden_, reinterpret_cast<std::uint16_t*>(to));
+    }
+
+    Activations left(int rows, std::ptrdiff_t first = 0) const {
+        Activations a;
+        a.rows = rows;
+        if (model_.precision == Precision::fp32) {
+            a.data = row(first);
+            a.stride = w_.row_stride;
+        } else {
+            a.data = w_.input + first * w_.input_stride;
+            a.stride = w_.input_stride;
+            a.scale = w_.input_scale + first;
+            a.sum = w_.input_sum + first;
+        }
+        return a;
+    }
+
+    Output heads(char* to) const {
+        Output out;
+        out.data = to;
+        out.stride = w_.head_stride;
+        out.bf16 = attention_bf16_;
+        return out;
+    }
+
+    // x += ..., from row `first` on
+    Output residual(std::ptrdiff_t first) const {
+        Output out;
+        out.data = row(first);
+        out.stride = w_.row_stride;
+        out.residual = row(first);
+        out.residual_stride = w_.row_stride;
+        return out;
+    }
+
+    template <class Work>
+    void each_row(int rows, const Work& work) const {
+        constexpr int kRowsAtATime = 8;
+        team_.phase(ceil_div(rows, kRowsAtATime), [&](std::ptrdiff_t task) {
+            const int first = static_cast<int>(task) * kRowsAtATime;
+            for (int r = first; r < std::min(rows, first + kRowsAtATime); ++r) work(r);
+        });
+    }
+
+    // Products that do not depend on each other, in one phase. A team's tasks are a few panels each, and
+    // where there are too few panels, some of the rows.
+    void products(std::initializer_list<Product> list) const {
+        const std::ptrdiff_t wanted = team_.size() == 1 ? 1 : std::ptrdiff_t{4} * team_.size();
+        std::ptrdiff_t panels = 0;
+        for (const Product& p : list) panels += p.weights.panel_count();
+        const std::ptrdiff_t together = std::max<std::ptrdiff_t>(1, panels / wanted);
+        const int rows = list.begin()->left.rows;
+        const std::ptrdiff_t parts =
+            std::max<std::ptrdiff_t>(1, std::min<std::ptrdiff_t>(wanted / panels, rows / 56));
+        const auto tasks_of = [&](const Product& p) {
+            return team_.size() == 1 ? 1 : ceil_div(p.weights.panel_count(), together) * parts;
+        };
+        std::ptrdiff_t tasks = 0;
+        for (const Product& p : list) tasks += tasks_of(p);
+        team_.phase(tasks, [&](std::ptrdiff_t task) {
+            const Product* p = list.begin();
+            for (; task >= tasks_of(*p); ++p) task -= tasks_of(*p);
+            const int count = p->weights.panel_count();
+            if (team_.size() == 1) return kernels_.linear(p->weights, p->left, 0, count, p->out);
+            const int first = static_cast<int>(task / parts * together);
+            const int last = std::min(count, first + static_cast<int>(together));
+            const std::ptrdiff_t part = task % parts, from = rows * part / parts,
+                                 to = rows * (part + 1) / parts;
+            Activations a = p->left;
+            a.data = static_cast<const char*>(a.data) + from * a.stride;
+            if (a.scale) a.scale += from, a.sum += from;
+            a.rows = static_cast<int>(to - from);
+            Output out = p->out;
+            out.data = static_cast<char*>(out.data) + from * out.stride;
+            if (out.residual) out.residual = at(out.residual, from * out.residual_stride);
+            kernels_.linear(p->weights, a, first, last, out);
+        });
+    }
+
+    const Model& model_;
+    const Kernels& kernels_;
+    const bool attention_bf16_;
+    const Input& in_;
+    const Group& group_;
+    Team& team_;
+    const Workspace& w_;
+    const int hidden_;
+    std::vector<std::int32_t> first_row_;  // of each pair in the group; and the number of rows
+    std::vector<Chunk> chunks_;            // the queries that are attention's tasks
+    std::vector<Chunk> firsts_;            // the same for the last layer
+};
+
+// Pairs to groups of about equal size, as many as the threads or a multiple: longest first, each to the
+// group that has the fewest tokens.
+std::vector<Group> plan(const std::int32_t* offsets, std::int64_t pairs, int threads) {
+    std::vector<std::int32_t> order(static_cast<std::size_t>(pairs));
+    std::iota(order.begin(), order.end(), 0);
+    const auto length = [&](std::int32_t pair) { return offsets[pair + 1] - offsets[pair]; };
+    std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return length(a) > length(b); });
+
+    const std::ptrdiff_t rounds = ceil_div(offsets[pairs], std::ptrdiff_t{threads} * kGroupTokens);
+    std::vector<Group> groups(static_cast<std::size_t>(std::min<std::ptrdiff_t>(rounds * threads, pairs)));
+    const auto more = [&](std::size_t a, std::size_t b) { return groups[a].tokens > groups[b].tokens; };
+    std::vector<std::size_t> heap(groups.size());
+    std::iota(heap.begin(), heap.end(), std::size_t{0});  // all empty: a heap as it is
+    for (const std::int32_t pair : order) {
+        std::pop_heap(heap.begin(), heap.end(), more);
+        Group& least = groups[heap.back()];
+        least.pairs.push_back(pair);
+        least.tokens += length(pair);
+        least.longest = std::max(least.longest, length(pair));
+        std::push_heap(heap.begin(), heap.end(), more);
+    }
+    std::stable_sort(groups.begin(), groups.end(),
+                     [](const Group& a, const Group& b) { return a.tokens > b.tokens; });
+    return groups;
+}
+
+// Tokens of the busiest thread, when each takes the next group as it becomes free.
+std::ptrdiff_t busiest(const std::vector<Group>& groups, int threads) {
+    std::vector<std::ptrdiff_t> load(static_cast<std::size_t>(threads), 0);
+    for (const Group& group : groups) *std::min_element(load.begin(), load.end()) += group.tokens;
+    return *std::max_element(load.begin(), load.end());
+}
+
+}  // namespace
+
+char* Arena::reserve(std::size_t bytes) {
+    if (bytes > size_) {
+        buffer_.reset();
+        size_ = 0;
+        void* p = nullptr;
+        constexpr std::size_t kHuge = std::size_t{2} << 20;
+        const std::size_t size = (bytes + kHuge - 1) / kHuge * kHuge;
+        if (posix_memalign(&p, kHuge, size) != 0) throw std::bad_alloc();
+        buffer_.reset(p);
+        size_ = size;
+#ifdef MADV_HUGEPAGE
+        (void)madvise(p, size, MADV_HUGEPAGE);  // fewer misses of the address cache; no matter if refused
+#endif
+    }
+    return static_cast<char*>(buffer_.get());
+}
+
+void Arena::trim(std::size_t bytes) {
+    if (size_ > bytes) {
+        buffer_.reset();
+        size_ = 0;
+    }
+}
+
+Encoder::Encoder(Model model, const Kernels& kernels, int threads)
+    : model_(std::move(model)), kernels_(kernels), threads_(threads), process_(getpid()) {
+    if (threads < 1 || threads > 4096) throw std::invalid_argument("threads must be 1 to 4096");
+    pool_ = std::make_unique<ThreadPool>(threads);
+    arenas_.resize(static_cast<std::size_t>(threads));
+}
+
+Encoder::~Encoder() {
+    // A fork has the pool but not its threads: there is nobody to join.
+    if (getpid() != process_) (void)pool_.release();
+}
+
+void Encoder::check(const std::int32_t* token_ids, std::int64_t tokens, const std::int32_t* offsets,
+                    std::int64_t pairs, const std::int32_t* segment_ids) const {
+    const Config& config = model_.config;
+    if (offsets[0] != 0 || offsets[pairs] != tokens)
+        throw std::invalid_argument(
+            "offsets go from " + std::to_string(offsets[0]) + " to " + std::to_string(offsets[pairs]) +
+            "; they must go from 0 to the number of tokens, " + std::to_string(tokens));
+    for (std::int64_t pair = 0; pair < pairs; ++pair) {
+        const std::int64_t length = std::int64_t{offsets[pair + 1]} - offsets[pair];
+        if (length < 1 || length > config.max_tokens())
+            throw std::invalid_argument("pair " + std::to_string(pair) + " has " + std::to_string(length) +
+                                        " tokens; it must have 1 to " + std::to_string(config.max_tokens()));
+    }
+    for (std::int64_t i = 0; i < tokens; ++i)
+        if (token_ids[i] < 0 || token_ids[i] >= config.vocabulary)
+            throw std::invalid_argument("token_ids[" + std::to_string(i) + "] is " +
+                                        std::to_string(token_ids[i]) + "; it must be 0 to " +
+                                        std::to_string(config.vocabulary - 1));
+    for (std::int64_t i = 0; segment_ids && i < tokens; ++i)
+        if (segment_ids[i] < 0 || segment_ids[i] >= config.segments)
+            throw std::invalid_argument("segment_ids[" + std::to_string(i) + "] is " +
+                                        std::to_string(segment_ids[i]) + "; it must be 0 to " +
+                                        std::to_string(config.segments - 1));
+}
+
+void Encoder::logits(const std::int32_t* token_ids, std::int64_t tokens, const std::int32_t* offsets,
+                     std::int64_t pairs, const std::int32_t* segment_ids, float* out) {
+    if (getpid() != process_)
+        throw std::runtime_error(
+            "this engine was loaded before the process forked, and its threads stayed behind; "
+            "load the model in the child process");
+    check(token_ids, tokens, offsets, pairs, segment_ids);
+    if (pairs == 0) return;
+    const std::lock_guard<std::mutex> turn(turn_);
+
+    const Input input{token_ids, offsets, segment_ids, out};
+    const bool attention_bf16 = model_.precision != Precision::fp32 && kernels_.native_bf16;
+    const auto workspace = [&](std::ptrdiff_t rows, int members, char* memory) {
+        return Workspace(model_, kernels_, attention_bf16, rows, members, memory);
+    };
+    std::vector<Group> groups = plan(offsets, pairs, threads_);
+
+    // Each thread by itself, as long as that keeps all of them busy; else all together, which costs some
+    // waiting for each other.
+    const bool together = threads_ > 1 && busiest(groups, threads_) * threads_ > tokens + tokens / 4;
+    if (together) {
+        Group all;
+        for (Group& group : groups) all.pairs.insert(all.pairs.end(), group.pairs.begin(), group.pairs.end());
+        all.tokens = static_cast<int>(tokens);
+        Team team(threads_);
+        const std::size_t bytes = workspace(tokens, threads_, nullptr).size;
+        const Workspace memory = workspace(tokens, threads_, arenas_[0].reserve(bytes));
+        const Pass pass(model_, kernels_, attention_bf16, input, all, team, memory);
+        pool_->run([&](int rank) { pass.run(rank); });
+    } else {
+        // Groups come largest first, so the first that a thread takes is bounded by the first of all.
+        const std::size_t bytes = workspace(groups[0].tokens, 1, nullptr).size;
+        for (Arena& arena : arenas_) (void)arena.reserve(bytes);
+        std::vector<std::unique_ptr<Team>> teams;
+        for (int i = 0; i < threads_; ++i) teams.push_back(std::make_unique<Team>(1));
+        std::atomic<std::size_t> next{0};
+        pool_->run([&](int rank) {
+            const std::size_t self = static_cast<std::size_t>(rank);
+            for (std::size_t i; (i = next.fetch_add(1)) < groups.size();) {
+                const Workspace memory = workspace(groups[i].tokens, 1, arenas_[self].reserve(bytes));
+                Pass(model_, kernels_, attention_bf16, input, groups[i], *teams[self], memory).run(0);
+            }
+        });
+    }
+    for (Arena& arena : arenas_) arena.trim(kKeptBytes);
+}
+
+}  // namespace crossrank

@@ -1,0 +1,196 @@
+// The kernels of every instruction set of this machine against plain loops: a program without Python, for
+// cross-compiled builds under an emulator and for valgrind.
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "dispatch.h"
+#include "pack.h"
+
+using namespace crossrank;
+
+namespace {
+
+int failures = 0;
+
+void expect(bool good, const char* isa, const char* what, double got) {
+    if (good) return;
+    ++failures;
+    std::printf("FAILED %s: %s (%g)\n", isa, what, got);
+}
+
+std::mt19937 generator(7);
+
+std::vector<float> normal(std::size_t n) {
+    std::normal_distribution<float> distribution;
+    std::vector<float> v(n);
+    for (float& x : v) x = distribution(generator);
+    return v;
+}
+
+// The largest difference from the product in double precision, in units of sqrt(inputs).
+double linear_error(const Kernels& kernels, Precision precision, int rows, int outputs, int inputs) {
+    const auto n = [](int a, int b) { return static_cast<std::size_t>(a) * static_cast<std::size_t>(b); };
+    const std::vector<float> x = normal(n(rows, inputs)), weight = normal(n(outputs, inputs));
+    Linear w;
+    w.precision = precision;
+    w.outputs = outputs;
+    w.inputs = inputs;
+    const int padded = w.panel_count() * kPanel;
+    const Buffer panels = allocate(n(w.panel_count(), w.groups()) * kPanel * kUnit);
+    std::vector<float> scale(static_cast<std::size_t>(padded)), bias(static_cast<std::size_t>(padded), 0.25f);
+    pack_linear(weight.data(), outputs, inputs, precision, panels.get(), scale.data());
+    w.panels = panels.get();
+    w.scale = scale.data();
+    w.bias = bias.data();
+
+    Activations left;
+    left.stride = round_up(std::ptrdiff_t{w.groups()} * kUnit, 64);
+    left.rows = rows;
+    const Buffer data = allocate(static_cast<std::size_t>(left.stride * rows));
+    std::vector<float> row_scale(static_cast<std::size_t>(rows));
+    std::vector<std::int32_t> row_sum(static_cast<std::size_t>(rows));
+    for (int r = 0; r < rows; ++r) {
+        const float* from = x.data() + n(r, inputs);
+        char* to = static_cast<char*>(data.get()) + r * left.stride;
+        const std::size_t i = static_cast<std::size_t>(r);
+        if (precision == Precision::int8)
+            kernels.quantise(from, nullptr, inputs, reinterpret_cast<std::int8_t*>(to), &row_scale[i],
+                             &row_sum[i]);
+        else if (precision == Precision::bf16)
+            kernels.to_bf16(from, inputs, reinterpret_cast<std::uint16_t*>(to));
+        else std::memcpy(to, from, static_cast<std::size_t>(inputs) * 4);
+    }
+    left.data = data.get();
+    left.scale = row_scale.data();
+    left.sum = row_sum.data();
+
+    std::vector<float> result(n(rows, padded));
+    Output out;
+    out.data = result.data();
+    out.stride = std::ptrdiff_t{padded} * 4;
+    kernels.linear(w, left, 0, w.panel_count(), out);
+
+    double worst = 0;
+    for (int r = 0; r < rows; ++r)
+        for (int o = 0; o < outputs; ++o) {
+            double sum = 0.25;
+            for (int k = 0; k < inputs; ++k)
+                sum += static_cast<double>(x[n(r, inputs) + static_cast<std::size_t>(k)]) *
+                       static_cast<double>(weight[n(o, inputs) + static_cast<std::size_t>(k)]);
+            const double got = static_cast<double>(result[n(r, padded) + static_cast<std::size_t>(o)]);
+            worst = std::fmax(worst, std::fabs(got - sum));
+        }
+    return worst / std::sqrt(inputs);
+}
+
+double attention_error(const Kernels& kernels, int queries, int keys, int dim) {
+    const auto n = [](int a, int b) { return static_cast<std::size_t>(a) * static_cast<std::size_t>(b); };
+    const std::vector<float> q = normal(n(queries, dim)), k = normal(n(keys, dim)), v = normal(n(keys, dim));
+    std::vector<float> out(n(queries, dim));
+    const Buffer scratch = allocate(kernels.attention_scratch(dim));
+    Attention args;
+    args.q = q.data();
+    args.k = k.data();
+    args.v = v.data();
+    args.q_stride = args.kv_stride = args.out_stride = std::ptrdiff_t{dim} * 4;
+    args.q_rows = queries;
+    args.kv_rows = keys;
+    args.head_dim = dim;
+    args.out = out.data();
+    args.scratch = scratch.get();
+    kernels.attention(args);
+
+    double worst = 0;
+    std::vector<double> weights(static_cast<std::size_t>(keys)), expected(static_cast<std::size_t>(dim));
+    for (int i = 0; i < queries; ++i) {
+        double total = 0;
+        std::fill(expected.begin(), expected.end(), 0.0);
+        for (int j = 0; j < keys; ++j) {
+            double score = 0;
+            for (int d = 0; d < dim; ++d)
+                score += static_cast<double>(q[n(i, dim) + static_cast<std::size_t>(d)]) *
+                         static_cast<double>(k[n(j, dim) + static_cast<std::size_t>(d)]);
+            const double weight = std::exp2(score);
+            total += weight;
+            for (int d = 0; d < dim; ++d)
+                expected[static_cast<std::size_t>(d)] +=
+                    weight * static_cast<double>(v[n(j, dim) + static_cast<std::size_t>(d)]);
+        }
+        for (int d = 0; d < dim; ++d)
+            worst = std::fmax(worst,
+                              std::fabs(expected[static_cast<std::size_t>(d)] / total -
+                                        static_cast<double>(out[n(i, dim) + static_cast<std::size_t>(d)])));
+    }
+    return worst;
+}
+
+void test(const Kernels& kernels) {
+    std::printf("%s\n", kernels.name);
+    constexpr int kShapes[][3] = {{1, 1, 1}, {5, 33, 7}, {13, 64, 66}, {29, 70, 130}, {40, 96, 384}};
+    for (const auto& [rows, outputs, inputs] : kShapes) {
+        const double fp32 = linear_error(kernels, Precision::fp32, rows, outputs, inputs);
+        const double bf16 = linear_error(kernels, Precision::bf16, rows, outputs, inputs);
+        const double int8 = linear_error(kernels, Precision::int8, rows, outputs, inputs);
+        expect(fp32 < 1e-5, kernels.name, "linear fp32", fp32);
+        expect(bf16 < 0.03, kernels.name, "linear bf16", bf16);
+        expect(int8 < 0.1, kernels.name, "linear int8", int8);
+    }
+    for (const auto& [queries, keys, dim] :
+         {std::array{1, 1, 2}, std::array{7, 40, 32}, std::array{30, 600, 64}}) {
+        const double error = attention_error(kernels, queries, keys, dim);
+        expect(error < 2e-5, kernels.name, "attention", error);
+    }
+
+    std::vector<float> x, y;
+    for (float value = -6; value < 6; value += 0.001f) x.push_back(value);
+    y.resize(x.size());
+    kernels.gelu(x.data(), static_cast<std::ptrdiff_t>(x.size()), y.data());
+    double worst = 0;
+    for (std::size_t i = 0; i < x.size(); ++i) {
+        const double v = static_cast<double>(x[i]);
+        worst =
+            std::fmax(worst, std::fabs(static_cast<double>(y[i]) - v / 2 * std::erfc(-v / std::sqrt(2.0))));
+    }
+    expect(worst < 3e-6, kernels.name, "gelu", worst);
+
+    for (float& value : x) value = (value - 6) * 8;
+    kernels.exp2(x.data(), static_cast<std::ptrdiff_t>(x.size()), y.data());
+    worst = 0;
+    for (std::size_t i = 0; i < x.size(); ++i)
+        worst =
+            std::fmax(worst, std::fabs(static_cast<double>(y[i]) / std::exp2(static_cast<double>(x[i])) - 1));
+    expect(worst < 5e-7, kernels.name, "exp2", worst);
+
+    for (const int size : {1, 5, 100, 1023}) {
+        const std::size_t n = static_cast<std::size_t>(size);
+        const std::vector<float> values = normal(n), gamma = normal(n), beta = normal(n);
+        std::vector<float> out(n);
+        kernels.layer_norm(values.data(), gamma.data(), beta.data(), 1e-5f, size, out.data());
+        double mean = 0, variance = 0;
+        for (const float v : values) mean += static_cast<double>(v) / size;
+        for (const float v : values) variance += std::pow(static_cast<double>(v) - mean, 2) / size;
+        worst = 0;
+        for (std::size_t i = 0; i < n; ++i) {
+            const double expected = (static_cast<double>(values[i]) - mean) / std::sqrt(variance + 1e-5) *
+                                        static_cast<double>(gamma[i]) +
+                                    static_cast<double>(beta[i]);
+            worst = std::fmax(worst, std::fabs(static_cast<double>(out[i]) - expected));
+        }
+        expect(worst < 1e-5, kernels.name, "layer_norm", worst);
+    }
+}
+
+}  // namespace
+
+int main() {
+    for (const Kernels* kernels : available_kernels()) test(*kernels);
+    std::printf(failures ? "%d failures\n" : "all good\n", failures);
+    return failures ? EXIT_FAILURE : EXIT_SUCCESS;
+}

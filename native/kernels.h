@@ -1,0 +1,110 @@
+// What an instruction set must provide: the table of kernels, and the layouts they share.
+//
+// One packed layout serves every instruction set, so that a cache of packed weights can be used on
+// any machine. A weight matrix W of N outputs and K inputs is cut into panels of 32 outputs. Inside a
+// panel the inputs go in groups that fill 32 bits (four int8, two bf16, one fp32), because that is the
+// unit in which dot-product instructions (vpdpbusd, vdpbf16ps, sdot) eat them:
+//
+//     panels: [N / 32][ceil(K / group)][32 outputs][group inputs]
+//
+// Weights in int8 are stored unsigned, +128, as vpdpbusd wants one unsigned side. The activations stay
+// signed, and their row's sum takes the 128 out again: sum (w + 128) a = sum w a + 128 sum a.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace crossrank {
+
+constexpr int kPanel = 32;                      // outputs of a panel
+constexpr int kUnit = 4;                        // bytes of a group of inputs
+constexpr std::ptrdiff_t kMaxInputs = 1 << 16;  // 2^16 * 255 * 127 < 2^31: int32 cannot overflow
+
+enum class Precision { fp32, bf16, int8 };
+
+constexpr int inputs_per_unit(Precision p) { return p == Precision::int8 ? 4 : p == Precision::bf16 ? 2 : 1; }
+
+constexpr std::ptrdiff_t ceil_div(std::ptrdiff_t a, std::ptrdiff_t b) { return (a + b - 1) / b; }
+constexpr std::ptrdiff_t round_up(std::ptrdiff_t a, std::ptrdiff_t b) { return ceil_div(a, b) * b; }
+
+// A packed linear layer: y = x W^T + bias.
+struct Linear {
+    Precision precision = Precision::fp32;
+    int outputs = 0;               // N
+    int inputs = 0;                // K
+    const void* panels = nullptr;  // see above; need not be aligned
+    const float* scale = nullptr;  // (N rounded up to 32): int8 only
+    const float* bias = nullptr;   // (N rounded up to 32)
+
+    int panel_count() const { return static_cast<int>(ceil_div(outputs, kPanel)); }
+    int groups() const { return static_cast<int>(ceil_div(inputs, inputs_per_unit(precision))); }
+};
+
+// The left side of a product: M rows of K values in the product's precision, zero-padded to whole groups.
+struct Activations {
+    const void* data = nullptr;
+    std::ptrdiff_t stride = 0;          // bytes from row to row
+    const float* scale = nullptr;       // (M): int8 only
+    const std::int32_t* sum = nullptr;  // (M): int8 only, sum of each row's int8 values
+    int rows = 0;
+};
+
+// After the product: exact to fp32, or to what bf16 and int8 can tell apart.
+enum class Gelu { none, fine, coarse };
+
+// Where a product goes. Columns are written in whole panels: rows have room for N rounded up to 32.
+struct Output {
+    void* data = nullptr;
+    std::ptrdiff_t stride = 0;  // bytes from row to row
+    bool bf16 = false;          // else fp32
+    Gelu gelu = Gelu::none;
+    const float* residual = nullptr;     // added where given; may be `data` itself
+    std::ptrdiff_t residual_stride = 0;  // bytes
+};
+
+// One head of one pair: out = softmax(q k^T) v, where q has been multiplied by log2(e) / sqrt(head_dim): the
+// powers are powers of two.
+struct Attention {
+    bool bf16 = false;  // q, k, v are bf16, else fp32
+    const void *q = nullptr, *k = nullptr, *v = nullptr;
+    std::ptrdiff_t q_stride = 0, kv_stride = 0;  // bytes
+    int q_rows = 0, kv_rows = 0, head_dim = 0;
+    float* out = nullptr;           // (q_rows, head_dim)
+    std::ptrdiff_t out_stride = 0;  // bytes
+    void* scratch = nullptr;        // attention_scratch(head_dim) bytes, aligned to 64
+};
+
+struct Kernels {
+    const char* name;
+    bool native_int8;  // has an instruction for int8 dot products
+    bool native_bf16;  // has an instruction for bf16 dot products
+
+    // Columns of panels [first, last) of x W^T + bias, with what `out` asks for on top.
+    void (*linear)(const Linear& w, const Activations& x, int first, int last, const Output& out);
+
+    void (*attention)(const Attention& args);
+    std::size_t (*attention_scratch)(int head_dim);
+
+    // y = (x - mean) / sqrt(variance + eps) * gamma + beta for one row of n values; y may be x.
+    void (*layer_norm)(const float* x, const float* gamma, const float* beta, float eps, int n, float* y);
+
+    // q = round(x * smooth / scale), scale = max|x * smooth| / 127; smooth may be null.
+    // Writes n values and zeros up to a multiple of 4, the scale and the sum of q.
+    void (*quantise)(const float* x, const float* smooth, int n, std::int8_t* q, float* scale,
+                     std::int32_t* sum);
+
+    // The same of bf16 values.
+    void (*quantise_bf16)(const std::uint16_t* x, int n, std::int8_t* q, float* scale, std::int32_t* sum);
+
+    // fp32 to bf16, to nearest even; writes n values and zeros up to a multiple of 2.
+    void (*to_bf16)(const float* x, int n, std::uint16_t* y);
+
+    void (*gelu)(const float* x, std::ptrdiff_t n, float* y);
+    void (*exp2)(const float* x, std::ptrdiff_t n, float* y);  // for x <= 0
+
+    // `repeats` int8 products of one register tile that stays in the first-level cache: the rate that
+    // nothing can exceed. Returns the number of multiply-adds done.
+    double (*peak_int8)(std::int64_t repeats);
+};
+
+}  // namespace crossrank

@@ -1,0 +1,97 @@
+// A linear layer on packed weights: the loops around the tiles, and what is done to a finished tile.
+#pragma once
+
+#include "tiles.h"
+
+namespace crossrank::CR_ISA {
+
+// M rows in as few blocks of at most kRows as will do, their sizes differing by at most one: 128 rows are
+// two blocks of 12 and eight of 13, not nine of 14 and one of 2, as a small tile leaves the multipliers idle.
+struct RowBlocks {
+    int count, small, larger;  // `larger` of the blocks have small + 1 rows
+
+    explicit RowBlocks(int rows)
+        : count(static_cast<int>(ceil_div(rows, kRows))),
+          small(count ? rows / count : 0),
+          larger(count ? rows % count : 0) {}
+    int size(int block) const { return small + (block < larger ? 1 : 0); }
+};
+
+// Sums (rows, 32) to their place: one column block of `out` from row `first` on.
+template <bool int8, Gelu gelu_kind, bool bf16>
+void finish(const Linear& w, const Activations& x, const Output& out, int first, int rows, int column,
+            const float* sums) {
+    constexpr int kVectorsOfPanel = kPanel / kLanes;
+    for (int v = 0; v < kVectorsOfPanel; ++v) {
+        const int at = column + v * kLanes;
+        const Vf bias = load<Vf>(w.bias + at);
+        const Vf scale = int8 ? load<Vf>(w.scale + at) : Vf{};
+        for (int r = 0; r < rows; ++r) {
+            const int row = first + r;
+            Vf y;
+            if constexpr (int8) {
+                // The shift is what the 128 added to the weights put in.
+                const Vi sum = load<Vi>(sums + r * kPanel + v * kLanes) - CR_WEIGHT_OFFSET * x.sum[row];
+                y = fma(__builtin_convertvector(sum, Vf) * x.scale[row], scale, bias);
+            } else {
+                y = load<Vf>(sums + r * kPanel + v * kLanes) + bias;
+            }
+            if constexpr (gelu_kind == Gelu::fine) y = gelu(y);
+            if constexpr (gelu_kind == Gelu::coarse) y = gelu_coarse(y);
+            if (out.residual)
+                y += load<Vf>(reinterpret_cast<const char*>(out.residual) + row * out.residual_stride +
+                              4 * at);
+            char* to = static_cast<char*>(out.data) + row * out.stride;
+            if constexpr (bf16) store(to + 2 * at, to_bf16(y));
+            else store(to + 4 * at, y);
+        }
+    }
+}
+
+using Finish = void (*)(const Linear&, const Activations&, const Output&, int, int, int, const float*);
+
+template <bool int8, Gelu gelu_kind>
+CR_INLINE Finish finish_for(const Output& out) {
+    return out.bf16 ? finish<int8, gelu_kind, true> : finish<int8, gelu_kind, false>;
+}
+
+template <bool int8>
+CR_INLINE Finish finish_for(const Output& out) {
+    return out.gelu == Gelu::none   ? finish_for<int8, Gelu::none>(out)
+           : out.gelu == Gelu::fine ? finish_for<int8, Gelu::fine>(out)
+                                    : finish_for<int8, Gelu::coarse>(out);
+}
+
+constexpr Tile kTilesFp32[kRows] = CR_TILE_TABLE(tile_fp32);
+constexpr Tile kTilesBf16[kRows] = CR_TILE_TABLE(CR_TILE_BF16);
+constexpr Tile kTilesInt8[kRows] = CR_TILE_TABLE(CR_TILE_INT8);
+
+CR_INLINE const Tile* tiles(Precision p) {
+    return p == Precision::int8 ? kTilesInt8 : p == Precision::bf16 ? kTilesBf16 : kTilesFp32;
+}
+
+// The panel is the outer loop: it stays in the second-level cache while all rows pass by it, and the next
+// panel is fetched meanwhile.
+void linear(const Linear& w, const Activations& x, int first, int last, const Output& out) {
+    const Tile* tile = tiles(w.precision);
+    const RowBlocks blocks(x.rows);
+    const std::ptrdiff_t panel_bytes = std::ptrdiff_t{w.groups()} * kPanel * kUnit;
+    const Finish finish_block =
+        w.precision == Precision::int8 ? finish_for<true>(out) : finish_for<false>(out);
+    alignas(64) float sums[kRows * kPanel];
+    for (int p = first; p < last; ++p) {
+        const char* panel = static_cast<const char*>(w.panels) + p * panel_bytes;
+        int row = 0;
+        for (int block = 0; block < blocks.count; ++block) {
+            const int rows = blocks.size(block);
+            const char* next =
+                p + 1 < last ? panel + panel_bytes + block * (panel_bytes / blocks.count) : panel;
+            tile[rows - 1]({static_cast<const char*>(x.data) + row * x.stride, x.stride, panel, w.groups(),
+                            sums, kPanel, next, p + 1 < last ? ceil_div(kPanel * kUnit, blocks.count) : 0});
+            finish_block(w, x, out, row, rows, p * kPanel, sums);
+            row += rows;
+        }
+    }
+}
+
+}  // namespace crossrank::CR_ISA

@@ -1,0 +1,59 @@
+// A checkpoint's tensors to packed ones (kernels.h has the layouts), done once for a model and kept.
+//
+// Packed names, for H = hidden_size and F = intermediate_size, P(n) = n rounded up to 32:
+//
+//     embedding.words, .positions, .segments     the checkpoint's own tensors, not copied (model.h: Table)
+//     embedding.norm.gamma, .beta                float32 (H)
+//     layer.I.query | key | value | attention_output | intermediate | output
+//         .panels                                uint8 | uint16 | float32 (N / 32, K / group, 32, group)
+//         .bias                                  float32 (P(N))
+//         .scale                                 float32 (P(N)), int8 only
+//     layer.I.attention_norm | output_norm .gamma, .beta     float32 (H)
+//     layer.I.attention_smooth | intermediate_smooth         float32 (H), int8 only, where asked for
+//     head.dense.panels, .bias                   float32
+//     head.classifier.weight, .bias              float32 (H), (1)
+//
+// Attention's 1 / sqrt(head size), and the log2(e) that makes its exponentials powers of two, are folded into
+// the query's weights.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "model.h"
+#include "threads.h"
+
+namespace crossrank {
+
+struct FreeBuffer {
+    void operator()(void* p) const;
+};
+using Buffer = std::unique_ptr<void, FreeBuffer>;
+
+// Zeroed, aligned to 64 bytes. Throws std::bad_alloc.
+Buffer allocate(std::size_t bytes);
+
+struct PackedTensor {
+    std::string name;
+    Tensor tensor;
+    Buffer buffer;       // what tensor.data points to, or
+    std::string source;  // the name of the checkpoint's tensor that is passed on
+};
+
+// `smooth` in (0, 1]: before quantisation, move the scale of each input channel of the two products that
+// follow a LayerNorm from the activations to the weights, SmoothQuant's way (Xiao et al. 2023) with that
+// exponent. Their activations' largest values are not measured but estimated from the LayerNorm itself:
+// |beta| + 3 |gamma|. 0: no.
+//
+// Throws std::invalid_argument where a tensor is missing, misshapen, or holds NaN or infinity.
+std::vector<PackedTensor> pack(const Config& config, Precision precision, float smooth,
+                               const Tensors& checkpoint, ThreadPool& pool);
+
+// One weight matrix (outputs, inputs), row-major fp32, for tests and measurements.
+// panels: panel_count() * groups() * 128 bytes; scale, bias: outputs rounded up to 32 (scale for int8 only).
+void pack_linear(const float* weight, int outputs, int inputs, Precision precision, void* panels,
+                 float* scale);
+
+}  // namespace crossrank

@@ -1,0 +1,116 @@
+// What is done to one row of activations between the products.
+#pragma once
+
+#include "vec.h"
+
+namespace crossrank::CR_ISA {
+
+void layer_norm(const float* x, const float* gamma, const float* beta, float eps, int n, float* y) {
+    const int whole = n / kLanes * kLanes, rest = n - whole;
+    Vf total{};
+    for (int i = 0; i < whole; i += kLanes) total += load<Vf>(x + i);
+    if (rest) total += load_some(x + whole, rest);
+    const float mean = sum(total) / static_cast<float>(n);
+
+    Vf squares{};
+    for (int i = 0; i < whole; i += kLanes) {
+        const Vf d = load<Vf>(x + i) - mean;
+        squares = fma(d, d, squares);
+    }
+    float variance = sum(squares);
+    for (int i = whole; i < n; ++i) variance += (x[i] - mean) * (x[i] - mean);
+    const float inverse = 1.0f / __builtin_sqrtf(variance / static_cast<float>(n) + eps);
+
+    for (int i = 0; i < whole; i += kLanes)
+        store(y + i, fma((load<Vf>(x + i) - mean) * inverse, load<Vf>(gamma + i), load<Vf>(beta + i)));
+    if (rest)
+        store_some(y + whole,
+                   fma((load_some(x + whole, rest) - mean) * inverse, load_some(gamma + whole, rest),
+                       load_some(beta + whole, rest)),
+                   rest);
+}
+
+// Values of a row as vectors: fp32, with a factor for each where `smooth` is given, or bf16.
+struct Fp32Row {
+    const float *x, *smooth;
+    CR_INLINE Vf at(std::ptrdiff_t i) const {
+        return smooth ? load<Vf>(x + i) * load<Vf>(smooth + i) : load<Vf>(x + i);
+    }
+    CR_INLINE Vf some(std::ptrdiff_t i, std::ptrdiff_t n) const {
+        return smooth ? load_some(x + i, n) * load_some(smooth + i, n) : load_some(x + i, n);
+    }
+};
+
+struct Bf16Row {
+    const std::uint16_t* x;
+    CR_INLINE static Vf widen(Vh h) { return from_bits(__builtin_convertvector(h, Vi) << 16); }
+    CR_INLINE Vf at(std::ptrdiff_t i) const { return widen(load<Vh>(x + i)); }
+    CR_INLINE Vf some(std::ptrdiff_t i, std::ptrdiff_t n) const {
+        Vh h{};
+        __builtin_memcpy(&h, x + i, static_cast<std::size_t>(n) * 2);
+        return widen(h);
+    }
+};
+
+template <class Row>
+CR_INLINE void quantise_row(const Row& row, int n, std::int8_t* q, float* scale, std::int32_t* sum_q) {
+    const int whole = n / kLanes * kLanes, rest = n - whole;
+    Vf largest{};
+    for (int i = 0; i < whole; i += kLanes) largest = max(largest, abs(row.at(i)));
+    if (rest) largest = max(largest, abs(row.some(whole, rest)));
+    const float amax = max_of(largest);
+    // A row of zeros, or of values too small to invert, is all zeros.
+    const float inverse = amax > 1e-30f ? 127.0f / amax : 0.0f;
+    *scale = amax > 1e-30f ? amax * (1.0f / 127.0f) : 0.0f;
+
+    // |x| inverse may exceed 127 by rounding only, and then by far less than one half.
+    Vi total{};
+    for (int i = 0; i < whole; i += kLanes) {
+        const Vi rounded = bits(fma(row.at(i), splat(inverse), splat(kRound))) - kRoundBits;
+        total += rounded;
+        store(q + i, __builtin_convertvector(rounded, Vb));
+    }
+    if (rest) {
+        const Vi rounded = bits(fma(row.some(whole, rest), splat(inverse), splat(kRound))) - kRoundBits;
+        total += rounded;
+        const Vb bytes = __builtin_convertvector(rounded, Vb);
+        __builtin_memcpy(q + whole, &bytes, static_cast<std::size_t>(rest));
+    }
+    for (int i = n; i % 4; ++i) q[i] = 0;
+    *sum_q = sum(total);
+}
+
+void quantise(const float* x, const float* smooth, int n, std::int8_t* q, float* scale, std::int32_t* sum_q) {
+    if (smooth) quantise_row(Fp32Row{x, smooth}, n, q, scale, sum_q);
+    else quantise_row(Fp32Row{x, nullptr}, n, q, scale, sum_q);
+}
+
+void quantise_bf16(const std::uint16_t* x, int n, std::int8_t* q, float* scale, std::int32_t* sum_q) {
+    quantise_row(Bf16Row{x}, n, q, scale, sum_q);
+}
+
+void to_bf16(const float* x, int n, std::uint16_t* y) {
+    const int whole = n / kLanes * kLanes;
+    for (int i = 0; i < whole; i += kLanes) store(y + i, to_bf16(load<Vf>(x + i)));
+    if (whole < n) {
+        const Vh rest = to_bf16(load_some(x + whole, n - whole));
+        __builtin_memcpy(y + whole, &rest, static_cast<std::size_t>(n - whole) * 2);
+    }
+    if (n % 2) y[n] = 0;
+}
+
+void gelu(const float* x, std::ptrdiff_t n, float* y) {
+    for (std::ptrdiff_t i = 0; i < n; i += kLanes) {
+        const std::ptrdiff_t m = n - i < kLanes ? n - i : kLanes;
+        store_some(y + i, gelu(load_some(x + i, m)), m);
+    }
+}
+
+void exp2(const float* x, std::ptrdiff_t n, float* y) {
+    for (std::ptrdiff_t i = 0; i < n; i += kLanes) {
+        const std::ptrdiff_t m = n - i < kLanes ? n - i : kLanes;
+        store_some(y + i, exp2_nonpositive<false>(load_some(x + i, m)), m);
+    }
+}
+
+}  // namespace crossrank::CR_ISA

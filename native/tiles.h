@@ -1,0 +1,128 @@
+// Register tiles: up to kRows rows of activations times one panel of 32 outputs, over all K inputs, the
+// sums staying in registers. These are the general versions, in plain C++ and compiler vectors; an
+// instruction set with dot products puts its own in their place.
+//
+// Every tile accumulates over K in the same order for every row, so a row's result does not depend on
+// which rows share its tile.
+#pragma once
+
+#include "kernels.h"
+#include "vec.h"
+
+namespace crossrank::CR_ISA {
+
+// rows x 32 sums. `a` is row-major with `a_stride` bytes from row to row, `c` has `c_stride` values.
+// `ahead` is memory that will be wanted soon: one line is prefetched for each group, `ahead_step` bytes on.
+struct TileArgs {
+    const char* a;
+    std::ptrdiff_t a_stride;
+    const char* panel;
+    int groups;
+    void* c;
+    std::ptrdiff_t c_stride;
+    const char* ahead;
+    std::ptrdiff_t ahead_step;
+};
+
+using Tile = void (*)(const TileArgs&);
+
+CR_INLINE float bf16_to_float(std::uint32_t upper) {
+    upper <<= 16;
+    float f;
+    __builtin_memcpy(&f, &upper, 4);
+    return f;
+}
+
+// The columns of a panel are taken kVectors vectors at a time, as many as the registers hold beside
+// the other operands (CR_VECTORS).
+constexpr int kVectors = CR_VECTORS;
+constexpr int kStrip = kVectors * kLanes;
+static_assert(kPanel % kStrip == 0);
+
+template <int R>
+void tile_fp32(const TileArgs& t) {
+    for (int column = 0; column < kPanel; column += kStrip) {
+        Vf acc[R][kVectors] = {};
+        const char* b = t.panel + column * kUnit;
+        for (int g = 0; g < t.groups; ++g) {
+            Vf w[kVectors];
+#pragma GCC unroll 4
+            for (int v = 0; v < kVectors; ++v) w[v] = load<Vf>(b + 4 * kLanes * v);
+#pragma GCC unroll 16
+            for (int r = 0; r < R; ++r) {
+                float value;
+                __builtin_memcpy(&value, t.a + r * t.a_stride + 4 * g, 4);
+#pragma GCC unroll 4
+                for (int v = 0; v < kVectors; ++v) acc[r][v] = fma(splat(value), w[v], acc[r][v]);
+            }
+            __builtin_prefetch(t.ahead + g * t.ahead_step, 0, 2);
+            b += kPanel * kUnit;
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+            for (int v = 0; v < kVectors; ++v)
+                store(static_cast<float*>(t.c) + r * t.c_stride + column + v * kLanes, acc[r][v]);
+    }
+}
+
+// bf16 without an instruction for it: both halves of each unit are widened to fp32.
+template <int R>
+void tile_bf16_widened(const TileArgs& t) {
+    constexpr std::int32_t kUpper = static_cast<std::int32_t>(0xffff0000);
+    for (int column = 0; column < kPanel; column += kStrip) {
+        Vf acc[R][kVectors] = {};
+        const char* b = t.panel + column * kUnit;
+        for (int g = 0; g < t.groups; ++g) {
+            Vi w[kVectors];
+#pragma GCC unroll 4
+            for (int v = 0; v < kVectors; ++v) w[v] = load<Vi>(b + 4 * kLanes * v);
+#pragma GCC unroll 16
+            for (int r = 0; r < R; ++r) {
+                std::uint32_t unit;
+                __builtin_memcpy(&unit, t.a + r * t.a_stride + 4 * g, 4);
+                const Vf even = splat(bf16_to_float(unit & 0xffff)), odd = splat(bf16_to_float(unit >> 16));
+#pragma GCC unroll 4
+                for (int v = 0; v < kVectors; ++v) {
+                    acc[r][v] = fma(even, from_bits(w[v] << 16), acc[r][v]);
+                    acc[r][v] = fma(odd, from_bits(w[v] & kUpper), acc[r][v]);
+                }
+            }
+            __builtin_prefetch(t.ahead + g * t.ahead_step, 0, 2);
+            b += kPanel * kUnit;
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+            for (int v = 0; v < kVectors; ++v)
+                store(static_cast<float*>(t.c) + r * t.c_stride + column + v * kLanes, acc[r][v]);
+    }
+}
+
+// int8 without an instruction for it.
+template <int R>
+void tile_int8_plain(const TileArgs& t) {
+    for (int r = 0; r < R; ++r) {
+        const auto* a = reinterpret_cast<const std::int8_t*>(t.a + r * t.a_stride);
+        const auto* b = reinterpret_cast<const std::uint8_t*>(t.panel);
+        std::int32_t acc[kPanel] = {};
+        for (int g = 0; g < t.groups; ++g, a += 4, b += kPanel * kUnit)
+            for (int n = 0; n < kPanel; ++n)
+                acc[n] += a[0] * b[4 * n] + a[1] * b[4 * n + 1] + a[2] * b[4 * n + 2] + a[3] * b[4 * n + 3];
+        __builtin_memcpy(static_cast<std::int32_t*>(t.c) + r * t.c_stride, acc, sizeof acc);
+    }
+}
+
+// {tile<1>, ..., tile<kRows>}: written out, because std:: templates must not be instantiated here (the
+// linker would share them with code for lesser processors).
+#define CR_TILE_TABLE(tile) CR_TILE_TABLE_N(tile, CR_ROWS)
+#define CR_TILE_TABLE_N(tile, n) CR_TILE_TABLE_M(tile, n)
+#define CR_TILE_TABLE_M(tile, n) CR_TILES_##n(tile)
+#define CR_TILES_6(tile) {tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>}
+#define CR_TILES_14(tile)                                               \
+    {tile<1>, tile<2>, tile<3>,  tile<4>,  tile<5>,  tile<6>,  tile<7>, \
+     tile<8>, tile<9>, tile<10>, tile<11>, tile<12>, tile<13>, tile<14>}
+
+constexpr int kRows = CR_ROWS;
+
+}  // namespace crossrank::CR_ISA

@@ -1,0 +1,196 @@
+// A vector of CR_LANES floats, on the compiler's own vector types (GCC and clang), so that one text gives
+// SSE, AVX2, AVX-512 and NEON code. Each instruction set's source file includes this once, inside a
+// namespace of its own (CR_ISA): nothing here may be shared by the linker between instruction sets.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#if CR_LANES >= 8
+#include <immintrin.h>
+#endif
+
+#define CR_INLINE inline __attribute__((always_inline))
+
+namespace crossrank::CR_ISA {
+
+constexpr int kLanes = CR_LANES;
+
+typedef float Vf __attribute__((vector_size(4 * CR_LANES)));
+typedef std::int32_t Vi __attribute__((vector_size(4 * CR_LANES)));
+typedef std::uint32_t Vu __attribute__((vector_size(4 * CR_LANES)));
+typedef std::uint16_t Vh __attribute__((vector_size(2 * CR_LANES)));
+typedef std::int8_t Vb __attribute__((vector_size(CR_LANES)));
+
+template <class V>
+CR_INLINE V load(const void* p) {
+    V v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+}
+
+template <class V>
+CR_INLINE void store(void* p, V v) {
+    __builtin_memcpy(p, &v, sizeof v);
+}
+
+// The first n values, at most a vector, then zeros.
+CR_INLINE Vf load_some(const float* p, std::ptrdiff_t n) {
+    if (n >= kLanes) return load<Vf>(p);
+    Vf v{};
+    __builtin_memcpy(&v, p, static_cast<std::size_t>(n) * 4);
+    return v;
+}
+
+CR_INLINE void store_some(float* p, Vf v, std::ptrdiff_t n) {
+    if (n >= kLanes) return store(p, v);
+    __builtin_memcpy(p, &v, static_cast<std::size_t>(n) * 4);
+}
+
+CR_INLINE Vf splat(float x) { return x - Vf{}; }  // 0 + x would be an addition, as it turns -0 into 0
+CR_INLINE Vi bits(Vf v) { return reinterpret_cast<Vi>(v); }
+CR_INLINE Vf from_bits(Vi v) { return reinterpret_cast<Vf>(v); }
+
+// As instructions, where the compiler would make two of it.
+#if CR_LANES == 16
+CR_INLINE Vf max(Vf a, Vf b) { return _mm512_max_ps(a, b); }
+CR_INLINE Vf min(Vf a, Vf b) { return _mm512_min_ps(a, b); }
+#elif CR_LANES == 8
+CR_INLINE Vf max(Vf a, Vf b) { return _mm256_max_ps(a, b); }
+CR_INLINE Vf min(Vf a, Vf b) { return _mm256_min_ps(a, b); }
+#else
+CR_INLINE Vf max(Vf a, Vf b) { return a > b ? a : b; }
+CR_INLINE Vf min(Vf a, Vf b) { return a < b ? a : b; }
+#endif
+
+CR_INLINE Vf abs(Vf v) { return from_bits(bits(v) & 0x7fffffff); }
+
+// Contracted to one instruction where there is one (-ffp-contract=fast).
+CR_INLINE Vf fma(Vf a, Vf b, Vf c) { return a * b + c; }
+
+// Halves are folded onto each other, so the order of the sum is fixed.
+#if CR_LANES == 16
+CR_INLINE float sum(Vf v) { return _mm512_reduce_add_ps(v); }
+CR_INLINE float max_of(Vf v) { return _mm512_reduce_max_ps(v); }
+#else
+CR_INLINE float sum(Vf v) {
+    float t[kLanes];
+    __builtin_memcpy(t, &v, sizeof v);
+    for (int half = kLanes / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; ++i) t[i] += t[i + half];
+    return t[0];
+}
+
+CR_INLINE float max_of(Vf v) {
+    float t[kLanes];
+    __builtin_memcpy(t, &v, sizeof v);
+    for (int half = kLanes / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; ++i) t[i] = t[i] > t[i + half] ? t[i] : t[i + half];
+    return t[0];
+}
+#endif
+
+CR_INLINE std::int32_t sum(Vi v) {
+    std::int32_t t = 0;
+    for (int i = 0; i < kLanes; ++i) t += v[i];
+    return t;
+}
+
+// To the nearest integer, ties to even, for |x| < 2^22: adding 1.5 * 2^23 leaves the integer in the low
+// bits of the mantissa.
+constexpr float kRound = 12582912.0f;
+constexpr std::int32_t kRoundBits = 0x4b400000;
+
+// bf16 is the upper half of fp32; to nearest even. (NaN may become infinity: weights and inputs are
+// checked elsewhere, and an infinite logit is refused as well as a NaN.)
+CR_INLINE Vh to_bf16(Vf x) {
+#ifdef CR_AVX512_BF16
+    return reinterpret_cast<Vh>(
+        _mm512_cvtneps_pbh(x));  // the same, but for numbers below 2^-126: they become 0
+#else
+    const Vu b = reinterpret_cast<Vu>(x);
+    return __builtin_convertvector((b + 0x7fff + ((b >> 16) & 1)) >> 16, Vh);
+#endif
+}
+
+// 2^x for x <= 0: 2^n 2^f with |f| <= 1/2, and 2^f by a polynomial fitted for the least relative error:
+// degree 5, 7.5e-8, or, for results that are rounded to bf16 next, degree 4, 2.6e-6. Below 2^-126 the result
+// is 2^-126 or less.
+template <bool coarse>
+CR_INLINE Vf exp2_nonpositive(Vf x) {
+#if CR_LANES == 16
+    const Vf n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const Vf f = x - n;
+#else
+    const Vf clipped = max(x, splat(-126.0f));
+    const Vf shifted = clipped + kRound;
+    const Vf f = clipped - (shifted - kRound);
+#endif
+    Vf p;
+    if constexpr (coarse) {
+        p = splat(0.00957009662f);
+        p = fma(p, f, splat(0.0559178591f));
+        p = fma(p, f, splat(0.240247443f));
+        p = fma(p, f, splat(0.693121791f));
+        p = fma(p, f, splat(0.999999285f));
+    } else {
+        p = splat(0.00132764666f);
+        p = fma(p, f, splat(0.00967554096f));
+        p = fma(p, f, splat(0.0555071346f));
+        p = fma(p, f, splat(0.240221202f));
+        p = fma(p, f, splat(0.693146944f));
+        p = fma(p, f, splat(1.0f));
+    }
+#if CR_LANES == 16
+    return _mm512_scalef_ps(p, n);
+#else
+    return from_bits(bits(p) + ((bits(shifted) - kRoundBits) << 23));
+#endif
+}
+
+// GELU, as the models were trained: x/2 (1 + erf(x / sqrt 2)). With y = x clipped to +-c sqrt 2:
+// erf(y / sqrt 2) = y P(y^2/c^2 - 1), where P was fitted to erf by least squares on Chebyshev nodes,
+// reweighted towards the least largest error.
+//
+// c = 3.7, degree 13: erf to 2e-7, and 5e-7 with the rounding of fp32.
+CR_INLINE Vf gelu(Vf x) {
+    constexpr float kClip = 5.2325902f, kScale = 0.0730460212f;
+    const Vf y = min(max(x, splat(-kClip)), splat(kClip));
+    const Vf t = fma(y * kScale, y, splat(-1.0f));
+    Vf p = splat(-0.00106394489f);
+    p = fma(p, t, splat(0.00277709146f));
+    p = fma(p, t, splat(-0.00257912232f));
+    p = fma(p, t, splat(0.00369340065f));
+    p = fma(p, t, splat(-0.0100066876f));
+    p = fma(p, t, splat(0.0177809894f));
+    p = fma(p, t, splat(-0.0255974885f));
+    p = fma(p, t, splat(0.0363985822f));
+    p = fma(p, t, splat(-0.0498062149f));
+    p = fma(p, t, splat(0.0640814677f));
+    p = fma(p, t, splat(-0.0796524435f));
+    p = fma(p, t, splat(0.0995532349f));
+    p = fma(p, t, splat(-0.134681031f));
+    p = fma(p, t, splat(0.270212024f));
+    const Vf half = x * 0.5f;
+    return fma(half, y * p, half);
+}
+
+// c = 3, degree 8: erf to 2.3e-5. For values that are rounded to bf16 or int8 next, whose steps are a hundred
+// times coarser.
+CR_INLINE Vf gelu_coarse(Vf x) {
+    constexpr float kClip = 4.2426405f, kScale = 0.111111112f;
+    const Vf y = min(max(x, splat(-kClip)), splat(kClip));
+    const Vf t = fma(y * kScale, y, splat(-1.0f));
+    Vf p = splat(0.00484417519f);
+    p = fma(p, t, splat(-0.0126326988f));
+    p = fma(p, t, splat(0.0170243308f));
+    p = fma(p, t, splat(-0.0280947443f));
+    p = fma(p, t, splat(0.0510150678f));
+    p = fma(p, t, splat(-0.0785896704f));
+    p = fma(p, t, splat(0.111438833f));
+    p = fma(p, t, splat(-0.16173552f));
+    p = fma(p, t, splat(0.332431197f));
+    const Vf half = x * 0.5f;
+    return fma(half, y * p, half);
+}
+
+}  // namespace crossrank::CR_ISA

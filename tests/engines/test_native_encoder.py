@@ -1,0 +1,341 @@
+"""The whole encoder of crossrank._native against transformers, on small random models."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+native = pytest.importorskip("crossrank._native")
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+ISAS = native.isas()
+FAMILIES = ["bert", "roberta", "xlm-roberta"]
+SIZES = {
+    "vocab_size": 500,
+    "hidden_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+    "intermediate_size": 200,  # not whole panels
+    "num_labels": 1,
+    "initializer_range": 0.15,
+}
+
+
+class Reference:
+    """A random model of transformers and what the native engine needs of it."""
+
+    def __init__(self, family: str, **sizes: Any) -> None:
+        torch.manual_seed(3)
+        sizes = {**SIZES, "max_position_embeddings": 300, **sizes}
+        if family == "bert":
+            config = transformers.BertConfig(type_vocab_size=2, **sizes)
+            self.model = transformers.BertForSequenceClassification(config)
+        else:
+            name = {"roberta": "Roberta", "xlm-roberta": "XLMRoberta"}[family]
+            config = getattr(transformers, f"{name}Config")(type_vocab_size=1, pad_token_id=1, **sizes)
+            self.model = getattr(transformers, f"{name}ForSequenceClassification")(config)
+        for parameter in self.model.parameters():  # biases and gains that do something
+            if parameter.ndim == 1:
+                torch.nn.init.normal_(parameter, 1.0 if parameter.mean() == 1 else 0.0, 0.1)
+        self.model.eval()
+        self.family = family
+        self.config = self.model.config.to_dict()
+        self.tensors = {name: t.detach().numpy() for name, t in self.model.state_dict().items()}
+
+    def pairs(self, lengths: list[int], seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
+        rng = np.random.default_rng(seed)
+        out = []
+        for n in lengths:
+            ids = rng.integers(5, self.config["vocab_size"], n, dtype=np.int32)
+            cut = rng.integers(0, n + 1)
+            segments = (np.arange(n) >= cut).astype(np.int32) if self.family == "bert" else np.zeros(n, np.int32)
+            out.append((ids, segments))
+        return out
+
+    def logits(self, pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        out = []
+        with torch.no_grad():
+            for ids, segments in pairs:
+                extra = {"token_type_ids": torch.tensor(segments[None].astype(np.int64))} if self.family == "bert" else {}
+                mask = torch.ones(1, len(ids), dtype=torch.long)
+                ids64 = torch.tensor(ids[None].astype(np.int64))
+                out.append(self.model(input_ids=ids64, attention_mask=mask, **extra).logits.item())
+        return np.array(out, np.float32)
+
+    def engine(self, precision: str = "fp32", threads: int = 2, isa: str = "", smooth: float = 0.0) -> Any:
+        packed = native.pack_weights(self.config, self.tensors, precision, threads, smooth)
+        return native.Engine(self.config, packed, precision, threads, isa)
+
+
+def run(engine: Any, pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    offsets = np.zeros(len(pairs) + 1, np.int32)
+    np.cumsum([len(ids) for ids, _ in pairs], out=offsets[1:])
+    return engine.logits(
+        np.concatenate([ids for ids, _ in pairs]), offsets, np.concatenate([segments for _, segments in pairs])
+    )
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def reference(request: pytest.FixtureRequest) -> Reference:
+    return Reference(request.param)
+
+
+@pytest.fixture(scope="module")
+def xlm_roberta() -> Reference:
+    return Reference("xlm-roberta")
+
+
+LENGTHS = [1, 2, 3, 17, 64, 65, 127, 200, 33, 5, 90]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("isa", ISAS)
+def test_fp32_is_transformers(reference: Reference, isa: str, threads: int) -> None:
+    pairs = reference.pairs(LENGTHS)
+    expected = reference.logits(pairs)
+    assert expected.std() > 0.1  # the comparison means something
+    np.testing.assert_allclose(run(reference.engine("fp32", threads, isa), pairs), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("precision", "smooth", "largest"), [("bf16", 0, 0.04), ("int8", 0, 0.12), ("int8", 0.5, 0.12)])
+def test_lower_precisions_are_close(
+    reference: Reference, isa: str, precision: str, smooth: float, largest: float
+) -> None:
+    pairs = reference.pairs(LENGTHS * 3)
+    expected = reference.logits(pairs)
+    got = run(reference.engine(precision, 2, isa, smooth), pairs)
+    assert np.abs(got - expected).max() <= largest * max(1, np.abs(expected).max())
+    assert np.corrcoef(got, expected)[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_logit_does_not_depend_on_its_pack(reference: Reference, isa: str, precision: str) -> None:
+    """Bit for bit: alone on all threads, beside others on one thread, and in any order."""
+    pairs = reference.pairs(LENGTHS * 2)
+    engine = reference.engine(precision, 3, isa)
+    together = run(engine, pairs)
+    alone = np.concatenate([run(engine, [pair]) for pair in pairs])
+    np.testing.assert_array_equal(together, alone)
+    np.testing.assert_array_equal(run(engine, pairs[::-1])[::-1], together)
+    np.testing.assert_array_equal(run(reference.engine(precision, 1, isa), pairs), together)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_8192_tokens(precision: str) -> None:
+    reference = Reference("xlm-roberta", max_position_embeddings=8194, num_hidden_layers=2)
+    pairs = reference.pairs([8192, 700, 3])
+    engine = reference.engine(precision)
+    assert engine.max_tokens == 8192
+    got = run(engine, pairs)
+    np.testing.assert_allclose(got, reference.logits(pairs), atol=1e-4 if precision == "fp32" else 0.15)
+    np.testing.assert_array_equal(run(engine, pairs[:1]), got[:1])
+
+
+def test_one_layer_and_heads_of_128() -> None:
+    reference = Reference("roberta", num_hidden_layers=1, hidden_size=256, num_attention_heads=2)
+    pairs = reference.pairs([40, 1, 130])
+    np.testing.assert_allclose(run(reference.engine(), pairs), reference.logits(pairs), atol=1e-4)
+
+
+def test_a_padding_token_inside_a_text_counts_no_position(xlm_roberta: Reference) -> None:
+    pairs = xlm_roberta.pairs([30, 20])
+    pairs[0][0][[4, 9, 10, 29]] = 1
+    np.testing.assert_allclose(run(xlm_roberta.engine(), pairs), xlm_roberta.logits(pairs), atol=1e-4)
+
+
+def test_empty_pack(xlm_roberta: Reference) -> None:
+    out = xlm_roberta.engine().logits(np.zeros(0, np.int32), np.zeros(1, np.int32))
+    assert out.shape == (0,)
+    assert out.dtype == np.float32
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "4 bits"])
+def test_tables_in_fewer_bits(kind: str) -> None:
+    reference = Reference("xlm-roberta")
+    name = "roberta.embeddings.word_embeddings.weight"
+    words = reference.tensors[name]
+    tensors = dict(reference.tensors)
+    if kind == "float16":
+        tensors[name] = words.astype(np.float16)
+        rounded = tensors[name].astype(np.float32)
+    elif kind == "bfloat16":
+        tensors[name] = (words.view(np.uint32) >> 16).astype(np.uint16)
+        rounded = (tensors[name].astype(np.uint32) << 16).view(np.float32)
+    else:
+        blocks = words.reshape(len(words), -1, 32)
+        scales = np.maximum(np.abs(blocks).max(axis=2) / 7, 1e-3).astype(np.float16)
+        halves = np.clip(np.rint(blocks / scales[..., None].astype(np.float32)) + 8, 0, 15).astype(np.uint8)
+        tensors[name] = (halves[..., :16] | halves[..., 16:] << 4).reshape(len(words), -1)
+        tensors[name + ".scales"] = scales
+        rounded = ((halves.astype(np.float32) - 8) * scales[..., None].astype(np.float32)).reshape(words.shape)
+    with torch.no_grad():
+        reference.model.roberta.embeddings.word_embeddings.weight.copy_(torch.from_numpy(rounded))
+    packed = native.pack_weights(reference.config, tensors, "fp32")
+    assert packed["embedding.words"] is tensors[name]  # not copied
+    pairs = reference.pairs([50, 7])
+    engine = native.Engine(reference.config, packed, "fp32", 1)
+    np.testing.assert_allclose(run(engine, pairs), reference.logits(pairs), atol=1e-4)
+
+
+@pytest.mark.parametrize("half", [np.float16, np.uint16])
+def test_checkpoints_in_16_bits(xlm_roberta: Reference, half: type) -> None:
+    exact = run(xlm_roberta.engine(), xlm_roberta.pairs([50, 7]))
+    tensors = {
+        name: t.astype(np.float16) if half is np.float16 else (t.view(np.uint32) >> 16).astype(np.uint16)
+        for name, t in xlm_roberta.tensors.items()
+        if t.dtype == np.float32
+    }
+    engine = native.Engine(xlm_roberta.config, native.pack_weights(xlm_roberta.config, tensors, "fp32"), "fp32", 1)
+    np.testing.assert_allclose(run(engine, xlm_roberta.pairs([50, 7])), exact, atol=0.02 if half is np.float16 else 0.2)
+
+
+def test_packed_tensors_survive_being_stored(xlm_roberta: Reference, tmp_path: Any) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    packed = native.pack_weights(xlm_roberta.config, xlm_roberta.tensors, "int8", 2)
+    save_file({name: np.ascontiguousarray(t) for name, t in packed.items()}, tmp_path / "packed.safetensors")
+    stored = native.Engine(xlm_roberta.config, load_file(tmp_path / "packed.safetensors"), "int8", 2)
+    pairs = xlm_roberta.pairs(LENGTHS)
+    np.testing.assert_array_equal(run(stored, pairs), run(xlm_roberta.engine("int8"), pairs))
+
+
+def test_the_engine_keeps_what_it_reads(xlm_roberta: Reference) -> None:
+    packed = {name: t.copy() for name, t in native.pack_weights(xlm_roberta.config, xlm_roberta.tensors, "int8").items()}
+    engine = native.Engine(xlm_roberta.config, packed, "int8", 1)
+    before = run(engine, xlm_roberta.pairs([40]))
+    packed.clear()
+    rubbish = [np.full(1 << 16, 7, np.uint8) for _ in range(200)]
+    np.testing.assert_array_equal(run(engine, xlm_roberta.pairs([40])), before)
+    del rubbish
+
+
+def test_read_only_arrays_will_do(xlm_roberta: Reference) -> None:
+    tensors = {name: t.copy() for name, t in xlm_roberta.tensors.items()}
+    for t in tensors.values():
+        t.flags.writeable = False
+    packed = native.pack_weights(xlm_roberta.config, tensors, "fp32")
+    for t in packed.values():
+        t.flags.writeable = False
+    run(native.Engine(xlm_roberta.config, packed, "fp32", 1), xlm_roberta.pairs([4]))
+
+
+def test_wrong_packs_are_refused(reference: Reference) -> None:
+    engine = reference.engine()
+    good = np.array([5, 6, 7], np.int32)
+
+    def logits(ids: Any, offsets: Any, segments: Any = None) -> None:
+        engine.logits(np.array(ids, np.int32), np.array(offsets, np.int32), segments)
+
+    with pytest.raises(ValueError, match=r"token_ids\[1\] is 500; it must be 0 to 499"):
+        logits([5, 500, 7], [0, 3])
+    with pytest.raises(ValueError, match=r"token_ids\[0\] is -1"):
+        logits([-1], [0, 1])
+    with pytest.raises(ValueError, match="offsets"):
+        logits(good, [0, 2])
+    with pytest.raises(ValueError, match="offsets"):
+        logits(good, [1, 3])
+    with pytest.raises(ValueError, match="offsets"):
+        logits(good, [])
+    with pytest.raises(ValueError, match="pair 1 has 0 tokens"):
+        logits(good, [0, 3, 3])
+    with pytest.raises(ValueError, match="pair 0 has 5 tokens|pair 1 has -2 tokens"):
+        logits(good, [0, 5, 3])
+    with pytest.raises(ValueError, match="pair 0 has 301 tokens"):
+        logits([5] * 301, [0, 301])
+    with pytest.raises(ValueError, match="segment_ids has 2 elements"):
+        logits(good, [0, 3], np.zeros(2, np.int32))
+    with pytest.raises(ValueError, match=r"segment_ids\[2\] is 2"):
+        logits(good, [0, 3], np.array([0, 0, 2], np.int32))
+    with pytest.raises(TypeError):
+        engine.logits(good.astype(np.float32), np.array([0, 3], np.int32))
+    assert np.isfinite(run(engine, reference.pairs([3]))).all()  # and it still works
+
+
+def test_wrong_weights_are_refused_by_name(xlm_roberta: Reference) -> None:
+    config, tensors = xlm_roberta.config, xlm_roberta.tensors
+    query = "roberta.encoder.layer.1.attention.self.query.weight"
+    with pytest.raises(ValueError, match=query + ".* is missing"):
+        native.pack_weights(config, {k: v for k, v in tensors.items() if k != query}, "int8")
+    with pytest.raises(ValueError, match=query + r".* is \(96, 95\) float32; it must be \(96, 96\) float32"):
+        native.pack_weights(config, {**tensors, query: np.zeros((96, 95), np.float32)}, "int8")
+    for name in tensors:
+        if "num_batches" in name or tensors[name].dtype != np.float32:
+            continue
+        broken = tensors[name].copy()
+        broken.flat[-1] = np.nan if len(name) % 2 else np.inf
+        with pytest.raises(ValueError, match=name + ".* holds NaN or infinity"):
+            native.pack_weights(config, {**tensors, name: broken}, "int8", 3)
+
+    packed = native.pack_weights(config, tensors, "int8")
+    for name, tensor in packed.items():
+        with pytest.raises(ValueError, match=name + ".* is missing"):
+            native.Engine(config, {k: v for k, v in packed.items() if k != name}, "int8", 1)
+        with pytest.raises(ValueError, match=name):
+            native.Engine(config, {**packed, name: tensor.reshape(-1)[:-1].copy()}, "int8", 1)
+    with pytest.raises(ValueError, match="panels"):
+        native.Engine(config, packed, "bf16", 1)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("hidden_act", "relu"),
+        ("model_type", "deberta"),
+        ("position_embedding_type", "relative_key"),
+        ("num_attention_heads", 5),
+        ("num_attention_heads", 0),
+        ("num_hidden_layers", 0),
+        ("hidden_size", "96"),
+        ("vocab_size", None),
+        ("pad_token_id", 299),
+    ],
+)
+def test_other_models_are_refused(xlm_roberta: Reference, key: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=key if key != "num_attention_heads" or value == 0 else "heads"):
+        native.pack_weights({**xlm_roberta.config, key: value}, xlm_roberta.tensors, "fp32")
+
+
+def test_many_python_threads_at_once(xlm_roberta: Reference) -> None:
+    engine = xlm_roberta.engine("int8", 3)
+    work = [xlm_roberta.pairs([1 + 13 * i % 90, 20, 40], seed=i) for i in range(24)]
+    expected = [run(engine, pairs) for pairs in work]
+    got: list[Any] = [None] * len(work)
+
+    def score(i: int) -> None:
+        got[i] = run(engine, work[i])
+
+    threads = [threading.Thread(target=score, args=(i,)) for i in range(len(work))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for e, g in zip(expected, got, strict=True):
+        np.testing.assert_array_equal(g, e)
+
+
+def _score_in_child(engine: Any, pairs: Any, queue: Any) -> None:
+    try:
+        run(engine, pairs)
+        queue.put("scored")
+    except RuntimeError as error:
+        queue.put(str(error))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_is_refused_clearly(xlm_roberta: Reference) -> None:
+    engine = xlm_roberta.engine("int8", 3)
+    run(engine, xlm_roberta.pairs([9]))
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=_score_in_child, args=(engine, xlm_roberta.pairs([9]), queue))
+    child.start()
+    assert "forked" in queue.get(timeout=60)
+    child.join(timeout=60)
+    assert child.exitcode == 0
