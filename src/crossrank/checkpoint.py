@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from crossrank.errors import CheckpointError, UnsupportedModelError
 from crossrank.layout import SAFETENSORS, TORCH, weight_files
 
-__all__ = ["BLOCK", "Checkpoint"]
+__all__ = ["BLOCK", "Checkpoint", "map_tensors"]
 
 BLOCK = 32
 """Values that share one scale in a 4-bit tensor."""
@@ -56,7 +56,7 @@ class Checkpoint:
         self.weight_files = _weight_files(folder)
         for path in self.weight_files:
             if path.suffix == ".safetensors":
-                _open(path)
+                open_safetensors(path)
 
     @property
     def name(self) -> str:
@@ -87,7 +87,7 @@ class Checkpoint:
             if path.suffix != ".safetensors":
                 total += path.stat().st_size // 4  # pytorch_model.bin: fp32 unless proven otherwise
                 continue
-            with _open(path) as tensors:
+            with open_safetensors(path) as tensors:
                 for name in tensors.keys():  # noqa: SIM118 - a safe_open is not a mapping
                     shape = tensors.get_slice(name).get_shape()
                     size = int(np.prod(shape)) if shape else 1
@@ -101,7 +101,7 @@ class Checkpoint:
         """The weights of a compressed checkpoint as float32, under transformers' names."""
         stored: dict[str, npt.NDArray[Any]] = {}
         for path in self.weight_files:
-            with _open(path) as tensors:
+            with open_safetensors(path) as tensors:
                 for name in tensors.keys():  # noqa: SIM118
                     stored[name] = tensors.get_tensor(name)
         weights: dict[str, npt.NDArray[np.float32]] = {}
@@ -122,6 +122,28 @@ class Checkpoint:
                 weights[base] = values.reshape(value.shape[0], -1)
             elif form != "scale":
                 weights[name] = value.astype(np.float32)
+        return weights
+
+    def mapped(self) -> dict[str, npt.NDArray[Any]]:
+        """The weights as they lie in safetensors files, mapped and not read; bf16 as uint16.
+
+        Of a compressed checkpoint int8 matrices are restored, and a 4-bit table NAME is NAME
+        (uint8) and NAME.scales (float16).
+        """
+        stored: dict[str, npt.NDArray[Any]] = {}
+        for path in self.weight_files:
+            stored |= map_tensors(path)[0]
+        if not self.compressed:
+            return stored
+        weights: dict[str, npt.NDArray[Any]] = {}
+        for name, value in stored.items():
+            base, _, form = name.rpartition(".")
+            if form == "int8":
+                weights[base] = value * self._scale(stored, base, value.shape[0], 1)
+            elif form == "int4":
+                weights[base], weights[f"{base}.scales"] = value, stored[f"{base}.scale"]
+            elif form != "scale":
+                weights[name] = value
         return weights
 
     def _scale(
@@ -147,6 +169,32 @@ class Checkpoint:
             raise UnsupportedModelError(
                 f"{self.folder} has {labels} labels; a reranker has one (id2label in its config.json)"
             )
+
+
+_NUMPY = {"F64": "f8", "F32": "f4", "F16": "f2", "BF16": "u2", "I64": "i8", "I32": "i4", "I16": "i2"}
+_NUMPY |= {"I8": "i1", "U8": "u1", "BOOL": "?"}
+
+
+def map_tensors(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
+    """Tensors of a safetensors file without reading them, and its metadata; bf16 as uint16.
+
+    The safetensors library checks the file, but always copies.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    with open_safetensors(path) as file:
+        metadata: dict[str, str] = file.metadata() or {}
+    data = np.memmap(path, np.uint8, "r")
+    size = int(data[:8].view("<u8")[0])
+    header = json.loads(data[8 : 8 + size].tobytes())
+    header.pop("__metadata__", None)
+    tensors: dict[str, npt.NDArray[Any]] = {}
+    for name, entry in header.items():
+        start, end = (8 + size + place for place in entry["data_offsets"])
+        if entry["dtype"] in _NUMPY:  # 8-bit floats have no numpy type, and no engine reads them
+            tensors[name] = data[start:end].view(f"<{_NUMPY[entry['dtype']]}").reshape(entry["shape"])
+    return tensors, metadata
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -177,7 +225,7 @@ def _weight_files(folder: Path) -> list[Path]:
     return [folder / file for file in files]
 
 
-def _open(path: Path) -> Any:
+def open_safetensors(path: Path) -> Any:
     """Open a safetensors file, which also checks that it is as long as its header says."""
     try:
         return safe_open(str(path), framework="np")

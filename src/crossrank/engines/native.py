@@ -1,0 +1,175 @@
+"""The native engine: BERT, RoBERTa and XLM-RoBERTa on the CPU, by CrossRank's own encoder (native/).
+
+Weights are packed once for a precision and kept in the cache; the next start maps them. Embedding
+tables are not packed: they are read row by row through a map of the checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save_file
+
+from crossrank import _native
+from crossrank.checkpoint import Checkpoint, map_tensors
+from crossrank.errors import CheckpointError, EngineError, InputError, OutOfMemoryError
+from crossrank.packing import Pack
+
+__all__ = ["NativeEngine", "auto_precision", "default_threads", "packed_cache", "why_not"]
+
+_logger = logging.getLogger(__name__)
+
+LAYOUT = 1
+"""Of packed weights; a change makes old caches be ignored."""
+
+
+def why_not(checkpoint: Checkpoint) -> str:
+    """Why this engine cannot run a model, in a few words; "" if it can."""
+    config = checkpoint.config
+    kind = config.get("model_type")
+    if kind not in ("bert", "roberta", "xlm-roberta"):
+        return f"the architecture {kind} is not BERT, RoBERTa or XLM-RoBERTa"
+    if config.get("hidden_act", "gelu") != "gelu":
+        return f"its activation is {config['hidden_act']}, not gelu"
+    if config.get("position_embedding_type", "absolute") != "absolute":
+        return "its positions are not absolute"
+    if any(path.suffix != ".safetensors" for path in checkpoint.weight_files):
+        return "its weights are not safetensors"
+    return ""
+
+
+def auto_precision() -> str:
+    """int8 where the processor has an instruction for it, then bf16, then fp32."""
+    return next((p for p in ("int8", "bf16") if _native.has_fast(p)), "fp32")
+
+
+def default_threads() -> int:
+    """CROSSRANK_NUM_THREADS, or the cores that this process may use (affinity and control group)."""
+    wish = os.environ.get("CROSSRANK_NUM_THREADS")
+    if wish:
+        if not wish.isdigit() or int(wish) < 1:
+            raise InputError(f"CROSSRANK_NUM_THREADS is {wish!r}; it must be a number from 1")
+        return int(wish)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    if quota.is_file():
+        limit, _, period = quota.read_text().partition(" ")
+        if limit.isdigit():
+            cores = min(cores, max(1, int(limit) // int(period)))
+    return cores
+
+
+def packed_cache() -> Path:
+    """The folder of packed weights: CROSSRANK_CACHE, or crossrank in the user's cache folder."""
+    place = os.environ.get("CROSSRANK_CACHE")
+    if place:
+        return Path(place).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "crossrank"
+
+
+class NativeEngine:
+    """Runs a checkpoint on the CPU.
+
+    Args:
+        checkpoint: a model for which ``why_not`` is empty.
+        precision: "int8" (weights and activations of the matrix products), "bf16" or "fp32".
+        threads: None: ``default_threads()``.
+
+    Raises:
+        CheckpointError: weights are missing, of the wrong shape, or not finite.
+    """
+
+    name = "native"
+    device = "cpu"
+    batch_tokens = 8192
+
+    def __init__(self, checkpoint: Checkpoint, *, precision: str, threads: int | None = None) -> None:
+        self.precision = precision
+        self.threads = threads or default_threads()
+        source = checkpoint.mapped()
+        path = packed_cache() / f"{_key(checkpoint)}-{precision}-v{LAYOUT}.safetensors"
+        packed = _read(path, source)
+        if packed is not None:
+            try:
+                self._engine = _native.Engine(checkpoint.config, packed, precision, self.threads)
+            except ValueError as error:
+                _logger.warning("%s is damaged and is made anew: %s", path, error)
+                packed = None
+        if packed is None:
+            try:
+                packed = _native.pack_weights(checkpoint.config, source, precision, self.threads)
+                self._engine = _native.Engine(checkpoint.config, packed, precision, self.threads)
+            except ValueError as error:
+                raise CheckpointError(f"{checkpoint.folder} cannot be loaded: {error}") from error
+            _write(path, packed, source)
+
+    @property
+    def isa(self) -> str:
+        """The instruction set in use."""
+        return str(self._engine.isa)
+
+    def logits(self, pack: Pack) -> npt.NDArray[np.float32]:
+        """One logit for each pair: float32 (B,); see ``Engine.logits``."""
+        try:
+            found: npt.NDArray[np.float32] = self._engine.logits(
+                pack.token_ids, pack.offsets, pack.segment_ids
+            )
+        except MemoryError as error:
+            raise OutOfMemoryError(
+                f"a pack of {len(pack.token_ids)} tokens does not fit into memory; use smaller batch_tokens"
+            ) from error
+        except (RuntimeError, ValueError) as error:
+            raise EngineError(str(error)) from error
+        return found
+
+
+def _key(checkpoint: Checkpoint) -> str:
+    """Names the source: its folder, and a hash of what would change with the weights.
+
+    Hashing 2.3 GB would take longer than all else at start, so of each file it is the size, the
+    time of change and the header that count, which tells every tensor's name, shape and place.
+    """
+    digest = hashlib.sha256(json.dumps(checkpoint.config, sort_keys=True).encode())
+    for path in checkpoint.weight_files:
+        status = path.stat()
+        digest.update(f"{path.resolve()} {status.st_size} {status.st_mtime_ns}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(min(1 << 16, status.st_size)))
+    return f"{checkpoint.name[:40]}-{digest.hexdigest()[:16]}"
+
+
+def _read(path: Path, source: dict[str, Any]) -> dict[str, Any] | None:
+    """Packed tensors from the cache, and the tables that they leave in the checkpoint; None: none."""
+    try:
+        if not path.is_file():
+            return None
+        packed, metadata = map_tensors(path)
+        return packed | {name: source[metadata[name]] for name in metadata}
+    except (CheckpointError, OSError, KeyError) as error:
+        _logger.warning("%s is damaged and is made anew: %s", path, error)
+        return None
+
+
+def _write(path: Path, packed: dict[str, Any], source: dict[str, Any]) -> None:
+    """Keep packed tensors: whole or not at all, also where two processes do it at once."""
+    names = {id(array): name for name, array in source.items()}
+    tables = {name: names[id(array)] for name, array in packed.items() if id(array) in names}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(prefix=path.stem, suffix=".partial", dir=path.parent)
+        os.close(handle)
+        try:
+            save_file({name: a for name, a in packed.items() if name not in tables}, partial, tables)
+            Path(partial).replace(path)
+        finally:
+            Path(partial).unlink(missing_ok=True)
+    except Exception as error:  # noqa: BLE001 - safetensors has errors of its own; the engine runs without
+        _logger.warning("the packed weights cannot be kept in %s (%s): the next start packs again", path, error)
