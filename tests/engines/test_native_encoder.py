@@ -103,15 +103,15 @@ def test_fp32_is_transformers(reference: Reference, isa: str, threads: int) -> N
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize(("precision", "smooth", "largest"), [("bf16", 0, 0.04), ("int8", 0, 0.12), ("int8", 0.5, 0.12)])
+@pytest.mark.parametrize(("precision", "smooth", "largest"), [("bf16", 0, 0.05), ("int8", 0, 0.16), ("int8", 0.5, 0.16)])
 def test_lower_precisions_are_close(
     reference: Reference, isa: str, precision: str, smooth: float, largest: float
 ) -> None:
     pairs = reference.pairs(LENGTHS * 3)
     expected = reference.logits(pairs)
     got = run(reference.engine(precision, 2, isa, smooth), pairs)
-    assert np.abs(got - expected).max() <= largest * max(1, np.abs(expected).max())
-    assert np.corrcoef(got, expected)[0, 1] > 0.99
+    assert np.abs(got - expected).max() <= largest
+    assert np.std(got - expected) <= largest / 4
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
@@ -127,6 +127,14 @@ def test_a_logit_does_not_depend_on_its_pack(reference: Reference, isa: str, pre
     np.testing.assert_array_equal(run(reference.engine(precision, 1, isa), pairs), together)
 
 
+def test_threads_share_what_they_cannot_divide(xlm_roberta: Reference) -> None:
+    """Long pairs for all threads together, the rest by each thread alone; the logits are the same."""
+    pairs = xlm_roberta.pairs([290, 250, 200, *range(2, 60)])
+    np.testing.assert_array_equal(
+        run(xlm_roberta.engine("int8", 8), pairs), run(xlm_roberta.engine("int8", 1), pairs)
+    )
+
+
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_8192_tokens(precision: str) -> None:
     reference = Reference("xlm-roberta", max_position_embeddings=8194, num_hidden_layers=2)
@@ -134,7 +142,7 @@ def test_8192_tokens(precision: str) -> None:
     engine = reference.engine(precision)
     assert engine.max_tokens == 8192
     got = run(engine, pairs)
-    np.testing.assert_allclose(got, reference.logits(pairs), atol=1e-4 if precision == "fp32" else 0.15)
+    np.testing.assert_allclose(got, reference.logits(pairs), atol=1e-4 if precision == "fp32" else 0.06)
     np.testing.assert_array_equal(run(engine, pairs[:1]), got[:1])
 
 

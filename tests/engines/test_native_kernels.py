@@ -130,6 +130,17 @@ def test_quantise(isa: str, n: int, rng: np.random.Generator) -> None:
         assert np.abs(q[:n] * np.float64(scale) - product).max() <= 0.501 * scale
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 17, 36])
+def test_what_is_not_finite_does_not_become_a_number(isa: str, bad: float, place: int, rng: np.random.Generator) -> None:
+    x, w = normal(rng, 3, 37), normal(rng, 5, 37)
+    x[1, place] = bad
+    for precision in ("fp32", "bf16", "int8"):
+        y = native.linear(x, w, None, precision, isa=isa)
+        assert not np.isfinite(y[1]).any()
+        assert np.isfinite(y[[0, 2]]).all()
+
+
 def test_gelu(isa: str) -> None:
     x = np.concatenate([np.linspace(-12, 12, 60_001), [0.0, 1e-30, -1e-30, 100, -100]]).astype(np.float32)
     y = native.gelu(x, isa=isa)
