@@ -38,7 +38,11 @@ struct Input {
 struct Group {
     std::vector<std::int32_t> pairs;
     int tokens = 0;
-    int longest = 0;
+
+    void add(std::int32_t pair, const std::int32_t* offsets) {
+        pairs.push_back(pair);
+        tokens += offsets[pair + 1] - offsets[pair];
+    }
 };
 
 // The working memory of a group, as places in one allocation. A stride is never a multiple of 4 KiB, or rows
@@ -409,25 +413,18 @@ class Pass {
     std::vector<Chunk> firsts_;            // the same for the last layer
 };
 
-// Pairs to groups of about equal size, as many as the threads or a multiple: longest first, each to the
+// Pairs, longest first, to groups of about equal size, as many as the threads or a multiple: each pair to the
 // group that has the fewest tokens.
-std::vector<Group> plan(const std::int32_t* offsets, std::int64_t pairs, int threads) {
-    std::vector<std::int32_t> order(static_cast<std::size_t>(pairs));
-    std::iota(order.begin(), order.end(), 0);
-    const auto length = [&](std::int32_t pair) { return offsets[pair + 1] - offsets[pair]; };
-    std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return length(a) > length(b); });
-
-    const std::ptrdiff_t rounds = ceil_div(offsets[pairs], std::ptrdiff_t{threads} * kGroupTokens);
-    std::vector<Group> groups(static_cast<std::size_t>(std::min<std::ptrdiff_t>(rounds * threads, pairs)));
+std::vector<Group> plan(const std::int32_t* offsets, const std::vector<std::int32_t>& pairs,
+                        std::ptrdiff_t tokens, int threads) {
+    const std::ptrdiff_t rounds = ceil_div(tokens, std::ptrdiff_t{threads} * kGroupTokens);
+    std::vector<Group> groups(std::min(static_cast<std::size_t>(rounds * threads), pairs.size()));
     const auto more = [&](std::size_t a, std::size_t b) { return groups[a].tokens > groups[b].tokens; };
     std::vector<std::size_t> heap(groups.size());
     std::iota(heap.begin(), heap.end(), std::size_t{0});  // all empty: a heap as it is
-    for (const std::int32_t pair : order) {
+    for (const std::int32_t pair : pairs) {
         std::pop_heap(heap.begin(), heap.end(), more);
-        Group& least = groups[heap.back()];
-        least.pairs.push_back(pair);
-        least.tokens += length(pair);
-        least.longest = std::max(least.longest, length(pair));
+        groups[heap.back()].add(pair, offsets);
         std::push_heap(heap.begin(), heap.end(), more);
     }
     std::stable_sort(groups.begin(), groups.end(),
@@ -520,32 +517,43 @@ void Encoder::logits(const std::int32_t* token_ids, std::int64_t tokens, const s
     const auto workspace = [&](std::ptrdiff_t rows, int members, char* memory) {
         return Workspace(model_, kernels_, attention_bf16, rows, members, memory);
     };
-    std::vector<Group> groups = plan(offsets, pairs, threads_);
 
-    // Each thread by itself, as long as that keeps all of them busy; else all together, which costs some
-    // waiting for each other.
-    const bool together = threads_ > 1 && busiest(groups, threads_) * threads_ > tokens + tokens / 4;
-    if (together) {
-        Group all;
-        for (Group& group : groups) all.pairs.insert(all.pairs.end(), group.pairs.begin(), group.pairs.end());
-        all.tokens = static_cast<int>(tokens);
+    // Each thread takes groups of pairs by itself, as long as that keeps all of them busy. The longest pairs,
+    // where they stand in the way of that, are for all threads together, who then have to wait for each
+    // other.
+    std::vector<std::int32_t> order(static_cast<std::size_t>(pairs));
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
+        return offsets[a + 1] - offsets[a] > offsets[b + 1] - offsets[b];
+    });
+    Group shared;
+    std::vector<Group> groups = plan(offsets, order, tokens, threads_);
+    while (threads_ > 1 && !order.empty()) {
+        const std::ptrdiff_t rest = tokens - shared.tokens;
+        if (busiest(groups, threads_) * threads_ <= rest + rest / 4) break;
+        shared.add(order.front(), offsets);
+        order.erase(order.begin());
+        groups = plan(offsets, order, tokens - shared.tokens, threads_);
+    }
+
+    if (!shared.pairs.empty()) {
         Team team(threads_);
-        const std::size_t bytes = workspace(tokens, threads_, nullptr).size;
-        const Workspace memory = workspace(tokens, threads_, arenas_[0].reserve(bytes));
-        const Pass pass(model_, kernels_, attention_bf16, input, all, team, memory);
+        const std::size_t bytes = workspace(shared.tokens, threads_, nullptr).size;
+        const Workspace memory = workspace(shared.tokens, threads_, arenas_[0].reserve(bytes));
+        const Pass pass(model_, kernels_, attention_bf16, input, shared, team, memory);
         pool_->run([&](int rank) { pass.run(rank); });
-    } else {
-        // Groups come largest first, so the first that a thread takes is bounded by the first of all.
+    }
+    if (!groups.empty()) {
+        // Groups come largest first: none is larger than the first.
         const std::size_t bytes = workspace(groups[0].tokens, 1, nullptr).size;
         for (Arena& arena : arenas_) (void)arena.reserve(bytes);
-        std::vector<std::unique_ptr<Team>> teams;
-        for (int i = 0; i < threads_; ++i) teams.push_back(std::make_unique<Team>(1));
         std::atomic<std::size_t> next{0};
         pool_->run([&](int rank) {
-            const std::size_t self = static_cast<std::size_t>(rank);
+            Team alone(1);
             for (std::size_t i; (i = next.fetch_add(1)) < groups.size();) {
-                const Workspace memory = workspace(groups[i].tokens, 1, arenas_[self].reserve(bytes));
-                Pass(model_, kernels_, attention_bf16, input, groups[i], *teams[self], memory).run(0);
+                char* place = arenas_[static_cast<std::size_t>(rank)].reserve(bytes);
+                const Workspace memory = workspace(groups[i].tokens, 1, place);
+                Pass(model_, kernels_, attention_bf16, input, groups[i], alone, memory).run(0);
             }
         });
     }

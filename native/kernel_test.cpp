@@ -1,5 +1,6 @@
-// The kernels of every instruction set of this machine against plain loops: a program without Python, for
-// cross-compiled builds under an emulator and for valgrind.
+// The kernels of every instruction set of this machine against plain loops, and the encoder of each against
+// the portable one: a program without Python, for cross-compiled builds under an emulator and for the thread
+// sanitizer.
 
 #include <algorithm>
 #include <array>
@@ -7,10 +8,14 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <random>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "dispatch.h"
+#include "encoder.h"
 #include "pack.h"
 
 using namespace crossrank;
@@ -187,10 +192,100 @@ void test(const Kernels& kernels) {
     }
 }
 
+// A random XLM-RoBERTa of two layers.
+struct RandomModel {
+    Config config;
+    std::map<std::string, std::vector<float>> values;
+    Tensors tensors;
+
+    void add(const std::string& name, std::vector<std::int64_t> shape, float scale, float offset = 0) {
+        Tensor tensor{nullptr, Type::f32, std::move(shape)};
+        std::vector<float>& v = values[name] = normal(static_cast<std::size_t>(tensor.size()));
+        for (float& x : v) x = x * scale + offset;
+        tensor.data = v.data();
+        tensors[name] = tensor;
+    }
+
+    void linear(const std::string& name, int outputs, int inputs) {
+        add(name + ".weight", {outputs, inputs}, 1.5f / std::sqrt(static_cast<float>(inputs)));
+        add(name + ".bias", {outputs}, 0.1f);
+    }
+
+    void norm(const std::string& name) {
+        add(name + ".weight", {config.hidden}, 0.1f, 1.0f);
+        add(name + ".bias", {config.hidden}, 0.1f);
+    }
+
+    RandomModel() {
+        config.hidden = 96;
+        config.layers = 2;
+        config.heads = 3;
+        config.intermediate = 200;
+        config.vocabulary = 300;
+        config.positions = 202;
+        config.segments = 1;
+        config.padding_id = 1;
+        config.epsilon = 1e-5f;
+        add("roberta.embeddings.word_embeddings.weight", {300, 96}, 1);
+        add("roberta.embeddings.position_embeddings.weight", {202, 96}, 1);
+        add("roberta.embeddings.token_type_embeddings.weight", {1, 96}, 1);
+        norm("roberta.embeddings.LayerNorm");
+        for (int i = 0; i < config.layers; ++i) {
+            const std::string at = "roberta.encoder.layer." + std::to_string(i) + ".";
+            for (const char* part : {"query", "key", "value"}) linear(at + "attention.self." + part, 96, 96);
+            linear(at + "attention.output.dense", 96, 96);
+            norm(at + "attention.output.LayerNorm");
+            linear(at + "intermediate.dense", 200, 96);
+            linear(at + "output.dense", 96, 200);
+            norm(at + "output.LayerNorm");
+        }
+        linear("classifier.dense", 96, 96);
+        linear("classifier.out_proj", 1, 96);
+    }
+};
+
+std::vector<float> score(const RandomModel& random, Precision precision, const Kernels& kernels,
+                         int threads) {
+    ThreadPool pool(threads);
+    const std::vector<PackedTensor> packed = pack(random.config, precision, 0, random.tensors, pool);
+    Tensors tensors;
+    for (const PackedTensor& p : packed) tensors[p.name] = p.tensor;
+    Encoder encoder(Model(random.config, precision, tensors), kernels, threads);
+    std::vector<std::int32_t> ids, offsets{0};
+    for (const int length : {190, 1, 60, 17, 33, 100, 64, 5}) {
+        for (int i = 0; i < length; ++i) ids.push_back(5 + (i * 37 + length) % 290);
+        offsets.push_back(static_cast<std::int32_t>(ids.size()));
+    }
+    std::vector<float> logits(offsets.size() - 1);
+    encoder.logits(ids.data(), static_cast<std::int64_t>(ids.size()), offsets.data(),
+                   static_cast<std::int64_t>(logits.size()), nullptr, logits.data());
+    return logits;
+}
+
+void test_encoders() {
+    const RandomModel random;
+    const std::vector<float> expected = score(random, Precision::fp32, *available_kernels().back(), 1);
+    const std::pair<Precision, double> precisions[] = {
+        {Precision::fp32, 1e-4}, {Precision::bf16, 0.05}, {Precision::int8, 0.2}};
+    for (const Kernels* kernels : available_kernels())
+        for (const auto& [precision, most] : precisions) {
+            const std::vector<float> alone = score(random, precision, *kernels, 1);
+            double worst = 0;
+            for (std::size_t i = 0; i < alone.size(); ++i)
+                worst = std::fmax(
+                    worst, std::fabs(static_cast<double>(alone[i]) - static_cast<double>(expected[i])));
+            expect(worst <= most, kernels->name, "encoder", worst);
+            for (const int threads : {2, 5})
+                expect(score(random, precision, *kernels, threads) == alone, kernels->name,
+                       "threads change a logit", threads);
+        }
+}
+
 }  // namespace
 
 int main() {
     for (const Kernels* kernels : available_kernels()) test(*kernels);
+    test_encoders();
     std::printf(failures ? "%d failures\n" : "all good\n", failures);
     return failures ? EXIT_FAILURE : EXIT_SUCCESS;
 }

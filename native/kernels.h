@@ -14,6 +14,10 @@
 #include <cstddef>
 #include <cstdint>
 
+// Functions that the kernels share must leave no copy of their own for the linker: it could take the one that
+// was compiled for AVX-512, and a lesser processor would run it.
+#define CR_ALWAYS_INLINE __attribute__((always_inline)) inline
+
 namespace crossrank {
 
 constexpr int kPanel = 32;                      // outputs of a panel
@@ -22,10 +26,16 @@ constexpr std::ptrdiff_t kMaxInputs = 1 << 16;  // 2^16 * 255 * 127 < 2^31: int3
 
 enum class Precision { fp32, bf16, int8 };
 
-constexpr int inputs_per_unit(Precision p) { return p == Precision::int8 ? 4 : p == Precision::bf16 ? 2 : 1; }
+CR_ALWAYS_INLINE constexpr int inputs_per_unit(Precision p) {
+    return p == Precision::int8 ? 4 : p == Precision::bf16 ? 2 : 1;
+}
 
-constexpr std::ptrdiff_t ceil_div(std::ptrdiff_t a, std::ptrdiff_t b) { return (a + b - 1) / b; }
-constexpr std::ptrdiff_t round_up(std::ptrdiff_t a, std::ptrdiff_t b) { return ceil_div(a, b) * b; }
+CR_ALWAYS_INLINE constexpr std::ptrdiff_t ceil_div(std::ptrdiff_t a, std::ptrdiff_t b) {
+    return (a + b - 1) / b;
+}
+CR_ALWAYS_INLINE constexpr std::ptrdiff_t round_up(std::ptrdiff_t a, std::ptrdiff_t b) {
+    return ceil_div(a, b) * b;
+}
 
 // A packed linear layer: y = x W^T + bias.
 struct Linear {
@@ -36,8 +46,10 @@ struct Linear {
     const float* scale = nullptr;  // (N rounded up to 32): int8 only
     const float* bias = nullptr;   // (N rounded up to 32)
 
-    int panel_count() const { return static_cast<int>(ceil_div(outputs, kPanel)); }
-    int groups() const { return static_cast<int>(ceil_div(inputs, inputs_per_unit(precision))); }
+    CR_ALWAYS_INLINE int panel_count() const { return static_cast<int>(ceil_div(outputs, kPanel)); }
+    CR_ALWAYS_INLINE int groups() const {
+        return static_cast<int>(ceil_div(inputs, inputs_per_unit(precision)));
+    }
 };
 
 // The left side of a product: M rows of K values in the product's precision, zero-padded to whole groups.

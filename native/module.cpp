@@ -330,6 +330,8 @@ double seconds_of(const Function& function) {
 }  // namespace
 
 NB_MODULE(_native, m) {
+    // An engine that is alive when the interpreter ends is no leak worth a message to the user.
+    nb::set_leak_warnings(false);
     m.doc() = "CrossRank's encoder on the CPU.";
 
     nb::class_<Engine>(m, "Engine")

@@ -1,6 +1,7 @@
 // What is done to one row of activations between the products.
 #pragma once
 
+#include "kernels.h"
 #include "vec.h"
 
 namespace crossrank::CR_ISA {
@@ -55,10 +56,21 @@ struct Bf16Row {
 template <class Row>
 CR_INLINE void quantise_row(const Row& row, int n, std::int8_t* q, float* scale, std::int32_t* sum_q) {
     const int whole = n / kLanes * kLanes, rest = n - whole;
-    Vf largest{};
-    for (int i = 0; i < whole; i += kLanes) largest = max(largest, abs(row.at(i)));
-    if (rest) largest = max(largest, abs(row.some(whole, rest)));
-    const float amax = max_of(largest);
+    // Magnitudes compared as integers: NaN and infinity are the largest, where a maximum of floats may lose
+    // them.
+    Vi magnitude{};
+    for (int i = 0; i < whole; i += kLanes) magnitude = max(magnitude, bits(abs(row.at(i))));
+    if (rest) magnitude = max(magnitude, bits(abs(row.some(whole, rest))));
+    const std::int32_t largest = max_of(magnitude);
+    if (largest >= 0x7f800000) {
+        // The row's results are NaN, which will be refused, and not some number.
+        for (std::ptrdiff_t i = 0; i < ceil_div(n, 4) * 4; ++i) q[i] = 0;
+        *scale = __builtin_nanf("");
+        *sum_q = 0;
+        return;
+    }
+    float amax;
+    __builtin_memcpy(&amax, &largest, 4);
     // A row of zeros, or of values too small to invert, is all zeros.
     const float inverse = amax > 1e-30f ? 127.0f / amax : 0.0f;
     *scale = amax > 1e-30f ? amax * (1.0f / 127.0f) : 0.0f;

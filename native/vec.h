@@ -89,10 +89,26 @@ CR_INLINE float max_of(Vf v) {
 }
 #endif
 
+CR_INLINE Vi max(Vi a, Vi b) { return a > b ? a : b; }
+
+CR_INLINE std::int32_t max_of(Vi v) {
+#if CR_LANES == 16
+    return _mm512_reduce_max_epi32(reinterpret_cast<__m512i>(v));
+#else
+    std::int32_t m = v[0];
+    for (int i = 1; i < kLanes; ++i) m = v[i] > m ? v[i] : m;
+    return m;
+#endif
+}
+
 CR_INLINE std::int32_t sum(Vi v) {
+#if CR_LANES == 16
+    return _mm512_reduce_add_epi32(reinterpret_cast<__m512i>(v));
+#else
     std::int32_t t = 0;
     for (int i = 0; i < kLanes; ++i) t += v[i];
     return t;
+#endif
 }
 
 // To the nearest integer, ties to even, for |x| < 2^22: adding 1.5 * 2^23 leaves the integer in the low

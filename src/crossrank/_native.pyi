@@ -1,25 +1,26 @@
-"""The C++ module (native/module.cpp)."""
+"""CrossRank's encoder on the CPU: C++ in native/. Arrays are C-contiguous; what is wrong is a ValueError."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+_Precision = Literal["fp32", "bf16", "int8"]
+_Float = npt.NDArray[np.float32]
+_Int = npt.NDArray[np.int32]
+
 class Engine:
+    """An encoder on packed tensors, which it keeps and does not copy."""
+
     def __init__(
         self,
         config: dict[str, Any],
         tensors: dict[str, npt.NDArray[Any]],
-        precision: str,
+        precision: _Precision,
         threads: int,
         isa: str = "",
     ) -> None: ...
-    def logits(
-        self,
-        token_ids: npt.NDArray[np.int32],
-        offsets: npt.NDArray[np.int32],
-        segment_ids: npt.NDArray[np.int32] | None = None,
-    ) -> npt.NDArray[np.float32]: ...
+    def logits(self, token_ids: _Int, offsets: _Int, segment_ids: _Int | None = None) -> _Float: ...
     @property
     def isa(self) -> str: ...
     @property
@@ -32,41 +33,24 @@ class Engine:
 def pack_weights(
     config: dict[str, Any],
     tensors: dict[str, npt.NDArray[Any]],
-    precision: str,
+    precision: _Precision,
     threads: int = 1,
     smooth: float = 0.0,
 ) -> dict[str, npt.NDArray[Any]]: ...
 def isas() -> list[str]: ...
 def isa() -> str: ...
-def has_fast(precision: str, isa: str = "") -> bool: ...
+def has_fast(precision: _Precision, isa: str = "") -> bool: ...
 def linear(
-    x: npt.NDArray[np.float32],
-    weight: npt.NDArray[np.float32],
-    bias: npt.NDArray[np.float32] | None,
-    precision: str,
-    gelu: bool = False,
-    isa: str = "",
-) -> npt.NDArray[np.float32]: ...
-def attention(
-    q: npt.NDArray[np.float32],
-    k: npt.NDArray[np.float32],
-    v: npt.NDArray[np.float32],
-    bf16: bool = False,
-    isa: str = "",
-) -> npt.NDArray[np.float32]: ...
-def layer_norm(
-    x: npt.NDArray[np.float32],
-    gamma: npt.NDArray[np.float32],
-    beta: npt.NDArray[np.float32],
-    epsilon: float,
-    isa: str = "",
-) -> npt.NDArray[np.float32]: ...
+    x: _Float, weight: _Float, bias: _Float | None, precision: _Precision, gelu: bool = False, isa: str = ""
+) -> _Float: ...
+def attention(q: _Float, k: _Float, v: _Float, bf16: bool = False, isa: str = "") -> _Float: ...
+def layer_norm(x: _Float, gamma: _Float, beta: _Float, epsilon: float, isa: str = "") -> _Float: ...
 def quantise(
-    x: npt.NDArray[np.float32], smooth: npt.NDArray[np.float32] | None = None, isa: str = ""
+    x: _Float, smooth: _Float | None = None, isa: str = ""
 ) -> tuple[npt.NDArray[np.int8], float, int]: ...
-def gelu(x: npt.NDArray[np.float32], isa: str = "") -> npt.NDArray[np.float32]: ...
-def exp2(x: npt.NDArray[np.float32], isa: str = "") -> npt.NDArray[np.float32]: ...
+def gelu(x: _Float, isa: str = "") -> _Float: ...
+def exp2(x: _Float, isa: str = "") -> _Float: ...
 def peak_int8(repeats: int = 100000, isa: str = "") -> float: ...
 def time_linear(
-    rows: int, outputs: int, inputs: int, precision: str, repeats: int = 10, isa: str = ""
+    rows: int, outputs: int, inputs: int, precision: _Precision, repeats: int = 10, isa: str = ""
 ) -> float: ...

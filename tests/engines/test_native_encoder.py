@@ -53,7 +53,9 @@ class Reference:
         for n in lengths:
             ids = rng.integers(5, self.config["vocab_size"], n, dtype=np.int32)
             cut = rng.integers(0, n + 1)
-            segments = (np.arange(n) >= cut).astype(np.int32) if self.family == "bert" else np.zeros(n, np.int32)
+            segments = (
+                (np.arange(n) >= cut).astype(np.int32) if self.family == "bert" else np.zeros(n, np.int32)
+            )
             out.append((ids, segments))
         return out
 
@@ -61,7 +63,11 @@ class Reference:
         out = []
         with torch.no_grad():
             for ids, segments in pairs:
-                extra = {"token_type_ids": torch.tensor(segments[None].astype(np.int64))} if self.family == "bert" else {}
+                extra = (
+                    {"token_type_ids": torch.tensor(segments[None].astype(np.int64))}
+                    if self.family == "bert"
+                    else {}
+                )
                 mask = torch.ones(1, len(ids), dtype=torch.long)
                 ids64 = torch.tensor(ids[None].astype(np.int64))
                 out.append(self.model(input_ids=ids64, attention_mask=mask, **extra).logits.item())
@@ -75,9 +81,12 @@ class Reference:
 def run(engine: Any, pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     offsets = np.zeros(len(pairs) + 1, np.int32)
     np.cumsum([len(ids) for ids, _ in pairs], out=offsets[1:])
-    return engine.logits(
-        np.concatenate([ids for ids, _ in pairs]), offsets, np.concatenate([segments for _, segments in pairs])
+    out: np.ndarray = engine.logits(
+        np.concatenate([ids for ids, _ in pairs]),
+        offsets,
+        np.concatenate([segments for _, segments in pairs]),
     )
+    return out
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -103,15 +112,17 @@ def test_fp32_is_transformers(reference: Reference, isa: str, threads: int) -> N
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize(("precision", "smooth", "largest"), [("bf16", 0, 0.04), ("int8", 0, 0.12), ("int8", 0.5, 0.12)])
+@pytest.mark.parametrize(
+    ("precision", "smooth", "largest"), [("bf16", 0, 0.05), ("int8", 0, 0.16), ("int8", 0.5, 0.16)]
+)
 def test_lower_precisions_are_close(
     reference: Reference, isa: str, precision: str, smooth: float, largest: float
 ) -> None:
     pairs = reference.pairs(LENGTHS * 3)
     expected = reference.logits(pairs)
     got = run(reference.engine(precision, 2, isa, smooth), pairs)
-    assert np.abs(got - expected).max() <= largest * max(1, np.abs(expected).max())
-    assert np.corrcoef(got, expected)[0, 1] > 0.99
+    assert np.abs(got - expected).max() <= largest
+    assert np.std(got - expected) <= largest / 4
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
@@ -127,6 +138,14 @@ def test_a_logit_does_not_depend_on_its_pack(reference: Reference, isa: str, pre
     np.testing.assert_array_equal(run(reference.engine(precision, 1, isa), pairs), together)
 
 
+def test_threads_share_what_they_cannot_divide(xlm_roberta: Reference) -> None:
+    """Long pairs for all threads together, the rest by each thread alone; the logits are the same."""
+    pairs = xlm_roberta.pairs([290, 250, 200, *range(2, 60)])
+    np.testing.assert_array_equal(
+        run(xlm_roberta.engine("int8", 8), pairs), run(xlm_roberta.engine("int8", 1), pairs)
+    )
+
+
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_8192_tokens(precision: str) -> None:
     reference = Reference("xlm-roberta", max_position_embeddings=8194, num_hidden_layers=2)
@@ -134,7 +153,7 @@ def test_8192_tokens(precision: str) -> None:
     engine = reference.engine(precision)
     assert engine.max_tokens == 8192
     got = run(engine, pairs)
-    np.testing.assert_allclose(got, reference.logits(pairs), atol=1e-4 if precision == "fp32" else 0.15)
+    np.testing.assert_allclose(got, reference.logits(pairs), atol=1e-4 if precision == "fp32" else 0.06)
     np.testing.assert_array_equal(run(engine, pairs[:1]), got[:1])
 
 
@@ -174,7 +193,9 @@ def test_tables_in_fewer_bits(kind: str) -> None:
         halves = np.clip(np.rint(blocks / scales[..., None].astype(np.float32)) + 8, 0, 15).astype(np.uint8)
         tensors[name] = (halves[..., :16] | halves[..., 16:] << 4).reshape(len(words), -1)
         tensors[name + ".scales"] = scales
-        rounded = ((halves.astype(np.float32) - 8) * scales[..., None].astype(np.float32)).reshape(words.shape)
+        rounded = ((halves.astype(np.float32) - 8) * scales[..., None].astype(np.float32)).reshape(
+            words.shape
+        )
     with torch.no_grad():
         reference.model.roberta.embeddings.word_embeddings.weight.copy_(torch.from_numpy(rounded))
     packed = native.pack_weights(reference.config, tensors, "fp32")
@@ -192,8 +213,12 @@ def test_checkpoints_in_16_bits(xlm_roberta: Reference, half: type) -> None:
         for name, t in xlm_roberta.tensors.items()
         if t.dtype == np.float32
     }
-    engine = native.Engine(xlm_roberta.config, native.pack_weights(xlm_roberta.config, tensors, "fp32"), "fp32", 1)
-    np.testing.assert_allclose(run(engine, xlm_roberta.pairs([50, 7])), exact, atol=0.02 if half is np.float16 else 0.2)
+    engine = native.Engine(
+        xlm_roberta.config, native.pack_weights(xlm_roberta.config, tensors, "fp32"), "fp32", 1
+    )
+    np.testing.assert_allclose(
+        run(engine, xlm_roberta.pairs([50, 7])), exact, atol=0.02 if half is np.float16 else 0.2
+    )
 
 
 def test_packed_tensors_survive_being_stored(xlm_roberta: Reference, tmp_path: Any) -> None:
@@ -207,7 +232,10 @@ def test_packed_tensors_survive_being_stored(xlm_roberta: Reference, tmp_path: A
 
 
 def test_the_engine_keeps_what_it_reads(xlm_roberta: Reference) -> None:
-    packed = {name: t.copy() for name, t in native.pack_weights(xlm_roberta.config, xlm_roberta.tensors, "int8").items()}
+    packed = {
+        name: t.copy()
+        for name, t in native.pack_weights(xlm_roberta.config, xlm_roberta.tensors, "int8").items()
+    }
     engine = native.Engine(xlm_roberta.config, packed, "int8", 1)
     before = run(engine, xlm_roberta.pairs([40]))
     packed.clear()
@@ -237,19 +265,19 @@ def test_wrong_packs_are_refused(reference: Reference) -> None:
         logits([5, 500, 7], [0, 3])
     with pytest.raises(ValueError, match=r"token_ids\[0\] is -1"):
         logits([-1], [0, 1])
-    with pytest.raises(ValueError, match="offsets"):
+    with pytest.raises(ValueError, match=r"offsets"):
         logits(good, [0, 2])
-    with pytest.raises(ValueError, match="offsets"):
+    with pytest.raises(ValueError, match=r"offsets"):
         logits(good, [1, 3])
-    with pytest.raises(ValueError, match="offsets"):
+    with pytest.raises(ValueError, match=r"offsets"):
         logits(good, [])
-    with pytest.raises(ValueError, match="pair 1 has 0 tokens"):
+    with pytest.raises(ValueError, match=r"pair 1 has 0 tokens"):
         logits(good, [0, 3, 3])
-    with pytest.raises(ValueError, match="pair 0 has 5 tokens|pair 1 has -2 tokens"):
+    with pytest.raises(ValueError, match=r"pair 0 has 5 tokens|pair 1 has -2 tokens"):
         logits(good, [0, 5, 3])
-    with pytest.raises(ValueError, match="pair 0 has 301 tokens"):
+    with pytest.raises(ValueError, match=r"pair 0 has 301 tokens"):
         logits([5] * 301, [0, 301])
-    with pytest.raises(ValueError, match="segment_ids has 2 elements"):
+    with pytest.raises(ValueError, match=r"segment_ids has 2 elements"):
         logits(good, [0, 3], np.zeros(2, np.int32))
     with pytest.raises(ValueError, match=r"segment_ids\[2\] is 2"):
         logits(good, [0, 3], np.array([0, 0, 2], np.int32))
@@ -261,7 +289,7 @@ def test_wrong_packs_are_refused(reference: Reference) -> None:
 def test_wrong_weights_are_refused_by_name(xlm_roberta: Reference) -> None:
     config, tensors = xlm_roberta.config, xlm_roberta.tensors
     query = "roberta.encoder.layer.1.attention.self.query.weight"
-    with pytest.raises(ValueError, match=query + ".* is missing"):
+    with pytest.raises(ValueError, match=query + r".* is missing"):
         native.pack_weights(config, {k: v for k, v in tensors.items() if k != query}, "int8")
     with pytest.raises(ValueError, match=query + r".* is \(96, 95\) float32; it must be \(96, 96\) float32"):
         native.pack_weights(config, {**tensors, query: np.zeros((96, 95), np.float32)}, "int8")
@@ -270,16 +298,16 @@ def test_wrong_weights_are_refused_by_name(xlm_roberta: Reference) -> None:
             continue
         broken = tensors[name].copy()
         broken.flat[-1] = np.nan if len(name) % 2 else np.inf
-        with pytest.raises(ValueError, match=name + ".* holds NaN or infinity"):
+        with pytest.raises(ValueError, match=name + r".* holds NaN or infinity"):
             native.pack_weights(config, {**tensors, name: broken}, "int8", 3)
 
     packed = native.pack_weights(config, tensors, "int8")
     for name, tensor in packed.items():
-        with pytest.raises(ValueError, match=name + ".* is missing"):
+        with pytest.raises(ValueError, match=name + r".* is missing"):
             native.Engine(config, {k: v for k, v in packed.items() if k != name}, "int8", 1)
         with pytest.raises(ValueError, match=name):
             native.Engine(config, {**packed, name: tensor.reshape(-1)[:-1].copy()}, "int8", 1)
-    with pytest.raises(ValueError, match="panels"):
+    with pytest.raises(ValueError, match=r"panels"):
         native.Engine(config, packed, "bf16", 1)
 
 

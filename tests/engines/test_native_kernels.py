@@ -10,7 +10,16 @@ import pytest
 native = pytest.importorskip("crossrank._native")
 
 ISAS = native.isas()
-SHAPES = [(1, 1, 1), (3, 5, 7), (13, 31, 33), (14, 32, 64), (15, 33, 66), (29, 70, 130), (128, 96, 384), (0, 8, 8)]
+SHAPES = [
+    (1, 1, 1),
+    (3, 5, 7),
+    (13, 31, 33),
+    (14, 32, 64),
+    (15, 33, 66),
+    (29, 70, 130),
+    (128, 96, 384),
+    (0, 8, 8),
+]
 
 
 @pytest.fixture
@@ -20,7 +29,7 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest) -> str:
-    return request.param
+    return str(request.param)
 
 
 def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -52,7 +61,9 @@ def test_linear_fp32(isa: str, shape: tuple[int, int, int], rng: np.random.Gener
     rows, outputs, inputs = shape
     x, w, b = normal(rng, rows, inputs), normal(rng, outputs, inputs), normal(rng, outputs)
     expected = x.astype(np.float64) @ w.T + b
-    np.testing.assert_allclose(native.linear(x, w, b, "fp32", isa=isa), expected, atol=1e-5 * math.sqrt(inputs))
+    np.testing.assert_allclose(
+        native.linear(x, w, b, "fp32", isa=isa), expected, atol=1e-5 * math.sqrt(inputs)
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -60,7 +71,9 @@ def test_linear_bf16(isa: str, shape: tuple[int, int, int], rng: np.random.Gener
     rows, outputs, inputs = shape
     x, w, b = normal(rng, rows, inputs), normal(rng, outputs, inputs), normal(rng, outputs)
     expected = to_bf16(x).astype(np.float64) @ to_bf16(w).T + b
-    np.testing.assert_allclose(native.linear(x, w, b, "bf16", isa=isa), expected, atol=1e-5 * math.sqrt(inputs))
+    np.testing.assert_allclose(
+        native.linear(x, w, b, "bf16", isa=isa), expected, atol=1e-5 * math.sqrt(inputs)
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -79,7 +92,9 @@ def test_linear_int8(isa: str, shape: tuple[int, int, int], rng: np.random.Gener
 def test_linear_with_gelu(isa: str, precision: str, largest: float, rng: np.random.Generator) -> None:
     x, w, b = normal(rng, 20, 33), normal(rng, 50, 33) / 4, normal(rng, 50)
     plain = native.linear(x, w, b, precision, isa=isa)
-    np.testing.assert_allclose(native.linear(x, w, b, precision, gelu=True, isa=isa), gelu(plain), atol=largest)
+    np.testing.assert_allclose(
+        native.linear(x, w, b, precision, gelu=True, isa=isa), gelu(plain), atol=largest
+    )
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
@@ -91,11 +106,15 @@ def test_int8_sums_do_not_saturate(isa: str, sign: int) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
-def test_a_row_does_not_depend_on_the_rows_beside_it(isa: str, precision: str, rng: np.random.Generator) -> None:
+def test_a_row_does_not_depend_on_the_rows_beside_it(
+    isa: str, precision: str, rng: np.random.Generator
+) -> None:
     x, w, b = normal(rng, 45, 200), normal(rng, 64, 200), normal(rng, 64)
     together = native.linear(x, w, b, precision, gelu=True, isa=isa)
     for rows in (slice(0, 1), slice(7, 9), slice(3, 30)):
-        np.testing.assert_array_equal(native.linear(x[rows], w, b, precision, gelu=True, isa=isa), together[rows])
+        np.testing.assert_array_equal(
+            native.linear(x[rows], w, b, precision, gelu=True, isa=isa), together[rows]
+        )
 
 
 def test_zero_rows_and_zero_weights_are_quantised_to_zero(isa: str, rng: np.random.Generator) -> None:
@@ -130,6 +149,19 @@ def test_quantise(isa: str, n: int, rng: np.random.Generator) -> None:
         assert np.abs(q[:n] * np.float64(scale) - product).max() <= 0.501 * scale
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 17, 36])
+def test_what_is_not_finite_does_not_become_a_number(
+    isa: str, bad: float, place: int, rng: np.random.Generator
+) -> None:
+    x, w = normal(rng, 3, 37), normal(rng, 5, 37)
+    x[1, place] = bad
+    for precision in ("fp32", "bf16", "int8"):
+        y = native.linear(x, w, None, precision, isa=isa)
+        assert not np.isfinite(y[1]).any()
+        assert np.isfinite(y[[0, 2]]).all()
+
+
 def test_gelu(isa: str) -> None:
     x = np.concatenate([np.linspace(-12, 12, 60_001), [0.0, 1e-30, -1e-30, 100, -100]]).astype(np.float32)
     y = native.gelu(x, isa=isa)
@@ -148,8 +180,19 @@ def test_exp2(isa: str) -> None:
     np.testing.assert_allclose(y, np.exp2(x.astype(np.float64)), rtol=3e-7, atol=2.0**-126)
 
 
-@pytest.mark.parametrize(("queries", "keys", "dim"), [(1, 1, 2), (1, 300, 64), (5, 7, 6), (33, 33, 32), (130, 129, 64),
-                                                      (60, 1100, 64), (57, 513, 40), (3, 512, 96)])
+@pytest.mark.parametrize(
+    ("queries", "keys", "dim"),
+    [
+        (1, 1, 2),
+        (1, 300, 64),
+        (5, 7, 6),
+        (33, 33, 32),
+        (130, 129, 64),
+        (60, 1100, 64),
+        (57, 513, 40),
+        (3, 512, 96),
+    ],
+)
 @pytest.mark.parametrize("bf16", [False, True])
 def test_attention(isa: str, queries: int, keys: int, dim: int, bf16: bool, rng: np.random.Generator) -> None:
     q, k, v = normal(rng, queries, dim) / math.sqrt(dim) * 3, normal(rng, keys, dim), normal(rng, keys, dim)
@@ -174,11 +217,11 @@ def test_attention_survives_large_scores(isa: str) -> None:
 
 def test_wrong_names_and_shapes_are_refused() -> None:
     x = np.zeros((2, 3), np.float32)
-    with pytest.raises(ValueError, match="isa|instruction set"):
+    with pytest.raises(ValueError, match=r"isa|instruction set"):
         native.linear(x, x, None, "fp32", isa="sse9")
-    with pytest.raises(ValueError, match="precision"):
+    with pytest.raises(ValueError, match=r"precision"):
         native.linear(x, x, None, "fp8")
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match=r"do not fit"):
         native.linear(x, np.zeros((2, 4), np.float32), None, "fp32")
 
 
@@ -186,5 +229,5 @@ def test_the_environment_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CROSSRANK_ISA", "portable")
     assert native.isa() == "portable"
     monkeypatch.setenv("CROSSRANK_ISA", "nonsense")
-    with pytest.raises(ValueError, match="CROSSRANK_ISA.*nonsense"):
+    with pytest.raises(ValueError, match=r"CROSSRANK_ISA.*nonsense"):
         native.isa()
