@@ -11,12 +11,12 @@ from crossrank import CrossRankError, Reranker
 
 def main() -> None:
     model = sys.argv[1] if len(sys.argv) > 1 else "BAAI/bge-reranker-v2-m3"
-    try:
-        reranker = Reranker(model)
-    except CrossRankError as error:
-        sys.exit(f"error: {error}")
     query, document = "中国的首都是哪里？", "北京是中国的首都，也是全国的政治和文化中心。"
-    score = reranker.score([(query, document)])[0]
+    try:
+        score = Reranker(model, progress=True).score([(query, document)])[0]
+    except CrossRankError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     print(f"问题: {query}")
     print(f"文档: {document}")
     print(f"相关性得分: {score:.4f}")

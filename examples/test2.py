@@ -10,6 +10,7 @@ import argparse
 import sys
 from importlib import resources
 from pathlib import Path
+from typing import NoReturn
 
 from crossrank import CrossRankError, Ranking, Reranker
 
@@ -60,21 +61,28 @@ def plot(ranking: Ranking, path: Path) -> None:
     plt.close(figure)
 
 
+def fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", default="BAAI/bge-reranker-v2-m3")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw the scores into a PNG")
     arguments = parser.parse_args()
     try:
-        ranking = Reranker(arguments.model).rank(QUERY, DOCUMENTS)
+        ranking = Reranker(arguments.model, progress=True).rank(QUERY, DOCUMENTS)
     except CrossRankError as error:
-        sys.exit(f"error: {error}")
+        fail(str(error))
     show(ranking)
     if arguments.plot:
         try:
             plot(ranking, arguments.plot)
-        except ImportError:
-            sys.exit("error: matplotlib is missing: pip install 'crossrank[plot]'")
+        except ImportError as error:
+            fail(f"{error.name} is missing: pip install matplotlib mplfonts")
+        except (OSError, ValueError) as error:
+            fail(f"cannot write {arguments.plot}: {error}")
         print(f"\n已保存: {arguments.plot}")
 
 

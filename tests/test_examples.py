@@ -27,7 +27,7 @@ def test_the_default_is_v2_m3(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for script in ("test.py", "test2.py"):
         done = run(script)
-        assert done.returncode == 1
+        assert done.returncode == 2
         assert done.stderr.startswith("error: BAAI/bge-reranker-v2-m3")
         assert "Traceback" not in done.stderr
 
@@ -43,3 +43,11 @@ def test_several_documents_and_the_picture(tmp_path: Path) -> None:
     assert sum("关键词陷阱" in line for line in lines) == 3
     assert picture.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert picture.stat().st_size > 10_000
+
+
+def test_a_picture_that_cannot_be_written(tmp_path: Path) -> None:
+    for name in ("missing/x.png", "x.nonsense"):
+        done = run("test2.py", "crossrank-mini", "--plot", str(tmp_path / name))
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: cannot write")
+        assert "Traceback" not in done.stderr

@@ -76,6 +76,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/training"))
     parser.add_argument("--model", type=Path, default=Path("src/crossrank/bundled"))
     parser.add_argument("--questions", type=int, default=30)
+    parser.add_argument("--sets", nargs="+", default=["*"], help="names, with wildcards")
     arguments = parser.parse_args()
     reranker = Reranker(arguments.model.absolute(), max_length=MAX_LENGTH)
 
@@ -86,7 +87,8 @@ def main() -> None:
     scorers |= {"e5-small": BiEncoder(arguments.work / "start" / "model"), "crossrank-mini": cross_encoder}
     kept = arguments.work / "evaluation.json"
     table: dict[str, dict[str, float]] = json.loads(kept.read_text()) if kept.exists() else {}
-    for path in sorted((arguments.work / "data" / "eval").glob("*.jsonl")):
+    folder = arguments.work / "data" / "eval"
+    for path in [path for name in arguments.sets for path in sorted(folder.glob(f"{name}.jsonl"))]:
         if path.stem in table:
             continue
         rows = jsonl.read(path)[: arguments.questions]

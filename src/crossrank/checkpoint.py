@@ -39,9 +39,11 @@ class Checkpoint:
 
     Args:
         folder: as described above.
+        name: what messages call the model; default: the folder's name.
 
     Attributes:
         folder: the same.
+        name: the same.
         config: config.json.
 
     Raises:
@@ -49,19 +51,15 @@ class Checkpoint:
         UnsupportedModelError: the model is not a cross-encoder with one label.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, name: str | None = None) -> None:
         self.folder = folder
+        self.name = name or folder.name
         self.config = _read_config(folder)
         self._check_kind()
         self.weight_files = _weight_files(folder)
         for path in self.weight_files:
             if path.suffix == ".safetensors":
                 open_safetensors(path)
-
-    @property
-    def name(self) -> str:
-        """The folder's name, for messages."""
-        return self.folder.name
 
     @property
     def tokenizer_path(self) -> Path:
@@ -75,9 +73,10 @@ class Checkpoint:
     @property
     def max_length(self) -> int:
         """Tokens of the longest sequence that the position embeddings allow."""
-        positions = int(self.config.get("max_position_embeddings", 1 << 20))
+        positions = int(self.config.get("max_position_embeddings") or 1 << 20)
         if self.config.get("model_type") in _OFFSET_POSITIONS:
-            return positions - int(self.config.get("pad_token_id", 1)) - 1
+            padding = self.config.get("pad_token_id")
+            return positions - (1 if padding is None else int(padding)) - 1
         return positions
 
     def parameters(self) -> int:
@@ -163,8 +162,7 @@ class Checkpoint:
                 "(an embedding model cannot rerank pairs)"
             )
         # transformers: two labels where the config says nothing.
-        labels = len(self.config["id2label"]) if "id2label" in self.config else None
-        labels = labels or int(self.config.get("num_labels", 2))
+        labels = len(self.config.get("id2label") or ()) or int(self.config.get("num_labels") or 2)
         if labels != 1:
             raise UnsupportedModelError(
                 f"{self.folder} has {labels} labels; a reranker has one (id2label in its config.json)"

@@ -82,17 +82,17 @@ def repo_folder(name: str) -> Path:
     return hub_cache() / ("models--" + name.replace("/", "--"))
 
 
-def from_hub(name: str, revision: str | None, offline: bool, progress: bool) -> Path:
+def from_hub(name: str, revision: str | None, offline: bool, progress: bool, refresh: bool) -> Path:
     """The snapshot in the cache of a model that the hub has; see ``models.resolve``."""
     cached = _cached_snapshot(name, revision or "main")
     offline = offline or _hub_is_offline()
-    if cached is not None and (offline or _COMMIT.fullmatch(revision or "")):
+    if cached is not None and (offline or not refresh or _COMMIT.fullmatch(revision or "")):
         return cached
     if offline:
         raise ModelNotFoundError(
             f"{with_revision(name, revision)} is not, or not wholly, in the cache {hub_cache()}, and the "
-            f"network is off (offline, or HF_HUB_OFFLINE); run 'crossrank models pull {name}' with a "
-            f"network, or copy the model's folder to {local_place(name)}"
+            f"network is not to be asked; fetch it with 'crossrank models pull {name}' "
+            f"(HF_HUB_OFFLINE unset), or copy the model's folder to {local_place(name)}"
         )
     try:
         with one_pull:

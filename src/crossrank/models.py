@@ -43,13 +43,12 @@ def resolve(
     offline: bool = False,
     source: Source = "hub",
     progress: bool = False,
+    refresh: bool = False,
 ) -> Path:
     """The folder with a model's config.json, tokenizer.json and weights; fetched if need be.
 
     Looked for in this order: the bundled model, a folder, ``./models/<last part of the name>``,
-    the cache, the hub. A cached model is used without the network where ``revision`` is a full
-    commit hash; otherwise the hub is asked for news, and the cached copy serves where it cannot
-    be reached.
+    the cache, the hub.
 
     Args:
         model: "crossrank-mini", a hub name such as "BAAI/bge-reranker-v2-m3", or a folder.
@@ -57,6 +56,8 @@ def resolve(
         offline: never ask the network.
         source: "hub" or "modelscope".
         progress: draw a progress bar on stderr while weights are fetched.
+        refresh: ask the hub for news of a cached model too; where it cannot be reached, the
+            cached copy serves.
 
     Raises:
         InputError: ``source`` is unknown, or ``revision`` is given with a folder.
@@ -70,11 +71,11 @@ def resolve(
     if folder is None:
         name = _checked_name(os.fspath(model))
         local = LOCAL / name.rpartition("/")[2]
-        if (local / "config.json").is_file():
+        if revision is None and (local / "config.json").is_file():
             return _checked_folder(local)
         if source == "modelscope":
             return from_modelscope(name, revision, offline, progress)
-        return from_hub(name, revision, offline, progress)
+        return from_hub(name, revision, offline, progress, refresh)
     if revision is not None:
         raise InputError(f"revision is {revision!r}, but {model} is a folder: it has no revisions")
     return _checked_folder(folder)

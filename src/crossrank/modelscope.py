@@ -22,8 +22,7 @@ def from_modelscope(name: str, revision: str | None, offline: bool, progress: bo
         from modelscope.hub.snapshot_download import snapshot_download
     except ImportError as error:
         raise ModelNotFoundError(
-            f"{name} is wanted from ModelScope, whose client is not installed: "
-            "pip install 'crossrank[modelscope]'"
+            f"{name} is wanted from ModelScope, whose client is not installed: pip install modelscope"
         ) from error
     first = [*NEEDED, *USEFUL, SAFETENSORS, INDEX, "model-*-of-*.safetensors"]
     missing: str | None = SAFETENSORS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -42,6 +43,7 @@ class Reranker:
         offline: never ask the network.
         source: where models come from: "hub" (Hugging Face, or HF_ENDPOINT) or "modelscope".
         truncation, query_share: what is cut of a pair that is too long; see ``PairEncoder``.
+        progress: draw a progress bar on stderr while weights are fetched.
 
     Raises:
         InputError: an option is out of range.
@@ -63,11 +65,14 @@ class Reranker:
         source: Source = "hub",
         truncation: Truncation = "only_second",
         query_share: float = 0.5,
+        progress: bool = False,
     ) -> None:
         for name, value in (("batch_tokens", batch_tokens), ("threads", threads)):
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}; it must be at least 1")
-        checkpoint = Checkpoint(resolve(model, revision=revision, offline=offline, source=source))
+        folder = resolve(model, revision=revision, offline=offline, source=source, progress=progress)
+        # A folder of the cache is named by its commit, which says nothing to a user.
+        checkpoint = Checkpoint(folder, name=Path(model).name)
         limit = checkpoint.max_length
         if max_length is None:
             max_length = min(DEFAULT_MAX_LENGTH, limit)
@@ -161,7 +166,7 @@ class Reranker:
             EngineError: the model failed.
         """
         for index, pair in enumerate(pairs):
-            if isinstance(pair, str) or len(pair) != 2:
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
                 raise InputError(f"pair {index} is {pair!r}; it must be (query, document)")
             _check_text(f"the query of pair {index}", pair[0])
             _check_text(f"the document of pair {index}", pair[1])

@@ -48,7 +48,7 @@ def test_without_torch_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(importlib.util, "find_spec", not_found)
     engine = findings()["Engine"]
     assert engine.state is State.ERROR
-    assert "crossrank[torch]" in engine.cure
+    assert "pip install torch transformers" in engine.cure
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,19 @@ def test_a_gpu_and_its_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (6 * 2**30, 80 * 2**30))
-    assert findings()["GPU cuda:0"].found == "NVIDIA H100, 6.0 of 80.0 GiB free"
+    found = findings()
+    assert found["GPU cuda:0"].found == "NVIDIA H100, 6.0 of 80.0 GiB free"
+    assert found["GPU memory"].state is State.OK
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**20, 80 * 2**30))
+    assert findings()["GPU memory"].state is State.WARNING
+
+
+def test_a_torch_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda *_: True)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    engine = findings()["Engine"]
+    assert engine.state is State.ERROR
+    assert "cannot be imported" in engine.found
 
 
 def test_too_little_memory_for_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,6 +112,9 @@ def test_too_little_memory_for_the_model(monkeypatch: pytest.MonkeyPatch) -> Non
     memory = findings()["Memory"]
     assert memory.state is State.ERROR
     assert "0.1 GiB available" in memory.found
+    monkeypatch.setattr(doctor, "_available_memory", lambda: 300 * 2**20)
+    memory = findings()["Memory"]
+    assert memory.state is State.WARNING
     assert "bf16" in memory.cure
 
 

@@ -58,6 +58,13 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(
     assert done.err.count("\n") == 1
 
 
+def test_a_command_without_arguments_prints_its_help(crossrank: Run) -> None:
+    for arguments in ([], ["models"]):
+        done = crossrank(*arguments)
+        assert "Usage" in done.out + done.err
+        assert "error:" not in done.err
+
+
 def test_an_engine_that_fails_is_exit_code_1(
     crossrank: Run, tiny: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,7 +79,12 @@ def test_an_engine_that_fails_is_exit_code_1(
 
 def test_ctrl_c_is_exit_code_130_without_a_traceback(tiny: str) -> None:
     waiting = subprocess.Popen(
-        [*COMMAND, "score", "-", "--model", tiny], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, "score", "-", "--model", tiny],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A job in the background of a shell ignores SIGINT, and so would this one's child.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     # It reads standard input, which never ends.
     deadline = time.monotonic() + 60

@@ -88,7 +88,7 @@ def test_documents_from_standard_input(tiny: str) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"text": "a"}\n{"text": \n', "line 2: not JSON"),
+        (b'{"text": "a"}\n{"text": \n', "line 2, column 10: not JSON"),
         (b'{"text": "a"}\n\n{"title": "b"}\n', 'line 3: the field "text" is missing'),
         (b'{"text": "a"}\n{"text": 7}\n', 'line 2: the field "text" is not a string'),
         (b'{"text": "a"}\n[1]\n', "line 2: not a JSON object"),
@@ -116,3 +116,4 @@ def test_markup_and_surrogates_in_documents_are_only_text(crossrank: Run, tiny: 
     assert "[bold]x[/bold]" in done.out
     done = crossrank("rank", "q", "a\udcffb", "--model", tiny, "--json")
     assert json.loads(done.out)["results"][0]["text"] == "a\udcffb"
+    assert crossrank("rank", "q", "a\udcffb", "--model", tiny, "--tsv").out.endswith("\ta?b\n")

@@ -54,6 +54,7 @@ def test_json_lines_in_and_out(crossrank: Run, tiny: str, tmp_path: Path) -> Non
     ("content", "message"),
     [
         (b"query\tdocument\nno tab\n", "line 2: no tab"),
+        (b"query\tdocument\tmore\n", "line 1: more than one tab"),
         (b'{"query": "q", "document": "d"}\n{"query": "q"}\n', 'line 2: the field "document" is missing'),
         (b'{"document": "d"}\n', 'line 1: the field "query" is missing'),
         (b'{"query": "q", "document": null}\n', 'line 1: the field "document" is not a string'),

@@ -214,6 +214,16 @@ def test_a_pickle_with_code_is_refused(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "harm").exists()
 
 
+def test_code_in_a_model_folder_never_runs(folder: Path, tmp_path: Path) -> None:
+    checkpoint = copy_with_weights(folder, tmp_path / "m", load_file(folder / "model.safetensors"))
+    config = checkpoint.config | {"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "m" / "own.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'harm')!r})\n")
+    with pytest.raises(UnsupportedModelError, match="cannot load"):
+        TorchEngine(Checkpoint(tmp_path / "m"))
+    assert not (tmp_path / "harm").exists()
+
+
 def test_an_unknown_architecture_is_named(folder: Path, tmp_path: Path) -> None:
     checkpoint = copy_with_weights(folder, tmp_path / "m", load_file(folder / "model.safetensors"))
     config = checkpoint.config | {"model_type": "some-new-thing"}

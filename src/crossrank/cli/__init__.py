@@ -75,5 +75,7 @@ def main() -> None:
         if not _is_usage_error(error):
             raise
         code = 2
-        print(f"error: {error.format_message()} (see --help)", file=sys.stderr)  # type: ignore[attr-defined]
+        message = error.format_message()  # type: ignore[attr-defined]
+        if message:  # a command without arguments has printed its help
+            print(f"error: {message} (see --help)", file=sys.stderr)
     sys.exit(code)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import re
@@ -123,7 +122,7 @@ def _processor() -> Finding:
         name = asked.stdout.strip() or name
     features = [label for flag, label in _FEATURES.items() if flag in flags]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return Finding("Processor", State.OK, ", ".join([f"{name}, {cores} cores for this process", *features]))
+    return Finding("Processor", State.OK, ", ".join([f"{name}, cores for this process: {cores}", *features]))
 
 
 def _engine() -> Finding:
@@ -142,9 +141,10 @@ def _engine() -> Finding:
 
 def _graphics() -> Iterator[Finding]:
     """GPUs, their free memory, and a PyTorch that cannot use the GPU that is there."""
-    if importlib.util.find_spec("torch") is None:
-        return
-    import torch
+    try:
+        import torch
+    except (ImportError, OSError, RuntimeError):
+        return  # said with the engine
 
     if torch.cuda.is_available():
         for i in range(torch.cuda.device_count()):
@@ -217,17 +217,34 @@ def _model(model: str) -> Iterator[Finding]:
     yield Finding(
         f"Model {model}", State.OK, f"{parameters / 1e6:.0f} million weights in {checkpoint.folder}"
     )
-    # fp32 weights, and as much as half of that again while they are read.
-    needed = parameters * 4 * 1.5
+    yield from _memory(parameters)
+
+
+def _memory(parameters: int) -> Iterator[Finding]:
+    """Whether the memory holds a model of so many weights, on the GPU in fp16, else in fp32."""
+    try:
+        choice = choose_engine()
+    except CrossRankError:
+        return
+    if choice.device.startswith("cuda"):
+        import torch
+
+        free, needed = torch.cuda.mem_get_info(0)[0], parameters * 2 * 1.5
+        found = f"{free / 2**30:.1f} GiB free, about {needed / 2**30:.1f} GiB needed in fp16"
+        state = State.OK if free >= needed else State.WARNING
+        yield Finding("GPU memory", state, found, "" if free >= needed else "the CPU will be used")
     available = _available_memory()
     if available is None:
         return
+    # The weights, and as much as half of that again while they are read.
+    needed = parameters * 4 * 1.5
     found = f"{available / 2**30:.1f} GiB available, about {needed / 2**30:.1f} GiB needed in fp32"
-    if available < needed:
-        cure = "stop other programs, or use --precision bf16, which needs half"
-        yield Finding("Memory", State.ERROR, found, cure)
-    else:
+    if available >= needed:
         yield Finding("Memory", State.OK, found)
+    elif available >= needed / 2:
+        yield Finding("Memory", State.WARNING, found, "use --precision bf16, which needs half")
+    else:
+        yield Finding("Memory", State.ERROR, found, "stop other programs, or take a smaller model")
 
 
 def _available_memory() -> int | None:

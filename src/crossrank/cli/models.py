@@ -45,7 +45,7 @@ def list_models(
 @app.command()
 def pull(name: Name, revision: Revision = None, source: From = "hub") -> None:
     """Fetch a model, or bring it up to date, and print its folder. A broken pull goes on where it ended."""
-    typer.echo(resolve(name, revision=revision, source=cast("Source", source), progress=True))
+    typer.echo(resolve(name, revision=revision, source=cast("Source", source), progress=True, refresh=True))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, cast
@@ -113,4 +114,5 @@ def open_reranker(options: ModelOptions) -> Reranker:
         device=options.device,
         threads=options.threads,
         offline=options.offline,
+        progress=sys.stderr.isatty(),
     )

@@ -65,8 +65,9 @@ def read_pairs(path: str) -> list[Pair]:
             pairs.append(Pair(query, document, rest))
         else:
             query, tab, document = line.partition("\t")
-            if not tab:
-                raise InputError(f"{place}: no tab; a line is a query, a tab and a document")
+            if not tab or "\t" in document:
+                found = "more than one tab" if tab else "no tab"
+                raise InputError(f"{place}: {found}; a line is a query, a tab and a document")
             pairs.append(Pair(query, document, {}))
     return pairs
 
@@ -99,8 +100,11 @@ def _lines(path: str) -> Iterator[tuple[str, str]]:
 def _object(place: str, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{place}: not JSON: {error}") from error
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{place}, column {error.colno}: not JSON: {error.msg} "
+            "(a file that begins with { is read as JSON Lines)"
+        ) from error
     except RecursionError as error:
         raise InputError(f"{place}: JSON that is nested too deeply") from error
     if not isinstance(row, dict):

@@ -28,15 +28,15 @@ def bar(score: float, width: int = 12) -> str:
 
 
 def one_line(text: str) -> str:
-    """A text on one line: white space, tabs and line ends are single spaces."""
-    return " ".join(text.split())
+    """A text on one line that UTF-8 can hold: white space becomes single spaces."""
+    return " ".join(text.split()).encode("utf-8", "replace").decode("utf-8")
 
 
 def printable(text: str, width: int = 200) -> str:
     """A text for a cell of a table: one line, at most ``width`` characters, markup escaped."""
     text = one_line(text)
     text = text if len(text) <= width else text[: width - 1] + "…"
-    return escape(text.encode("utf-8", "replace").decode("utf-8"))
+    return escape(text)
 
 
 def write_json(value: Mapping[str, Any], indent: int | None = None) -> None:

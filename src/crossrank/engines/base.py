@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args, runtime_checkable
 
@@ -67,15 +68,24 @@ def choose_engine(device: Device = "auto", precision: Precision = "auto") -> Cho
     """
     if precision not in get_args(Precision):
         raise InputError(f"precision is {precision!r}; it must be one of {', '.join(get_args(Precision))}")
+    # Where TensorFlow is installed, transformers 4 imports it unless told not to.
+    os.environ.setdefault("USE_TF", "0")
     kind, _, number = device.partition(":")
     if kind not in ("auto", "cpu", "cuda", "mps") or (number and not number.isdigit()):
         raise InputError(f"device is {device!r}; it must be auto, cpu, cuda, cuda:N or mps")
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("transformers") is None:
         raise EngineError(
             "no engine is installed: PyTorch and transformers are missing; "
-            "install them with: pip install 'crossrank[torch]'"
+            "install them with: pip install torch transformers"
         )
-    import torch
+    try:
+        import torch
+        import transformers  # noqa: F401
+    except (ImportError, OSError, RuntimeError) as error:
+        raise EngineError(
+            f"PyTorch and transformers are installed but cannot be imported ({error}); "
+            "install them anew: pip install --force-reinstall torch transformers"
+        ) from error
 
     reason = "asked for"
     if kind == "auto":

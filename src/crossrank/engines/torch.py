@@ -119,7 +119,7 @@ class TorchEngine:
                 parts = [part for batch in batches for part in self._halving(pack, batch)]
                 # One copy back to the host for the whole call.
                 values = torch.cat([part.to(parts[0].device) for part in parts]).cpu().numpy()
-            except RuntimeError as error:
+            except (RuntimeError, IndexError) as error:
                 raise EngineError(f"{self.device} failed: {error}") from error
         logits = np.empty(len(pack), np.float32)
         logits[np.concatenate(batches)] = values
@@ -171,7 +171,7 @@ class TorchEngine:
         take = np.where(inside, starts[:, None] + np.arange(longest), 0)
         ids = np.where(inside, pack.token_ids[take], self._pad)
         inputs = {"input_ids": torch.from_numpy(ids).long()}
-        if pack.segment_ids is not None:
+        if pack.segment_ids is not None and getattr(self._model.config, "type_vocab_size", 0) > 1:
             inputs["token_type_ids"] = torch.from_numpy(np.where(inside, pack.segment_ids[take], 0)).long()
         # Without a mask transformers may take the padding for text, unless there is none.
         inputs["attention_mask"] = torch.from_numpy(inside).long()
@@ -207,7 +207,9 @@ def _load(checkpoint: Checkpoint, device: str, dtype: torch.dtype) -> Any:
     """The model on the device, ready to run, its head in fp32."""
     folder = checkpoint.folder
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
         # The class that AutoModelForSequenceClassification would choose; it can also load weights
         # that are already in memory.
         mapping: Any = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
