@@ -34,12 +34,15 @@ clean:
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
+# What the C++ module is built from: a change builds it anew.
+NATIVE := CMakeLists.txt $(wildcard native/*)
+
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt $(NATIVE)
 	@echo "Setting up $(VENV); the first time takes a few minutes."
-	@$(BIN)/python $(PIP) --editable '.[torch]'
+	@$(BIN)/python $(PIP) --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt $(NATIVE)
 	@echo "Setting up $(VENV) for development."
 	@$(BIN)/python $(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/.demo

@@ -12,6 +12,12 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _a_cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Packed weights of the tests' models are no business of the user's cache."""
+    os.environ["CROSSRANK_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _one_torch_thread() -> Iterator[None]:
     """Small models are faster on one thread, and far faster where the cores are busy."""
     threads = torch.get_num_threads()

@@ -1,12 +1,12 @@
 """CrossRank's encoder on the CPU: C++ in native/. Arrays are C-contiguous; what is wrong is a ValueError."""
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-_Precision = Literal["fp32", "bf16", "int8"]
-_Float = npt.NDArray[np.float32]
+_Precision = str
+_Float = npt.NDArray[Any]
 _Int = npt.NDArray[np.int32]
 
 class Engine:

@@ -170,7 +170,7 @@ class Checkpoint:
 
 
 _NUMPY = {"F64": "f8", "F32": "f4", "F16": "f2", "BF16": "u2", "I64": "i8", "I32": "i4", "I16": "i2"}
-_NUMPY |= {"I8": "i1", "U8": "u1", "BOOL": "?"}
+_NUMPY |= {"U64": "u8", "U32": "u4", "U16": "u2", "I8": "i1", "U8": "u1", "BOOL": "?"}
 
 
 def map_tensors(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:

@@ -34,11 +34,12 @@ class Reranker:
         model: "crossrank-mini" (bundled), a hub name such as "BAAI/bge-reranker-v2-m3", or a
             folder with a checkpoint.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-        precision: "auto" (fp16 on a GPU, fp32 on a CPU), "fp32", "fp16" or "bf16".
+        precision: "auto" (fp16 on a GPU; on a CPU bf16 where it has it, else fp32), "fp32",
+            "bf16", "int8" (CPU only) or "fp16" (GPU only).
         max_length: tokens of a pair, special tokens included; default 512, or the model's own
             limit where that is lower.
         batch_tokens: tokens that go through the model at once; None: what suits the engine.
-        threads: CPU threads; None leaves the engine's default.
+        threads: CPU threads; None: CROSSRANK_NUM_THREADS, or the cores that the process may use.
         revision: a commit, branch or tag of a hub model.
         offline: never ask the network.
         source: where models come from: "hub" (Hugging Face, or HF_ENDPOINT) or "modelscope".

@@ -9,6 +9,7 @@ import torch
 
 from crossrank.cli import doctor
 from crossrank.cli.doctor import State, examine
+from crossrank.engines import base
 from tests.cli.conftest import Run
 from tests.hub import Hub
 
@@ -22,7 +23,7 @@ def test_a_machine_that_can_rerank(crossrank: Run, monkeypatch: pytest.MonkeyPat
     done = crossrank("doctor", "--no-network")
     assert done.code == 0, done.out
     assert "Reranking can run here." in done.out
-    for part in ("Python", "Processor", "torch on", "crossrank-mini", "models"):
+    for part in ("Python", "Processor", "native on cpu", "crossrank-mini", "models"):
         assert part in done.out
 
 
@@ -39,16 +40,22 @@ def test_a_model_that_is_not_there_stops_the_main_job(crossrank: Run) -> None:
     assert "crossrank models pull some/unknown" in done.out
 
 
-def test_without_torch_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_torch_the_native_engine_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
 
     def not_found(name: str, *rest: Any) -> Any:
         return None if name == "torch" else find(name, *rest)
 
     monkeypatch.setattr(importlib.util, "find_spec", not_found)
-    engine = findings()["Engine"]
-    assert engine.state is State.ERROR
-    assert "pip install torch transformers" in engine.cure
+    found = findings()
+    assert found["Engine"].state is State.OK
+    assert "native on cpu" in found["Engine"].found
+    # A GPU that lies idle for want of PyTorch is said.
+    monkeypatch.setattr(doctor, "gpu_is_possible", lambda: True)
+    monkeypatch.setattr(doctor, "_nvidia_gpu", lambda: "NVIDIA H100")
+    gpu = findings()["GPU"]
+    assert gpu.state is State.WARNING
+    assert "pip install torch transformers" in gpu.cure
 
 
 @pytest.mark.parametrize(
@@ -88,6 +95,7 @@ def test_a_cpu_only_torch_on_a_gpu_machine(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_gpu_and_its_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "gpu_is_possible", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100")
@@ -102,6 +110,7 @@ def test_a_gpu_and_its_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_torch_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda *_: True)
     monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setattr(base, "gpu_is_possible", lambda: True)
     engine = findings()["Engine"]
     assert engine.state is State.ERROR
     assert "cannot be imported" in engine.found
@@ -112,10 +121,10 @@ def test_too_little_memory_for_the_model(monkeypatch: pytest.MonkeyPatch) -> Non
     memory = findings()["Memory"]
     assert memory.state is State.ERROR
     assert "0.1 GiB available" in memory.found
-    monkeypatch.setattr(doctor, "_available_memory", lambda: 300 * 2**20)
+    monkeypatch.setattr(doctor, "_available_memory", lambda: 150 * 2**20)
     memory = findings()["Memory"]
     assert memory.state is State.WARNING
-    assert "bf16" in memory.cure
+    assert "int8" in memory.cure
 
 
 def test_available_memory_is_measured() -> None:

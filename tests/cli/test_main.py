@@ -68,9 +68,9 @@ def test_a_command_without_arguments_prints_its_help(crossrank: Run) -> None:
 def test_an_engine_that_fails_is_exit_code_1(
     crossrank: Run, tiny: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from crossrank.engines.torch import TorchEngine
+    from crossrank.engines.native import NativeEngine
 
-    monkeypatch.setattr(TorchEngine, "logits", lambda self, pack: [float("nan")] * len(pack))
+    monkeypatch.setattr(NativeEngine, "logits", lambda self, pack: [float("nan")] * len(pack))
     done = crossrank("rank", "q", "d", "--model", tiny)
     assert done.code == 1
     assert done.err.startswith("error: pair 0 has the logit nan")

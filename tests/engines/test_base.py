@@ -1,13 +1,21 @@
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from crossrank.engines import Engine, choose_engine
+from crossrank.checkpoint import Checkpoint
+from crossrank.engines import Engine, base, choose_engine, native
 from crossrank.engines.base import Choice
 from crossrank.engines.fake import FakeEngine
 from crossrank.errors import EngineError, InputError
+from tests.checkpoints import write_bert
+
+
+@pytest.fixture(autouse=True)
+def _a_driver_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "gpu_is_possible", lambda: True)
 
 
 @pytest.fixture
@@ -23,9 +31,28 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_gpu")
-def test_without_a_gpu_it_is_the_cpu_in_fp32() -> None:
-    assert choose_engine() == Choice("torch", "cpu", "fp32", "no GPU that PyTorch can use")
-    assert choose_engine("cpu", "bf16") == Choice("torch", "cpu", "bf16", "asked for")
+def test_without_a_gpu_it_is_the_native_engine() -> None:
+    fast = native.auto_precision()
+    assert choose_engine() == Choice("native", "cpu", fast, "no GPU that PyTorch can use")
+    assert choose_engine("cpu", "int8") == Choice("native", "cpu", "int8", "asked for")
+
+
+def test_a_model_that_the_native_engine_cannot_run_takes_torch(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(write_bert(tmp_path / "m"))
+    assert choose_engine("cpu", checkpoint=checkpoint).engine == "native"
+    checkpoint.config["hidden_act"] = "relu"
+    choice = choose_engine("cpu", checkpoint=checkpoint)
+    assert choice == Choice("torch", "cpu", "fp32", "asked for, and its activation is relu, not gelu")
+    with pytest.raises(InputError, match=r"int8.*its activation is relu"):
+        choose_engine("cpu", "int8", checkpoint)
+    checkpoint.config |= {"hidden_act": "gelu", "model_type": "modernbert"}
+    assert "modernbert is not BERT" in choose_engine("cpu", checkpoint=checkpoint).reason
+
+
+def test_without_a_driver_torch_is_not_even_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "gpu_is_possible", lambda: False)
+    monkeypatch.setattr(base, "import_torch", lambda: pytest.fail("imported"))
+    assert choose_engine().engine == "native"
 
 
 @pytest.mark.usefixtures("two_gpus")
@@ -33,7 +60,9 @@ def test_a_gpu_is_taken_and_runs_in_fp16() -> None:
     assert choose_engine() == Choice("torch", "cuda:0", "fp16", "a CUDA GPU is there")
     assert choose_engine("cuda", "bf16").precision == "bf16"
     assert choose_engine("cuda:1").device == "cuda:1"
-    assert choose_engine("cpu").precision == "fp32"
+    assert choose_engine("cpu").engine == "native"
+    with pytest.raises(InputError, match="int8"):
+        choose_engine("cuda", "int8")
     with pytest.raises(InputError, match="there are 2 GPUs"):
         choose_engine("cuda:2")
 
@@ -72,7 +101,8 @@ def test_without_torch_it_says_how_to_install_it(missing: str, monkeypatch: pyte
 
     monkeypatch.setattr(importlib.util, "find_spec", not_found)
     with pytest.raises(EngineError, match="pip install torch transformers"):
-        choose_engine()
+        choose_engine("cuda")
+    assert choose_engine().engine == "native"
 
 
 def test_the_fake_engine_is_an_engine() -> None:

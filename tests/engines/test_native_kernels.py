@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-native = pytest.importorskip("crossrank._native")
+from crossrank import _native as native
 
 ISAS = native.isas()
 SHAPES = [

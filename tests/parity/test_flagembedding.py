@@ -64,7 +64,14 @@ def test_token_ids_are_equal(case: Case) -> None:
 
 def test_logits_and_scores_are_equal(case: Case) -> None:
     folder, window, theirs = case
-    ours = Reranker(folder, device="cpu", max_length=window, truncation="only_second", query_share=0.75)
+    ours = Reranker(
+        folder,
+        device="cpu",
+        precision="fp32",
+        max_length=window,
+        truncation="only_second",
+        query_share=0.75,
+    )
     assert np.ptp(theirs["logits"]) > 1
     np.testing.assert_allclose(ours.logits(PAIRS), theirs["logits"], rtol=0, atol=1e-4)
     np.testing.assert_allclose(ours.score(PAIRS), theirs["scores"], rtol=0, atol=1e-5)

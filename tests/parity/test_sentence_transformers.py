@@ -61,7 +61,7 @@ def test_token_ids_are_equal(folder: Path, window: int) -> None:
 def test_logits_and_scores_are_equal(folder: Path, window: int) -> None:
     reference = _load(folder, window)
     pairs = list(PAIRS)
-    ours = Reranker(folder, device="cpu", max_length=window, truncation="longest_first")
+    ours = Reranker(folder, device="cpu", precision="fp32", max_length=window, truncation="longest_first")
     logits = reference.predict(pairs, activation_fn=torch.nn.Identity())
     assert np.ptp(logits) > 1
     np.testing.assert_allclose(ours.logits(pairs), logits, rtol=0, atol=1e-4)

@@ -58,7 +58,8 @@ def main() -> None:
     # Only CrossRank's own messages: other libraries' logging is not a user's business.
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-    logging.getLogger("crossrank").addHandler(handler)
+    logger = logging.getLogger("crossrank")
+    logger.addHandler(handler)
     try:
         code = app(standalone_mode=False) or 0
         sys.stdout.flush()
@@ -78,4 +79,6 @@ def main() -> None:
         message = error.format_message()  # type: ignore[attr-defined]
         if message:  # a command without arguments has printed its help
             print(f"error: {message} (see --help)", file=sys.stderr)
+    finally:
+        logger.removeHandler(handler)
     sys.exit(code)

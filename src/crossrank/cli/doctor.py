@@ -22,8 +22,9 @@ import typer
 from crossrank.checkpoint import Checkpoint
 from crossrank.cli import options as o
 from crossrank.cli.writing import console, printable, write_json
-from crossrank.engines import choose_engine
-from crossrank.errors import CrossRankError
+from crossrank.engines import choose_engine, native
+from crossrank.engines.base import gpu_is_possible, import_torch
+from crossrank.errors import CrossRankError, EngineError
 from crossrank.hub import hub_cache, hub_endpoint
 from crossrank.models import BUNDLED, resolve
 
@@ -128,23 +129,27 @@ def _processor() -> Finding:
 def _engine() -> Finding:
     try:
         choice = choose_engine()
+        if choice.engine == "native":
+            with_what = f"instruction set {native.instruction_set()}, {native.default_threads()} threads"
+        else:
+            torch = import_torch()
+            with_what = f"PyTorch {torch.__version__}, transformers {_version('transformers')}"
     except CrossRankError as error:
         message, _, cure = str(error).partition("; ")
         return Finding("Engine", State.ERROR, message, cure)
-    import torch
-    import transformers
-
-    versions = f"PyTorch {torch.__version__}, transformers {transformers.__version__}"
-    found = f"{choice.engine} on {choice.device} in {choice.precision}, because {choice.reason} ({versions})"
+    found = f"{choice.engine} on {choice.device} in {choice.precision}, because {choice.reason} ({with_what})"
     return Finding("Engine", State.OK, found)
 
 
 def _graphics() -> Iterator[Finding]:
     """GPUs, their free memory, and a PyTorch that cannot use the GPU that is there."""
     try:
-        import torch
-    except (ImportError, OSError, RuntimeError):
-        return  # said with the engine
+        torch = import_torch()
+    except EngineError as error:
+        if gpu_is_possible() and _nvidia_gpu():
+            message, _, cure = str(error).partition("; ")
+            yield Finding("GPU", State.WARNING, f"{_nvidia_gpu()} is there, but {message}", cure)
+        return
 
     if torch.cuda.is_available():
         for i in range(torch.cuda.device_count()):
@@ -237,12 +242,13 @@ def _memory(parameters: int) -> Iterator[Finding]:
     if available is None:
         return
     # The weights, and as much as half of that again while they are read.
-    needed = parameters * 4 * 1.5
-    found = f"{available / 2**30:.1f} GiB available, about {needed / 2**30:.1f} GiB needed in fp32"
+    precision = choice.precision if choice.device == "cpu" else "fp32"
+    needed = parameters * {"fp32": 4, "bf16": 2}[precision] * 1.5
+    found = f"{available / 2**30:.1f} GiB available, about {needed / 2**30:.1f} GiB needed in {precision}"
     if available >= needed:
         yield Finding("Memory", State.OK, found)
-    elif available >= needed / 2:
-        yield Finding("Memory", State.WARNING, found, "use --precision bf16, which needs half")
+    elif available >= parameters * 1.5:
+        yield Finding("Memory", State.WARNING, found, "use --precision int8, which needs less")
     else:
         yield Finding("Memory", State.ERROR, found, "stop other programs, or take a smaller model")
 

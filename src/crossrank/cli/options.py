@@ -53,7 +53,8 @@ BatchTokens = Annotated[
     int | None, typer.Option(help="Tokens that go through the model at once.", rich_help_panel=_MODEL)
 ]
 PrecisionOption = Annotated[
-    str, typer.Option("--precision", help="auto, fp32, fp16 or bf16.", rich_help_panel=_MODEL)
+    str,
+    typer.Option("--precision", help="auto, fp32, bf16, int8 (CPU) or fp16 (GPU).", rich_help_panel=_MODEL),
 ]
 Device = Annotated[
     str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=_MODEL)

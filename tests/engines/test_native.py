@@ -1,0 +1,184 @@
+"""The native engine on checkpoints: against torch, its cache of packed weights, its choices."""
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from crossrank import _native
+from crossrank.checkpoint import Checkpoint
+from crossrank.engines.native import NativeEngine, default_threads, packed_cache, why_not
+from crossrank.engines.torch import TorchEngine
+from crossrank.errors import CheckpointError, EngineError, InputError
+from crossrank.models import BUNDLED, resolve
+from crossrank.packing import Pack, build_pack
+from crossrank.pairs import PairEncoder
+from tests.checkpoints import write_bert, write_xlm_roberta
+
+DOCUMENTS = ["北京是中国的政治中心。", "Paris is the capital.", "", "a long document " * 30, "上海"]
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CROSSRANK_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_xlm_roberta(tmp_path_factory.mktemp("model") / "tiny")
+
+
+def pack_of(folder: Path) -> Pack:
+    return build_pack(PairEncoder(folder / "tokenizer.json").encode("中国的首都是哪里？", DOCUMENTS))
+
+
+def logits(folder: Path, precision: str = "fp32") -> Any:
+    return NativeEngine(Checkpoint(folder), precision=precision, threads=2).logits(pack_of(folder))
+
+
+@pytest.mark.parametrize("write", [write_xlm_roberta, write_bert])
+def test_fp32_is_torchs(write: Any, tmp_path: Path) -> None:
+    folder = write(tmp_path / "m")
+    expected = TorchEngine(Checkpoint(folder)).logits(pack_of(folder))
+    np.testing.assert_allclose(logits(folder), expected, atol=1e-4)
+    np.testing.assert_allclose(logits(folder, "bf16"), expected, atol=0.2)
+
+
+def test_on_real_weights_fp32_is_torchs_and_bf16_is_near() -> None:
+    folder = resolve(BUNDLED)
+    expected = TorchEngine(Checkpoint(folder)).logits(pack_of(folder))
+    np.testing.assert_allclose(logits(folder), expected, atol=1e-3)
+    np.testing.assert_allclose(logits(folder, "bf16"), expected, atol=0.1)
+    assert np.abs(logits(folder, "int8") - expected).max() < 1
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_a_logit_does_not_depend_on_its_pack(folder: Path, precision: str) -> None:
+    engine = NativeEngine(Checkpoint(folder), precision=precision, threads=2)
+    pairs = PairEncoder(folder / "tokenizer.json").encode("query", DOCUMENTS)
+    together = engine.logits(build_pack(pairs))
+    assert together.tolist() == [float(engine.logits(build_pack([pair]))[0]) for pair in pairs]
+
+
+def test_packed_weights_are_kept_and_used_again(folder: Path, cache: Path) -> None:
+    first = logits(folder)
+    [kept] = cache.iterdir()
+    assert kept.name.startswith("tiny-")
+    assert kept.name.endswith("-fp32-v1.safetensors")
+    changed = kept.stat().st_mtime_ns
+    assert logits(folder).tolist() == first.tolist()
+    assert kept.stat().st_mtime_ns == changed
+    # Embedding tables stay in the checkpoint.
+    assert not any(name.startswith("embedding.words") for name in load_file(kept))
+    logits(folder, "bf16")
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_other_weights_are_not_served_from_the_cache(tmp_path: Path, cache: Path) -> None:
+    folder = write_xlm_roberta(tmp_path / "m")
+    first = logits(folder)
+    write_xlm_roberta(folder, seed=1)
+    assert logits(folder).tolist() != first.tolist()
+    assert len(list(cache.iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "noise", "empty", "another"])
+def test_a_damaged_cache_is_made_anew(
+    folder: Path, cache: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = logits(folder)
+    [kept] = cache.iterdir()
+    whole = kept.read_bytes()
+    if damage == "cut":
+        kept.write_bytes(whole[: len(whole) // 2])
+    elif damage == "noise":
+        kept.write_bytes(b"\xff" * 1000)
+    elif damage == "empty":
+        kept.write_bytes(b"")
+    else:
+        save_file({"something": np.zeros(3, np.float32)}, kept)
+    with caplog.at_level(logging.WARNING, "crossrank"):
+        assert logits(folder).tolist() == first.tolist()
+    assert "made anew" in caplog.text
+    assert kept.stat().st_size == len(whole)
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_without_a_cache_it_runs_all_the_same(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("CROSSRANK_CACHE", str(tmp_path / "file" / "cache"))
+    with caplog.at_level(logging.WARNING, "crossrank"):
+        assert np.isfinite(logits(folder)).all()
+    assert "cannot be kept" in caplog.text
+
+
+def change(folder: Path, to: Path, **weights: Any) -> Path:
+    to.mkdir()
+    for name in ("config.json", "tokenizer.json"):
+        (to / name).write_bytes((folder / name).read_bytes())
+    tensors = load_file(folder / "model.safetensors") | weights
+    save_file({n: w for n, w in tensors.items() if w is not None}, to / "model.safetensors")
+    return to
+
+
+@pytest.mark.parametrize("bad", [None, np.zeros((3, 3), np.float32), np.full((64, 64), np.nan, np.float32)])
+def test_weights_that_are_missing_misshapen_or_nan_are_named(folder: Path, tmp_path: Path, bad: Any) -> None:
+    name = "roberta.encoder.layer.1.attention.self.key.weight"
+    wrong = change(folder, tmp_path / "m", **{name: bad})
+    with pytest.raises(CheckpointError, match=r"layer\.1\.attention\.self\.key\.weight"):
+        NativeEngine(Checkpoint(wrong), precision="fp32")
+
+
+def test_ids_out_of_range_are_an_error(folder: Path) -> None:
+    engine = NativeEngine(Checkpoint(folder), precision="fp32")
+    pack = Pack(np.asarray([0, 10**6, 2], np.int32), np.asarray([0, 3], np.int32))
+    with pytest.raises(EngineError, match="1000000"):
+        engine.logits(pack)
+
+
+def test_why_a_model_is_left_to_torch(folder: Path, tmp_path: Path) -> None:
+    checkpoint = Checkpoint(folder)
+    assert why_not(checkpoint) == ""
+    checkpoint.config["position_embedding_type"] = "relative_key"
+    assert "positions" in why_not(checkpoint)
+    (tmp_path / "m").mkdir()
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / "m" / name).write_bytes((folder / name).read_bytes())
+    (tmp_path / "m" / "pytorch_model.bin").write_bytes(b"x")
+    assert "not safetensors" in why_not(Checkpoint(tmp_path / "m"))
+
+
+def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CROSSRANK_NUM_THREADS", "3")
+    assert default_threads() == 3
+    monkeypatch.setenv("CROSSRANK_NUM_THREADS", "many")
+    with pytest.raises(InputError, match="CROSSRANK_NUM_THREADS is 'many'"):
+        default_threads()
+    monkeypatch.delenv("CROSSRANK_NUM_THREADS")
+    assert 1 <= default_threads() <= (os.cpu_count() or 1)
+
+
+def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CROSSRANK_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert packed_cache() == tmp_path / "crossrank"
+
+
+def test_an_instruction_set_that_is_not_here_is_a_clear_error(folder: Path) -> None:
+    env = os.environ | {"CROSSRANK_ISA": "abacus"}
+    command = [sys.executable, "-m", "crossrank", "rank", "q", "d", "--model", str(folder)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "abacus" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert _native.isa() in _native.isas()
