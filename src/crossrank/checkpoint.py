@@ -98,29 +98,21 @@ class Checkpoint:
 
     def tensors(self) -> dict[str, npt.NDArray[np.float32]]:
         """The weights of a compressed checkpoint as float32, under transformers' names."""
-        stored: dict[str, npt.NDArray[Any]] = {}
-        for path in self.weight_files:
-            with open_safetensors(path) as tensors:
-                for name in tensors.keys():  # noqa: SIM118
-                    stored[name] = tensors.get_tensor(name)
+        stored = self.mapped()
         weights: dict[str, npt.NDArray[np.float32]] = {}
         for name, value in stored.items():
-            base, _, form = name.rpartition(".")
-            if form == "int8":
-                scale = self._scale(stored, base, value.shape[0], 1)
-                weights[base] = value.astype(np.float32) * scale
-            elif form == "int4":
+            scale = stored.get(f"{name}.scales")
+            if scale is not None:
                 blocks = value.reshape(value.shape[0], -1, BLOCK // 2)  # (rows, blocks, 16)
-                scale = self._scale(stored, base, value.shape[0], blocks.shape[1])
                 # In place: the embedding table is by far the largest tensor.
                 values = np.empty((*blocks.shape[:2], BLOCK), np.float32)
                 values[:, :, : BLOCK // 2] = blocks & 15
                 values[:, :, BLOCK // 2 :] = blocks >> 4
                 values -= 8
                 values *= scale[:, :, None]
-                weights[base] = values.reshape(value.shape[0], -1)
-            elif form != "scale":
-                weights[name] = value.astype(np.float32)
+                weights[name] = values.reshape(value.shape[0], -1)
+            elif not name.endswith(".scales"):
+                weights[name] = np.array(value, np.float32)
         return weights
 
     def mapped(self) -> dict[str, npt.NDArray[Any]]:
@@ -140,6 +132,7 @@ class Checkpoint:
             if form == "int8":
                 weights[base] = value * self._scale(stored, base, value.shape[0], 1)
             elif form == "int4":
+                self._scale(stored, base, value.shape[0], value.shape[1] * 2 // BLOCK)
                 weights[base], weights[f"{base}.scales"] = value, stored[f"{base}.scale"]
             elif form != "scale":
                 weights[name] = value

@@ -119,6 +119,8 @@ class NativeEngine:
     def __init__(self, checkpoint: Checkpoint, *, precision: str, threads: int | None = None) -> None:
         self.precision = precision
         self.threads = threads or default_threads()
+        # A tokenizer may tell segments apart for a model that does not.
+        self._has_segments = int(checkpoint.config.get("type_vocab_size") or 2) > 1
         isa = instruction_set()
         source = checkpoint.mapped()
         path = packed_cache() / f"{_key(checkpoint)}-{precision}-v{LAYOUT}.safetensors"
@@ -145,9 +147,8 @@ class NativeEngine:
     def logits(self, pack: Pack) -> npt.NDArray[np.float32]:
         """One logit for each pair: float32 (B,); see ``Engine.logits``."""
         try:
-            found: npt.NDArray[np.float32] = self._engine.logits(
-                pack.token_ids, pack.offsets, pack.segment_ids
-            )
+            segment_ids = pack.segment_ids if self._has_segments else None
+            found: npt.NDArray[np.float32] = self._engine.logits(pack.token_ids, pack.offsets, segment_ids)
         except MemoryError as error:
             raise OutOfMemoryError(
                 f"a pack of {len(pack.token_ids)} tokens does not fit into memory; use smaller batch_tokens"
