@@ -112,7 +112,7 @@ def demo(
     offline: o.Offline = False,
 ) -> None:
     """Rerank a few Chinese and English examples, beside their keyword order."""
-    reranker = o.open_reranker(o.ModelOptions(model=model, offline=offline))
+    reranker = o.open_reranker(model, offline=offline)
     comparisons = [compare(reranker, example) for example in EXAMPLES]
     if json:
         write_json({"model": model, "examples": [_as_object(c) for c in comparisons]}, indent=2)

@@ -146,9 +146,10 @@ def _graphics() -> Iterator[Finding]:
     try:
         torch = import_torch()
     except EngineError as error:
-        if gpu_is_possible() and _nvidia_gpu():
+        name = _nvidia_gpu() if gpu_is_possible() else ""
+        if name:
             message, _, cure = str(error).partition("; ")
-            yield Finding("GPU", State.WARNING, f"{_nvidia_gpu()} is there, but {message}", cure)
+            yield Finding("GPU", State.WARNING, f"{name} is there, but {message}", cure)
         return
 
     if torch.cuda.is_available():
@@ -158,12 +159,12 @@ def _graphics() -> Iterator[Finding]:
             yield Finding(f"GPU cuda:{i}", State.OK, found)
     elif torch.backends.mps.is_available():
         yield Finding("GPU mps", State.OK, "Apple GPU")
-    elif _nvidia_gpu():
+    elif name := _nvidia_gpu():
         why = "built without CUDA" if torch.version.cuda is None else "unable to start CUDA"
         yield Finding(
             "GPU",
             State.WARNING,
-            f"{_nvidia_gpu()} is there, but this PyTorch is {why}, so the CPU is used",
+            f"{name} is there, but this PyTorch is {why}, so the CPU is used",
             "install the CUDA build of PyTorch for your driver: pytorch.org, 'Get started'",
         )
     else:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
+from crossrank.cli import options as o
 from crossrank.models import Source, cached_folder, resolve, stored_models
 from crossrank.models import remove as remove_model
 
@@ -19,8 +20,6 @@ __all__ = ["app"]
 app = typer.Typer(help="List, fetch and remove models.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="A model's name, BAAI/bge-reranker-v2-m3 say.", show_default=False)]
-Revision = Annotated[str | None, typer.Option(help="Commit, branch or tag of a hub model.")]
-From = Annotated[str, typer.Option("--from", help="Where models come from: hub or modelscope.")]
 
 
 @app.command("list")
@@ -43,13 +42,13 @@ def list_models(
 
 
 @app.command()
-def pull(name: Name, revision: Revision = None, source: From = "hub") -> None:
+def pull(name: Name, revision: o.Revision = None, source: o.SourceOption = "hub") -> None:
     """Fetch a model, or bring it up to date, and print its folder. A broken pull goes on where it ended."""
     typer.echo(resolve(name, revision=revision, source=cast("Source", source), progress=True, refresh=True))
 
 
 @app.command()
-def path(name: Name, revision: Revision = None, source: From = "hub") -> None:
+def path(name: Name, revision: o.Revision = None, source: o.SourceOption = "hub") -> None:
     """Print the folder of a model that is on this machine; nothing is fetched."""
     typer.echo(resolve(name, revision=revision, source=cast("Source", source), offline=True))
 

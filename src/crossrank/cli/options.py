@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, cast
 
@@ -11,7 +10,7 @@ import typer
 
 from crossrank import Reranker
 from crossrank.engines import Precision
-from crossrank.models import BUNDLED, Source
+from crossrank.models import Source
 
 __all__ = [
     "BatchTokens",
@@ -88,32 +87,28 @@ def output_format(json: bool, jsonl: bool, tsv: bool) -> Format:
     return wanted[0] if wanted else Format.TABLE
 
 
-@dataclass(frozen=True, slots=True)
-class ModelOptions:
-    """What the model options of a command line say."""
-
-    model: str = BUNDLED
-    revision: str | None = None
-    source: str = "hub"
-    max_length: int | None = None
-    batch_tokens: int | None = None
-    precision: str = "auto"
-    device: str = "auto"
-    threads: int | None = None
-    offline: bool = False
-
-
-def open_reranker(options: ModelOptions) -> Reranker:
-    """Load the model; the library checks the values."""
+def open_reranker(
+    model: str,
+    *,
+    revision: str | None = None,
+    source: str = "hub",
+    max_length: int | None = None,
+    batch_tokens: int | None = None,
+    precision: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    offline: bool = False,
+) -> Reranker:
+    """Load the model, with a progress bar on a terminal; the library checks the values."""
     return Reranker(
-        options.model,
-        revision=options.revision,
-        source=cast(Source, options.source),
-        max_length=options.max_length,
-        batch_tokens=options.batch_tokens,
-        precision=cast(Precision, options.precision),
-        device=options.device,
-        threads=options.threads,
-        offline=options.offline,
+        model,
+        revision=revision,
+        source=cast(Source, source),
+        max_length=max_length,
+        batch_tokens=batch_tokens,
+        precision=cast(Precision, precision),
+        device=device,
+        threads=threads,
+        offline=offline,
         progress=sys.stderr.isatty(),
     )

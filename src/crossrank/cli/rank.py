@@ -50,7 +50,15 @@ def rank(
     if not candidates:
         raise InputError("no documents: give them after the query, or with --file FILE")
     reranker = o.open_reranker(
-        o.ModelOptions(model, revision, source, max_length, batch_tokens, precision, device, threads, offline)
+        model,
+        revision=revision,
+        source=source,
+        max_length=max_length,
+        batch_tokens=batch_tokens,
+        precision=precision,
+        device=device,
+        threads=threads,
+        offline=offline,
     )
     ranking = reranker.rank(query, candidates, top_n=top_n, threshold=threshold)
     if form is o.Format.JSON:

@@ -41,7 +41,15 @@ def score(
     if not pairs:
         raise InputError(f"no pairs in {'standard input' if file == STDIN else file}")
     reranker = o.open_reranker(
-        o.ModelOptions(model, revision, source, max_length, batch_tokens, precision, device, threads, offline)
+        model,
+        revision=revision,
+        source=source,
+        max_length=max_length,
+        batch_tokens=batch_tokens,
+        precision=precision,
+        device=device,
+        threads=threads,
+        offline=offline,
     )
     logits = reranker.logits([(pair.query, pair.document) for pair in pairs])
     scores = sigmoid(logits)
