@@ -8,24 +8,38 @@
     │   ├── ModelNotFoundError   no such model, or it could not be fetched
     │   ├── CheckpointError      its files are missing, damaged or do not fit together
     │   └── UnsupportedModelError  it is not a cross-encoder that an engine here can run
-    └── EngineError              the model ran, and failed
-        ├── OutOfMemoryError     one pair alone does not fit into memory
-        └── NonFiniteLogitError  a pair's logit is NaN or infinite
+    ├── EngineError              the model ran, and failed
+    │   ├── OutOfMemoryError     one pair alone does not fit into memory
+    │   └── NonFiniteLogitError  a pair's logit is NaN or infinite
+    └── ServiceError             a server did not score a request
+        ├── OverloadedError      its queue is full: try again later
+        ├── DeadlineError        the request's time is over
+        ├── UnknownModelError    it serves no model of that name
+        ├── TooLongError         a pair is too long, and the request forbids cutting
+        └── UnavailableError     it starts, stops, or restarts the engine
 
 A message says what was wrong, where, and what to do.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 __all__ = [
     "CheckpointError",
     "CrossRankError",
+    "DeadlineError",
     "EngineError",
     "InputError",
     "ModelError",
     "ModelNotFoundError",
     "NonFiniteLogitError",
     "OutOfMemoryError",
+    "OverloadedError",
+    "ServiceError",
+    "TooLongError",
+    "UnavailableError",
+    "UnknownModelError",
     "UnsupportedModelError",
 ]
 
@@ -72,3 +86,48 @@ class NonFiniteLogitError(EngineError):
         )
         self.pair = pair
         self.logit = logit
+
+
+class ServiceError(CrossRankError):
+    """A server did not score a request."""
+
+
+class OverloadedError(ServiceError):
+    """The server's queue is full; ``retry_after`` is in seconds."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DeadlineError(ServiceError):
+    """The request's time is over; what was left of it is not scored."""
+
+
+class UnknownModelError(ServiceError):
+    """The server serves no model of that name."""
+
+    def __init__(self, model: str, known: Sequence[str]) -> None:
+        super().__init__(f"no model {model!r} is served here; there is: {', '.join(known)}")
+        self.model = model
+        self.known = list(known)
+
+
+class TooLongError(ServiceError):
+    """A pair has ``tokens`` tokens, more than the ``limit``, and the request forbids cutting."""
+
+    def __init__(self, pair: int, tokens: int, limit: int) -> None:
+        super().__init__(
+            f"pair {pair} has {tokens} tokens, and at most {limit} fit; shorten it, or allow truncation"
+        )
+        self.pair = pair
+        self.tokens = tokens
+        self.limit = limit
+
+
+class UnavailableError(ServiceError):
+    """The server starts, stops, or restarts the engine; ``retry_after`` is in seconds."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after

@@ -1,0 +1,1 @@
+"""The service: the library's four steps behind one scheduler, for every rerank API."""
