@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,6 +26,9 @@ __all__ = ["Document", "Reranker"]
 Document: TypeAlias = str | Mapping[str, Any]
 
 DEFAULT_MAX_LENGTH = 512
+
+# Of a stream of queries: pairs that are tokenised at once, and packs that are planned together.
+_CHUNK_PAIRS, _WINDOW_PACKS = 256, 8
 
 
 class Reranker:
@@ -87,6 +93,7 @@ class Reranker:
         )
         engine = load_engine(checkpoint, device=device, precision=precision, threads=threads)
         self._join(encoder, engine, batch_tokens)
+        self._checkpoint = checkpoint
 
     @classmethod
     def from_parts(cls, encoder: PairEncoder, engine: Engine, *, batch_tokens: int | None = None) -> Reranker:
@@ -99,11 +106,27 @@ class Reranker:
         self._encoder = encoder
         self._engine = engine
         self._batch_tokens = batch_tokens or engine.batch_tokens
+        self._checkpoint: Checkpoint | None = None
 
     @property
     def engine(self) -> Engine:
         """The engine that runs the model: its name, device and precision."""
         return self._engine
+
+    @property
+    def encoder(self) -> PairEncoder:
+        """What makes token ids of texts. With it and ``engine`` a server makes packs of its own."""
+        return self._encoder
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of the largest pack."""
+        return self._batch_tokens
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """What was loaded; None: joined ``from_parts``."""
+        return self._checkpoint
 
     @property
     def max_length(self) -> int:
@@ -132,24 +155,56 @@ class Reranker:
             EngineError: the model failed.
         """
         check_options(top_n, threshold)
-        _check_text("query", query)
-        if isinstance(documents, (str, Mapping)):
-            raise InputError("documents is one document; it must be a list of documents")
-        texts, fields = [], []
-        for index, document in enumerate(documents):
-            text, rest = _split_document(index, document)
-            texts.append(text)
-            fields.append(rest)
-        pairs = self._encoder.encode(query, texts)
-        return rank(
-            query,
-            texts,
-            self._logits(pairs),
-            truncated=[pair.truncated for pair in pairs],
-            fields=fields,
-            top_n=top_n,
-            threshold=threshold,
-        )
+        request = _Request.read(query, documents)
+        request.pairs = self._encoder.encode(query, request.texts)
+        return request.rank(self._logits(request.pairs), top_n, threshold)
+
+    def rank_many(
+        self,
+        requests: Iterable[tuple[str, Sequence[Document]]],
+        *,
+        top_n: int | None = None,
+        threshold: float | None = None,
+    ) -> Iterator[Ranking]:
+        """Rank the documents of many queries: a ranking for each, in their order, as they are ready.
+
+        Pairs of several queries share packs, which is faster than ``rank`` for each where queries
+        have few documents. Requests are drawn a little ahead of the rankings, in the caller's
+        thread, while the engine works in another: memory does not grow with their number.
+
+        Args:
+            requests: queries with their documents, as ``rank`` takes them.
+            top_n, threshold: as ``rank``, for each query.
+
+        Raises:
+            InputError, EngineError: as ``rank``, when the rankings are drawn.
+        """
+        check_options(top_n, threshold)
+        with ThreadPoolExecutor(1, "crossrank-engine") as engine:
+            working: deque[tuple[list[_Request], Future[npt.NDArray[np.float32]]]] = deque()
+            for window in self._windows(requests):
+                pairs = [pair for request in window for pair in request.pairs]
+                working.append((window, engine.submit(self._logits, pairs)))
+                if len(working) > 1:
+                    yield from _rankings(*working.popleft(), top_n, threshold)
+            while working:
+                yield from _rankings(*working.popleft(), top_n, threshold)
+
+    def _windows(self, requests: Iterable[tuple[str, Sequence[Document]]]) -> Iterator[list[_Request]]:
+        """Encoded requests, as many at a time as fill some packs."""
+        window: list[_Request] = []
+        tokens = 0
+        for chunk in _chunks(_Request.read(query, documents) for query, documents in requests):
+            pairs = iter(self._encoder.encode_pairs([(r.query, text) for r in chunk for text in r.texts]))
+            for request in chunk:
+                request.pairs = [next(pairs) for _ in request.texts]
+                window.append(request)
+                tokens += 1 + sum(len(pair.token_ids) for pair in request.pairs)
+                if tokens >= _WINDOW_PACKS * self._batch_tokens:
+                    yield window
+                    window, tokens = [], 0
+        if window:
+            yield window
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
         """Scores between 0 and 1 of (query, document) pairs: float32 (len(pairs),), input order.
@@ -180,6 +235,66 @@ class Reranker:
         for indices in plan_packs([len(pair.token_ids) for pair in pairs], self._batch_tokens):
             logits[indices] = self._engine.logits(build_pack([pairs[i] for i in indices]))
         return logits
+
+
+@dataclass(slots=True)
+class _Request:
+    """A query and its documents on their way through."""
+
+    query: str
+    texts: list[str]
+    fields: list[dict[str, Any]]
+    pairs: list[EncodedPair] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, query: str, documents: Sequence[Document]) -> _Request:
+        _check_text("query", query)
+        if isinstance(documents, (str, Mapping)):
+            raise InputError("documents is one document; it must be a list of documents")
+        request = cls(query, [], [])
+        for index, document in enumerate(documents):
+            text, rest = _split_document(index, document)
+            request.texts.append(text)
+            request.fields.append(rest)
+        return request
+
+    def rank(self, logits: npt.NDArray[np.float32], top_n: int | None, threshold: float | None) -> Ranking:
+        return rank(
+            self.query,
+            self.texts,
+            logits,
+            truncated=[pair.truncated for pair in self.pairs],
+            fields=self.fields,
+            top_n=top_n,
+            threshold=threshold,
+        )
+
+
+def _chunks(requests: Iterable[_Request]) -> Iterator[list[_Request]]:
+    """Requests, as many at a time as have enough pairs to be worth a call of the tokenizer."""
+    chunk: list[_Request] = []
+    pairs = 0
+    for request in requests:
+        chunk.append(request)
+        pairs += max(1, len(request.texts))  # a query without documents takes room too
+        if pairs >= _CHUNK_PAIRS:
+            yield chunk
+            chunk, pairs = [], 0
+    if chunk:
+        yield chunk
+
+
+def _rankings(
+    window: list[_Request],
+    working: Future[npt.NDArray[np.float32]],
+    top_n: int | None,
+    threshold: float | None,
+) -> Iterator[Ranking]:
+    logits, start = working.result(), 0
+    for request in window:
+        end = start + len(request.texts)
+        yield request.rank(logits[start:end], top_n, threshold)
+        start = end
 
 
 def _check_text(what: str, value: object) -> None:

@@ -1,0 +1,228 @@
+"""The bulk job: rerank a file of any size, in little memory, and go on after a kill.
+
+The input is read one query at a time, ``Reranker.rank_many`` packs pairs of many queries together,
+and the output (data/output.py) is the checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from crossrank.data.collection import load_collection
+from crossrank.data.lines import STDIN, Advance
+from crossrank.data.output import Output
+from crossrank.data.rows import Document, Row, Shard, read_rows
+from crossrank.data.store import DocumentStore
+from crossrank.data.trec import kind_of, read_run_queries
+from crossrank.errors import EngineError, InputError, NonFiniteLogitError
+from crossrank.ranking import Ranking
+from crossrank.reranker import Reranker
+
+__all__ = ["Answers", "Counts", "Source", "answers", "check", "run"]
+
+Answers: TypeAlias = Callable[[Iterator[Row]], Iterator[dict[str, Any]]]
+"""Rows to answers, in their order: ``answers`` with a reranker, or a cluster's (ray.py)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What is to be reranked.
+
+    Attributes:
+        path: rows or pairs (data/rows.py), or a TREC run. "-": JSON Lines on standard input.
+        data: the collection that has a run's texts; see ``load_collection``.
+        queries: a file of queries instead of the collection's own.
+        depth: how many documents of each query; None: all.
+        shard: (i, n): every n-th query, from the i-th.
+    """
+
+    path: str
+    data: str | None = None
+    queries: str | None = None
+    depth: int | None = None
+    shard: Shard = (1, 1)
+
+    def rows(self, advance: Advance | None = None) -> Iterator[Row]:
+        """The rows, one at a time.
+
+        Raises:
+            InputError: a line is not as it should be, or a run names what the collection has not.
+        """
+        if self.data is None:
+            if self.path != STDIN and kind_of(Path(self.path)) == "run":
+                raise InputError(f"{self.path} is a run, which has no texts; say whose it is with --data")
+            found = read_rows(self.path, self.shard, advance)
+        else:
+            found = self._run_rows(self.data, advance)
+        for row in found:
+            yield row if self.depth is None else _cut(row, self.depth)
+
+    def _run_rows(self, data: str, advance: Advance | None) -> Iterator[Row]:
+        collection = load_collection(data, queries=self.queries, judged=False)
+        seen: set[str] = set()
+        with closing(DocumentStore(collection.documents())) as store:
+            for number, (place, query, scores) in enumerate(read_run_queries(self.path, advance)):
+                if query in seen:
+                    raise InputError(
+                        f"{place}: query {query} was there before; a query's lines must stand together"
+                    )
+                seen.add(query)
+                text = collection.queries.get(query)
+                if text is None:
+                    raise InputError(f"{place}: {collection.name} has no query {query}")
+                texts = store.texts(list(scores))
+                missing = next((document for document in scores if document not in texts), None)
+                if missing is not None:
+                    raise InputError(
+                        f"{place}: {collection.name} has no document {missing}, which query {query} asks for"
+                    )
+                if number % self.shard[1] == self.shard[0] - 1:
+                    documents = tuple(Document(x, texts[x]) for x in scores)
+                    yield Row(place, query, text, documents)
+
+
+def _cut(row: Row, depth: int) -> Row:
+    labels = None if row.labels is None else row.labels[:depth]
+    return Row(row.place, row.id, row.query, row.documents[:depth], labels, row.is_pair)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How much there is to do."""
+
+    queries: int
+    pairs: int
+
+
+def check(source: Source, output: Path) -> Counts:
+    """Read all of the input once: whatever is wrong with it shows before the work begins.
+
+    Raises:
+        InputError: as ``Source.rows``; or the output's form does not suit the rows.
+    """
+    queries = pairs = 0
+    is_run = output.name.removesuffix(".gz").removesuffix(".zst").endswith((".run", ".trec"))
+    for row in source.rows():
+        queries, pairs = queries + 1, pairs + len(row.documents)
+        if is_run:
+            if row.is_pair:
+                raise InputError(f"{output}: pairs make no run; write .jsonl or .parquet")
+            spaced = next((x for x in (row.id, *(d.id for d in row.documents)) if len(x.split()) != 1), None)
+            if spaced is not None:
+                raise InputError(f"{row.place}: the id {spaced!r} has white space, which a run cannot hold")
+    return Counts(queries, pairs)
+
+
+def run(
+    source: Source,
+    output: Path,
+    answer: Answers,
+    job: dict[str, Any],
+    *,
+    overwrite: bool = False,
+    progress: Callable[[int, int], object] = lambda _queries, _pairs: None,
+) -> Counts:
+    """Answer every row of the input that the output does not have, and put the output in its place.
+
+    Args:
+        source: the input.
+        output: see ``Output``.
+        answer: rows to answers.
+        job: what the answers depend on besides the input; see ``Output``.
+        overwrite: begin anew.
+        progress: is told how many queries and pairs are done, those of an earlier run included.
+
+    Returns:
+        What was there from an earlier run.
+
+    Raises:
+        InputError: the input or the output is not as it should be. What was done is kept.
+        EngineError: the model failed. What was done is kept.
+    """
+    job = {**{name: value for name, value in asdict(source).items() if name != "path"}, **job}
+    with Output(output, job, overwrite=overwrite) as out:
+        rows = source.rows()
+        queries = pairs = 0
+        for identity in out.done():
+            row = next(rows, None)
+            if row is None or row.id != identity:
+                found = "has ended" if row is None else f"has {row.id!r} ({row.place})"
+                raise InputError(
+                    f"{output}.partial goes on with {identity!r} where the input {found}; it was begun with "
+                    "another input: use that one, or --overwrite to begin anew"
+                )
+            queries, pairs = queries + 1, pairs + len(row.documents)
+        resumed = Counts(queries, pairs)
+        progress(queries, pairs)
+        for found in answer(rows):
+            out.write(found)
+            queries, pairs = queries + 1, pairs + len(found.get("results", "1"))
+            progress(queries, pairs)
+        out.finish()
+    return resumed
+
+
+def answers(
+    reranker: Reranker, rows: Iterable[Row], *, top_n: int | None = None, with_text: bool = False
+) -> Iterator[dict[str, Any]]:
+    """An answer for each row, in their order.
+
+    ``{"id", "results": [{"index", "id", "score", "logit", "truncated"}, ...]}``, best first; a pair's is
+    ``{"id", "score", "logit", "truncated"}``.
+
+    Args:
+        reranker: the model.
+        rows: drawn a little ahead of the answers.
+        top_n: how many results of each query; None: all.
+        with_text: put the query, and each document's text, beside.
+
+    Raises:
+        EngineError: the model failed; the message names the query where it is to blame.
+    """
+    waiting: deque[Row] = deque()
+
+    def requests() -> Iterator[tuple[str, list[str]]]:
+        for row in rows:
+            waiting.append(row)
+            yield row.query, [document.text for document in row.documents]
+
+    rankings = reranker.rank_many(requests(), top_n=top_n)
+    while True:
+        try:
+            ranking = next(rankings, None)
+        except NonFiniteLogitError as error:
+            raise EngineError(f"{waiting[0].place}, query {waiting[0].id}: {error}") from error
+        if ranking is None:
+            return
+        yield _answer(waiting.popleft(), ranking, with_text)
+
+
+def _answer(row: Row, ranking: Ranking, with_text: bool) -> dict[str, Any]:
+    answer: dict[str, Any] = {"id": row.id}
+    if with_text:
+        answer["query"] = row.query
+    results = []
+    for hit in ranking:
+        found = {"index": hit.index, "id": row.documents[hit.index].id}
+        found |= {"score": hit.score, "logit": hit.logit, "truncated": hit.truncated}
+        if with_text:
+            found["text"] = hit.text
+        results.append(found)
+    if not row.is_pair:
+        return {**answer, "results": results}
+    return answer | {name: value for name, value in results[0].items() if name not in ("index", "id")}
+
+
+def write_lines(found: Iterable[dict[str, Any]]) -> None:
+    """Answers to standard output, as JSON Lines; there is nothing to go on from."""
+    for answer in found:
+        sys.stdout.write(json.dumps(answer) + os.linesep)
+        sys.stdout.flush()

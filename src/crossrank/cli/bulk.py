@@ -1,0 +1,154 @@
+"""``crossrank bulk``: rerank a file of any size."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from crossrank import bulk as job
+from crossrank.cli import options as o
+from crossrank.data.lines import STDIN
+from crossrank.data.rows import Row, parse_shard
+from crossrank.errors import InputError
+from crossrank.models import BUNDLED
+
+_INPUT, _RAY = "Input options", "Cluster options"
+
+
+def bulk(
+    file: Annotated[
+        str,
+        typer.Argument(
+            help='JSON Lines or Parquet, a query ("query", "documents") or a pair ("query", "document") '
+            "a row; TSV of pairs; or a TREC run, with --data. - is standard input.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The result: .jsonl, .run (TREC) or .parquet; .gz and .zst compress. - is standard output.",
+            show_default=False,
+        ),
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(help="The collection of a run: a folder, irds:NAME, mteb:NAME.", rich_help_panel=_INPUT),
+    ] = None,
+    queries: Annotated[
+        str | None, typer.Option(help="Queries instead of the collection's own.", rich_help_panel=_INPUT)
+    ] = None,
+    depth: Annotated[
+        int | None, typer.Option(min=1, help="Documents of each query; default all.", rich_help_panel=_INPUT)
+    ] = None,
+    shard: Annotated[
+        str, typer.Option(help="The i-th of n parts of the queries, i/n.", rich_help_panel=_INPUT)
+    ] = "1/1",
+    top_n: Annotated[
+        int | None, typer.Option("--top-n", "-n", min=1, help="Results of each query; default all.")
+    ] = None,
+    text: Annotated[bool, typer.Option("--text", help="Write query and documents beside.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew.")] = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help='Run on Ray: "local" starts it here, "auto" or HOST:PORT joins a cluster.',
+            rich_help_panel=_RAY,
+        ),
+    ] = None,
+    actors: Annotated[
+        int | None, typer.Option(min=1, help="Engines; default one a machine.", rich_help_panel=_RAY)
+    ] = None,
+    model: o.Model = BUNDLED,
+    revision: o.Revision = None,
+    source: o.SourceOption = "hub",
+    max_length: o.MaxLength = None,
+    batch_tokens: o.BatchTokens = None,
+    precision: o.PrecisionOption = "auto",
+    device: o.Device = "auto",
+    threads: o.Threads = None,
+    offline: o.Offline = False,
+) -> None:
+    """Rerank every query of FILE, in its order, in little memory.
+
+    Killed and started again with the same options, it goes on where it was.
+    """
+    if actors is not None and ray is None:
+        raise InputError("--actors is for a cluster; say which with --ray")
+    if output != STDIN and output == file:
+        raise InputError(f"{output} is the input; the output must be another file")
+    work = job.Source(file, data, queries, depth, parse_shard(shard))
+    to = Path(output)
+    from_stdin, to_stdout = file == STDIN, output == STDIN
+    if ray is not None and (from_stdin or to_stdout):
+        raise InputError("with --ray, input and output must be files")
+    counts = None if from_stdin else job.check(work, Path("-.jsonl") if to_stdout else to)
+    options: dict[str, Any] = {"revision": revision, "source": source, "max_length": max_length}
+    options |= {"batch_tokens": batch_tokens, "precision": precision, "device": device}
+    options |= {"threads": threads, "offline": offline}
+    answers: job.Answers
+    if ray is not None:
+        from crossrank import ray as cluster
+
+        described = {
+            "model": model,
+            **{name: options[name] for name in ("revision", "precision", "max_length")},
+        }
+        job_options = cluster.Options(model, options, top_n, text, ray, actors)
+
+        def answers(rows: Iterator[Row]) -> Iterator[dict[str, Any]]:
+            return cluster.answers(work, rows, job_options)
+    else:
+        reranker = o.open_reranker(model, **options)
+        described = {"model": model, "revision": revision, "precision": reranker.engine.precision}
+        described["max_length"] = reranker.max_length
+
+        def answers(rows: Iterator[Row]) -> Iterator[dict[str, Any]]:
+            return job.answers(reranker, rows, top_n=top_n, with_text=text)
+
+    if to_stdout:
+        job.write_lines(answers(work.rows()))
+        return
+    described |= {"top_n": top_n, "text": text}
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:.0f} %"),
+        _Rate(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+    ) as bar:
+        task = bar.add_task(to.name, total=counts.pairs if counts else None)
+        began: list[int] = []
+
+        def progress(_queries: int, pairs: int) -> None:
+            if not began:
+                began.append(pairs)
+                bar.reset(task, completed=pairs)
+            else:
+                bar.update(task, completed=pairs)
+
+        resumed = job.run(work, to, answers, described, overwrite=overwrite, progress=progress)
+        seconds = bar.tasks[0].elapsed or 0.0
+    last = int(bar.tasks[0].completed)
+    fresh = last - resumed.pairs
+    note = f" (and {resumed.pairs} from before)" if resumed.pairs else ""
+    rate = f", {fresh / seconds:.0f} pairs/s" if seconds > 0 and fresh else ""
+    print(f"{to}: {fresh} pairs{note} in {seconds:.1f} s{rate}", file=sys.stderr)
+
+
+class _Rate(ProgressColumn):
+    """Pairs a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.0f} pairs/s" if task.speed else "", style="progress.data.speed")

@@ -1,0 +1,107 @@
+"""Data sets by the names that ir_datasets and MTEB give them, fetched by those libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from crossrank.data.trec import Qrels
+from crossrank.errors import InputError
+
+__all__ = ["LIBRARIES", "Parts"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A data set's queries and judgments, and a way to read its documents."""
+
+    queries: dict[str, str]
+    qrels: Qrels
+    documents: Callable[[], Iterator[tuple[str, str]]]
+
+
+def _irds(name: str, split: str | None, judged: bool) -> Parts:
+    """A data set of ir_datasets: ``irds:beir/scifact/test``, ``irds:msmarco-passage/dev/small``."""
+    try:
+        import ir_datasets
+    except ImportError as error:
+        raise InputError(
+            "a name of ir_datasets needs that library; install it with: pip install 'crossrank[eval]'"
+        ) from error
+    if split:
+        raise InputError(f"irds:{name} names its split itself; leave --split out")
+    try:
+        dataset = ir_datasets.load(name)
+    except KeyError as error:
+        raise InputError(f"ir_datasets knows no data set {name!r}; see https://ir-datasets.com") from error
+    needed = ("docs", "queries", "qrels") if judged else ("docs", "queries")
+    missing = [what for what in needed if not getattr(dataset, f"has_{what}")()]
+    if missing:
+        raise InputError(f"irds:{name} has no {' and no '.join(missing)}; see https://ir-datasets.com")
+    try:
+        queries = {str(query.query_id): query.default_text() for query in dataset.queries_iter()}
+        qrels: Qrels = {}
+        for judgment in dataset.qrels_iter() if dataset.has_qrels() else ():
+            qrels.setdefault(str(judgment.query_id), {})[str(judgment.doc_id)] = int(judgment.relevance)
+    except Exception as error:  # network, disk, and the library's own
+        raise InputError(f"ir_datasets cannot read {name}: {error}") from error
+
+    def documents() -> Iterator[tuple[str, str]]:
+        for document in dataset.docs_iter():
+            yield str(document.doc_id), document.default_text()
+
+    return Parts(queries, qrels, documents)
+
+
+def _mteb(name: str, split: str | None, judged: bool) -> Parts:  # noqa: ARG001  every task has judgments
+    """A retrieval or reranking task of MTEB: ``mteb:SciFact``; ``mteb:NAME/LANGUAGE`` for a part of it."""
+    try:
+        import mteb
+    except ImportError as error:
+        raise InputError(
+            "a name of MTEB needs that library; install it with: pip install 'crossrank[mteb]'"
+        ) from error
+    name, _, part = name.partition("/")
+    try:
+        task = mteb.get_task(name)
+    except KeyError as error:
+        raise InputError(f"MTEB knows no task {name!r}") from error
+    try:
+        task.load_data()
+    except Exception as error:  # network, disk, and the library's own
+        raise InputError(f"MTEB cannot load {name}: {error}") from error
+    parts: Any = getattr(task, "dataset", None)
+    if not _is_retrieval(parts):
+        raise InputError(f"mteb:{name} is no retrieval or reranking task")
+    part = _choose(f"mteb:{name}", "parts", parts, part or "default", f"mteb:{name}/PART")
+    split = _choose(f"mteb:{name}", "splits", parts[part], split or "test", "--split")
+    data = parts[part][split]
+
+    def documents() -> Iterator[tuple[str, str]]:
+        for row in data["corpus"]:
+            yield str(row["id"]), f"{row.get('title') or ''} {row['text']}".strip()
+
+    qrels = {
+        str(q): {str(d): int(x) for d, x in judged.items()} for q, judged in data["relevant_docs"].items()
+    }
+    return Parts({str(row["id"]): str(row["text"]) for row in data["queries"]}, qrels, documents)
+
+
+def _is_retrieval(parts: Any) -> bool:
+    try:
+        return all("corpus" in data for splits in parts.values() for data in splits.values())
+    except (AttributeError, TypeError):
+        return False
+
+
+def _choose(source: str, what: str, found: Any, wanted: str, how: str) -> str:
+    if wanted in found:
+        return wanted
+    if len(found) == 1 and wanted in ("default", "test"):
+        return str(next(iter(found)))
+    raise InputError(f"{source} has the {what} {', '.join(map(str, found))}; choose one with {how}")
+
+
+LIBRARIES: dict[str, Callable[[str, str | None, bool], Parts]] = {"irds": _irds, "mteb": _mteb}
+"""What stands before the colon of a name, and what opens it."""

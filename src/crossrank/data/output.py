@@ -1,0 +1,251 @@
+"""Output that survives being killed: what is written is the checkpoint.
+
+Rows go as JSON Lines to OUT.partial, a block at a time; a compressed block is a gzip member or a
+Zstandard frame of its own. After a kill, what follows the last whole row is cut off and the ids of
+the rows before it say where to go on. OUT.partial.json tells of which job the rows are. When all rows are
+there, OUT.partial becomes OUT, or OUT is made from it (a TREC run, Parquet), and both are gone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from crossrank.data.lines import compression, members, plain_suffix, read_lines, read_object, zstandard
+from crossrank.data.rows import import_parquet
+from crossrank.errors import InputError
+
+__all__ = ["Output"]
+
+_BLOCK_BYTES, _BLOCK_SECONDS = 1 << 20, 2.0
+_FORMATS = (".jsonl", ".ndjson", ".run", ".trec", ".parquet")
+
+
+class Output:
+    """Rows on their way to a file; a context manager that holds a lock on it.
+
+    Args:
+        path: .jsonl, .run (or .trec) or .parquet; all but Parquet may be compressed (.gz, .zst).
+        job: what the rows depend on (model, precision, input ...), JSON values by name. An unfinished
+            output of another job is refused.
+        overwrite: begin anew, whatever is there.
+        tag: the last column of a TREC run.
+
+    Attributes:
+        resumed: how many rows were there already.
+
+    Raises:
+        InputError: the ending is unknown, the output is there, or is another job's, or is being
+            written by another process.
+    """
+
+    def __init__(
+        self, path: Path, job: Mapping[str, Any], *, overwrite: bool = False, tag: str = "crossrank"
+    ) -> None:
+        self._path, self._tag = path, tag
+        self._format = plain_suffix(path)
+        self._kind = compression(path)
+        if self._format not in _FORMATS or (self._format == ".parquet" and self._kind):
+            raise InputError(
+                f"{path}: the output's name must end in .jsonl, .run or .parquet (the first two may be "
+                "compressed: .gz, .zst)"
+            )
+        if self._format == ".parquet":
+            import_parquet()
+        if self._kind == "zst":
+            zstandard()
+        # Only JSON Lines are appended to as they will be; other forms are made at the end.
+        self._final = self._format in (".jsonl", ".ndjson")
+        self._partial_kind = self._kind if self._final else ""
+        self._compress = _compressor(self._partial_kind)
+        if path.exists() and not overwrite:
+            raise InputError(f"{path} is there already; --overwrite makes it anew")
+        self._partial = path.with_name(path.name + ".partial")
+        self._job_file = path.with_name(path.name + ".partial.json")
+        try:
+            self._file = self._partial.open("ab+")
+        except OSError as error:
+            raise InputError(f"{self._partial} cannot be written: {error.strerror}") from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise InputError(f"{self._partial} is being written by another process") from error
+        self._lines: list[str] = []
+        self._bytes, self._began = 0, time.monotonic()
+        try:
+            self.resumed = 0 if overwrite else self._recover(json.loads(json.dumps(job)))
+            if not self.resumed:
+                self._file.truncate(0)
+                _replace(self._job_file, lambda to: to.write_text(json.dumps(job, indent=1) + "\n"))
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Output:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # What was done is kept, whatever ended it.
+        self._flush()
+        self._file.close()
+
+    def done(self) -> Iterator[str]:
+        """The ids of the rows that were there already, in their order."""
+        if self.resumed:
+            for line, _ in self._whole_lines():
+                yield json.loads(line)["id"]
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Add a row, which has an "id"."""
+        # ASCII, so that lone surrogates need no care.
+        line = json.dumps(row) + "\n"
+        self._lines.append(line)
+        self._bytes += len(line)
+        if self._bytes >= _BLOCK_BYTES or time.monotonic() - self._began >= _BLOCK_SECONDS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._lines:
+            self._file.write(self._compress("".join(self._lines).encode()))
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        self._lines, self._bytes, self._began = [], 0, time.monotonic()
+
+    def finish(self) -> None:
+        """All rows are there: put the output in its place, whole."""
+        self._flush()
+        if self._final:
+            self._partial.replace(self._path)
+        else:
+            make = _write_parquet if self._format == ".parquet" else self._write_run
+            _replace(self._path, lambda to: make(self._partial, to))
+            self._partial.unlink()
+        self._job_file.unlink(missing_ok=True)
+
+    def _recover(self, job: Mapping[str, Any]) -> int:
+        """Cut off what is not whole; the number of rows that are."""
+        if self._partial.stat().st_size == 0:
+            return 0
+        advice = f"remove {self._partial} or use --overwrite to begin anew"
+        try:
+            former = json.loads(self._job_file.read_text())
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self._job_file} does not tell whose rows these are; {advice}") from error
+        for name in sorted({*job, *former}):
+            if former.get(name) != job.get(name):
+                raise InputError(
+                    f"{self._partial} was begun with {name} {former.get(name)!r}, and now it is "
+                    f"{job.get(name)!r}; use the same as before, or {advice}"
+                )
+        count, end = 0, 0
+        try:
+            for count, (_, end) in enumerate(self._whole_lines(), start=1):  # noqa: B007
+                pass
+        except OSError as error:
+            raise InputError(f"{self._partial} is {error}; {advice}") from error
+        self._file.truncate(end)
+        return count
+
+    def _whole_lines(self) -> Iterator[tuple[bytes, int]]:
+        """Whole lines of whole blocks, each with the offset that a file may be cut at behind it."""
+        with self._partial.open("rb") as file:
+            if not self._partial_kind:
+                end = 0
+                for line in file:
+                    if line.endswith(b"\n"):
+                        end += len(line)
+                        yield line, end
+                return
+            block: list[bytes] = []
+            try:
+                for piece, ended in members(file, self._partial_kind):
+                    block.append(piece)
+                    if ended is not None:
+                        for line in b"".join(block).splitlines(keepends=True):
+                            yield line, ended
+                        block = []
+            except EOFError:
+                return  # a block that was being written
+
+    def _write_run(self, partial: Path, to: Path) -> None:
+        compress = _compressor(self._kind)
+        block: list[str] = []
+        with to.open("wb") as file:
+            for place, line in read_lines(partial):
+                row = read_object(place, line)
+                for rank, hit in enumerate(row["results"], start=1):
+                    # Nine digits tell every float32 from its neighbours. By logit: scores saturate.
+                    block.append(f"{row['id']} Q0 {hit['id']} {rank} {hit['logit']:.9g} {self._tag}\n")
+                if len(block) >= 10_000:
+                    file.write(compress("".join(block).encode()))
+                    block = []
+            file.write(compress("".join(block).encode()))
+
+
+def _compressor(kind: str) -> Callable[[bytes], bytes]:
+    if kind == "gz":
+        return lambda data: gzip.compress(data, 6, mtime=0)
+    if kind == "zst":
+        compress: Callable[[bytes], bytes] = zstandard().ZstdCompressor(level=6).compress
+        return compress
+    return lambda data: data
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(path.name + ".new")
+    try:
+        write(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write_parquet(partial: Path, to: Path) -> None:
+    parquet = import_parquet()
+    import pyarrow as pa
+
+    numbers = [("score", pa.float64()), ("logit", pa.float32()), ("truncated", pa.bool_())]
+    hit = [("index", pa.int32()), ("id", pa.string()), *numbers]
+    writer: Any = None
+    schema: Any = None
+    rows: list[Any] = []
+
+    def put() -> None:
+        nonlocal rows
+        if writer is not None and rows:
+            writer.write_table(pa.Table.from_pylist(rows, schema))
+        rows = []
+
+    try:
+        for place, line in read_lines(partial):
+            row = read_object(place, line)
+            if writer is None:
+                text = [("text", pa.string())] if "query" in row else []
+                fields = [("id", pa.string())]
+                fields += [("query", pa.string())] if text else []
+                if "results" in row:
+                    fields += [("results", pa.list_(pa.struct([*hit, *text])))]
+                else:
+                    fields += [*numbers, *text]
+                schema = pa.schema(fields)
+                writer = parquet.ParquetWriter(to, schema, compression="zstd")
+            rows.append(row)
+            if len(rows) >= 10_000:
+                put()
+        put()
+        if writer is None:
+            parquet.write_table(pa.table({"id": pa.array([], pa.string())}), to)
+    finally:
+        if writer is not None:
+            writer.close()

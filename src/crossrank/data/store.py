@@ -1,0 +1,56 @@
+"""Documents by their id, on disk: a collection of any size in little memory."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+
+from crossrank.errors import InputError
+
+__all__ = ["DocumentStore"]
+
+
+class DocumentStore:
+    """The texts of a collection in a temporary database, which goes when it is closed.
+
+    Args:
+        documents: (id, text) of each.
+
+    Raises:
+        InputError: an id comes twice.
+    """
+
+    def __init__(self, documents: Iterable[tuple[str, str]]) -> None:
+        # "" is SQLite's name for a private database that spills to a temporary file.
+        self._database = sqlite3.connect("", isolation_level=None)
+        self._database.execute("CREATE TABLE documents (id TEXT PRIMARY KEY, text TEXT) WITHOUT ROWID")
+        self._database.execute("BEGIN")
+        try:
+            for identity, text in documents:
+                try:
+                    self._database.execute("INSERT INTO documents VALUES (?, ?)", (identity, _storable(text)))
+                except sqlite3.IntegrityError as error:
+                    raise InputError(f"two documents of the collection have the id {identity!r}") from error
+        except BaseException:
+            self.close()
+            raise
+        self._database.execute("COMMIT")
+
+    def close(self) -> None:
+        self._database.close()
+
+    def texts(self, identities: Sequence[str]) -> dict[str, str]:
+        """The texts of those ids that are there."""
+        found: dict[str, str] = {}
+        for start in range(0, len(identities), 500):  # SQLite takes 999 parameters everywhere
+            part = identities[start : start + 500]
+            marks = ",".join("?" * len(part))
+            # Only question marks are put in.
+            query = f"SELECT id, text FROM documents WHERE id IN ({marks})"  # noqa: S608
+            found |= dict(self._database.execute(query, part).fetchall())
+        return found
+
+
+def _storable(text: str) -> str:
+    """SQLite's text is UTF-8, which has no lone surrogates."""
+    return text.encode("utf-8", "replace").decode()
