@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from crossrank.errors import CheckpointError, InputError
+from crossrank.errors import CheckpointError, InputError, TooLongError
 from crossrank.models import BUNDLED, resolve
-from crossrank.pairs import EncodedPair, PairEncoder, Truncation
+from crossrank.pairs import Cut, EncodedPair, PairEncoder, Truncation
 from tests.checkpoints import write_bert, write_xlm_roberta
 
 
@@ -226,3 +226,79 @@ def test_options_out_of_range_are_refused(bundled: Path) -> None:
         PairEncoder(bundled, query_share=1)
     with pytest.raises(InputError, match="truncation is 'left'"):
         PairEncoder(bundled, truncation="left")  # type: ignore[arg-type]
+
+
+DOCUMENT = " ".join(f"word{i}" for i in range(600))
+
+
+def test_from_the_left_the_end_of_a_document_is_kept(tokenizer_path: Path) -> None:
+    encoder = PairEncoder(tokenizer_path, max_length=64)
+    pair = encoder.encode_pairs([("query", DOCUMENT)], Cut(side="left"))[0]
+    whole = PairEncoder(tokenizer_path, max_length=4096).encode("query", [DOCUMENT])[0]
+    assert pair.truncated
+    assert len(pair.token_ids) == 64
+    assert pair.token_ids[-50:].tolist() == whole.token_ids[-50:].tolist()
+    assert pair.token_ids[:2].tolist() == whole.token_ids[:2].tolist()  # the query is as it was
+    assert pair.kept is not None
+    again = PairEncoder(tokenizer_path, max_length=4096).encode("query", [DOCUMENT[-pair.kept :]])[0]
+    assert abs(len(again.token_ids) - 64) <= 1  # the first token may have lost its space
+
+
+@pytest.mark.parametrize("text", [DOCUMENT * 100, " " * 20_000 + DOCUMENT + " " * 20_000])
+def test_of_a_very_long_document_the_right_end_is_kept(bundled: Path, text: str) -> None:
+    short, long = PairEncoder(bundled, max_length=64), PairEncoder(bundled, max_length=1 << 20)
+    pair = short.encode_pairs([("query", text)], Cut(side="left"))[0]
+    whole = long.encode("query", [text])[0]
+    assert pair.token_ids[-50:].tolist() == whole.token_ids[-50:].tolist()
+    assert pair.kept is not None
+    assert text[-pair.kept :].split()[-1] == "word599"
+    assert len(text[-pair.kept :].split()) < 64
+
+
+def test_a_call_cuts_document_query_and_pair_by_its_own_numbers(tokenizer_path: Path) -> None:
+    encoder = PairEncoder(tokenizer_path)
+    alone = encoder.encode_pairs([("query", "")])[0]
+    for cut, tokens in [
+        (Cut(document=7), len(alone.token_ids) + 7),
+        (Cut(document=7, side="left"), len(alone.token_ids) + 7),
+        (Cut(pair=40), 40),
+        (Cut(pair=100_000), 512),
+        (Cut(pair=40, document=7), len(alone.token_ids) + 7),
+    ]:
+        pair = encoder.encode_pairs([("query", DOCUMENT)], cut)[0]
+        assert (len(pair.token_ids), pair.truncated) == (tokens, True)
+    cut_query = encoder.encode_pairs([(DOCUMENT, "")], Cut(query=3))[0]
+    assert len(cut_query.token_ids) == len(encoder.encode_pairs([("", "")])[0].token_ids) + 3
+    assert cut_query.truncated
+    unchanged = encoder.encode_pairs([("query", "short")], Cut(document=500, query=500, pair=500))[0]
+    assert not unchanged.truncated
+    assert unchanged.token_ids.tolist() == encoder.encode("query", ["short"])[0].token_ids.tolist()
+
+
+def test_a_window_without_room_is_an_error(tokenizer_path: Path) -> None:
+    with pytest.raises(InputError, match=r"4 tokens for a pair are too few; it takes at least [56]"):
+        PairEncoder(tokenizer_path).encode_pairs([("query", "document")], Cut(pair=4))
+
+
+def test_a_pair_that_may_not_be_cut_is_an_error_that_counts_it(tokenizer_path: Path) -> None:
+    long = DOCUMENT * 20  # so long that only its start is tokenised at first
+    tokens = len(PairEncoder(tokenizer_path, max_length=1 << 20).encode("query", [long])[0].token_ids)
+    with pytest.raises(TooLongError, match=f"pair 1 has {tokens} tokens, and at most 64 fit") as caught:
+        PairEncoder(tokenizer_path, max_length=64).encode_pairs(
+            [("query", "short"), ("query", long)], Cut(allowed=False)
+        )
+    assert (caught.value.pair, caught.value.tokens, caught.value.limit) == (1, tokens, 64)
+
+
+def test_what_a_call_wants_cut_is_not_too_long(tokenizer_path: Path) -> None:
+    cut = Cut(document=7, allowed=False)
+    pair = PairEncoder(tokenizer_path, max_length=64).encode_pairs([("query", DOCUMENT)], cut)[0]
+    assert pair.truncated
+
+
+def test_a_pair_that_just_fits_is_not_too_long(bundled: Path) -> None:
+    size = len(PairEncoder(bundled).encode("query", ["one two three"])[0].token_ids)
+    cut = Cut(allowed=False)
+    assert len(PairEncoder(bundled, max_length=size).encode_pairs([("query", "one two three")], cut)) == 1
+    with pytest.raises(TooLongError):
+        PairEncoder(bundled, max_length=size - 1).encode_pairs([("query", "one two three")], cut)

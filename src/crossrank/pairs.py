@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
-from crossrank.errors import CheckpointError, InputError
+from crossrank.errors import CheckpointError, InputError, TooLongError
 
-__all__ = ["EncodedPair", "PairEncoder", "Truncation"]
+__all__ = ["WHOLE_WINDOW", "Cut", "EncodedPair", "PairEncoder", "Side", "Truncation"]
 
 Truncation = Literal["only_second", "longest_first"]
+Side = Literal["right", "left"]
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -33,13 +34,37 @@ class EncodedPair:
         segment_ids: int32 (T,), 0 for the query and 1 for the document, or None where the
             tokenizer does not tell them apart.
         truncated: whether the query or the document was cut to fit the window.
-        kept: characters of the document that were read; None if all were.
+        kept: characters of the document that were read, from its start, or from its end where
+            the start was cut; None if all were.
     """
 
     token_ids: npt.NDArray[np.int32]
     segment_ids: npt.NDArray[np.int32] | None
     truncated: bool
     kept: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What one call wants cut beyond, or otherwise than, the encoder itself.
+
+    Attributes:
+        side: which end of a document is lost.
+        document: a document with more tokens is cut to so many; None: the window alone cuts.
+        query: the same for a query, which always loses its end.
+        pair: a narrower window than the encoder's, special tokens included.
+        allowed: False: a pair that the window would cut raises TooLongError.
+    """
+
+    side: Side = "right"
+    document: int | None = None
+    query: int | None = None
+    pair: int | None = None
+    allowed: bool = True
+
+
+WHOLE_WINDOW = Cut()
+"""Nothing is cut but what the encoder's window cuts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,48 +158,99 @@ class PairEncoder:
 
     def encode(self, query: str, documents: Sequence[str]) -> list[EncodedPair]:
         """One pair for each document, in their order."""
-        encodings = self._tokenize([_clean(query), *map(_clean, documents)])
-        query_ids = np.asarray(encodings[0].ids, np.int32)
-        return [self._join(query_ids, encoding) for encoding in encodings[1:]]
+        return self.encode_pairs([(query, document) for document in documents])
 
-    def encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[EncodedPair]:
-        """One pair for each (query, document), in their order; equal queries tokenised once."""
-        texts = list(dict.fromkeys(_clean(query) for query, _ in pairs))
-        place = {query: i for i, query in enumerate(texts)}
-        documents = [_clean(document) for _, document in pairs]
-        encodings = self._tokenize([*texts, *documents])
-        queries = [np.asarray(encoding.ids, np.int32) for encoding in encodings[: len(texts)]]
-        return [
-            self._join(queries[place[_clean(query)]], encoding)
-            for (query, _), encoding in zip(pairs, encodings[len(texts) :], strict=True)
-        ]
+    def encode_pairs(self, pairs: Sequence[tuple[str, str]], cut: Cut = WHOLE_WINDOW) -> list[EncodedPair]:
+        """One pair for each (query, document), in their order; equal queries tokenised once.
 
-    def _tokenize(self, texts: list[str]) -> list[Encoding]:
-        """Encodings without special tokens; of a very long text, at least what the window can use.
+        Raises:
+            InputError: ``cut.pair`` leaves no room for a token of the query and one of the document.
+            TooLongError: ``cut.allowed`` is False, and a pair is longer than the window.
+        """
+        window = self._narrowed(cut)
+        queries = list(dict.fromkeys(query for query, _ in pairs))
+        query_ids = {
+            query: np.asarray(encoding.ids, np.int32)
+            for query, (encoding, _) in zip(queries, self._tokenize(queries), strict=True)
+        }
+        joined = []
+        for i, (encoding, size) in enumerate(self._tokenize([document for _, document in pairs], cut.side)):
+            query = query_ids[pairs[i][0]]
+            if not cut.allowed:
+                self._check_length(i, pairs[i], (len(query), len(encoding.ids)), cut, window)
+            joined.append(self._join(query, encoding, size, cut, window))
+        return joined
 
-        A token is rarely longer than 16 characters, and what is far behind a token does not change
-        it. So the start of a long text is tried first, and trusted if it fills the window and as
-        much again.
+    def _narrowed(self, cut: Cut) -> int:
+        """The window of a call."""
+        if cut.pair is None:
+            return self.max_length
+        shortest = self._template.size + 2
+        if cut.pair < shortest:
+            raise InputError(
+                f"{cut.pair} tokens for a pair are too few; it takes at least {shortest}: "
+                "the special tokens, one token of the query and one of the document"
+            )
+        return min(cut.pair, self.max_length)
+
+    def _check_length(
+        self, index: int, pair: tuple[str, str], counted: tuple[int, int], cut: Cut, window: int
+    ) -> None:
+        """Raise TooLongError where the window would cut a pair; ``counted`` are its two lengths."""
+        if sum(_capped(counted, cut)) + self._template.size <= window:
+            return
+        # Of a very long text only a part was tokenised; the message counts all.
+        whole = self._tokenizer.encode_batch([_clean(text) for text in pair], add_special_tokens=False)
+        lengths = _capped((len(whole[0].ids), len(whole[1].ids)), cut)
+        raise TooLongError(index, sum(lengths) + self._template.size, window)
+
+    def _tokenize(self, texts: list[str], side: Side = "right") -> list[tuple[Encoding, int]]:
+        """Encodings without special tokens, and how many characters each was made of.
+
+        Of a very long text, at least what the window can use is tokenised.
+
+        A token is rarely longer than 16 characters, and what is far from a token does not change
+        it. So the end that is kept of a long text is tried first, and trusted if it fills the
+        window and as much again.
         """
         limit, enough = 64 * self.max_length, 2 * self.max_length
-        encodings = self._tokenizer.encode_batch([text[:limit] for text in texts], add_special_tokens=False)
+        texts = [_clean(text) for text in texts]
+        ends = [text[:limit] if side == "right" else text[-limit:] for text in texts]
+        encodings = self._tokenizer.encode_batch(ends, add_special_tokens=False)
+        found = [(encoding, len(end)) for encoding, end in zip(encodings, ends, strict=True)]
         short = [i for i, e in enumerate(encodings) if len(texts[i]) > limit and len(e.ids) < enough]
         again = self._tokenizer.encode_batch([texts[i] for i in short], add_special_tokens=False)
         for i, encoding in zip(short, again, strict=True):
-            encodings[i] = encoding
-        return encodings
+            found[i] = (encoding, len(texts[i]))
+        return found
 
-    def _join(self, query: npt.NDArray[np.int32], encoding: Encoding) -> EncodedPair:
+    def _join(
+        self, query: npt.NDArray[np.int32], encoding: Encoding, size: int, cut: Cut, window: int
+    ) -> EncodedPair:
+        """One pair; the document's encoding was made of ``size`` characters."""
         document = np.asarray(encoding.ids, np.int32)
-        keep_query, keep_document = self._window(len(query), len(document))
+        keep_query, keep_document = self._window(*_capped((len(query), len(document)), cut), window)
         truncated = keep_query < len(query) or keep_document < len(document)
         kept = None
+        first = 0
         if keep_document < len(document):
-            kept = encoding.offsets[keep_document - 1][1] if keep_document else 0
+            first = len(document) - keep_document if cut.side == "left" else 0
+            if not keep_document:
+                kept = 0
+            elif cut.side == "left":
+                kept = size - encoding.offsets[first][0]
+            else:
+                kept = encoding.offsets[keep_document - 1][1]
         t = self._template
         parts = [
             np.asarray(part, np.int32)
-            for part in (t.before, query[:keep_query], t.between, document[:keep_document], t.after)
+            for part in (
+                t.before,
+                query[:keep_query],
+                t.between,
+                document[first : first + keep_document],
+                t.after,
+            )
         ]
         segment_ids = None
         if self._with_segments:
@@ -185,11 +261,11 @@ class PairEncoder:
             segment_ids = np.concatenate(segments)
         return EncodedPair(np.concatenate(parts), segment_ids, truncated, kept)
 
-    def _window(self, query: int, document: int) -> tuple[int, int]:
+    def _window(self, query: int, document: int, window: int) -> tuple[int, int]:
         """Tokens to keep of a query and a document of these lengths."""
-        room = self.max_length - self._template.size
+        room = window - self._template.size
         if self.truncation == "only_second":
-            query = min(query, max(1, int(self.max_length * self.query_share)), room - 1)
+            query = min(query, max(1, int(window * self.query_share)), room - 1)
             return query, min(document, room - query)
         excess = query + document - room
         if excess <= 0:
@@ -201,6 +277,15 @@ class PairEncoder:
             return (query, room - query) if query <= document else (room - document, document)
         half, larger = room // 2, room - room // 2
         return (half, larger) if query <= document else (larger, half)
+
+
+def _capped(lengths: tuple[int, int], cut: Cut) -> tuple[int, int]:
+    """Tokens of a query and a document after a call's own limits."""
+    query, document = lengths
+    return (
+        query if cut.query is None else min(query, cut.query),
+        document if cut.document is None else min(document, cut.document),
+    )
 
 
 def _load_tokenizer(path: Path) -> Tokenizer:

@@ -41,12 +41,15 @@ class Engine(Protocol):
         device: where it runs: "cpu", "cuda:0", "mps".
         precision: of the encoder's arithmetic: "fp32", "fp16", "bf16", "int8".
         batch_tokens: tokens of a pack that suit it, where the user gives no number.
+        fill_tokens: tokens of the smallest pack that keeps all of it busy; a server packs no less
+            where there is more to do, and not much more where others may come.
     """
 
     name: str
     device: str
     precision: str
     batch_tokens: int
+    fill_tokens: int
 
     def logits(self, pack: Pack) -> npt.NDArray[np.float32]:
         """One logit for each pair: float32 (B,) for a pack of B pairs, in the pack's order.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -15,12 +17,20 @@ __all__ = ["FakeEngine"]
 class FakeEngine:
     """Gives each pair the logit that a function of its token ids returns.
 
+    It can be slow, fail, and stand still: what code around an engine must bear.
+
     Args:
-        logit: int32 (T,) token ids of one pair -> its logit. Default: minus its length.
-        batch_tokens: tokens of a pack.
+        logit: int32 (T,) token ids of one pair -> its logit (NaN is allowed); what it raises,
+            ``logits`` raises. Default: minus its length.
+        batch_tokens: tokens of the largest pack.
+        fill_tokens: tokens of the smallest pack that keeps it busy; None: ``batch_tokens``.
+        seconds: that a pack takes, and
+        seconds_per_token: that each of its tokens takes in addition.
 
     Attributes:
         packs: every pack it was given, in order.
+        fail: an error that the next pack raises; it then works again.
+        gate: clear it, and packs wait until it is set again.
     """
 
     name = "fake"
@@ -31,12 +41,29 @@ class FakeEngine:
         self,
         logit: Callable[[npt.NDArray[np.int32]], float] = lambda ids: -float(len(ids)),
         batch_tokens: int = 1024,
+        *,
+        fill_tokens: int | None = None,
+        seconds: float = 0.0,
+        seconds_per_token: float = 0.0,
     ) -> None:
         self._logit = logit
         self.batch_tokens = batch_tokens
+        self.fill_tokens = fill_tokens or batch_tokens
+        self.seconds = seconds
+        self.seconds_per_token = seconds_per_token
         self.packs: list[Pack] = []
+        self.fail: Exception | None = None
+        self.gate = threading.Event()
+        self.gate.set()
 
     def logits(self, pack: Pack) -> npt.NDArray[np.float32]:
         self.packs.append(pack)
+        self.gate.wait()
+        pause = self.seconds + self.seconds_per_token * len(pack.token_ids)
+        if pause:
+            time.sleep(pause)
+        if self.fail is not None:
+            error, self.fail = self.fail, None
+            raise error
         pairs = np.split(pack.token_ids, pack.offsets[1:-1]) if len(pack) else []
         return np.asarray([self._logit(pair) for pair in pairs], np.float32)
