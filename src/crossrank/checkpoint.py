@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -131,11 +132,14 @@ class Checkpoint:
                 weights[name] = np.array(value, np.float32)
         return weights
 
-    def mapped(self) -> dict[str, npt.NDArray[Any]]:
+    def mapped(self, only: Collection[str] | None = None) -> dict[str, npt.NDArray[Any]]:
         """The weights as they lie in safetensors files, mapped and not read; bf16 as uint16.
 
         Of a compressed checkpoint int8 matrices are restored, and a 4-bit table NAME is NAME
         (uint8) and NAME.scales (float16).
+
+        Args:
+            only: names of the matrices to restore; None: all.
         """
         stored: dict[str, npt.NDArray[Any]] = {}
         for path in self.weight_files:
@@ -146,6 +150,8 @@ class Checkpoint:
         for name, value in stored.items():
             base, _, form = name.rpartition(".")
             if form == "int8":
+                if only is not None and base not in only:
+                    continue
                 weights[base] = value * self._scale(stored, base, value.shape[0], 1)
             elif form == "int4":
                 self._scale(stored, base, value.shape[0], value.shape[1] * 2 // BLOCK)

@@ -50,7 +50,7 @@ class Reranker:
         offline: never ask the network.
         source: where models come from: "hub" (Hugging Face, or HF_ENDPOINT) or "modelscope".
         truncation, query_share: what is cut of a pair that is too long; see ``PairEncoder``.
-        progress: draw a progress bar on stderr while weights are fetched.
+        progress: draw a progress bar on stderr while weights are fetched, and while they are packed.
 
     Raises:
         InputError: an option is out of range.
@@ -91,7 +91,9 @@ class Reranker:
             truncation=truncation,
             query_share=query_share,
         )
-        engine = load_engine(checkpoint, device=device, precision=precision, threads=threads)
+        engine = load_engine(
+            checkpoint, device=device, precision=precision, threads=threads, progress=progress
+        )
         self._join(encoder, engine, batch_tokens)
         self._checkpoint = checkpoint
 

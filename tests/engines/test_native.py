@@ -13,10 +13,11 @@ from safetensors.numpy import load_file, save_file
 
 from crossrank import _native
 from crossrank.checkpoint import Checkpoint
-from crossrank.engines.native import NativeEngine, default_threads, packed_cache, why_not
+from crossrank.engines.native import NativeEngine, default_threads, why_not
 from crossrank.engines.torch import TorchEngine
 from crossrank.errors import CheckpointError, EngineError, InputError
 from crossrank.models import BUNDLED, resolve
+from crossrank.packed import LAYOUT
 from crossrank.packing import Pack, build_pack
 from crossrank.pairs import PairEncoder
 from tests.checkpoints import write_bert, write_xlm_roberta
@@ -71,7 +72,7 @@ def test_packed_weights_are_kept_and_used_again(folder: Path, cache: Path) -> No
     first = logits(folder)
     [kept] = cache.iterdir()
     assert kept.name.startswith("tiny-")
-    assert kept.name.endswith("-fp32-v1.safetensors")
+    assert kept.name.endswith(f"-fp32-v{LAYOUT}.safetensors")
     changed = kept.stat().st_mtime_ns
     assert logits(folder).tolist() == first.tolist()
     assert kept.stat().st_mtime_ns == changed
@@ -86,7 +87,7 @@ def test_other_weights_are_not_served_from_the_cache(tmp_path: Path, cache: Path
     first = logits(folder)
     write_xlm_roberta(folder, seed=1)
     assert logits(folder).tolist() != first.tolist()
-    assert len(list(cache.iterdir())) == 2
+    assert len(list(cache.iterdir())) == 1  # and the old ones are gone
 
 
 @pytest.mark.parametrize("damage", ["cut", "noise", "empty", "another"])
@@ -167,10 +168,30 @@ def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1 <= default_threads() <= (os.cpu_count() or 1)
 
 
-def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("CROSSRANK_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert packed_cache() == tmp_path / "crossrank"
+def test_where_the_module_is_not_built_it_is_said(folder: Path) -> None:
+    code = """
+import sys
+sys.modules["crossrank._native"] = None
+import crossrank
+from crossrank.cli import main
+try:
+    crossrank.Reranker()
+except crossrank.EngineError as error:
+    print(error)
+sys.argv = ["crossrank", *sys.argv[1:]]
+main()
+"""
+    run = [sys.executable, "-c", code]
+    done = subprocess.run([*run, "doctor", "--no-network"], capture_output=True, text=True, check=False)
+    assert "the native engine is not built, or cannot be loaded" in done.stdout.splitlines()[0]
+    assert "pip install" in done.stdout.splitlines()[0]
+    assert done.returncode == 1
+    assert "Reranking cannot run here." in done.stdout
+    assert done.stderr == ""
+    done = subprocess.run([*run, "rank", "q", "d"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the native engine is not built")
+    assert done.stderr.count("\n") == 1
 
 
 def test_an_instruction_set_that_is_not_here_is_a_clear_error(folder: Path) -> None:

@@ -22,7 +22,7 @@ import typer
 from crossrank.checkpoint import Checkpoint
 from crossrank.cli import options as o
 from crossrank.cli.writing import console, printable, write_json
-from crossrank.engines import choose_engine, native
+from crossrank.engines import choose_engine
 from crossrank.engines.base import gpu_is_possible, import_torch
 from crossrank.errors import CrossRankError, EngineError
 from crossrank.hub import hub_cache, hub_endpoint
@@ -130,6 +130,8 @@ def _engine() -> Finding:
     try:
         choice = choose_engine()
         if choice.engine == "native":
+            from crossrank.engines import native  # may not be built
+
             with_what = f"instruction set {native.instruction_set()}, {native.default_threads()} threads"
         else:
             torch = import_torch()

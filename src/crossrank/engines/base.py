@@ -178,6 +178,7 @@ def load_engine(
     device: Device = "auto",
     precision: Precision = "auto",
     threads: int | None = None,
+    progress: bool = False,
 ) -> Engine:
     """Load a model into the engine that serves it.
 
@@ -187,6 +188,7 @@ def load_engine(
             memory runs on the CPU.
         threads: CPU threads; None: the cores that the process may use (native), or what PyTorch
             has (torch).
+        progress: draw a progress bar on stderr while weights are packed (native).
 
     Raises:
         InputError, EngineError: as ``choose_engine``.
@@ -196,7 +198,7 @@ def load_engine(
     if choice.engine == "native":
         from crossrank.engines import native
 
-        return native.NativeEngine(checkpoint, precision=choice.precision, threads=threads)
+        return native.NativeEngine(checkpoint, precision=choice.precision, threads=threads, progress=progress)
     from crossrank.engines.torch import TorchEngine
 
     return TorchEngine(

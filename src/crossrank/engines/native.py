@@ -6,39 +6,37 @@ tables are not packed: they are read row by row through a map of the checkpoint.
 
 from __future__ import annotations
 
-import logging
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
-from crossrank import _native
-from crossrank.checkpoint import Checkpoint, map_tensors
+from crossrank.checkpoint import Checkpoint
 from crossrank.errors import CheckpointError, EngineError, InputError, OutOfMemoryError
+from crossrank.packed import PackedWeights
 from crossrank.packing import Pack
+from crossrank.progress import progress_bar
+
+try:
+    from crossrank import _native
+except ImportError as _error:
+    raise EngineError(
+        f"the native engine is not built, or cannot be loaded ({_error}); build it with: pip install . "
+        "in CrossRank's folder (it needs a C++17 compiler), or install a wheel"
+    ) from _error
 
 __all__ = [
     "NativeEngine",
     "auto_precision",
     "default_threads",
     "instruction_set",
-    "packed_cache",
     "why_not",
 ]
 
-_logger = logging.getLogger(__name__)
-
-
 TOKENS_OF_A_THREAD = 256
 """What a thread takes through a layer together (native/encoder.cpp); fewer cost speed."""
-
-LAYOUT = 1
-"""Of packed weights; a change makes old caches be ignored."""
 
 
 def why_not(checkpoint: Checkpoint) -> str:
@@ -93,14 +91,6 @@ def default_threads() -> int:
     return cores
 
 
-def packed_cache() -> Path:
-    """The folder of packed weights: CROSSRANK_CACHE, or crossrank in the user's cache folder."""
-    place = os.environ.get("CROSSRANK_CACHE")
-    if place:
-        return Path(place).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "crossrank"
-
-
 class NativeEngine:
     """Runs a checkpoint on the CPU.
 
@@ -108,6 +98,7 @@ class NativeEngine:
         checkpoint: a model for which ``why_not`` is empty.
         precision: "int8" (weights and activations of the matrix products), "bf16" or "fp32".
         threads: None: ``default_threads()``.
+        progress: draw a progress bar on stderr while weights are packed.
 
     Raises:
         CheckpointError: weights are missing, of the wrong shape, or not finite.
@@ -117,29 +108,37 @@ class NativeEngine:
     device = "cpu"
     batch_tokens = 8192
 
-    def __init__(self, checkpoint: Checkpoint, *, precision: str, threads: int | None = None) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, *, precision: str, threads: int | None = None, progress: bool = False
+    ) -> None:
         self.precision = precision
         self.threads = threads or default_threads()
         self.fill_tokens = TOKENS_OF_A_THREAD * self.threads
         # A tokenizer may tell segments apart for a model that does not.
         self._has_segments = int(checkpoint.config.get("type_vocab_size") or 2) > 1
         isa = instruction_set()
-        source = checkpoint.mapped()
-        path = packed_cache() / f"{_key(checkpoint)}-{precision}-v{LAYOUT}.safetensors"
-        packed = _read(path, source)
+        cache = PackedWeights(checkpoint, precision)
+        packed = cache.read()
         if packed is not None:
             try:
                 self._engine = _native.Engine(checkpoint.config, packed, precision, self.threads, isa)
             except ValueError as error:
-                _logger.warning("%s is damaged and is made anew: %s", path, error)
+                cache.warn_of_damage(error)
                 packed = None
         if packed is None:
+            source = checkpoint.mapped()
             try:
-                packed = _native.pack_weights(checkpoint.config, source, precision, self.threads)
+                with progress_bar(progress, f"Packing {checkpoint.name} for {precision}, once"):
+                    packed = _native.pack_weights(checkpoint.config, source, precision, self.threads)
                 self._engine = _native.Engine(checkpoint.config, packed, precision, self.threads, isa)
             except ValueError as error:
                 raise CheckpointError(f"{checkpoint.folder} cannot be loaded: {error}") from error
-            _write(path, packed, source)
+            names = {id(array): name for name, array in source.items()}
+            tables = {name: names[id(array)] for name, array in packed.items() if id(array) in names}
+            own = {name: array for name, array in packed.items() if name not in tables}
+            size = sum(array.nbytes for array in own.values())
+            with progress_bar(progress, f"Keeping {cache.path.name}", size) as advance:
+                cache.write(own, tables, advance)
 
     @property
     def isa(self) -> str:
@@ -158,39 +157,3 @@ class NativeEngine:
         except (RuntimeError, ValueError) as error:
             raise EngineError(str(error)) from error
         return found
-
-
-def _key(checkpoint: Checkpoint) -> str:
-    """Names the source of packed weights."""
-    return f"{checkpoint.name[:40]}-{checkpoint.fingerprint()}"
-
-
-def _read(path: Path, source: dict[str, Any]) -> dict[str, Any] | None:
-    """Packed tensors from the cache, and the tables that they leave in the checkpoint; None: none."""
-    try:
-        if not path.is_file():
-            return None
-        packed, metadata = map_tensors(path)
-        return packed | {name: source[metadata[name]] for name in metadata}
-    except (CheckpointError, OSError, KeyError) as error:
-        _logger.warning("%s is damaged and is made anew: %s", path, error)
-        return None
-
-
-def _write(path: Path, packed: dict[str, Any], source: dict[str, Any]) -> None:
-    """Keep packed tensors: whole or not at all, also where two processes do it at once."""
-    names = {id(array): name for name, array in source.items()}
-    tables = {name: names[id(array)] for name, array in packed.items() if id(array) in names}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(prefix=path.stem, suffix=".partial", dir=path.parent)
-        os.close(handle)
-        try:
-            save_file({name: a for name, a in packed.items() if name not in tables}, partial, tables)
-            Path(partial).replace(path)
-        finally:
-            Path(partial).unlink(missing_ok=True)
-    except (OSError, SafetensorError) as error:
-        _logger.warning(
-            "the packed weights cannot be kept in %s (%s): the next start packs again", path, error
-        )

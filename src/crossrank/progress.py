@@ -1,0 +1,31 @@
+"""A progress bar on stderr, drawn only where it is asked for."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+__all__ = ["progress_bar"]
+
+
+@contextlib.contextmanager
+def progress_bar(wanted: bool, description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """Draw a bar while the block runs, and give the function that advances it.
+
+    Args:
+        wanted: False: nothing is drawn, and the function does nothing.
+        description: what is going on, in a few words.
+        total: bytes of the whole; None: unknown, the bar moves to and fro.
+    """
+    if not wanted:
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = [TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()]
+    if total is not None:
+        columns.append(DownloadColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda bytes_: progress.advance(task, bytes_)

@@ -1,0 +1,238 @@
+"""The cache of packed weights: its file, what is removed, and what full disks and crashes do to it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from crossrank import Reranker, packed
+from crossrank.checkpoint import Checkpoint, map_tensors
+from crossrank.models import BUNDLED, resolve
+from crossrank.packed import LAYOUT, PackedWeights, clean, packed_cache, packed_files
+from tests.checkpoints import write_xlm_roberta
+
+DOCUMENTS = ["北京是中国的政治中心。", "Paris is the capital.", "上海"]
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CROSSRANK_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_xlm_roberta(tmp_path_factory.mktemp("model") / "tiny")
+
+
+def logits(folder: Path, precision: Any = "fp32") -> list[float]:
+    reranker = Reranker(folder, device="cpu", precision=precision, threads=2)
+    found: list[float] = reranker.logits([("中国的首都", text) for text in DOCUMENTS]).tolist()
+    return found
+
+
+def states() -> dict[str, str]:
+    return {file.precision: file.state for file in packed_files()}
+
+
+def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CROSSRANK_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert packed_cache() == tmp_path / "crossrank"
+
+
+def test_a_written_file_is_safetensors_and_aligned(folder: Path, cache: Path) -> None:
+    rng = np.random.default_rng(0)
+    tensors: dict[str, Any] = {
+        "odd": rng.random(1).astype(np.float32),
+        "panels": rng.integers(0, 256, (2, 3, 32, 4)).astype(np.uint8),
+        "halves": rng.integers(0, 1 << 16, (2, 64)).astype(np.uint16),
+        "floats": rng.random((4, 32)).astype(np.float32),
+    }
+    place = PackedWeights(Checkpoint(folder), "int8")
+    written: list[int] = []
+    place.write(tensors, {}, written.append)
+    assert sum(written) == sum(array.nbytes for array in tensors.values())
+    for read in (load_file(place.path), map_tensors(place.path)[0], place.read()):
+        assert read is not None
+        assert set(read) == set(tensors)
+        for name, array in tensors.items():
+            assert read[name].dtype == array.dtype
+            np.testing.assert_array_equal(read[name], array)
+    header = int.from_bytes(place.path.read_bytes()[:8], "little")
+    assert (8 + header) % 64 == 0
+    mapped = map_tensors(place.path)[0]
+    assert all(mapped[name].ctypes.data % 64 == 0 for name in tensors)
+
+
+def test_every_tensor_of_a_real_model_is_aligned(cache: Path) -> None:
+    logits(resolve(BUNDLED), "int8")
+    [file] = packed_files()
+    tensors, _ = map_tensors(file.path)
+    wrong = [name for name, array in tensors.items() if array.ctypes.data % 64]
+    assert wrong == []
+
+
+def test_the_second_start_restores_tables_only(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = resolve(BUNDLED)
+    first = logits(folder)
+    restored: list[str] = []
+    scale = Checkpoint._scale
+
+    def watched(self: Checkpoint, stored: Any, base: str, rows: int, columns: int) -> Any:
+        restored.append(base)
+        return scale(self, stored, base, rows, columns)
+
+    monkeypatch.setattr(Checkpoint, "_scale", watched)
+    assert logits(folder) == first
+    assert restored
+    assert all("_embeddings." in name for name in restored)
+
+
+def test_states_and_cleaning(tmp_path: Path, cache: Path) -> None:
+    folder = write_xlm_roberta(tmp_path / "m")
+    logits(folder)
+    logits(folder, "int8")
+    assert states() == {"fp32": "current", "int8": "current"}
+    assert {file.source for file in packed_files()} == {folder}
+    assert list(clean()) == []
+    write_xlm_roberta(folder, seed=1)
+    assert states() == {"fp32": "outdated", "int8": "outdated"}
+    folder.rename(tmp_path / "moved")
+    assert states() == {"fp32": "orphaned", "int8": "orphaned"}
+    (cache / "of-an-older-version-v1.safetensors").write_bytes(b"x")
+    assert len(list(clean())) == 3
+    assert list(cache.iterdir()) == []
+    logits(tmp_path / "moved")
+    assert [file.state for file in clean(everything=True)] == ["current"]
+    assert packed_files() == []
+
+
+def test_a_new_file_replaces_those_of_old_layouts_and_old_weights(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, other = write_xlm_roberta(tmp_path / "m"), write_xlm_roberta(tmp_path / "other")
+    logits(other)
+    monkeypatch.setattr(packed, "LAYOUT", LAYOUT - 1)
+    logits(folder)
+    logits(folder, "int8")
+    monkeypatch.undo()
+    monkeypatch.setenv("CROSSRANK_CACHE", str(cache))
+    logits(folder)
+    found = [(file.model, file.precision, file.state) for file in packed_files()]
+    assert found == [("m", "fp32", "current"), ("other", "fp32", "current")]
+    write_xlm_roberta(folder, seed=1)
+    logits(folder)
+    assert [file.model for file in packed_files()] == ["m", "other"]
+
+
+def run(code: str, folder: Path, **env: str) -> subprocess.Popen[str]:
+    """A process that packs the model and prints its logits, after some code of the test's."""
+    after = f"""
+import json
+from pathlib import Path
+from crossrank import Reranker
+reranker = Reranker(Path({str(folder)!r}), device="cpu", precision="fp32", threads=2)
+print(json.dumps(reranker.logits([("中国的首都", text) for text in {DOCUMENTS!r}]).tolist()))
+"""
+    return subprocess.Popen(
+        [sys.executable, "-c", code + after],
+        env=os.environ | env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_full_disk_leaves_nothing_and_the_engine_runs(folder: Path, cache: Path) -> None:
+    # No file may grow over 8 KiB: what a full disk does, without a disk to fill.
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))"
+    process = run(f"{limit}\nimport logging; logging.basicConfig()", folder)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "cannot be kept" in err
+    assert list(cache.iterdir()) == []
+    assert json.loads(out) == logits(folder)
+
+
+def test_a_cache_that_may_not_be_written_is_a_warning(
+    folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(*_: Any, **__: Any) -> Any:  # root writes to read-only folders too
+        raise PermissionError(13, "Permission denied")
+
+    expected = logits(folder)
+    list(clean(everything=True))
+    monkeypatch.setattr("tempfile.mkstemp", refused)
+    with caplog.at_level(logging.WARNING, "crossrank"):
+        assert logits(folder) == expected
+    assert "Permission denied" in caplog.text
+    assert "the next start packs again" in caplog.text
+
+
+def test_processes_that_pack_at_once_leave_one_whole_file(folder: Path, cache: Path) -> None:
+    processes = [run("", folder) for _ in range(3)]
+    answers = [process.communicate(timeout=240) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], answers
+    assert len({out for out, _ in answers}) == 1
+    assert [err for _, err in answers] == ["", "", ""]
+    assert states() == {"fp32": "current"}
+    assert json.loads(answers[0][0]) == logits(folder)
+
+
+def test_a_killed_writer_leaves_no_half_file(folder: Path, cache: Path) -> None:
+    die = """
+import os, signal
+from crossrank import packed
+packed._CHUNK = 1000
+write = packed.PackedWeights.write
+def killed(self, tensors, tables, advance):
+    written = []
+    def count(n):
+        written.append(n)
+        if len(written) == 20:
+            os.kill(os.getpid(), signal.SIGKILL)
+    write(self, tensors, tables, count)
+packed.PackedWeights.write = killed
+"""
+    process = run(die, folder)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL
+    assert out == ""
+    [left] = cache.iterdir()
+    assert left.suffix == ".partial"
+    assert packed_files() == []  # it is young: its writer may be about to lock it
+    os.utime(left, (0, 0))
+    assert [file.state for file in packed_files()] == ["unfinished"]
+    expected = logits(folder)
+    assert not left.exists()
+    assert states() == {"fp32": "current"}
+    assert logits(folder) == expected
+
+
+def test_what_is_being_written_is_left_alone(folder: Path, cache: Path) -> None:
+    cache.mkdir()
+    with (cache / "tiny-0-fp32-v2x.partial").open("wb") as file:
+        assert packed._lock(file)
+        os.utime(file.name, (0, 0))
+        assert packed_files() == []
+        logits(folder)
+        assert Path(file.name).exists()
+    assert [file.state for file in packed_files()] == ["unfinished", "current"]
+
+
+def test_a_file_that_names_no_source_is_outdated(cache: Path) -> None:
+    cache.mkdir()
+    save_file({"x": np.zeros(3, np.float32)}, cache / f"m-0-fp32-v{LAYOUT}.safetensors")
+    (cache / "n-0-fp32-v9.safetensors").write_bytes(b"\xff" * 100)
+    assert [file.state for file in packed_files()] == ["outdated", "outdated"]
