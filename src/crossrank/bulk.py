@@ -6,9 +6,6 @@ and the output (data/output.py) is the checkpoint.
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -26,10 +23,13 @@ from crossrank.errors import EngineError, InputError, NonFiniteLogitError
 from crossrank.ranking import Ranking
 from crossrank.reranker import Reranker
 
-__all__ = ["Answers", "Counts", "Source", "answers", "check", "run"]
+__all__ = ["Answer", "Answers", "Counts", "Source", "answers", "check", "run"]
 
-Answers: TypeAlias = Callable[[Iterator[Row]], Iterator[dict[str, Any]]]
-"""Rows to answers, in their order: ``answers`` with a reranker, or a cluster's (ray.py)."""
+Answer: TypeAlias = tuple[int, dict[str, Any]]
+"""How many pairs a row had, and what is written of it."""
+
+Answers: TypeAlias = Callable[[Iterator[Row], int], Iterator[Answer]]
+"""Rows, and how many went before them, to answers in their order: ``answers``, or a cluster's (ray.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +162,9 @@ def run(
             queries, pairs = queries + 1, pairs + len(row.documents)
         resumed = Counts(queries, pairs)
         progress(queries, pairs)
-        for found in answer(rows):
-            out.write(found)
-            queries, pairs = queries + 1, pairs + len(found.get("results", "1"))
+        for pairs_of_row, answered in answer(rows, queries):
+            out.write(answered)
+            queries, pairs = queries + 1, pairs + pairs_of_row
             progress(queries, pairs)
         out.finish()
     return resumed
@@ -172,11 +172,11 @@ def run(
 
 def answers(
     reranker: Reranker, rows: Iterable[Row], *, top_n: int | None = None, with_text: bool = False
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Answer]:
     """An answer for each row, in their order.
 
-    ``{"id", "results": [{"index", "id", "score", "logit", "truncated"}, ...]}``, best first; a pair's is
-    ``{"id", "score", "logit", "truncated"}``.
+    What is written is ``{"id", "results": [{"index", "id", "score", "logit", "truncated"}, ...]}``,
+    best first, and of a pair ``{"id", "score", "logit", "truncated"}``.
 
     Args:
         reranker: the model.
@@ -202,7 +202,8 @@ def answers(
             raise EngineError(f"{waiting[0].place}, query {waiting[0].id}: {error}") from error
         if ranking is None:
             return
-        yield _answer(waiting.popleft(), ranking, with_text)
+        row = waiting.popleft()
+        yield len(row.documents), _answer(row, ranking, with_text)
 
 
 def _answer(row: Row, ranking: Ranking, with_text: bool) -> dict[str, Any]:
@@ -219,10 +220,3 @@ def _answer(row: Row, ranking: Ranking, with_text: bool) -> dict[str, Any]:
     if not row.is_pair:
         return {**answer, "results": results}
     return answer | {name: value for name, value in results[0].items() if name not in ("index", "id")}
-
-
-def write_lines(found: Iterable[dict[str, Any]]) -> None:
-    """Answers to standard output, as JSON Lines; there is nothing to go on from."""
-    for answer in found:
-        sys.stdout.write(json.dumps(answer) + os.linesep)
-        sys.stdout.flush()

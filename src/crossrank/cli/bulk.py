@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,24 +100,25 @@ def bulk(
     if ray is not None:
         from crossrank import ray as cluster
 
-        described = {
-            "model": model,
-            **{name: options[name] for name in ("revision", "precision", "max_length")},
-        }
-        job_options = cluster.Options(model, options, top_n, text, ray, actors)
+        described = {name: options[name] for name in ("revision", "precision", "max_length")}
+        described["model"] = model
+        cluster.connect(ray)
 
-        def answers(rows: Iterator[Row]) -> Iterator[dict[str, Any]]:
-            return cluster.answers(work, rows, job_options)
+        def answers(_rows: Iterator[Row], before: int) -> Iterator[job.Answer]:
+            arguments = {"model": model, **options}
+            return cluster.answers(work, before, arguments, top_n=top_n, with_text=text, actors=actors)
     else:
         reranker = o.open_reranker(model, **options)
         described = {"model": model, "revision": revision, "precision": reranker.engine.precision}
         described["max_length"] = reranker.max_length
 
-        def answers(rows: Iterator[Row]) -> Iterator[dict[str, Any]]:
+        def answers(rows: Iterator[Row], _before: int) -> Iterator[job.Answer]:
             return job.answers(reranker, rows, top_n=top_n, with_text=text)
 
     if to_stdout:
-        job.write_lines(answers(work.rows()))
+        # Nothing to go on from: lines as they come.
+        for _, answer in answers(work.rows(), 0):
+            print(json.dumps(answer), flush=True)
         return
     described |= {"top_n": top_n, "text": text}
     with Progress(

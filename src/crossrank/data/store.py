@@ -25,12 +25,13 @@ class DocumentStore:
         self._database = sqlite3.connect("", isolation_level=None)
         self._database.execute("CREATE TABLE documents (id TEXT PRIMARY KEY, text TEXT) WITHOUT ROWID")
         self._database.execute("BEGIN")
+        identity = ""
         try:
             for identity, text in documents:
-                try:
-                    self._database.execute("INSERT INTO documents VALUES (?, ?)", (identity, _storable(text)))
-                except sqlite3.IntegrityError as error:
-                    raise InputError(f"two documents of the collection have the id {identity!r}") from error
+                self._database.execute("INSERT INTO documents VALUES (?, ?)", (identity, _storable(text)))
+        except sqlite3.IntegrityError as error:
+            self.close()
+            raise InputError(f"two documents of the collection have the id {identity!r}") from error
         except BaseException:
             self.close()
             raise
