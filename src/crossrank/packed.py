@@ -11,9 +11,9 @@ import contextlib
 import json
 import logging
 import os
-import tempfile
+import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias
@@ -24,7 +24,7 @@ import numpy.typing as npt
 from crossrank.checkpoint import Checkpoint, map_tensors, open_safetensors
 from crossrank.errors import CheckpointError, ModelError
 
-__all__ = ["LAYOUT", "PackedFile", "PackedWeights", "clean", "packed_cache", "packed_files"]
+__all__ = ["LAYOUT", "PackedFile", "PackedWeights", "packed_cache", "packed_files"]
 
 LAYOUT = 2
 """Of packed weights; a change makes old files be ignored, and removed when a new one is written."""
@@ -100,10 +100,10 @@ class PackedWeights:
         metadata = {**tables, _SOURCE: json.dumps(origin)}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=self.path.stem, suffix=".partial", dir=self.path.parent)
-            partial = Path(name)
+            # Not by tempfile, whose files nobody else may read: a cache may be shared.
+            partial = self.path.with_suffix(f".{os.getpid()}-{secrets.token_hex(4)}.partial")
             try:
-                with os.fdopen(handle, "wb") as file:
+                with partial.open("xb") as file:
                     _lock(file)
                     _write_tensors(file, packed, metadata, advance)
                     partial.replace(self.path)
@@ -128,7 +128,7 @@ class PackedFile:
     """A file of the cache.
 
     Attributes:
-        path: the file.
+        path: the file; one that is removed while an engine has it mapped serves that engine on.
         size: in bytes.
         source: the checkpoint's folder that it was made from; None where it does not say.
         state: "current"; "outdated": the checkpoint or the layout has changed; "orphaned": the
@@ -163,18 +163,6 @@ def packed_files() -> list[PackedFile]:
             elif path.suffix == ".safetensors":
                 found.append(_examine(path))
     return found
-
-
-def clean(everything: bool = False) -> Iterator[PackedFile]:
-    """Remove the files that no longer serve, or all; yields each when it is gone.
-
-    Raises:
-        OSError: a file cannot be removed.
-    """
-    for file in packed_files():
-        if everything or file.state != "current":
-            file.path.unlink(missing_ok=True)
-            yield file
 
 
 def _examine(path: Path) -> PackedFile:

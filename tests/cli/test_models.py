@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import socket
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from crossrank import models
+from tests.checkpoints import write_xlm_roberta
+from tests.cli.conftest import Run
 from tests.hub import Hub
 
 NAME = "some/reranker"
@@ -133,3 +136,38 @@ def test_no_network_is_one_line(run: CommandLine) -> None:
     assert (code, out, err.count("\n")) == (2, "", 1)
     for word in (endpoint, "HF_ENDPOINT", "--from modelscope", str(run.folder / "models")):
         assert word in err
+
+
+def test_packed_weights_are_listed_and_cleaned(
+    crossrank: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CROSSRANK_CACHE", str(tmp_path / "cache"))
+    done = crossrank("models", "clean")
+    assert (done.code, done.out) == (0, "")
+    assert "nothing to delete" in done.err
+    folder = write_xlm_roberta(tmp_path / "mine")
+    for precision in ("fp32", "int8"):
+        assert crossrank("rank", "q", "d", "--model", str(folder), "--precision", precision).code == 0
+
+    lines = [line.split() for line in crossrank("models", "list").out.splitlines()]
+    shown = [line for line in lines if line[:2] == ["mine", "packed"]]
+    assert [line[4] for line in shown] == ["fp32", "int8"]
+    rows = [r for r in json.loads(crossrank("models", "list", "--json").out) if r["place"] == "packed"]
+    assert [row["size"] for row in rows] == [Path(row["path"]).stat().st_size for row in rows]
+    assert {(row["name"], row["state"], row["source"]) for row in rows} == {("mine", "current", str(folder))}
+    assert "nothing to delete" in crossrank("models", "clean", "--yes").err
+
+    write_xlm_roberta(folder, seed=1)
+    assert crossrank("models", "list").out.count("outdated") == 2
+    done = crossrank("models", "clean", "--yes")
+    assert done.code == 0
+    assert done.err.count(": outdated, ") == 2
+    assert done.err.endswith("kB freed\n")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+    crossrank("rank", "q", "d", "--model", str(folder))
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    assert crossrank("models", "clean", "--all").code == 130
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert crossrank("models", "clean", "--all", "--yes").code == 0
+    assert list((tmp_path / "cache").iterdir()) == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -14,6 +14,7 @@ from rich.table import Table
 from crossrank.cli import options as o
 from crossrank.models import Source, cached_folder, resolve, stored_models
 from crossrank.models import remove as remove_model
+from crossrank.packed import PackedFile, packed_cache, packed_files
 
 __all__ = ["app"]
 
@@ -26,10 +27,11 @@ Name = Annotated[str, typer.Argument(help="A model's name, BAAI/bge-reranker-v2-
 def list_models(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON array; sizes in bytes.")] = False,
 ) -> None:
-    """Show the bundled model, those in ./models, and those in the hub's cache."""
-    found = stored_models()
+    """Show the bundled model, those in ./models, those in the hub's cache, and packed weights."""
+    found, packed = stored_models(), packed_files()
     if as_json:
         rows = [{**asdict(model), "path": str(model.path.absolute())} for model in found]
+        rows += [_as_object(file) for file in packed]
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return
     table = Table("model", "place", "size", "revision", "folder", box=None, pad_edge=False)
@@ -38,6 +40,9 @@ def list_models(
     for model in found:
         size = decimal(model.size) if model.complete else f"{decimal(model.size)}, incomplete"
         table.add_row(model.name, model.place, size, (model.revision or "")[:8], str(model.path))
+    for file in packed:
+        size = decimal(file.size) if file.state == "current" else f"{decimal(file.size)}, {file.state}"
+        table.add_row(file.model, "packed", size, file.precision, str(file.path))
     Console().print(table)
 
 
@@ -62,3 +67,39 @@ def remove(
     if not yes:
         typer.confirm(f"Delete {folder} ({decimal(size)})?", abort=True, err=True)
     typer.echo(f"{decimal(remove_model(name))} freed", err=True)
+
+
+@app.command()
+def clean(
+    everything: Annotated[
+        bool, typer.Option("--all", help="Those that serve too: the next start packs again.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")] = False,
+) -> None:
+    """Delete packed weights whose model has changed or is gone, and what crashes have left."""
+    files = [file for file in packed_files() if everything or file.state != "current"]
+    if not files:
+        typer.echo(f"nothing to delete in {packed_cache()}", err=True)
+        return
+    for file in files:
+        typer.echo(f"{file.path.name}: {file.state}, {decimal(file.size)}", err=True)
+    if not yes:
+        typer.confirm(f"Delete these from {packed_cache()}?", abort=True, err=True)
+    for file in files:
+        file.path.unlink(missing_ok=True)
+    typer.echo(f"{decimal(sum(file.size for file in files))} freed", err=True)
+
+
+def _as_object(file: PackedFile) -> dict[str, Any]:
+    """Packed weights with the fields of a model, and their own."""
+    return {
+        "name": file.model,
+        "place": "packed",
+        "path": str(file.path.absolute()),
+        "size": file.size,
+        "revision": None,
+        "complete": file.state != "unfinished",
+        "precision": file.precision,
+        "state": file.state,
+        "source": str(file.source) if file.source else None,
+    }

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -137,7 +136,7 @@ class NativeEngine:
             tables = {name: names[id(array)] for name, array in packed.items() if id(array) in names}
             own = {name: array for name, array in packed.items() if name not in tables}
             size = sum(array.nbytes for array in own.values())
-            with progress_bar(progress, f"Keeping {cache.path.name}", size) as advance:
+            with progress_bar(progress, "Keeping what was packed", size) as advance:
                 cache.write(own, tables, advance)
 
     @property
