@@ -1,0 +1,241 @@
+"""The order in which waiting pairs go to the engine: deficit round robin over tokens.
+
+Every request is a ``Flow``. In its turn a flow may send a *quantum* of tokens; what it does not use
+of it stays its own until the next turn (M. Shreedhar, G. Varghese, "Efficient fair queuing using
+deficit round robin", 1995). A flow's first quantum comes at once, before flows that had theirs
+(the new flows of RFC 8290): a small request waits for nobody's round. So that many
+small ones do not shut out the large, flows that had their first quantum get at least
+a quarter of the tokens while they wait.
+
+Priorities are strict but for one thing: lower ones that wait get at least a sixteenth of the tokens
+between them, in turn. Without it a busy server would hold them for ever.
+
+Fairness is counted in tokens over all models; a pack holds pairs of one.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Generic, Protocol, TypeVar
+
+__all__ = ["FairQueue", "Flow", "Item"]
+
+OLD_SHARE = 4
+"""Flows that had their first quantum get at least 1/4 of the tokens of their priority."""
+
+LOWER_SHARE = 16
+"""Lower priorities together get at least 1/16 of all tokens."""
+
+
+class Item(Protocol):
+    """What waits: a pair."""
+
+    @property
+    def tokens(self) -> int: ...
+
+
+T = TypeVar("T", bound=Item)
+
+
+class Flow(Generic[T]):
+    """The waiting pairs of one request.
+
+    Args:
+        group: what must not share a pack with another group: the model.
+        priority: lower goes first.
+
+    Attributes:
+        waiting: its pairs, in order.
+        tokens: theirs.
+    """
+
+    __slots__ = ("deficit", "fresh", "group", "priority", "tokens", "waiting")
+
+    def __init__(self, group: object, priority: int = 0) -> None:
+        self.group = group
+        self.priority = priority
+        self.waiting: deque[T] = deque()
+        self.tokens = 0
+        self.fresh = True
+        self.deficit = 0
+
+
+class _Band(Generic[T]):
+    """The flows of one priority that have pairs waiting."""
+
+    __slots__ = ("ahead", "fresh", "old")
+
+    def __init__(self) -> None:
+        self.fresh: OrderedDict[Flow[T], None] = OrderedDict()
+        self.old: OrderedDict[Flow[T], None] = OrderedDict()
+        self.ahead = 0  # tokens that fresh flows had beyond their share while old ones waited
+
+    def flows(self, of: Flow[T]) -> OrderedDict[Flow[T], None]:
+        return self.fresh if of.fresh else self.old
+
+    def choose(self, allowed: _Allowed, quantum: int) -> Flow[T] | None:
+        fresh, old = allowed.first(self.fresh), allowed.first(self.old)
+        if fresh is None or old is None:
+            return fresh or old
+        return old if self.ahead >= (OLD_SHARE - 1) * quantum else fresh
+
+
+class _Allowed:
+    """Which flows may be taken from: those of one group, or of all that are not blocked."""
+
+    __slots__ = ("blocked", "group")
+
+    def __init__(self, blocked: Collection[object]) -> None:
+        self.group: object = None
+        self.blocked = blocked
+
+    def first(self, flows: Iterable[Flow[T]]) -> Flow[T] | None:
+        if self.group is not None:
+            return next((flow for flow in flows if flow.group is self.group), None)
+        return next((flow for flow in flows if flow.group not in self.blocked), None)
+
+
+class FairQueue(Generic[T]):
+    """Waiting pairs of all requests. Not safe between threads: its owner holds a lock.
+
+    Args:
+        quantum: tokens of a turn.
+
+    Attributes:
+        tokens, pairs: that wait.
+    """
+
+    def __init__(self, quantum: int = 1024) -> None:
+        self.quantum = quantum
+        self.tokens = 0
+        self.pairs = 0
+        self._bands: dict[int, _Band[T]] = {}
+        self._lower_turn: OrderedDict[int, None] = OrderedDict()  # priorities, least lately served first
+        self._ahead = 0  # tokens that the first priority had beyond its share while others waited
+
+    def add(self, flow: Flow[T], items: Iterable[T]) -> None:
+        """Put pairs at the end of a flow."""
+        before, count = flow.tokens, len(flow.waiting)
+        for item in items:
+            flow.waiting.append(item)
+            flow.tokens += item.tokens
+        self.tokens += flow.tokens - before
+        self.pairs += len(flow.waiting) - count
+        if not count and flow.waiting:
+            if flow.fresh and not flow.deficit:
+                flow.deficit = self.quantum
+            band = self._bands.setdefault(flow.priority, _Band())
+            band.flows(flow)[flow] = None
+            self._lower_turn.setdefault(flow.priority)
+
+    def remove(self, flow: Flow[T]) -> int:
+        """Take all pairs of a flow out; returns how many."""
+        count = len(flow.waiting)
+        if count:
+            self.tokens -= flow.tokens
+            self.pairs -= count
+            flow.waiting.clear()
+            flow.tokens = 0
+            self._retire(flow)
+        return count
+
+    def ready(self, blocked: Collection[object] = ()) -> bool:
+        """Whether ``take`` would find something."""
+        return any(flow.group not in blocked for flow in self.flows())
+
+    def flows(self) -> Iterator[Flow[T]]:
+        """Flows with pairs waiting."""
+        for band in self._bands.values():
+            yield from band.fresh
+            yield from band.old
+
+    def take(self, room: Callable[[object], tuple[int, int]], blocked: Collection[object] = ()) -> list[T]:
+        """The next pairs, all of one group.
+
+        Args:
+            room: group -> (budget, most): pairs are taken until they have ``budget`` tokens. The
+                last may exceed it, but not ``most``; a single longer pair goes alone.
+            blocked: groups that must wait.
+        """
+        taken: list[T] = []
+        tokens, budget, most = 0, 1, 0
+        allowed = _Allowed(blocked)
+        while tokens < budget:
+            flow = self._choose(allowed)
+            if flow is None:
+                break
+            size = flow.waiting[0].tokens
+            if not taken:
+                allowed.group = flow.group
+                budget, most = room(flow.group)
+            elif tokens + size > most:
+                break
+            taken.append(self._serve(flow))
+            tokens += size
+        return taken
+
+    def _choose(self, allowed: _Allowed) -> Flow[T] | None:
+        """The flow whose turn it is, with a deficit that covers its first pair."""
+        while True:
+            flow = self._turn(allowed)
+            if flow is None or flow.deficit >= flow.waiting[0].tokens:
+                return flow
+            # Its turn is over; the next one brings a quantum.
+            band = self._bands[flow.priority]
+            del band.flows(flow)[flow]
+            flow.fresh = False
+            flow.deficit += self.quantum
+            band.old[flow] = None
+
+    def _turn(self, allowed: _Allowed) -> Flow[T] | None:
+        order = sorted(self._bands)
+        if len(order) > 1 and self._ahead >= (LOWER_SHARE - 1) * self.quantum:
+            for priority in self._lower_turn:
+                if priority != order[0]:
+                    flow = self._bands[priority].choose(allowed, self.quantum)
+                    if flow is not None:
+                        return flow
+        for priority in order:
+            flow = self._bands[priority].choose(allowed, self.quantum)
+            if flow is not None:
+                return flow
+        return None
+
+    def _serve(self, flow: Flow[T]) -> T:
+        item = flow.waiting.popleft()
+        size = item.tokens
+        flow.tokens -= size
+        flow.deficit -= size
+        self.tokens -= size
+        self.pairs -= 1
+        first = min(self._bands)
+        if flow.priority != first:
+            self._ahead = max(0, self._ahead - (LOWER_SHARE - 1) * size)
+            self._lower_turn.move_to_end(flow.priority)
+        elif len(self._bands) > 1:
+            self._ahead += size
+        else:
+            self._ahead = 0
+        band = self._bands[flow.priority]
+        if not flow.fresh:
+            band.ahead = max(0, band.ahead - (OLD_SHARE - 1) * size)
+        elif band.old:
+            band.ahead += size
+        else:
+            band.ahead = 0
+        if not flow.waiting:
+            self._retire(flow)
+        return item
+
+    def _retire(self, flow: Flow[T]) -> None:
+        """A flow has nothing waiting: it keeps what is left of its first quantum, and nothing else."""
+        band = self._bands[flow.priority]
+        del band.flows(flow)[flow]
+        if not flow.fresh:
+            flow.deficit = 0
+        elif not flow.deficit:
+            flow.fresh = False
+        if not band.fresh and not band.old:
+            del self._bands[flow.priority]
+            del self._lower_turn[flow.priority]

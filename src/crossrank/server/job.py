@@ -1,0 +1,188 @@
+"""One request on its way: what is known of its pairs, and who waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+import uuid
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from crossrank.engines import Engine
+from crossrank.errors import NonFiniteLogitError
+from crossrank.pairs import Cut, EncodedPair, PairEncoder
+from crossrank.reranker import Reranker
+from crossrank.server.fair import Flow
+from crossrank.server.work import Answer, Work
+
+__all__ = ["Job", "LoadedModel", "WaitingPair"]
+
+
+class LoadedModel:
+    """One loading of a served model. A reload makes another one; a restart changes its engine.
+
+    Attributes:
+        name: its served name.
+        reranker: what was loaded.
+        engine: None while it is being restarted.
+        encoder: stays, so that waiting pairs fit the engine that comes.
+        identity: differs wherever logits may differ.
+        most: tokens of its largest pack; less once memory ran out.
+        tokens_per_character: of its texts so far, for estimates.
+        retired: a newer loading took its place; it only finishes its requests.
+        why: what is wrong, while there is no engine.
+        retry_after: seconds until the next try to restart.
+    """
+
+    def __init__(self, name: str, reranker: Reranker) -> None:
+        self.name = name
+        self.encoder: PairEncoder = reranker.encoder
+        self.identity = _identity(reranker)
+        self.tokens_per_character = 0.3
+        self.retired = False
+        self.why = ""
+        self.retry_after = 1.0
+        self._tokens = 0.0
+        self._seconds = 0.0
+        self.attach(reranker)
+
+    def attach(self, reranker: Reranker) -> None:
+        """Use this reranker's engine from now on."""
+        self.reranker = reranker
+        self.engine: Engine | None = reranker.engine
+        self.most = reranker.batch_tokens
+        self.why = ""
+
+    def detach(self, why: str) -> None:
+        """There is no engine until ``attach``."""
+        self.engine = None
+        self.why = why
+
+    def ran(self, tokens: int, seconds: float) -> None:
+        """A pack of so many tokens took so long; the last packs count most."""
+        self._tokens = 0.9 * self._tokens + tokens
+        self._seconds = 0.9 * self._seconds + seconds
+
+    @property
+    def rate(self) -> float:
+        """Tokens per second, measured; 0: not yet."""
+        return self._tokens / self._seconds if self._seconds else 0.0
+
+    def budget(self, pack_seconds: float) -> int:
+        """Tokens of a pack: what takes ``pack_seconds``, but enough to keep the engine full."""
+        engine = self.engine
+        least = engine.fill_tokens if engine is not None else 1
+        return max(1, min(self.most, max(least, int(self.rate * pack_seconds))))
+
+    def read(self, characters: int, tokens: int) -> None:
+        """Texts of so many characters became so many tokens."""
+        if characters:
+            self.tokens_per_character += 0.1 * (tokens / characters - self.tokens_per_character)
+
+    def estimate(self, work: Work) -> list[int]:
+        """About how many tokens each pair will have, before it is tokenised."""
+        most = min(self.encoder.max_length, work.max_tokens_per_pair or self.encoder.max_length)
+        ratio = self.tokens_per_character
+        return [min(most, 4 + int((len(query) + len(document)) * ratio)) for query, document in work.pairs]
+
+
+@dataclass(slots=True, eq=False)
+class WaitingPair:
+    """A pair in the queue: whose it is, its place there, and its ids."""
+
+    job: Job
+    index: int
+    pair: EncodedPair
+
+    @property
+    def tokens(self) -> int:
+        return len(self.pair.token_ids)
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A request that was accepted. What changes is changed under the scheduler's lock.
+
+    Attributes:
+        work, model, future: what is asked, who answers, and who waits.
+        cut: what of the pairs is cut.
+        reserved: tokens that it still takes of the queue: real ones, and estimates for pairs that
+            are not tokenised.
+        estimates: for each pair that is not tokenised.
+        next: the first pair that is not tokenised.
+        remaining: pairs without a logit.
+        ended: an answer or an error is on its way; what still comes for it is dropped.
+    """
+
+    work: Work
+    model: LoadedModel
+    future: asyncio.Future[Answer]
+    cut: Cut
+    estimates: list[int]
+    flow: Flow[WaitingPair] = field(init=False)
+    logits: npt.NDArray[np.float32] = field(init=False)
+    truncated: list[bool] = field(init=False)
+    tokens: list[int] = field(init=False)
+    keys: list[bytes] = field(default_factory=list)
+    reserved: int = field(init=False)
+    remaining: int = field(init=False)
+    next: int = 0
+    cached: int = 0
+    ended: bool = False
+    begun: float = field(default_factory=time.monotonic)
+    tokenization_s: float = 0.0
+    inference_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        count = len(self.work.pairs)
+        self.flow = Flow(self.model, self.work.priority)
+        self.logits = np.full(count, np.nan, np.float32)
+        self.truncated = [False] * count
+        self.tokens = [0] * count
+        self.reserved = sum(self.estimates)
+        self.remaining = count
+
+    def expect(self, index: int, tokens: int, truncated: bool) -> None:
+        """A pair is tokenised."""
+        self.tokens[index] = tokens
+        self.truncated[index] = truncated
+
+    def take(self, index: int, logit: float) -> None:
+        """A pair has its logit.
+
+        Raises:
+            NonFiniteLogitError: it is NaN or infinite.
+        """
+        if not math.isfinite(logit):
+            raise NonFiniteLogitError(index, logit)
+        self.logits[index] = logit
+        self.remaining -= 1
+
+    def answer(self) -> Answer:
+        """What the waiting task gets."""
+        elapsed = time.monotonic() - self.begun
+        return Answer(
+            model=self.model.name,
+            logits=self.logits,
+            truncated=self.truncated,
+            tokens=self.tokens,
+            cached=self.cached,
+            tokenization_s=self.tokenization_s,
+            queue_s=max(0.0, elapsed - self.tokenization_s - self.inference_s),
+            inference_s=self.inference_s,
+        )
+
+
+def _identity(reranker: Reranker) -> str:
+    """All that a logit depends on beside the texts and the request."""
+    checkpoint, engine, encoder = reranker.checkpoint, reranker.engine, reranker.encoder
+    if checkpoint is None:  # parts of the user's own: nobody else knows what is in them
+        return uuid.uuid4().hex
+    tokenizer = checkpoint.tokenizer_path.stat()
+    return (
+        f"{checkpoint.fingerprint()} {tokenizer.st_size} {tokenizer.st_mtime_ns} {engine.name} "
+        f"{engine.device} {engine.precision} {encoder.max_length} {encoder.truncation} {encoder.query_share}"
+    )

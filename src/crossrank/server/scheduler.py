@@ -1,0 +1,361 @@
+"""One queue of pairs over all requests, and the one thread that runs the engines.
+
+Who changes what: the event loop submits jobs and drops them, tokeniser threads add their pairs, the
+engine thread takes packs and gives logits; all under one lock, which nobody holds while
+tokenising or while an engine runs.
+
+A pack is small: as many tokens as keep the engine full (``Engine.fill_tokens``), or as it does in
+``pack_seconds``, whichever is more. A request that comes while a pack runs waits for the rest of it,
+so a pack is the measure of how quickly a server can answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from crossrank.errors import (
+    CrossRankError,
+    DeadlineError,
+    EngineError,
+    InputError,
+    NonFiniteLogitError,
+    OutOfMemoryError,
+    OverloadedError,
+    UnavailableError,
+)
+from crossrank.pairs import EncodedPair
+from crossrank.server.cache import CachedPair, ScoreCache
+from crossrank.server.fair import FairQueue
+from crossrank.server.job import Job, LoadedModel, WaitingPair
+from crossrank.server.metrics import Metrics
+from crossrank.server.runner import run_pack
+
+__all__ = ["Scheduler"]
+
+_logger = logging.getLogger(__name__)
+
+STUCK_SECONDS = 60.0
+"""An engine that runs a pack for longer, and for 20 times as long as expected, is called stuck."""
+
+
+class Scheduler:
+    """Runs jobs, fairly. ``start`` it once.
+
+    Args:
+        max_queue_tokens: of all jobs that wait or run.
+        pack_seconds: how long a pack may take where it need not be longer to fill the engine.
+        quantum: tokens of a request's turn; see ``FairQueue``.
+        metrics: what is counted where.
+        on_failure: called in the engine thread after a model's engine failed; the model has no
+            engine then, and waits for ``resume``.
+        cache: keeps what was scored; None: nothing is kept.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_queue_tokens: int,
+        pack_seconds: float,
+        quantum: int,
+        metrics: Metrics,
+        on_failure: Callable[[LoadedModel], None],
+        cache: ScoreCache | None = None,
+    ) -> None:
+        self.max_queue_tokens = max_queue_tokens
+        self.pack_seconds = pack_seconds
+        self._metrics = metrics
+        self._cache = cache
+        self._on_failure = on_failure
+        self._changed = threading.Condition()
+        self._queue: FairQueue[WaitingPair] = FairQueue(quantum)
+        self._jobs: set[Job] = set()
+        self._reserved = 0
+        self._blocked: set[LoadedModel] = set()
+        self._closing = False
+        self._running: tuple[float, float] | None = None  # since when a pack runs, its expected seconds
+        self._thread = threading.Thread(target=self._run, name="crossrank-engine", daemon=True)
+        metrics.watch(
+            te_queue_size=("Pairs that wait", lambda: self._queue.pairs),
+            crossrank_queue_tokens=("Tokens of requests that wait or run", lambda: self._reserved),
+            crossrank_queue_tokens_limit=("Most of them", lambda: self.max_queue_tokens),
+            crossrank_queue_requests=("Requests that wait or run", lambda: len(self._jobs)),
+        )
+
+    def start(self) -> None:
+        """Start the engine thread."""
+        self._thread.start()
+
+    # --- called on the event loop ---
+
+    def submit(self, job: Job) -> None:
+        """Accept a job whole, or refuse it whole. Its pairs come by ``add``.
+
+        Raises:
+            InputError: it alone is larger than the queue.
+            OverloadedError: there is no room, or no hope to meet its deadline.
+            DeadlineError: its deadline is too near for its own pairs, whatever waits.
+        """
+        with self._changed:
+            need = job.reserved
+            if need > self.max_queue_tokens:
+                self._metrics.refused("too_large")
+                raise InputError(
+                    f"the request has about {need} tokens, and this server queues at most "
+                    f"{self.max_queue_tokens} at a time (max_queue_tokens); send fewer documents at once"
+                )
+            if self._reserved + need > self.max_queue_tokens:
+                self._metrics.refused("queue")
+                wait = self._seconds(self._jobs) * (self._reserved + need - self.max_queue_tokens)
+                raise OverloadedError(
+                    f"{self._reserved} tokens are queued, and the request's {need} would exceed "
+                    f"{self.max_queue_tokens} (max_queue_tokens); try again later",
+                    _retry(wait / max(1, self._reserved)),
+                )
+            self._check_deadline(job)
+            self._jobs.add(job)
+            self._reserved += need
+
+    def drop(self, job: Job, error: BaseException) -> None:
+        """End a job whose client went, or whose time is over: its pairs leave the queue."""
+        with self._changed:
+            self._end(job, error)
+
+    def expire(self, job: Job) -> None:
+        """A job's deadline is here."""
+        left = job.remaining
+        self.drop(
+            job,
+            DeadlineError(f"the request's time is over; {left} of its {len(job.work.pairs)} pairs were left"),
+        )
+
+    # --- called by tokeniser threads ---
+
+    def add(self, job: Job, first: int, pairs: Sequence[EncodedPair | CachedPair], seconds: float) -> None:
+        """The next pairs of a job are tokenised, or known.
+
+        Args:
+            first: the place of the first of them in the job.
+            seconds: that it took.
+        """
+        waiting: list[WaitingPair] = []
+        known: list[tuple[int, CachedPair]] = []
+        for index, pair in enumerate(pairs, start=first):
+            if isinstance(pair, EncodedPair):
+                waiting.append(WaitingPair(job, index, pair))
+            else:
+                known.append((index, pair))
+        # Longest first, as far as a slice goes: neighbours of like length suit engines that pad.
+        waiting.sort(key=lambda each: -each.tokens)
+        with self._changed:
+            if job.ended:
+                return
+            job.tokenization_s += seconds
+            job.next = first + len(pairs)
+            for each in waiting:
+                job.expect(each.index, each.tokens, each.pair.truncated)
+            for index, pair in known:
+                job.expect(index, pair.tokens, pair.truncated)
+                job.take(index, pair.logit)
+            job.cached += len(known)
+            tokens = sum(each.tokens for each in waiting)
+            self._reserve(job, tokens - sum(job.estimates[first : job.next]))
+            if waiting:
+                self._queue.add(job.flow, waiting)
+                self._changed.notify_all()
+            if not job.remaining:
+                self._end(job, None)
+
+    # --- called by whoever looks after the models ---
+
+    def resume(self, model: LoadedModel) -> None:
+        """A model has an engine again."""
+        with self._changed:
+            self._blocked.discard(model)
+            self._changed.notify_all()
+
+    def fail_all(self, model: LoadedModel | None, error: CrossRankError) -> None:
+        """End every job of a model, or all jobs."""
+        with self._changed:
+            for job in [job for job in self._jobs if model is None or job.model is model]:
+                self._end(job, error)
+
+    @property
+    def jobs(self) -> int:
+        """Jobs that wait or run."""
+        return len(self._jobs)
+
+    @property
+    def stuck(self) -> float:
+        """Seconds for which the engine has not answered, where that is beyond all expectation; else 0."""
+        running = self._running
+        if running is None:
+            return 0.0
+        seconds = time.monotonic() - running[0]
+        return seconds if seconds > max(STUCK_SECONDS, 20 * running[1]) else 0.0
+
+    def close(self, timeout: float = 10.0) -> None:
+        """Fail what is left and stop the thread, once the pack that it runs is done."""
+        self.fail_all(None, UnavailableError("the server is stopping", 1.0))
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
+    # --- the engine thread ---
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closing or self._queue.ready(self._blocked))
+                if self._closing:
+                    return
+                pack = self._queue.take(self._room, self._blocked)
+            try:
+                self._execute(pack)
+            except Exception:  # whatever it is, nobody may wait for ever
+                _logger.exception("a pack was lost")
+                self._fail_pack(pack, EngineError("the pack was lost by an error of the server; see its log"))
+
+    def _room(self, group: object) -> tuple[int, int]:
+        assert isinstance(group, LoadedModel)
+        return group.budget(self.pack_seconds), group.most
+
+    def _execute(self, pack: list[WaitingPair]) -> None:
+        model = pack[0].job.model
+        budget = model.budget(self.pack_seconds)
+        tokens = sum(each.tokens for each in pack)
+        begun = time.monotonic()
+        self._running = (begun, tokens / model.rate if model.rate else 0.0)
+        try:
+            for part, outcome in run_pack(model, pack, self._metrics):
+                if isinstance(outcome, EngineError):
+                    if isinstance(outcome, OutOfMemoryError):
+                        self._fail_pack(part, outcome)
+                        continue
+                    self._fail_engine(model, pack, outcome)
+                    return
+                self._deliver(part, outcome)
+        finally:
+            self._running = None
+        seconds = time.monotonic() - begun
+        model.ran(tokens, seconds)
+        self._metrics.pack(model.name, len(pack), tokens, budget, seconds)
+        with self._changed:
+            for job in {each.job for each in pack}:
+                job.inference_s += seconds
+                if not job.remaining:
+                    self._end(job, None)
+
+    def _deliver(self, part: list[WaitingPair], logits: npt.NDArray[np.float32]) -> None:
+        with self._changed:
+            for each, logit in zip(part, logits.tolist(), strict=True):
+                job = each.job
+                if job.ended:
+                    continue
+                self._reserve(job, -each.tokens)
+                try:
+                    job.take(each.index, logit)
+                except NonFiniteLogitError as error:
+                    self._end(job, error)
+        if self._cache is not None:
+            for each, logit in zip(part, logits.tolist(), strict=True):
+                if math.isfinite(logit):
+                    key = each.job.keys[each.index]
+                    self._cache.keep(key, logit, each.tokens, each.pair.truncated)
+
+    def _fail_pack(self, pack: list[WaitingPair], error: EngineError) -> None:
+        with self._changed:
+            for job in {each.job for each in pack}:
+                if job.remaining:
+                    self._end(job, error)
+
+    def _fail_engine(self, model: LoadedModel, pack: list[WaitingPair], error: EngineError) -> None:
+        """The requests that it touched fail; the others wait for the next engine."""
+        _logger.error("the engine of %s failed: %s", model.name, error)
+        self._metrics.engine_failed(model.name)
+        with self._changed:
+            model.detach(f"the engine of {model.name} failed and is being restarted: {error}")
+            self._blocked.add(model)
+            for job in {each.job for each in pack}:
+                self._end(job, error)
+        self._on_failure(model)
+
+    # --- under the lock ---
+
+    def _check_deadline(self, job: Job) -> None:
+        """Refuse what cannot be in time, before it takes tokens from those that can."""
+        rate, deadline = job.model.rate, job.work.deadline
+        if deadline is None or not rate:
+            return
+        left = deadline - time.monotonic()
+        alone = job.reserved / rate
+        if alone > 2 * left:  # an estimate, so with a margin
+            self._metrics.refused("deadline")
+            raise DeadlineError(
+                f"the request has about {job.reserved} tokens, {alone:.1f} s of work here, and "
+                f"{left:.1f} s until its deadline; send fewer documents at once, or allow more time"
+            )
+        wait = self._seconds(self._jobs)
+        if alone + wait <= left:
+            return
+        # Not all of what waits goes before it: of each request, about as much as it has itself.
+        share = max(job.reserved, self._queue.quantum)
+        ahead = sum(
+            min(other.reserved, share) / other.model.rate
+            for other in self._jobs
+            if other.work.priority <= job.work.priority and other.model.rate
+        )
+        if alone + ahead > left:
+            self._metrics.refused("deadline")
+            raise OverloadedError(
+                f"about {ahead:.1f} s of work are queued before the request, and its deadline is in "
+                f"{left:.1f} s; try again later",
+                _retry(min(wait, alone + ahead - left)),
+            )
+
+    def _seconds(self, jobs: Iterable[Job]) -> float:
+        """How long the engines need for what these jobs still have."""
+        return sum(job.reserved / job.model.rate for job in jobs if job.model.rate)
+
+    def _reserve(self, job: Job, change: int) -> None:
+        job.reserved += change
+        self._reserved += change
+
+    def _end(self, job: Job, error: BaseException | None) -> None:
+        """A job has its answer (None) or its error."""
+        if job.ended:
+            return
+        job.ended = True
+        self._jobs.discard(job)
+        self._queue.remove(job.flow)
+        self._reserve(job, -job.reserved)
+        self._metrics.ended(job.model.name, error, job.remaining)
+        # A closed loop has nobody who waits.
+        with contextlib.suppress(RuntimeError):
+            job.future.get_loop().call_soon_threadsafe(_resolve, job, error)
+
+
+def _resolve(job: Job, error: BaseException | None) -> None:
+    if job.future.done():
+        return
+    if error is None:
+        job.future.set_result(job.answer())
+    elif isinstance(error, asyncio.CancelledError):
+        job.future.cancel()
+    else:
+        job.future.set_exception(error)
+
+
+def _retry(seconds: float) -> float:
+    """Seconds after which to try again: not at once, and not when nobody remembers."""
+    return min(max(seconds, 1.0), 300.0)
