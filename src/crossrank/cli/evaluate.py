@@ -1,0 +1,177 @@
+"""``crossrank eval``: how well a model, a precision or a run ranks, beside the first stage."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from crossrank import evaluate as ev
+from crossrank import report
+from crossrank.cli import options as o
+from crossrank.cli.writing import console, printable, write_json
+from crossrank.data.collection import load_collection
+from crossrank.data.trec import read_run
+from crossrank.errors import InputError
+
+_DATA, _MODEL = "Data options", "Model options"
+
+
+def evaluate(
+    data: Annotated[
+        str,
+        typer.Option(
+            help="A folder (BEIR, TREC), rows with labels (.jsonl, .parquet), irds:NAME or mteb:NAME.",
+            show_default=False,
+        ),
+    ],
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", help="A model; may be given again.", rich_help_panel=_MODEL),
+    ] = None,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(help="A precision; may be given again. Every model with each.", rich_help_panel=_MODEL),
+    ] = None,
+    run: Annotated[
+        list[str] | None, typer.Option(help="A TREC run to measure too; may be given again.")
+    ] = None,
+    first_stage: Annotated[
+        str | None,
+        typer.Option(
+            help="The TREC run that is reranked, and compared with; default the data's own, or BM25.",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    depth: Annotated[int, typer.Option(min=1, help="Candidates of each query.", rich_help_panel=_DATA)] = 100,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only so many queries, the first.", rich_help_panel=_DATA)
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Of BEIR or MTEB data.", rich_help_panel=_DATA)] = None,
+    queries: Annotated[
+        str | None, typer.Option(help="Queries instead of the data's own.", rich_help_panel=_DATA)
+    ] = None,
+    qrels: Annotated[
+        str | None, typer.Option(help="Judgments instead of the data's own.", rich_help_panel=_DATA)
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help=f"May be given again; default {', '.join(ev.METRICS)}."),
+    ] = None,
+    html: Annotated[str | None, typer.Option(help="Write a report with plots to this file.")] = None,
+    json: o.Json = False,
+    revision: o.Revision = None,
+    source: o.SourceOption = "hub",
+    max_length: o.MaxLength = None,
+    batch_tokens: o.BatchTokens = None,
+    device: o.Device = "auto",
+    threads: o.Threads = None,
+    offline: o.Offline = False,
+) -> None:
+    """Measure models and runs on judged queries, beside the first stage: quality, speed, memory."""
+    if not model and not run:
+        raise InputError("nothing to measure: give a --model, a --run, or both")
+    if precision and not model:
+        raise InputError("--precision is a model's; give a --model")
+    names = tuple(dict.fromkeys(metric or ev.METRICS))
+    metrics = ev.parse_metrics(names)
+    if html and not Path(html).absolute().parent.is_dir():
+        raise InputError(f"{html}: there is no such folder")
+    collection = load_collection(data, split=split, queries=queries, qrels=qrels)
+    if first_stage:
+        collection.first_stage = read_run(first_stage)
+    given = [ev.System(Path(path).name, read_run(path), is_given=True) for path in run or ()]
+    if limit is not None:
+        collection.queries = dict(list(collection.queries.items())[:limit])
+        collection.qrels = {query: collection.qrels[query] for query in collection.queries}
+    texts = dict(collection.documents())
+    baseline = ev.first_stage(collection, texts, depth)
+    rows = ev.candidates(collection, texts, baseline.run, depth)
+    options: dict[str, Any] = {"revision": revision, "source": source, "max_length": max_length}
+    options |= {"batch_tokens": batch_tokens, "device": device, "threads": threads, "offline": offline}
+    systems = [baseline, *given]
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed} of {task.total} pairs"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    ) as bar:
+        for one in dict.fromkeys(model or ()):
+            for kind in dict.fromkeys(precision or ("auto",)):
+                name = Path(one).name if kind == "auto" else f"{Path(one).name}, {kind}"
+                task = bar.add_task(name, total=sum(len(row.documents) for row in rows))
+                arguments = {"model": one, "precision": kind, **options}
+                systems.append(ev.rerank(name, arguments, rows, _advance(bar, task)))
+    for system in systems:
+        ev.measure(system, collection.qrels, list(collection.queries), metrics)
+    found = report.Evaluation(collection, texts, names, depth, tuple(systems))
+    if html:
+        text = report.as_html(found)
+        try:
+            Path(html).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"{html} cannot be written: {error.strerror}") from error
+    if json:
+        write_json(report.as_object(found), indent=2)
+        return
+    out = console()
+    out.print(
+        f"[bold]{printable(collection.name)}[/bold]: {len(collection.queries)} queries, "
+        f"{len(texts)} documents, the best {depth} of {baseline.name} reranked"
+    )
+    for note in collection.notes:
+        out.print(f"[dim]note: {printable(note, 500)}[/dim]")
+    out.print(_table(found))
+    if len(systems) > 1:
+        out.print(_differences(found))
+    if html:
+        out.print(f"report: {printable(html)}")
+
+
+def _advance(bar: Progress, task: TaskID) -> Callable[[int], None]:
+    return lambda pairs: bar.update(task, completed=pairs)
+
+
+def _table(found: report.Evaluation) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("system", overflow="fold")
+    for name in (*found.metrics, "pairs/s", "memory"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for system in found.systems:
+        cells = [f"{system.measures[name].mean():.4f}" for name in found.metrics]
+        cost = system.cost
+        cells += [f"{cost.rate:.0f}", f"{cost.memory / 1e6:.0f} MB"] if cost else ["", ""]
+        table.add_row(printable(system.name), *cells)
+    return table
+
+
+def _differences(found: report.Evaluation) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(f"less {printable(found.baseline.name)}", overflow="fold")
+    table.add_column("", no_wrap=True)
+    for name in ("difference", "95 % interval", "better", "worse"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for system in found.systems[1:]:
+        for place, name in enumerate(found.metrics):
+            c = found.comparison(system, name)
+            interval = f"{c.low:+.4f} to {c.high:+.4f}"
+            colour = "green" if c.low > 0 else "red" if c.high < 0 else "dim"
+            table.add_row(
+                printable(system.name) if place == 0 else "",
+                name,
+                f"{c.difference:+.4f}",
+                f"[{colour}]{interval}[/{colour}]",
+                str(c.wins),
+                str(c.losses),
+            )
+    return table
