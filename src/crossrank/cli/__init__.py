@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from crossrank import __version__
-from crossrank.cli import bulk, demo, doctor, evaluate, models, rank, score
+from crossrank.cli import bulk, demo, doctor, evaluate, models, rank, score, verify
 from crossrank.errors import CrossRankError, EngineError
 
 __all__ = ["app", "main"]
@@ -29,6 +29,7 @@ app.command("eval")(evaluate.evaluate)
 app.command()(bulk.bulk)
 app.command()(demo.demo)
 app.command()(doctor.doctor)
+app.command()(verify.verify)
 app.add_typer(models.app, name="models")
 
 

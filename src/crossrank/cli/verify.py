@@ -1,0 +1,123 @@
+"""``crossrank verify``: what each precision costs against fp32, on the user's own texts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Annotated, cast
+
+import typer
+from rich import box
+from rich.table import Table
+
+from crossrank.cli import options as o
+from crossrank.cli.reading import Pair, read_pairs
+from crossrank.cli.writing import console, printable, write_json
+from crossrank.engines import Precision, choose_engine
+from crossrank.errors import InputError
+from crossrank.models import BUNDLED
+from crossrank.verify import TOP, Question, Verification, sample_questions
+from crossrank.verify import verify as measure
+
+__all__ = ["group"]
+
+
+def verify(
+    pairs: Annotated[
+        str | None,
+        typer.Option(
+            "--pairs",
+            help='TSV (query, tab, document), or JSON Lines with "query", "document" and, if known, '
+            '"label"; - is stdin. Default: a few real questions that come with CrossRank.',
+        ),
+    ] = None,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option("--precision", help="What to compare with fp32; again for more. Default: all there is."),
+    ] = None,
+    json: o.Json = False,
+    model: o.Model = BUNDLED,
+    revision: o.Revision = None,
+    source: o.SourceOption = "hub",
+    max_length: o.MaxLength = None,
+    batch_tokens: o.BatchTokens = None,
+    device: o.Device = "auto",
+    threads: o.Threads = None,
+    offline: o.Offline = False,
+) -> None:
+    """Say what each precision costs against fp32: logits, scores, order."""
+    for name in precision or ():
+        choose_engine(device, cast(Precision, name))  # a mistake is said before anything is scored
+    questions = sample_questions() if pairs is None else group(read_pairs(pairs))
+    if not questions:
+        raise InputError(f"no pairs in {pairs}")
+    found = measure(
+        lambda name: o.open_reranker(
+            model,
+            revision=revision,
+            source=source,
+            max_length=max_length,
+            batch_tokens=batch_tokens,
+            precision=name,
+            device=device,
+            threads=threads,
+            offline=offline,
+        ),
+        questions,
+        precision,
+    )
+    if json:
+        write_json({"model": model, **asdict(found)}, indent=2)
+        return
+    out = console()
+    out.print(
+        f"[bold]{printable(model)}[/bold] on {found.device} ({found.engine} engine), "
+        f"{found.pairs} pairs of {found.questions} queries, against fp32"
+    )
+    out.print(_table(found))
+
+
+def group(pairs: list[Pair]) -> list[Question]:
+    """Pairs to questions: those of one query together, in the order in which queries first come.
+
+    Raises:
+        InputError: a label is not a number from 0, or some pairs have one and some have none.
+    """
+    groups: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        groups.setdefault(pair.query, []).append(pair)
+    labelled = sum("label" in pair.fields for pair in pairs)
+    if labelled not in (0, len(pairs)):
+        raise InputError(f'{labelled} of {len(pairs)} pairs have a "label"; all or none must')
+    return [
+        Question(query, tuple(pair.document for pair in own), tuple(map(_label, own)) if labelled else None)
+        for query, own in groups.items()
+    ]
+
+
+def _label(pair: Pair) -> float:
+    label = pair.fields["label"]
+    if not isinstance(label, (int, float)) or not 0 <= label < math.inf:
+        raise InputError(f'a "label" of the query {pair.query!r} is {label!r}; it must be a number from 0')
+    return float(label)
+
+
+def _table(found: Verification) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    columns = [("fp32", None), *((cost.precision, cost) for cost in found.costs)]
+    for name, _ in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    rows = [
+        ("logit, largest difference", [c and c.logit_max for _, c in columns]),
+        ("logit, mean difference", [c and c.logit_mean for _, c in columns]),
+        ("score, largest difference", [c and c.score_max for _, c in columns]),
+        ("score, mean difference", [c and c.score_mean for _, c in columns]),
+        ("Kendall's tau-b", [c and c.tau for _, c in columns]),
+        *((f"top-{k} agreement", [c and c.agreement[k] for _, c in columns]) for k in TOP),
+        ("nDCG@10", [c.ndcg if c else found.ndcg for _, c in columns]),
+    ]
+    for title, values in rows:
+        if any(value is not None for value in values):
+            table.add_row(title, *("" if value is None else f"{value:.4f}" for value in values))
+    return table
