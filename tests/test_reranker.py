@@ -182,3 +182,13 @@ def test_many_threads_share_a_reranker(tiny: Reranker) -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_score_pairs_says_all_of_a_pair(tmp_path: Path) -> None:
+    reranker = Reranker(write_xlm_roberta(tmp_path / "m"), device="cpu", max_length=32)
+    pairs = [("capital", "Paris"), ("capital", "long " * 100)]
+    found = reranker.score_pairs(pairs)
+    assert [pair.logit for pair in found] == reranker.logits(pairs).tolist()
+    assert [pair.score for pair in found] == pytest.approx(reranker.score(pairs).tolist())
+    assert [pair.truncated for pair in found] == [False, True]
+    assert reranker.score_pairs([]) == []

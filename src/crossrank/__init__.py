@@ -17,7 +17,7 @@ from crossrank.errors import (
     UnknownModelError,
     UnsupportedModelError,
 )
-from crossrank.ranking import RankedDocument, Ranking
+from crossrank.ranking import RankedDocument, Ranking, ScoredPair
 from crossrank.reranker import Reranker
 
 __version__ = "0.1.0"
@@ -36,6 +36,7 @@ __all__ = [
     "RankedDocument",
     "Ranking",
     "Reranker",
+    "ScoredPair",
     "ServiceError",
     "TooLongError",
     "UnavailableError",

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from crossrank.errors import InputError, NonFiniteLogitError
 
-__all__ = ["RankedDocument", "Ranking", "check_finite", "check_options", "rank", "sigmoid"]
+__all__ = ["RankedDocument", "Ranking", "ScoredPair", "check_finite", "check_options", "rank", "sigmoid"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,21 @@ class RankedDocument:
     truncated: bool
     text: str
     fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredPair:
+    """What is known of a (query, document) pair by itself.
+
+    Attributes:
+        score: sigmoid of the logit, between 0 and 1.
+        logit: what the model gave.
+        truncated: whether the pair was cut to fit the model's window.
+    """
+
+    score: float
+    logit: float
+    truncated: bool
 
 
 class Ranking(Sequence[RankedDocument]):

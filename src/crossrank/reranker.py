@@ -19,7 +19,7 @@ from crossrank.errors import InputError
 from crossrank.models import BUNDLED, Source, resolve
 from crossrank.packing import build_pack, plan_packs
 from crossrank.pairs import EncodedPair, PairEncoder, Truncation
-from crossrank.ranking import Ranking, check_finite, check_options, rank, sigmoid
+from crossrank.ranking import Ranking, ScoredPair, check_finite, check_options, rank, sigmoid
 
 __all__ = ["Document", "Reranker"]
 
@@ -223,14 +223,29 @@ class Reranker:
             NonFiniteLogitError: a logit is NaN or infinite.
             EngineError: the model failed.
         """
+        logits = self._logits(self._encode(pairs))
+        check_finite(logits)
+        return logits
+
+    def score_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[ScoredPair]:
+        """All that is known of each (query, document) pair: input order.
+
+        Raises:
+            InputError, NonFiniteLogitError, EngineError: as ``logits``.
+        """
+        encoded = self._encode(pairs)
+        logits = self._logits(encoded)
+        check_finite(logits)
+        rows = zip(sigmoid(logits), logits, encoded, strict=True)
+        return [ScoredPair(float(score), float(logit), pair.truncated) for score, logit, pair in rows]
+
+    def _encode(self, pairs: Sequence[tuple[str, str]]) -> Sequence[EncodedPair]:
         for index, pair in enumerate(pairs):
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
                 raise InputError(f"pair {index} is {pair!r}; it must be (query, document)")
             _check_text(f"the query of pair {index}", pair[0])
             _check_text(f"the document of pair {index}", pair[1])
-        logits = self._logits(self._encoder.encode_pairs(pairs))
-        check_finite(logits)
-        return logits
+        return self._encoder.encode_pairs(pairs)
 
     def _logits(self, pairs: Sequence[EncodedPair]) -> npt.NDArray[np.float32]:
         logits = np.empty(len(pairs), np.float32)

@@ -46,8 +46,20 @@ def test_json_lines_in_and_out(crossrank: Run, tiny: str, tmp_path: Path) -> Non
     ]
     assert [(row["query"], row["document"], row["id"]) for row in found] == [("q", "a", 1), ("q", "b", 2)]
     assert all(0 < row["score"] < 1 for row in found)
+    assert [row["truncated"] for row in found] == [False, False]
     whole = json.loads(crossrank("score", str(file), "--model", tiny, "--json").out)
     assert whole["results"] == found
+
+
+def test_a_pair_that_was_cut_says_so(crossrank: Run, tiny: str, tmp_path: Path) -> None:
+    file = tmp_path / "pairs.tsv"
+    file.write_text(f"q\tshort\nq\t{'long ' * 20}\n")
+    command = ["score", str(file), "--model", tiny, "--max-length", "16"]
+    rows = [json.loads(line) for line in crossrank(*command, "--jsonl").out.splitlines()]
+    assert [row["truncated"] for row in rows] == [False, True]
+    assert json.loads(crossrank(*command, "--json").out)["results"] == rows
+    table = crossrank(*command).out.splitlines()
+    assert ["(cut to fit)" in line for line in table if " q " in line] == [False, True]
 
 
 @pytest.mark.parametrize(

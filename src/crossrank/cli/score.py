@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -13,7 +14,7 @@ from crossrank.cli.reading import STDIN, read_pairs
 from crossrank.cli.writing import bar, console, printable, write_json, write_tsv
 from crossrank.errors import InputError
 from crossrank.models import BUNDLED
-from crossrank.ranking import sigmoid
+from crossrank.ranking import ScoredPair
 
 
 def score(
@@ -51,13 +52,13 @@ def score(
         threads=threads,
         offline=offline,
     )
-    logits = reranker.logits([(pair.query, pair.document) for pair in pairs])
-    scores = sigmoid(logits)
+    scored = reranker.score_pairs([(pair.query, pair.document) for pair in pairs])
     if form in (o.Format.JSON, o.Format.JSONL):
         rows = [
-            {"query": pair.query, "document": pair.document, "score": float(s), "logit": float(x)}
-            | {key: value for key, value in pair.fields.items() if key not in ("score", "logit")}
-            for pair, s, x in zip(pairs, scores, logits, strict=True)
+            {"query": pair.query, "document": pair.document, **asdict(found)}
+            # A line's own fields never hide what CrossRank says of it.
+            | {key: value for key, value in pair.fields.items() if key not in ScoredPair.__slots__}
+            for pair, found in zip(pairs, scored, strict=True)
         ]
         if form is o.Format.JSON:
             write_json({"model": model, "results": rows}, indent=2)
@@ -65,16 +66,16 @@ def score(
             for row in rows:
                 write_json(row)
         return
-    shown = logits if raw else scores
     name = "logit" if raw else "score"
+    shown = [found.logit if raw else found.score for found in scored]
     if form is o.Format.TSV:
         write_tsv([name, "query", "document"])
         for pair, number in zip(pairs, shown, strict=True):
-            write_tsv([float(number), pair.query, pair.document])
+            write_tsv([number, pair.query, pair.document])
         return
     table = Table(name, "", "query", "document", box=box.SIMPLE_HEAD, pad_edge=False)
-    for pair, number, s in zip(pairs, shown, scores, strict=True):
-        table.add_row(
-            f"{number:.4f}", f"[cyan]{bar(float(s))}[/cyan]", *map(printable, (pair.query, pair.document))
-        )
+    for pair, number, found in zip(pairs, shown, scored, strict=True):
+        note = " [dim](cut to fit)[/dim]" if found.truncated else ""
+        cells = [f"{number:.4f}", f"[cyan]{bar(found.score)}[/cyan]"]
+        table.add_row(*cells, printable(pair.query), printable(pair.document) + note)
     console().print(table)
