@@ -2,10 +2,9 @@
 
 Every request is a ``Flow``. In its turn a flow may send a *quantum* of tokens; what it does not use
 of it stays its own until the next turn (M. Shreedhar, G. Varghese, "Efficient fair queuing using
-deficit round robin", 1995). A flow's first quantum comes at once, before flows that had theirs
-(the new flows of RFC 8290): a small request waits for nobody's round. So that many
-small ones do not shut out the large, flows that had their first quantum get at least
-a quarter of the tokens while they wait.
+deficit round robin", 1995). A small flow, of a quantum in all, goes before the large ones and waits
+for nobody's turn, much as the new flows of RFC 8290. So that many small ones do not shut out the
+large, the large get at least a quarter of the tokens while they wait.
 
 Priorities are strict but for one thing: lower ones that wait get at least a sixteenth of the tokens
 between them, in turn. Without it a busy server would hold them for ever.
@@ -21,8 +20,8 @@ from typing import Generic, Protocol, TypeVar
 
 __all__ = ["FairQueue", "Flow", "Item"]
 
-OLD_SHARE = 4
-"""Flows that had their first quantum get at least 1/4 of the tokens of their priority."""
+LARGE_SHARE = 4
+"""Large flows get at least 1/4 of the tokens of their priority."""
 
 LOWER_SHARE = 16
 """Lower priorities together get at least 1/16 of all tokens."""
@@ -44,41 +43,45 @@ class Flow(Generic[T]):
     Args:
         group: what must not share a pack with another group: the model.
         priority: lower goes first.
+        small: it has about a quantum of tokens in all; where it has more, the rest goes as that of
+            a large one.
 
     Attributes:
+        group, priority, small: the same.
         waiting: its pairs, in order.
         tokens: theirs.
+        deficit: tokens that it may still send in this turn.
     """
 
-    __slots__ = ("deficit", "fresh", "group", "priority", "tokens", "waiting")
+    __slots__ = ("deficit", "group", "priority", "small", "tokens", "waiting")
 
-    def __init__(self, group: object, priority: int = 0) -> None:
+    def __init__(self, group: object, priority: int = 0, *, small: bool = False) -> None:
         self.group = group
         self.priority = priority
         self.waiting: deque[T] = deque()
         self.tokens = 0
-        self.fresh = True
+        self.small = small
         self.deficit = 0
 
 
 class _Band(Generic[T]):
     """The flows of one priority that have pairs waiting."""
 
-    __slots__ = ("ahead", "fresh", "old")
+    __slots__ = ("ahead", "large", "small")
 
     def __init__(self) -> None:
-        self.fresh: OrderedDict[Flow[T], None] = OrderedDict()
-        self.old: OrderedDict[Flow[T], None] = OrderedDict()
-        self.ahead = 0  # tokens that fresh flows had beyond their share while old ones waited
+        self.small: OrderedDict[Flow[T], None] = OrderedDict()
+        self.large: OrderedDict[Flow[T], None] = OrderedDict()
+        self.ahead = 0  # tokens that small flows had beyond their share while large ones waited
 
     def flows(self, of: Flow[T]) -> OrderedDict[Flow[T], None]:
-        return self.fresh if of.fresh else self.old
+        return self.small if of.small else self.large
 
     def choose(self, allowed: _Allowed, quantum: int) -> Flow[T] | None:
-        fresh, old = allowed.first(self.fresh), allowed.first(self.old)
-        if fresh is None or old is None:
-            return fresh or old
-        return old if self.ahead >= (OLD_SHARE - 1) * quantum else fresh
+        small, large = allowed.first(self.small), allowed.first(self.large)
+        if small is None or large is None:
+            return small or large
+        return large if self.ahead >= (LARGE_SHARE - 1) * quantum else small
 
 
 class _Allowed:
@@ -106,7 +109,7 @@ class FairQueue(Generic[T]):
         tokens, pairs: that wait.
     """
 
-    def __init__(self, quantum: int = 1024) -> None:
+    def __init__(self, quantum: int = 2048) -> None:
         self.quantum = quantum
         self.tokens = 0
         self.pairs = 0
@@ -123,7 +126,7 @@ class FairQueue(Generic[T]):
         self.tokens += flow.tokens - before
         self.pairs += len(flow.waiting) - count
         if not count and flow.waiting:
-            if flow.fresh and not flow.deficit:
+            if not flow.deficit:
                 flow.deficit = self.quantum
             band = self._bands.setdefault(flow.priority, _Band())
             band.flows(flow)[flow] = None
@@ -147,8 +150,8 @@ class FairQueue(Generic[T]):
     def flows(self) -> Iterator[Flow[T]]:
         """Flows with pairs waiting."""
         for band in self._bands.values():
-            yield from band.fresh
-            yield from band.old
+            yield from band.small
+            yield from band.large
 
     def take(self, room: Callable[[object], tuple[int, int]], blocked: Collection[object] = ()) -> list[T]:
         """The next pairs, all of one group.
@@ -184,9 +187,9 @@ class FairQueue(Generic[T]):
             # Its turn is over; the next one brings a quantum.
             band = self._bands[flow.priority]
             del band.flows(flow)[flow]
-            flow.fresh = False
+            flow.small = False
             flow.deficit += self.quantum
-            band.old[flow] = None
+            band.large[flow] = None
 
     def _turn(self, allowed: _Allowed) -> Flow[T] | None:
         order = sorted(self._bands)
@@ -218,9 +221,9 @@ class FairQueue(Generic[T]):
         else:
             self._ahead = 0
         band = self._bands[flow.priority]
-        if not flow.fresh:
-            band.ahead = max(0, band.ahead - (OLD_SHARE - 1) * size)
-        elif band.old:
+        if not flow.small:
+            band.ahead = max(0, band.ahead - (LARGE_SHARE - 1) * size)
+        elif band.large:
             band.ahead += size
         else:
             band.ahead = 0
@@ -229,13 +232,13 @@ class FairQueue(Generic[T]):
         return item
 
     def _retire(self, flow: Flow[T]) -> None:
-        """A flow has nothing waiting: it keeps what is left of its first quantum, and nothing else."""
+        """A flow has nothing waiting: a small one keeps what is left of its quantum, others lose it."""
         band = self._bands[flow.priority]
         del band.flows(flow)[flow]
-        if not flow.fresh:
+        if not flow.small:
             flow.deficit = 0
         elif not flow.deficit:
-            flow.fresh = False
-        if not band.fresh and not band.old:
+            flow.small = False
+        if not band.small and not band.large:
             del self._bands[flow.priority]
             del self._lower_turn[flow.priority]

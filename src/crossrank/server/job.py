@@ -111,7 +111,8 @@ class Job:
         cut: what of the pairs is cut.
         reserved: tokens that it still takes of the queue: real ones, and estimates for pairs that
             are not tokenised.
-        estimates: for each pair that is not tokenised.
+        estimates: tokens of each pair, before it is tokenised.
+        quantum: a request with no more tokens is small; see ``Flow``.
         next: the first pair that is not tokenised.
         remaining: pairs without a logit.
         ended: an answer or an error is on its way; what still comes for it is dropped.
@@ -122,6 +123,7 @@ class Job:
     future: asyncio.Future[Answer]
     cut: Cut
     estimates: list[int]
+    quantum: int
     flow: Flow[WaitingPair] = field(init=False)
     logits: npt.NDArray[np.float32] = field(init=False)
     truncated: list[bool] = field(init=False)
@@ -138,11 +140,11 @@ class Job:
 
     def __post_init__(self) -> None:
         count = len(self.work.pairs)
-        self.flow = Flow(self.model, self.work.priority)
         self.logits = np.full(count, np.nan, np.float32)
         self.truncated = [False] * count
         self.tokens = [0] * count
         self.reserved = sum(self.estimates)
+        self.flow = Flow(self.model, self.work.priority, small=self.reserved <= self.quantum)
         self.remaining = count
 
     def expect(self, index: int, tokens: int, truncated: bool) -> None:

@@ -67,7 +67,7 @@ class Options:
         score_cache_bytes: 0: no cache.
         pack_seconds: a pack takes about so long, or longer where fewer tokens would not fill the
             engine.
-        quantum: tokens of a request that go before requests which had so many already.
+        quantum: tokens of a request's turn; a request with no more in all goes before larger ones.
         warm_up: run a few packs before a model is called ready, which also measures its speed.
     """
 
@@ -75,7 +75,7 @@ class Options:
     tokenizer_threads: int | None = None
     score_cache_bytes: int = 0
     pack_seconds: float = 0.01
-    quantum: int = 1024
+    quantum: int = 2048
     warm_up: bool = True
 
 
@@ -263,7 +263,7 @@ class Registry:
         if not work.pairs:
             return Answer(model.name, np.zeros(0, np.float32), [], [])
         loop = asyncio.get_running_loop()
-        job = Job(work, model, loop.create_future(), _cut(work), model.estimate(work))
+        job = Job(work, model, loop.create_future(), _cut(work), model.estimate(work), self.options.quantum)
         self._scheduler.submit(job)
         self._tokenisers.begin(job)
         alarm = None

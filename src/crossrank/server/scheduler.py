@@ -308,10 +308,8 @@ class Scheduler:
         wait = self._seconds(self._jobs)
         if alone + wait <= left:
             return
-        # Not all of what waits goes before it: of each request, about as much as it has itself.
-        share = max(job.reserved, self._queue.quantum)
         ahead = sum(
-            min(other.reserved, share) / other.model.rate
+            _before(job, other) / other.model.rate
             for other in self._jobs
             if other.work.priority <= job.work.priority and other.model.rate
         )
@@ -354,6 +352,13 @@ def _resolve(job: Job, error: BaseException | None) -> None:
         job.future.cancel()
     else:
         job.future.set_exception(error)
+
+
+def _before(job: Job, other: Job) -> int:
+    """Tokens of another job that go before this one's last: see ``FairQueue``."""
+    if other.flow.small:
+        return other.reserved
+    return 0 if job.flow.small else min(other.reserved, job.reserved)
 
 
 def _retry(seconds: float) -> float:

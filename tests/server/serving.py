@@ -1,0 +1,84 @@
+"""A registry over fake engines, for tests of what is around them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import numpy as np
+import numpy.typing as npt
+
+from crossrank import Reranker
+from crossrank.engines.fake import FakeEngine
+from crossrank.models import BUNDLED, resolve
+from crossrank.pairs import PairEncoder
+from crossrank.server.registry import ModelSpec, Options, Registry
+from crossrank.server.work import Answer, Work
+
+ENCODER = PairEncoder(resolve(BUNDLED) / "tokenizer.json", max_length=64)
+
+
+def checksum(ids: npt.NDArray[np.int32]) -> float:
+    """A logit that tells pairs apart."""
+    return float((ids.astype(np.int64) * np.arange(1, len(ids) + 1)).sum() % 100_003)
+
+
+def expected(pairs: Sequence[tuple[str, str]]) -> list[float]:
+    return [checksum(pair.token_ids) for pair in ENCODER.encode_pairs(pairs)]
+
+
+def tokens(pairs: Sequence[tuple[str, str]]) -> list[int]:
+    return [len(pair.token_ids) for pair in ENCODER.encode_pairs(pairs)]
+
+
+def pairs(count: int, name: str = "document") -> list[tuple[str, str]]:
+    return [(f"query of {name}", f"{name} {i} " * (1 + i % 5)) for i in range(count)]
+
+
+def fake(
+    logit: Callable[[npt.NDArray[np.int32]], float] = checksum, batch_tokens: int = 100, **options: float
+) -> FakeEngine:
+    return FakeEngine(logit, batch_tokens, **options)  # type: ignore[arg-type]
+
+
+def serve(engine: FakeEngine, name: str = "model") -> ModelSpec:
+    return ModelSpec(name, lambda: Reranker.from_parts(ENCODER, engine))
+
+
+@asynccontextmanager
+async def registry(*models: ModelSpec | FakeEngine, **options: object) -> AsyncIterator[Registry]:
+    """A started registry; the packs of its engines are forgotten once it is warm."""
+    engines = [model for model in models if isinstance(model, FakeEngine)]
+    specs = [serve(model) if isinstance(model, FakeEngine) else model for model in models]
+    running = Registry(specs, Options(**options))  # type: ignore[arg-type]
+    await running.start()
+    for engine in engines:
+        engine.packs.clear()
+    try:
+        yield running
+    finally:
+        for engine in engines:
+            engine.gate.set()
+        await running.close()
+
+
+async def until(happens: Callable[[], object], seconds: float = 10.0) -> None:
+    """Wait until something is true; it must become so."""
+    end = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < end, "it never happened"
+        await asyncio.sleep(0.002)
+
+
+def value(of: Registry, name: str, **labels: str) -> float:
+    """A metric's value; 0 where it was never counted."""
+    return of.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+def begin(of: Registry, work: Work | Sequence[tuple[str, str]], **options: object) -> asyncio.Task[Answer]:
+    """Score in a task of its own."""
+    if not isinstance(work, Work):
+        work = Work(work, **options)  # type: ignore[arg-type]
+    return asyncio.ensure_future(of.score(work))
