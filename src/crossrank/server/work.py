@@ -49,10 +49,10 @@ class Work:
     request_id: str = ""
 
     def __post_init__(self) -> None:
-        for index, (query, document) in enumerate(self.pairs):
-            if not isinstance(query, str) or not isinstance(document, str):
-                kinds = f"({type(query).__name__}, {type(document).__name__})"
-                raise InputError(f"pair {index} is {kinds}; it must be two strings")
+        for index, pair in enumerate(self.pairs):
+            if not all(isinstance(text, str) for text in pair):
+                kinds = ", ".join(type(text).__name__ for text in pair)
+                raise InputError(f"pair {index} is ({kinds}); it must be two strings")
         if not 0 <= self.priority <= LOWEST_PRIORITY:
             raise InputError(f"priority is {self.priority}; it must be 0 (first) to {LOWEST_PRIORITY}")
         for name in ("max_tokens_per_document", "max_tokens_per_query", "max_tokens_per_pair"):
