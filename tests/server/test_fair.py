@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crossrank.server.fair import LARGE_SHARE, LOWER_SHARE, FairQueue, Flow
+from crossrank.server.fair import LARGE_SHARE, LOWER_SHARE, FairQueue, Flow, Room
 
 QUANTUM = 100
 LONGEST = 60
@@ -25,8 +25,8 @@ class Pair:
 Queue = FairQueue[Pair]
 
 
-def room(group: object) -> tuple[int, int]:
-    return BUDGET, 200
+def room(group: object) -> Room:
+    return Room(BUDGET, 200)
 
 
 def flow(priority: int = 0, small: bool = False, group: str = "model") -> Flow[Pair]:
@@ -213,8 +213,17 @@ def test_a_blocked_group_waits_and_loses_nothing() -> None:
 def test_the_last_pair_may_exceed_the_budget_but_not_the_most() -> None:
     queue = Queue(QUANTUM)
     fill(queue, flow(), [60, 60, 60])
-    assert [p.tokens for p in queue.take(lambda _: (80, 120))] == [60, 60]
+    assert [p.tokens for p in queue.take(lambda _: Room(80, 120))] == [60, 60]
     fill(queue, flow(), [60, 60])
-    assert [p.tokens for p in queue.take(lambda _: (80, 119))] == [60]
+    assert [p.tokens for p in queue.take(lambda _: Room(80, 119))] == [60]
     fill(queue, flow(small=True), [500])
-    assert sorted(p.tokens for _ in range(3) for p in queue.take(lambda _: (80, 119))) == [60, 60, 500]
+    assert sorted(p.tokens for _ in range(3) for p in queue.take(lambda _: Room(80, 119))) == [60, 60, 500]
+
+
+def test_the_longest_pairs_of_a_request_go_first_and_fill_the_lanes() -> None:
+    queue = Queue(10_000)
+    one = flow()
+    fill(queue, one, [30, 10, 50])
+    fill(queue, one, [40, 20, 60, 25])
+    packs = [[pair.tokens for pair in queue.take(lambda _: Room(100, 1000, 3))] for _ in range(3)]
+    assert packs == [[60, 50, 40], [30, 25, 20, 10], []]

@@ -300,10 +300,11 @@ def test_draining_ends_with_its_time() -> None:
             running = begin(served, pairs(30))
             await until(lambda: engine.packs)
             assert not await served.drain(0.05)
-            engine.gate.set()
-            await served.close()
+            closing = asyncio.ensure_future(served.close())
             with pytest.raises(UnavailableError, match="the server is stopping"):
                 await running
+            engine.gate.set()
+            await closing
 
     asyncio.run(main())
 

@@ -43,6 +43,8 @@ class Engine(Protocol):
         batch_tokens: tokens of a pack that suit it, where the user gives no number.
         fill_tokens: tokens of the smallest pack that keeps all of it busy; a server packs no less
             where there is more to do, and not much more where others may come.
+        lanes: pairs that it works on side by side. Of a pack whose pairs are no multiple of it,
+            some lane has less to do than the others.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Engine(Protocol):
     precision: str
     batch_tokens: int
     fill_tokens: int
+    lanes: int
 
     def logits(self, pack: Pack) -> npt.NDArray[np.float32]:
         """One logit for each pair: float32 (B,) for a pack of B pairs, in the pack's order.

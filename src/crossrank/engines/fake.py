@@ -24,6 +24,7 @@ class FakeEngine:
             ``logits`` raises. Default: minus its length.
         batch_tokens: tokens of the largest pack.
         fill_tokens: tokens of the smallest pack that keeps it busy; None: ``batch_tokens``.
+        lanes: pairs that it would work on side by side.
         seconds: that a pack takes, and
         seconds_per_token: that each of its tokens takes in addition.
 
@@ -43,12 +44,14 @@ class FakeEngine:
         batch_tokens: int = 1024,
         *,
         fill_tokens: int | None = None,
+        lanes: int = 1,
         seconds: float = 0.0,
         seconds_per_token: float = 0.0,
     ) -> None:
         self._logit = logit
         self.batch_tokens = batch_tokens
         self.fill_tokens = fill_tokens or batch_tokens
+        self.lanes = lanes
         self.seconds = seconds
         self.seconds_per_token = seconds_per_token
         self.packs: list[Pack] = []

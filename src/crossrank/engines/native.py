@@ -113,6 +113,7 @@ class NativeEngine:
         self.precision = precision
         self.threads = threads or default_threads()
         self.fill_tokens = TOKENS_OF_A_THREAD * self.threads
+        self.lanes = self.threads
         # A tokenizer may tell segments apart for a model that does not.
         self._has_segments = int(checkpoint.config.get("type_vocab_size") or 2) > 1
         isa = instruction_set()

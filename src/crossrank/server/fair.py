@@ -10,15 +10,19 @@ Priorities are strict but for one thing: lower ones that wait get at least a six
 between them, in turn. Without it a busy server would hold them for ever.
 
 Fairness is counted in tokens over all models; a pack holds pairs of one.
+
+Between requests the order is fair; within a request it is free, as its answer needs all its pairs. So a
+flow sends its longest first: the pairs of a pack are of like length, and engines whose threads take
+pairs side by side, or which pad, waste little.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
-__all__ = ["FairQueue", "Flow", "Item"]
+__all__ = ["FairQueue", "Flow", "Item", "Room"]
 
 LARGE_SHARE = 4
 """Large flows get at least 1/4 of the tokens of their priority."""
@@ -32,6 +36,20 @@ class Item(Protocol):
 
     @property
     def tokens(self) -> int: ...
+
+
+class Room(NamedTuple):
+    """How large a pack is.
+
+    Attributes:
+        budget: pairs are taken until they have so many tokens,
+        lanes: and until their number is a multiple of this, so that no lane of the engine idles;
+        most: but never more tokens than this, unless a single pair has more.
+    """
+
+    budget: int
+    most: int
+    lanes: int = 1
 
 
 T = TypeVar("T", bound=Item)
@@ -48,7 +66,7 @@ class Flow(Generic[T]):
 
     Attributes:
         group, priority, small: the same.
-        waiting: its pairs, in order.
+        waiting: its pairs, the next last.
         tokens: theirs.
         deficit: tokens that it may still send in this turn.
     """
@@ -58,7 +76,7 @@ class Flow(Generic[T]):
     def __init__(self, group: object, priority: int = 0, *, small: bool = False) -> None:
         self.group = group
         self.priority = priority
-        self.waiting: deque[T] = deque()
+        self.waiting: list[T] = []
         self.tokens = 0
         self.small = small
         self.deficit = 0
@@ -118,11 +136,12 @@ class FairQueue(Generic[T]):
         self._ahead = 0  # tokens that the first priority had beyond its share while others waited
 
     def add(self, flow: Flow[T], items: Iterable[T]) -> None:
-        """Put pairs at the end of a flow."""
+        """Put pairs into a flow."""
         before, count = flow.tokens, len(flow.waiting)
         for item in items:
             flow.waiting.append(item)
             flow.tokens += item.tokens
+        flow.waiting.sort(key=lambda item: item.tokens)  # what is sorted already costs little
         self.tokens += flow.tokens - before
         self.pairs += len(flow.waiting) - count
         if not count and flow.waiting:
@@ -153,26 +172,25 @@ class FairQueue(Generic[T]):
             yield from band.small
             yield from band.large
 
-    def take(self, room: Callable[[object], tuple[int, int]], blocked: Collection[object] = ()) -> list[T]:
+    def take(self, room: Callable[[object], Room], blocked: Collection[object] = ()) -> list[T]:
         """The next pairs, all of one group.
 
         Args:
-            room: group -> (budget, most): pairs are taken until they have ``budget`` tokens. The
-                last may exceed it, but not ``most``; a single longer pair goes alone.
+            room: how large a pack of a group is.
             blocked: groups that must wait.
         """
         taken: list[T] = []
-        tokens, budget, most = 0, 1, 0
+        tokens, size_of = 0, Room(1, 0)
         allowed = _Allowed(blocked)
-        while tokens < budget:
+        while tokens < size_of.budget or len(taken) % size_of.lanes:
             flow = self._choose(allowed)
             if flow is None:
                 break
-            size = flow.waiting[0].tokens
+            size = flow.waiting[-1].tokens
             if not taken:
                 allowed.group = flow.group
-                budget, most = room(flow.group)
-            elif tokens + size > most:
+                size_of = room(flow.group)
+            elif tokens + size > size_of.most:
                 break
             taken.append(self._serve(flow))
             tokens += size
@@ -182,7 +200,7 @@ class FairQueue(Generic[T]):
         """The flow whose turn it is, with a deficit that covers its first pair."""
         while True:
             flow = self._turn(allowed)
-            if flow is None or flow.deficit >= flow.waiting[0].tokens:
+            if flow is None or flow.deficit >= flow.waiting[-1].tokens:
                 return flow
             # Its turn is over; the next one brings a quantum.
             band = self._bands[flow.priority]
@@ -206,7 +224,7 @@ class FairQueue(Generic[T]):
         return None
 
     def _serve(self, flow: Flow[T]) -> T:
-        item = flow.waiting.popleft()
+        item = flow.waiting.pop()
         size = item.tokens
         flow.tokens -= size
         flow.deficit -= size

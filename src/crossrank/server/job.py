@@ -31,6 +31,7 @@ class LoadedModel:
         encoder: stays, so that waiting pairs fit the engine that comes.
         identity: differs wherever logits may differ.
         most: tokens of its largest pack; less once memory ran out.
+        lanes: of its engine.
         tokens_per_character: of its texts so far, for estimates.
         retired: a newer loading took its place; it only finishes its requests.
         why: what is wrong, while there is no engine.
@@ -54,6 +55,7 @@ class LoadedModel:
         self.reranker = reranker
         self.engine: Engine | None = reranker.engine
         self.most = reranker.batch_tokens
+        self.lanes = reranker.engine.lanes
         self.why = ""
 
     def detach(self, why: str) -> None:

@@ -34,7 +34,7 @@ from crossrank.errors import (
 )
 from crossrank.pairs import EncodedPair
 from crossrank.server.cache import CachedPair, ScoreCache
-from crossrank.server.fair import FairQueue
+from crossrank.server.fair import FairQueue, Room
 from crossrank.server.job import Job, LoadedModel, WaitingPair
 from crossrank.server.metrics import Metrics
 from crossrank.server.runner import run_pack
@@ -153,8 +153,6 @@ class Scheduler:
                 waiting.append(WaitingPair(job, index, pair))
             else:
                 known.append((index, pair))
-        # Longest first, as far as a slice goes: neighbours of like length suit engines that pad.
-        waiting.sort(key=lambda each: -each.tokens)
         with self._changed:
             if job.ended:
                 return
@@ -226,9 +224,9 @@ class Scheduler:
                 _logger.exception("a pack was lost")
                 self._fail_pack(pack, EngineError("the pack was lost by an error of the server; see its log"))
 
-    def _room(self, group: object) -> tuple[int, int]:
+    def _room(self, group: object) -> Room:
         assert isinstance(group, LoadedModel)
-        return group.budget(self.pack_seconds), group.most
+        return Room(group.budget(self.pack_seconds), group.most, group.lanes)
 
     def _execute(self, pack: list[WaitingPair]) -> None:
         model = pack[0].job.model
