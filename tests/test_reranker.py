@@ -1,4 +1,6 @@
+import itertools
 import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -192,3 +194,48 @@ def test_score_pairs_says_all_of_a_pair(tmp_path: Path) -> None:
     assert [pair.score for pair in found] == pytest.approx(reranker.score(pairs).tolist())
     assert [pair.truncated for pair in found] == [False, True]
     assert reranker.score_pairs([]) == []
+
+
+def test_many_queries_share_packs_and_come_back_in_order(folder: Path, tiny: Reranker) -> None:
+    engine = FakeEngine(batch_tokens=200)
+    reranker = fake(engine, folder)
+    requests = [(f"q{n}", DOCUMENTS[: n % 6]) for n in range(300)]
+    rankings = list(reranker.rank_many(requests, top_n=2))
+    assert len(engine.packs) < 150
+    assert [ranking.query for ranking in rankings] == [query for query, _ in requests]
+    assert rankings == [fake(FakeEngine(), folder).rank(query, found, top_n=2) for query, found in requests]
+    real = list(tiny.rank_many(requests[:40]))
+    for ranking, (query, documents) in zip(real, requests, strict=False):
+        alone = tiny.rank(query, documents)
+        assert [hit.index for hit in ranking] == [hit.index for hit in alone]
+        assert [hit.logit for hit in ranking] == pytest.approx([hit.logit for hit in alone], abs=1e-4)
+
+
+@pytest.mark.parametrize("documents", [["a", "b"], []])
+def test_many_queries_are_drawn_only_a_little_ahead(folder: Path, documents: list[str]) -> None:
+    reranker = fake(FakeEngine(batch_tokens=64), folder)
+    drawn: list[int] = []
+
+    def endless() -> Iterator[tuple[str, Sequence[Document]]]:
+        for number in itertools.count():
+            drawn.append(threading.get_ident())
+            yield f"q{number}", documents
+
+    rankings = reranker.rank_many(endless())
+    for taken in range(1, 5000):
+        next(rankings)
+        # Three windows, one of them in the engine, and a chunk.
+        assert len(drawn) - taken < 2500
+    rankings.close()  # type: ignore[attr-defined]
+    assert set(drawn) == {threading.get_ident()}
+
+
+def test_what_is_wrong_with_one_of_many_queries_is_raised(folder: Path) -> None:
+    reranker = fake(FakeEngine(), folder)
+    with pytest.raises(InputError, match="documents is one document"):
+        list(reranker.rank_many([("q", ["a"]), ("q", "not a list")]))
+    with pytest.raises(InputError, match="top_n is -1"):
+        list(reranker.rank_many([], top_n=-1))
+    broken = fake(FakeEngine(lambda ids: float("nan")), folder)
+    with pytest.raises(NonFiniteLogitError):
+        list(broken.rank_many([("q", ["a"])]))

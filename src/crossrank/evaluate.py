@@ -131,7 +131,15 @@ def parse_metrics(names: Sequence[str]) -> dict[str, Any]:
         try:
             measure = ir_measures.parse_measure(_NAMES.get(base.lower(), base) + at + cutoff)
             ir_measures.DefaultPipeline.evaluator([measure], {"q": {"d": 1}})
-        except (ValueError, NameError, SyntaxError, KeyError, TypeError, RuntimeError) as error:
+        except (
+            AssertionError,
+            ValueError,
+            NameError,
+            SyntaxError,
+            KeyError,
+            TypeError,
+            RuntimeError,
+        ) as error:
             raise InputError(
                 f"metric {name!r} is unknown; for instance {', '.join(METRICS)}, or another of "
                 "https://ir-measur.es"

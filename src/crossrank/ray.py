@@ -29,8 +29,10 @@ except ImportError as error:
 
 __all__ = ["answers", "connect"]
 
-# A bundle: what an actor gets at once, and loses with its life. Some windows of ``rank_many``.
-_BUNDLE_PAIRS, _BUNDLE_CHARACTERS = 4096, 1 << 20
+BUNDLE_PAIRS = 4096
+"""What an actor gets at once, and loses with its life: some windows of ``rank_many``."""
+
+_BUNDLE_CHARACTERS = 1 << 20
 
 
 def connect(address: str) -> None:
@@ -39,11 +41,11 @@ def connect(address: str) -> None:
     Raises:
         InputError: there is none at the address.
     """
-    if ray.is_initialized():
-        return
     # Its messages tell of its own insides; what goes wrong comes as an exception.
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    if ray.is_initialized():
+        return
     dashboard = False if address == "local" else None
     try:
         ray.init(
@@ -56,9 +58,9 @@ def connect(address: str) -> None:
 class _Rows(Datasource):
     """The rows of a source behind the first ``before``, in bundles."""
 
-    def __init__(self, source: Source, before: int) -> None:
+    def __init__(self, source: Source, before: int, bundle_pairs: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._source, self._before = source, before
+        self._source, self._before, self._bundle_pairs = source, before, bundle_pairs
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None
@@ -69,10 +71,10 @@ class _Rows(Datasource):
         per_task_row_limit: int | None = None,
         data_context: Any = None,  # noqa: ARG002
     ) -> list[Any]:
-        source, before = self._source, self._before
+        source, before, pairs = self._source, self._before, self._bundle_pairs
 
         def read() -> Iterator[Any]:
-            for bundle in _bundles(islice(source.rows(), before, None)):
+            for bundle in _bundles(islice(source.rows(), before, None), pairs):
                 yield pa.table({"rows": [json.dumps([_plain(row) for row in bundle])]})
 
         unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
@@ -89,14 +91,14 @@ def _row(plain: list[Any]) -> Row:
     return Row(place, identity, query, tuple(Document(*document) for document in documents), is_pair=is_pair)
 
 
-def _bundles(rows: Iterator[Row]) -> Iterator[list[Row]]:
+def _bundles(rows: Iterator[Row], most: int) -> Iterator[list[Row]]:
     bundle: list[Row] = []
     pairs = characters = 0
     for row in rows:
         bundle.append(row)
         pairs += max(1, len(row.documents))
         characters += sum(len(row.query) + len(document.text) for document in row.documents)
-        if pairs >= _BUNDLE_PAIRS or characters >= _BUNDLE_CHARACTERS:
+        if pairs >= most or characters >= _BUNDLE_CHARACTERS:
             yield bundle
             bundle, pairs, characters = [], 0, 0
     if bundle:
@@ -126,6 +128,7 @@ def answers(
     top_n: int | None = None,
     with_text: bool = False,
     actors: int | None = None,
+    bundle_pairs: int = BUNDLE_PAIRS,
 ) -> Iterator[Answer]:
     """As ``bulk.answers``, on the cluster that ``connect`` joined.
 
@@ -135,6 +138,7 @@ def answers(
         arguments: of ``Reranker``, the model's name included: each machine looks it up itself.
         top_n, with_text: as ``bulk.answers``.
         actors: engines; None: one for each GPU, or each machine where the model runs on CPUs.
+        bundle_pairs: what an actor gets at once, and loses with its life; less where texts are long.
 
     Raises:
         InputError, EngineError: an actor's error.
@@ -155,18 +159,18 @@ def answers(
     former = (context.enable_progress_bars, context.target_max_block_size)
     former_order = context.execution_options.preserve_order
     context.enable_progress_bars = False
-    context.target_max_block_size = 1 << 16  # a bundle is a block: no more is held, lost or done again
+    context.target_max_block_size = 1  # a bundle is a block, and blocks are not joined
     context.execution_options.preserve_order = True
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     try:
         found = ray.data.read_datasource(
-            _Rows(source, before), override_num_blocks=1, num_cpus=0, label_selector=here
+            _Rows(source, before, bundle_pairs), override_num_blocks=1, num_cpus=0, label_selector=here
         ).map_batches(
             _Actor,
             fn_constructor_args=(dict(arguments), top_n, with_text),
             batch_size=1,
             batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=count),
+            compute=ActorPoolStrategy(min_size=1, max_size=count, initial_size=count),
             num_cpus=1 if gpus else threads,
             num_gpus=1 if gpus else None,
         )

@@ -90,7 +90,6 @@ def as_html(evaluation: Evaluation) -> str:
     """
     try:
         import jinja2
-        import markupsafe
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise InputError(
@@ -104,8 +103,8 @@ def as_html(evaluation: Evaluation) -> str:
     sections = [
         {
             "name": system.name,
-            "gains": markupsafe.Markup(_gains(evaluation, system)),  # our own SVG
-            "scores": markupsafe.Markup(_histogram(evaluation, system)),
+            "gains": _gains(evaluation, system),
+            "scores": _histogram(evaluation, system),
             "changed": _changed(evaluation, system),
         }
         for system in compared

@@ -108,7 +108,7 @@ def evaluate(
     ) as bar:
         for one in dict.fromkeys(model or ()):
             for kind in dict.fromkeys(precision or ("auto",)):
-                name = Path(one).name if kind == "auto" else f"{Path(one).name}, {kind}"
+                name = Path(one).name if kind == "auto" else f"{Path(one).name} {kind}"
                 task = bar.add_task(name, total=sum(len(row.documents) for row in rows))
                 arguments = {"model": one, "precision": kind, **options}
                 systems.append(ev.rerank(name, arguments, rows, _advance(bar, task)))

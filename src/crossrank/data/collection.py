@@ -61,7 +61,7 @@ def load_collection(
     path = Path(source)
     if colon and library in named.LIBRARIES:
         parts = named.LIBRARIES[library](name, split, judged)
-        collection = Collection(source, parts.queries, parts.qrels, parts.documents)
+        collection = Collection(source, parts.queries, parts.qrels, parts.documents, parts.first_stage)
     elif path.is_dir():
         is_beir = _find(path, "corpus") is not None
         collection = _beir(path, split, qrels, judged) if is_beir else _trec(path, queries, qrels, judged)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from crossrank.data.trec import Qrels
+from crossrank.data.trec import Qrels, Run, best_first
 from crossrank.errors import InputError
 
 __all__ = ["LIBRARIES", "Parts"]
@@ -14,11 +14,12 @@ __all__ = ["LIBRARIES", "Parts"]
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """A data set's queries and judgments, and a way to read its documents."""
+    """A data set's queries, judgments and first stage (if it has one), and a way to read its documents."""
 
     queries: dict[str, str]
     qrels: Qrels
     documents: Callable[[], Iterator[tuple[str, str]]]
+    first_stage: Run | None = None
 
 
 def _irds(name: str, split: str | None, judged: bool) -> Parts:
@@ -44,6 +45,9 @@ def _irds(name: str, split: str | None, judged: bool) -> Parts:
         qrels: Qrels = {}
         for judgment in dataset.qrels_iter() if dataset.has_qrels() else ():
             qrels.setdefault(str(judgment.query_id), {})[str(judgment.doc_id)] = int(judgment.relevance)
+        run: Run = {}
+        for scored in dataset.scoreddocs_iter() if dataset.has_scoreddocs() else ():
+            run.setdefault(str(scored.query_id), {})[str(scored.doc_id)] = float(scored.score)
     except Exception as error:  # network, disk, and the library's own
         raise InputError(f"ir_datasets cannot read {name}: {error}") from error
 
@@ -51,7 +55,8 @@ def _irds(name: str, split: str | None, judged: bool) -> Parts:
         for document in dataset.docs_iter():
             yield str(document.doc_id), document.default_text()
 
-    return Parts(queries, qrels, documents)
+    first_stage = {query: best_first(scores) for query, scores in run.items()}
+    return Parts(queries, qrels, documents, first_stage or None)
 
 
 def _mteb(name: str, split: str | None, judged: bool) -> Parts:  # noqa: ARG001  every task has judgments
@@ -85,7 +90,11 @@ def _mteb(name: str, split: str | None, judged: bool) -> Parts:  # noqa: ARG001 
     qrels = {
         str(q): {str(d): int(x) for d, x in judged.items()} for q, judged in data["relevant_docs"].items()
     }
-    return Parts({str(row["id"]): str(row["text"]) for row in data["queries"]}, qrels, documents)
+    queries = {str(row["id"]): str(row["text"]) for row in data["queries"]}
+    # Of reranking tasks: the candidates, without scores.
+    top = data.get("top_ranked") or {}
+    run = {str(query): {str(x): -float(i) for i, x in enumerate(found)} for query, found in top.items()}
+    return Parts(queries, qrels, documents, run or None)
 
 
 def _is_retrieval(parts: Any) -> bool:

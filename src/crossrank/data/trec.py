@@ -18,6 +18,7 @@ from crossrank.errors import InputError
 __all__ = [
     "Qrels",
     "Run",
+    "best_first",
     "kind_of",
     "read_documents",
     "read_qrels",
@@ -114,16 +115,17 @@ def read_run_queries(
             raise InputError(f"{place}: the score is {score_text!r}; it must be a number")
         if query != current:
             if scores:
-                yield began, current, _best_first(scores)
+                yield began, current, best_first(scores)
             began, current, scores = place, query, {}
         if document in scores:
             raise InputError(f"{place}: document {document} stands twice in query {query}")
         scores[document] = score
     if scores:
-        yield began, current, _best_first(scores)
+        yield began, current, best_first(scores)
 
 
-def _best_first(scores: dict[str, float]) -> dict[str, float]:
+def best_first(scores: dict[str, float]) -> dict[str, float]:
+    """By score; equal scores keep their order."""
     return dict(sorted(scores.items(), key=lambda item: -item[1]))
 
 

@@ -1,0 +1,118 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from crossrank import Reranker
+from tests.cli.conftest import Run
+
+CRANFIELD = str(Path(__file__).parents[1] / "data" / "cranfield")
+ROWS = [
+    {
+        "id": "a",
+        "query": "capital of China",
+        "documents": ["a panda", {"id": "x", "text": "Beijing"}, "Paris"],
+    },
+    {"id": "b", "query": "q", "documents": []},
+]
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> str:
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return str(path)
+
+
+def test_a_file_is_reranked(crossrank: Run, tiny: str, rows: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    done = crossrank("bulk", rows, "-o", str(out), "--model", tiny, "--top-n", "2")
+    assert done.code == 0
+    assert done.out == ""
+    assert f"{out}: 3 pairs in" in done.err
+    expected = Reranker(tiny).rank("capital of China", ["a panda", "Beijing", "Paris"], top_n=2)
+    first, second = map(json.loads, out.read_text().splitlines())
+    assert first["id"] == "a"
+    names = ["0", "x", "2"]
+    assert [hit["id"] for hit in first["results"]] == [names[hit.index] for hit in expected]
+    assert second == {"id": "b", "results": []}
+
+
+def test_standard_input_and_output(
+    crossrank: Run, tiny: str, rows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = crossrank("bulk", rows, "-o", "-", "--model", tiny, "--text")
+    with Path(rows).open() as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        piped = crossrank("bulk", "-", "-o", "-", "--model", tiny, "--text")
+    assert piped.out == done.out
+    first, _ = map(json.loads, done.out.splitlines())
+    assert first["query"] == "capital of China"
+    assert {hit["text"] for hit in first["results"]} == {"a panda", "Beijing", "Paris"}
+
+
+def test_shards_together_are_the_whole(crossrank: Run, tiny: str, rows: str, tmp_path: Path) -> None:
+    ids = []
+    for shard in ("1/2", "2/2"):
+        out = tmp_path / f"{shard[0]}.jsonl.gz"
+        assert crossrank("bulk", rows, "-o", str(out), "--model", tiny, "--shard", shard).code == 0
+        whole = crossrank("bulk", rows, "-o", "-", "--model", tiny, "--shard", shard).out
+        ids += [json.loads(line)["id"] for line in whole.splitlines()]
+    assert ids == ["a", "b"]
+
+
+def test_a_run_of_a_collection(crossrank: Run, tiny: str, tmp_path: Path) -> None:
+    run, out = tmp_path / "first.run", tmp_path / "out.run"
+    run.write_text("3 Q0 5 1 2.5 t\n3 Q0 6 2 1.5 t\n1 Q0 12 1 9 t\n")
+    assert crossrank("bulk", str(run), "--data", CRANFIELD, "-o", str(out), "--model", tiny).code == 0
+    lines = [line.split() for line in out.read_text().splitlines()]
+    assert [(line[0], line[3], line[5]) for line in lines] == [
+        ("3", "1", "crossrank"),
+        ("3", "2", "crossrank"),
+        ("1", "1", "crossrank"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["-o", "out.csv"], "must end in .jsonl"),
+        (["-o", "out.jsonl", "--shard", "3/2"], "shard is '3/2'"),
+        (["-o", "out.jsonl", "--actors", "2"], "--actors is for a cluster"),
+        (["-o", "-", "--ray", "local"], "input and output must be files"),
+        (["-o", "none/out.jsonl"], "cannot be written"),
+        (["-o", "out.jsonl", "--depth", "0"], "--depth"),
+    ],
+)
+def test_options_that_are_wrong(
+    crossrank: Run,
+    tiny: str,
+    rows: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    extra: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = crossrank("bulk", rows, "--model", tiny, *extra)
+    assert done.code == 2
+    assert message in done.err
+    assert done.err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_a_malformed_line_at_the_end_shows_before_the_work(
+    crossrank: Run, tiny: str, rows: str, tmp_path: Path
+) -> None:
+    with Path(rows).open("a") as file:
+        file.write("{\n")
+    done = crossrank("bulk", rows, "-o", str(tmp_path / "out.jsonl"), "--model", tiny)
+    assert done.code == 2
+    assert "in.jsonl, line 3, column 2: not JSON" in done.err
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_the_input_is_not_written_over(crossrank: Run, tiny: str, rows: str) -> None:
+    done = crossrank("bulk", rows, "-o", rows, "--model", tiny, "--overwrite")
+    assert done.code == 2
+    assert "is the input" in done.err

@@ -1,0 +1,58 @@
+import gzip
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from crossrank import InputError
+from crossrank.data.lines import read_lines
+
+TEXT = "first\n\nthird, 中国\u2028still third\r\n" + "x" * 600_000 + "\nlast"
+LINES = [(1, "first"), (3, "third, 中国\u2028still third"), (4, "x" * 600_000), (5, "last")]
+
+
+def write(path: Path, text: str) -> Path:
+    """Compressed in two members (frames), as appending writes them."""
+    data = text.encode()
+    compress = {
+        ".gz": lambda part: gzip.compress(part),
+        ".zst": lambda part: zstandard.ZstdCompressor().compress(part),
+    }.get(path.suffix, lambda part: part)
+    path.write_bytes(compress(data[:9]) + compress(data[9:]))
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.txt.zst"])
+def test_lines_come_with_their_place(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, TEXT)
+    read: list[int] = []
+    assert list(read_lines(path, read.append)) == [(f"{path}, line {n}", line) for n, line in LINES]
+    assert read[-1] == path.stat().st_size
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.zst"])
+@pytest.mark.parametrize("cut", [5, 30, -1])
+def test_a_compressed_file_cut_short_is_refused(tmp_path: Path, name: str, cut: int) -> None:
+    path = write(tmp_path / name, TEXT)
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(InputError, match="cut short"):
+        list(read_lines(path))
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.zst"])
+def test_a_file_that_is_not_compressed_as_it_says(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text("plain text")
+    with pytest.raises(InputError, match=f"{name}: not {path.suffix[1:]}, or damaged"):
+        list(read_lines(path))
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no such file"):
+        list(read_lines(tmp_path / "none"))
+    with pytest.raises(InputError, match="directory"):
+        list(read_lines(tmp_path))
+    bad = tmp_path / "bad"
+    bad.write_bytes(b"good\nb\xff\n")
+    with pytest.raises(InputError, match=r"line 2: not UTF-8 \(byte 2 of the line\)"):
+        list(read_lines(bad))

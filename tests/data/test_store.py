@@ -1,0 +1,18 @@
+import pytest
+
+from crossrank import InputError
+from crossrank.data.store import DocumentStore
+
+
+def test_texts_by_id() -> None:
+    store = DocumentStore((f"d{i}", f"text {i} \ud800") for i in range(3000))
+    wanted = [f"d{i}" for i in range(0, 3000, 2)]
+    found = store.texts([*wanted, "none"])
+    store.close()
+    assert sorted(found) == sorted(wanted)
+    assert found["d4"] == "text 4 ?"
+
+
+def test_an_id_that_comes_twice() -> None:
+    with pytest.raises(InputError, match="two documents of the collection have the id 'a'"):
+        DocumentStore([("a", "x"), ("b", "y"), ("a", "z")])
