@@ -1,16 +1,19 @@
-# make demo   set everything up and rerank real text with the bundled model
-# make test   set everything up and run the tests
-# make lint   style, types
-# make format rewrite the code in the project's style
+# make demo      set everything up and rerank real text with the bundled model
+# make test      set everything up and run the tests
+# make lint      style, types
+# make format    rewrite the code in the project's style
+# make sanitize  the C++ and its tests under the address and undefined-behaviour sanitizers (Linux, GCC)
+# make aarch64   the kernels and the encoder cross-compiled, and tested under qemu
 
 PYTHON ?= python3
 VENV := .venv
 # FlagEmbedding needs an older transformers than sentence-transformers: an environment of its own.
 FLAG_VENV := .venv-flagembedding
 BIN := $(VENV)/bin
+CXX_FILES := $(wildcard native/*.cpp native/*.h)
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format sanitize aarch64 clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -22,11 +25,44 @@ test: $(VENV)/.dev $(FLAG_VENV)/.ready
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
 	$(BIN)/mypy
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+SANITIZE := build/sanitize
+# The interpreter that the environment was made from: the environment's own imports the editable install.
+BASE = $$($(BIN)/python -c 'import sys; print(sys._base_executable)')
+PACKAGES = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+
+# Python is built without the sanitizer, so its library comes first, and libstdc++ with it, or it finds no __cxa_throw.
+# Leaks are told by their innermost frames: what Python and other libraries never free is in native/lsan.supp.
+sanitize: $(VENV)/.dev
+	$(BIN)/cmake -S . -B $(SANITIZE) -DCMAKE_CXX_COMPILER=g++ -DCROSSRANK_SANITIZE=ON -DCROSSRANK_KERNEL_TEST=ON \
+	    -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -Dnanobind_DIR=$$($(BIN)/python -m nanobind --cmake_dir)
+	$(BIN)/cmake --build $(SANITIZE) --parallel 2
+	$(BIN)/ctest --test-dir $(SANITIZE) --output-on-failure
+	rm -rf $(SANITIZE)/site
+	$(BIN)/cmake --install $(SANITIZE) --prefix $(SANITIZE)/site
+	cp -R src/crossrank $(SANITIZE)/site
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+	    ASAN_OPTIONS=malloc_context_size=4 \
+	    LSAN_OPTIONS=suppressions=$(CURDIR)/native/lsan.supp:print_suppressions=0 \
+	    UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$(CURDIR)/$(SANITIZE)/site:$(PACKAGES) \
+	    $(BASE) -m pytest -p no:cacheprovider --capture=sys tests/engines/test_native*.py tests/test_packed.py
+
+AARCH64 := build/aarch64
+
+aarch64: $(VENV)/.dev
+	@for tool in aarch64-linux-gnu-g++ qemu-aarch64; do command -v $$tool >/dev/null || \
+	    { echo "$$tool is missing: apt-get install g++-aarch64-linux-gnu qemu-user" >&2; exit 1; }; done
+	$(BIN)/cmake -S . -B $(AARCH64) -DCMAKE_TOOLCHAIN_FILE=native/aarch64-linux-gnu.cmake \
+	    -DCROSSRANK_MODULE=OFF -DCROSSRANK_KERNEL_TEST=ON -DCROSSRANK_WARNINGS_AS_ERRORS=ON
+	$(BIN)/cmake --build $(AARCH64) --parallel 2
+	$(BIN)/ctest --test-dir $(AARCH64) --output-on-failure
 
 clean:
 	rm -rf $(VENV) $(FLAG_VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -35,7 +71,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 # What the C++ module is built from: a change builds it anew.
-NATIVE := CMakeLists.txt $(wildcard native/*)
+NATIVE := CMakeLists.txt $(wildcard native/*.cpp native/*.h)
 
 $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt $(NATIVE)
 	@echo "Setting up $(VENV); the first time takes a few minutes."
