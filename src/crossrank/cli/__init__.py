@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from crossrank import __version__
-from crossrank.cli import bulk, demo, doctor, evaluate, models, rank, score, verify
+from crossrank.cli import bulk, demo, doctor, evaluate, models, rank, score, serve, verify
 from crossrank.errors import CrossRankError, EngineError
 
 __all__ = ["app", "main"]
@@ -27,6 +27,7 @@ app.command()(rank.rank)
 app.command()(score.score)
 app.command("eval")(evaluate.evaluate)
 app.command()(bulk.bulk)
+app.command()(serve.serve)
 app.command()(demo.demo)
 app.command()(doctor.doctor)
 app.command()(verify.verify)

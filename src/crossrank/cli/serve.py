@@ -1,0 +1,222 @@
+"""``crossrank serve``: every rerank API over HTTP."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from crossrank.cli import options as o
+from crossrank.errors import InputError
+from crossrank.models import BUNDLED
+
+_LISTEN, _ACCESS = "Where it listens", "Who may ask"
+_LIMITS, _LOGS = "Limits", "Logs"
+
+
+def serve(
+    model: Annotated[
+        list[str],
+        typer.Option(
+            "--model",
+            "-m",
+            help="A model's name or folder, or NAME=either to choose what requests call it. "
+            "Several: the first answers requests that name none.",
+            envvar="CROSSRANK_MODEL",
+            rich_help_panel="Model options",
+        ),
+    ] = [BUNDLED],  # noqa: B006 - typer wants a list, and copies it
+    dialect: Annotated[
+        str,
+        typer.Option(
+            help="Whose API /v1/rerank is where they differ: cohere, jina, vllm, xinference or voyage.",
+            envvar="CROSSRANK_DIALECT",
+        ),
+    ] = "cohere",
+    host: Annotated[
+        str,
+        typer.Option(
+            help="0.0.0.0 is every network of this machine.",
+            envvar="CROSSRANK_HOST",
+            rich_help_panel=_LISTEN,
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(help="0: any that is free.", envvar="CROSSRANK_PORT", rich_help_panel=_LISTEN)
+    ] = 8080,
+    uds: Annotated[
+        Path | None,
+        typer.Option(help="A Unix socket instead.", envvar="CROSSRANK_UDS", rich_help_panel=_LISTEN),
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Pages of this origin may ask from a browser; may be given several times.",
+            envvar="CROSSRANK_CORS_ORIGIN",
+            rich_help_panel=_ACCESS,
+        ),
+    ] = None,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Requests must send one of these keys; may be given several times. Others see a command's "
+            "options: prefer the file or the variable.",
+            envvar="CROSSRANK_API_KEY",
+            rich_help_panel=_ACCESS,
+        ),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(help="Keys, one a line.", envvar="CROSSRANK_API_KEY_FILE", rich_help_panel=_ACCESS),
+    ] = None,
+    admin_key: Annotated[
+        str,
+        typer.Option(
+            help="The key for POST /models/reload; without it nobody may.",
+            envvar="CROSSRANK_ADMIN_KEY",
+            show_default=False,
+            rich_help_panel=_ACCESS,
+        ),
+    ] = "",
+    max_body: Annotated[
+        str, typer.Option(help="Bytes of a body.", envvar="CROSSRANK_MAX_BODY", rich_help_panel=_LIMITS)
+    ] = "16MiB",
+    max_documents: Annotated[
+        int,
+        typer.Option(
+            help="Documents of a request.", envvar="CROSSRANK_MAX_DOCUMENTS", rich_help_panel=_LIMITS
+        ),
+    ] = 2048,
+    max_document_chars: Annotated[
+        int,
+        typer.Option(
+            help="Characters of a document; what is longer than the model's window, but not than this, "
+            "is cut.",
+            envvar="CROSSRANK_MAX_DOCUMENT_CHARS",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = 1_000_000,
+    max_concurrent_requests: Annotated[
+        int,
+        typer.Option(
+            help="Requests at a time, waiting ones included.",
+            envvar="CROSSRANK_MAX_CONCURRENT_REQUESTS",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = 512,
+    max_queue_tokens: Annotated[
+        int,
+        typer.Option(
+            help="Tokens of all requests at a time.",
+            envvar="CROSSRANK_MAX_QUEUE_TOKENS",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = 1_000_000,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            help="Seconds for a request; its header X-Request-Timeout may ask for less.",
+            envvar="CROSSRANK_TIMEOUT",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = 60.0,
+    read_timeout: Annotated[
+        float,
+        typer.Option(
+            help="Seconds until a request's body must be here.",
+            envvar="CROSSRANK_READ_TIMEOUT",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = 30.0,
+    drain_timeout: Annotated[
+        float,
+        typer.Option(
+            help="Seconds for running requests once the server is told to stop.",
+            envvar="CROSSRANK_DRAIN_TIMEOUT",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = 30.0,
+    score_cache: Annotated[
+        str,
+        typer.Option(
+            help="Memory for scores of pairs that come again, 256MB say; 0: none.",
+            envvar="CROSSRANK_SCORE_CACHE",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = "0",
+    log_format: Annotated[
+        str, typer.Option(help="text or json.", envvar="CROSSRANK_LOG_FORMAT", rich_help_panel=_LOGS)
+    ] = "text",
+    log_level: Annotated[
+        str,
+        typer.Option(
+            help="debug, info, warning or error.", envvar="CROSSRANK_LOG_LEVEL", rich_help_panel=_LOGS
+        ),
+    ] = "info",
+    revision: o.Revision = None,
+    source: o.SourceOption = "hub",
+    max_length: o.MaxLength = None,
+    batch_tokens: o.BatchTokens = None,
+    precision: o.PrecisionOption = "auto",
+    device: o.Device = "auto",
+    threads: o.Threads = None,
+    offline: o.Offline = False,
+) -> None:
+    """Serve rerank APIs over HTTP: those of Cohere, Jina, TEI, vLLM, Xinference and infinity.
+
+    OpenTelemetry traces go where OTEL_EXPORTER_OTLP_ENDPOINT says.
+    """
+    try:
+        from crossrank.server import logs, run, settings
+        from crossrank.server.limits import Limits, parse_size
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("crossrank"):
+            raise
+        raise InputError(
+            f"the server needs {error.name}, which is not installed: pip install 'crossrank[server]'"
+        ) from error
+    if log_format not in ("text", "json"):
+        raise InputError(f"--log-format is {log_format!r}; it must be text or json")
+    if log_level not in ("debug", "info", "warning", "error"):
+        raise InputError(f"--log-level is {log_level!r}; it must be debug, info, warning or error")
+    wanted = settings.Settings(
+        models=model,
+        model_options={
+            "revision": revision,
+            "source": source,
+            "max_length": max_length,
+            "batch_tokens": batch_tokens,
+            "precision": precision,
+            "device": device,
+            "threads": threads,
+            "offline": offline,
+        },
+        host=host,
+        port=port,
+        uds=uds,
+        dialect=dialect,
+        api_keys=api_key or [],
+        api_key_file=api_key_file,
+        admin_key=admin_key,
+        cors_origins=cors_origin or [],
+        limits=Limits(
+            max_body_bytes=parse_size(max_body),
+            max_documents=max_documents,
+            max_document_chars=max_document_chars,
+            read_timeout=read_timeout,
+            timeout=timeout,
+        ),
+        max_concurrent_requests=max_concurrent_requests,
+        max_queue_tokens=max_queue_tokens,
+        score_cache_bytes=parse_size(score_cache),
+        drain_timeout=drain_timeout,
+    )
+    logger = logging.getLogger("crossrank")
+    before, logger.handlers = logger.handlers, []
+    logs.set_up("json" if log_format == "json" else "text", log_level)
+    try:
+        run.run(wanted)
+    finally:
+        logger.handlers = before

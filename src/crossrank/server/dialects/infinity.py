@@ -1,0 +1,23 @@
+"""infinity: POST /rerank with ``documents``."""
+
+from __future__ import annotations
+
+from crossrank.server.dialects.openai import OpenAIError, openai_error
+from crossrank.server.dialects.superset import Superset
+from crossrank.server.faults import Fault
+
+__all__ = ["Infinity"]
+
+
+class Infinity(Superset):
+    """infinity: a document that comes back is a bare string."""
+
+    name = "infinity"
+    Error = OpenAIError
+    statuses = {"invalid": 422, "empty": 422, "limit": 422, "too_long": 422}
+    id_prefix = "infinity-"
+    bare_documents = True
+    no_models = frozenset(["", "default/not-specified"])
+
+    def error(self, fault: Fault, status: int, request_id: str) -> object:
+        return openai_error(fault, status)

@@ -1,0 +1,19 @@
+"""Xinference: POST /v1/rerank."""
+
+from __future__ import annotations
+
+from crossrank.server.dialects.jina import DetailError
+from crossrank.server.dialects.superset import Superset
+from crossrank.server.faults import Fault
+
+__all__ = ["Xinference"]
+
+
+class Xinference(Superset):
+    """Xinference."""
+
+    name = "xinference"
+    Error = DetailError
+
+    def error(self, fault: Fault, status: int, request_id: str) -> object:
+        return {"detail": str(fault)}

@@ -1,0 +1,100 @@
+"""Around every request: its id, its key, its line in the log."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from crossrank.server.auth import Keys
+from crossrank.server.dialects import Dialect, Dialects
+from crossrank.server.dialects.base import STATUSES
+from crossrank.server.dialects.openai import openai_error
+from crossrank.server.faults import Fault
+from crossrank.server.logs import requests
+from crossrank.server.service import CLIENT_GONE, fault_response
+
+__all__ = ["OPEN_PATHS", "Edge", "path_fault"]
+
+OPEN_PATHS = frozenset(["/health", "/health/live"])
+"""What may be asked without a key."""
+
+_QUIET = OPEN_PATHS | {"/metrics"}
+"""What is asked every few seconds, and logged only at the level debug."""
+
+
+class Edge:
+    """Pure ASGI, so that it costs next to nothing.
+
+    Args:
+        app: what answers.
+        keys: who may ask; /health everybody may.
+        dialects: whose error a path without a key gets; see ``path_fault``.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Keys, dialects: Dialects) -> None:
+        self._app = app
+        self._keys = keys
+        self._dialects = dialects
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = time.monotonic()
+        headers = Headers(scope=scope)
+        request_id = _request_id(headers.get("x-request-id"))
+        notes = scope["crossrank"] = {"request_id": request_id}
+        status = 500
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if status == CLIENT_GONE:
+                    return
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            elif status == CLIENT_GONE:
+                return
+            await send(message)
+
+        try:
+            if scope["path"] not in OPEN_PATHS:
+                self._keys.check(headers.get("authorization"))
+            await self._app(scope, receive, send_with_id)
+        except Fault as fault:
+            notes["error"] = str(fault)
+            response = path_fault(self._dialects.of_path(scope["path"]), fault, request_id)
+            await response(scope, receive, send_with_id)
+        finally:
+            client = headers.get("x-client-name")
+            fields = {
+                "method": scope["method"],
+                "path": scope["path"],
+                "status": status,
+                "ms": round(1000 * (time.monotonic() - begun), 1),
+                **({"client": client[:128]} if client else {}),
+                **notes,
+            }
+            level = logging.DEBUG if scope["path"] in _QUIET else logging.INFO
+            requests.log(level, "request", extra={"fields": fields})
+
+
+def path_fault(dialect: Dialect | None, fault: Fault, request_id: str) -> Response:
+    """The response to a fault on a path of a dialect, or of none."""
+    if dialect is None:
+        status = STATUSES[fault.kind]
+        return fault_response(openai_error(fault, status), status, fault)
+    status = dialect.status(fault)
+    return fault_response(dialect.error(fault, status, request_id), status, fault)
+
+
+def _request_id(given: str | None) -> str:
+    """The client's own, if it is plain; or a new one."""
+    if given and len(given) <= 128 and given.isascii() and given.isprintable():
+        return given
+    return uuid.uuid4().hex

@@ -1,0 +1,204 @@
+"""A server as a process: its socket, its signals, its start and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import stat
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from crossrank.errors import CrossRankError, InputError
+from crossrank.server.app import create_app
+from crossrank.server.protocol import timed_protocol
+from crossrank.server.registry import Registry
+from crossrank.server.settings import Settings
+from crossrank.server.tracing import tracer_of_environment
+
+__all__ = ["listen", "run"]
+
+_logger = logging.getLogger(__name__)
+
+_BACKLOG = 2048
+"""Connections that may wait to be accepted."""
+
+_GRACE = 5.0
+"""Seconds beyond the drain timeout, for answers that are being written."""
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn's, without its signal handlers: this module has them."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def listen(settings: Settings) -> socket.socket:
+    """Open the listening socket.
+
+    Raises:
+        InputError: the address is taken or not this machine's, or another server has the socket.
+    """
+    try:
+        opened = _unix(settings.uds) if settings.uds else _tcp(settings.host, settings.port)
+    except (OSError, UnicodeError) as error:
+        where = settings.uds or f"{settings.host} port {settings.port}"
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot listen on {where}: {reason}; choose another place") from None
+    opened.setblocking(False)
+    return opened
+
+
+def _tcp(host: str, port: int) -> socket.socket:
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+
+
+def _unix(path: Path) -> socket.socket:
+    if path.exists() and stat.S_ISSOCK(path.stat().st_mode) and not _answers(path):
+        path.unlink()  # of a server that was killed
+    opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        opened.bind(str(path))
+        opened.listen(_BACKLOG)
+    except OSError:
+        opened.close()
+        raise
+    return opened
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT: then no new requests, and the running ones finish.
+
+    SIGHUP loads the models anew. The socket opens at once; /health says "loading" until every
+    model is ready.
+
+    Raises:
+        InputError: a setting does not work here.
+        CrossRankError: a model cannot be loaded.
+    """
+    tracer = tracer_of_environment()
+    registry = settings.registry()
+    app = create_app(settings, registry, tracer)
+    opened = listen(settings)
+    config = uvicorn.Config(
+        app,
+        http=timed_protocol(settings.limits.read_timeout),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(settings.drain_timeout + _GRACE) + 1,
+    )
+    try:
+        _run_loop(_serve(settings, registry, _Server(config), opened))
+    finally:
+        tracer.close()
+        opened.close()
+        if settings.uds is not None:
+            settings.uds.unlink(missing_ok=True)
+
+
+def _run_loop(main: Coroutine[Any, Any, None]) -> None:
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        asyncio.run(main)
+    else:
+        uvloop.run(main)
+
+
+class _Process:
+    """What happens to a running server."""
+
+    def __init__(self, settings: Settings, registry: Registry, server: _Server) -> None:
+        self.settings = settings
+        self.registry = registry
+        self.server = server
+        self.failure: Exception | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = False
+
+    def begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a task, and keep it from being collected."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def stop(self) -> None:
+        """The first time: finish; the second time: leave at once."""
+        if self._stopping:
+            self.server.force_exit = True
+            return
+        self._stopping = True
+        _logger.info("stopping; running requests have %g s to finish", self.settings.drain_timeout)
+        self.begin(self._drain())
+
+    async def _drain(self) -> None:
+        self.server.should_exit = True
+        if not await self.registry.drain(self.settings.drain_timeout):
+            _logger.warning("requests were still running after %g s", self.settings.drain_timeout)
+            await self.registry.close()
+
+    async def start(self) -> None:
+        """Load the models; where one cannot be loaded, that is the end."""
+        try:
+            await self.registry.start()
+        except Exception as error:  # noqa: BLE001 - it ends the process, which raises it
+            self.failure = error
+            self.server.config.loaded_app.state.failure = str(error)
+            self.server.should_exit = True
+            return
+        for model in self.registry.models():
+            _logger.info(
+                "%s is ready: %s engine on %s, %s, %d tokens",
+                *(model.name, model.engine, model.device, model.precision, model.max_length),
+            )
+
+    async def reload(self) -> None:
+        """Load the models anew; where one cannot be loaded, the old one stays."""
+        _logger.info("loading the models anew")
+        try:
+            await self.registry.reload()
+        except CrossRankError as error:
+            _logger.error("a model could not be loaded anew: %s", error)  # noqa: TRY400 - one line
+        else:
+            _logger.info("the models are loaded anew")
+
+
+async def _serve(settings: Settings, registry: Registry, server: _Server, opened: socket.socket) -> None:
+    process = _Process(settings, registry, server)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, process.stop)
+    loop.add_signal_handler(signal.SIGHUP, lambda: process.begin(process.reload()))
+    _logger.info("listening on %s", settings.uds or _address(opened))
+    process.begin(process.start())
+    try:
+        await server.serve(sockets=[opened])
+    finally:
+        await registry.close()
+    if process.failure is not None:
+        raise process.failure
+
+
+def _address(opened: socket.socket) -> str:
+    host, port = opened.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,228 @@
+"""One request from its first byte to its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
+
+from pydantic_core import from_json, to_json
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope
+
+from crossrank.errors import CrossRankError, InputError, OverloadedError
+from crossrank.server.dialects import Call, Context, Dialect, Dialects
+from crossrank.server.faults import Fault, fault_of
+from crossrank.server.limits import ClientGone, Gate, Limits, read_body, request_timeout
+from crossrank.server.registry import Registry
+from crossrank.server.tracing import NO_TRACES, Tracer
+from crossrank.server.work import Answer, Work
+
+__all__ = ["CLIENT_GONE", "Service", "fault_response", "json_response", "notes_of"]
+
+_logger = logging.getLogger(__name__)
+
+CLIENT_GONE = 499
+"""What the log says of a request whose client went away; nobody reads it (the number is nginx')."""
+
+_LARGE_BODY = 64 << 10
+"""Bytes from which a body is read, and
+_MANY_PAIRS: pairs from which an answer is built, in a thread beside the event loop."""
+_MANY_PAIRS = 256
+
+
+def json_response(body: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON body; a number that JSON has not is null."""
+    content = to_json(body, inf_nan_mode="null")
+    return Response(content, status, headers, media_type="application/json")
+
+
+def fault_response(body: object, status: int, fault: Fault) -> Response:
+    """An error, with Retry-After in whole seconds."""
+    headers = {}
+    if fault.retry_after is not None:
+        headers["retry-after"] = str(max(1, math.ceil(fault.retry_after)))
+    if fault.kind == "unauthorized":
+        headers["www-authenticate"] = "Bearer"
+    return json_response(body, status, headers)
+
+
+class Service:
+    """Answers rerank requests, whatever their dialect.
+
+    Args:
+        registry: scores.
+        dialects: which API is where.
+        limits: of one request.
+        max_concurrent_requests: at work at a time.
+        tracer: where traces go.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        dialects: Dialects,
+        limits: Limits,
+        max_concurrent_requests: int,
+        tracer: Tracer = NO_TRACES,
+    ) -> None:
+        self.registry = registry
+        self.dialects = dialects
+        self.limits = limits
+        self.tracer = tracer
+        self.gate = Gate(max_concurrent_requests)
+        registry.metrics.watch(
+            crossrank_concurrent_requests=("Requests at work", lambda: float(self.gate.inside)),
+            crossrank_concurrent_requests_limit=("Most of them", lambda: float(self.gate.limit)),
+        )
+
+    async def handle(self, request: Request) -> Response:
+        """The answer to a request, or the error of its dialect."""
+        begun = time.monotonic()
+        path = request.scope["path"]
+        notes = notes_of(request.scope)
+        request_id = notes["request_id"]
+        dialect = self.dialects.of_path(path)
+        assert dialect is not None  # only their paths lead here
+        counted = False
+        with self.tracer.request(path, request_id, request.headers) as span:
+            try:
+                with self.gate():
+                    seconds = request_timeout(request.headers.get("x-request-timeout"), self.limits)
+                    data = await read_body(request.scope, request.receive, self.limits)
+                    body = await _aside(len(data) >= _LARGE_BODY, _object, data)
+                    dialect = self.dialects.of_body(path, body)
+                    named = request.headers.get("x-request-id") == request_id
+                    context = Context(request_id, begun + seconds, int(time.time()), named)
+                    call = await _aside(len(data) >= _LARGE_BODY, self._read, dialect, body, context)
+                    notes |= {"model": call.work.model, "documents": len(call.work.pairs)}
+                    counted = True  # the registry counts what it is given
+                    answer = await self._score(call.work, request.receive)
+                    span.answered(answer)
+                    notes |= _notes(answer)
+                    many = len(answer.tokens) >= _MANY_PAIRS
+                    response = await _aside(many, _respond, dialect, call, answer, context)
+                    response.headers["x-total-time"] = str(round(1000 * (time.monotonic() - begun)))
+            except ClientGone:
+                notes["gone"] = True
+                response = Response(status_code=CLIENT_GONE)
+            except Exception as error:  # whatever it is, the client gets its dialect's error
+                fault = fault_of(error)
+                if fault.kind == "internal":
+                    _logger.exception("request %s failed", request_id)
+                if not counted:
+                    self._count(fault)
+                notes["error"] = str(fault)
+                status = dialect.status(fault)
+                response = fault_response(dialect.error(fault, status, request_id), status, fault)
+            notes["dialect"] = dialect.name
+            span.ended(response.status_code)
+        return response
+
+    def _read(self, dialect: Dialect, body: dict[str, Any], context: Context) -> Call:
+        call = dialect.read(body, context)
+        queries = list(dict.fromkeys(query for query, _ in call.work.pairs))
+        self.limits.check_texts(queries, call.texts)
+        return call
+
+    async def _score(self, work: Work, receive: Receive) -> Answer:
+        """Score, and stop as soon as the client goes.
+
+        Raises:
+            ClientGone: it went.
+        """
+        scored = asyncio.ensure_future(self.registry.score(work))
+        gone = asyncio.ensure_future(_disconnected(receive))
+        try:
+            await asyncio.wait((scored, gone), return_when=asyncio.FIRST_COMPLETED)
+            if scored.done():
+                return scored.result()
+            raise ClientGone
+        finally:
+            for task in (scored, gone):
+                if not task.done():
+                    task.cancel()
+                    # What it does on its way out is done before anybody goes on.
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await task
+
+    def _count(self, fault: Fault) -> None:
+        """A request that never came to the registry is one that failed, too."""
+        metrics = self.registry.metrics
+        if fault.kind == "overloaded":
+            metrics.refused("concurrency")
+        with contextlib.suppress(CrossRankError), metrics.request():
+            if fault.kind == "overloaded":
+                raise OverloadedError(str(fault), fault.retry_after or 1.0)
+            raise InputError(str(fault))
+
+
+def notes_of(scope: Scope) -> dict[str, Any]:
+    """What the log will say of a request; whoever learns something adds it."""
+    notes: dict[str, Any] = scope["crossrank"]
+    return notes
+
+
+Result = TypeVar("Result")
+P = ParamSpec("P")
+
+
+async def _aside(large: bool, function: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
+    """Call a function, in a thread where there is so much to do that others would wait."""
+    if large:
+        return await asyncio.to_thread(function, *args, **kwargs)
+    return function(*args, **kwargs)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    """A body's JSON object.
+
+    Raises:
+        Fault: it is not one. Not JSON either are NaN, Infinity, lone surrogates, and what is
+            nested more than 200 deep.
+    """
+    try:
+        body = from_json(data, allow_inf_nan=False, cache_strings="keys")
+    except ValueError as error:
+        raise Fault("syntax", f"the body is not valid JSON in UTF-8: {error}") from None
+    if not isinstance(body, dict):
+        raise Fault("invalid", "the body must be a JSON object")
+    return body
+
+
+def _respond(dialect: Dialect, call: Call, answer: Answer, context: Context) -> Response:
+    response = json_response(dialect.answer(call, answer, context))
+    cut = [str(index) for index, truncated in enumerate(answer.truncated) if truncated]
+    headers: dict[str, object] = {
+        "x-compute-tokens": sum(answer.tokens),
+        "x-compute-characters": sum(len(text) for text in call.texts),
+        "x-compute-time": round(1000 * (answer.tokenization_s + answer.queue_s + answer.inference_s)),
+        "x-tokenization-time": round(1000 * answer.tokenization_s),
+        "x-queue-time": round(1000 * answer.queue_s),
+        "x-inference-time": round(1000 * answer.inference_s),
+    }
+    if cut:
+        headers["x-truncated"] = ",".join(cut[:100]) + (",..." if len(cut) > 100 else "")
+    for name, value in headers.items():
+        response.headers[name] = str(value)
+    return response
+
+
+def _notes(answer: Answer) -> dict[str, Any]:
+    return {
+        "model": answer.model,
+        "tokens": sum(answer.tokens),
+        "truncated": sum(answer.truncated),
+        "queue_ms": round(1000 * answer.queue_s, 1),
+        "inference_ms": round(1000 * answer.inference_s, 1),
+    }

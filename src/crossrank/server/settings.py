@@ -1,0 +1,125 @@
+"""Everything that can be set about a server, checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from crossrank.errors import InputError
+from crossrank.models import BUNDLED
+from crossrank.reranker import Reranker
+from crossrank.server.auth import Keys, read_keys
+from crossrank.server.dialects import DIALECTS
+from crossrank.server.limits import Limits
+from crossrank.server.registry import ModelSpec, Options, Registry
+
+__all__ = ["Settings"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What ``crossrank serve`` is told.
+
+    Attributes:
+        models: "SOURCE" or "NAME=SOURCE"; the source is what ``Reranker`` takes, the name what
+            requests say (by default the source).
+        model_options: for every ``Reranker``.
+        host, port: where it listens; port 0: any that is free.
+        uds: a Unix socket instead.
+        dialect: of /v1/rerank, and with "vllm" of all paths that vLLM has.
+        api_keys, api_key_file: who may ask; neither: everybody.
+        admin_key: who may reload models; "": nobody.
+        cors_origins: pages of which other origins may ask from a browser; "*": all.
+        limits: of a request.
+        max_concurrent_requests: at work at a time, those that wait in the queue included.
+        max_queue_tokens, score_cache_bytes: see ``registry.Options``.
+        drain_timeout: seconds for running requests when the server stops.
+
+    Raises:
+        InputError: something is out of range.
+    """
+
+    models: Sequence[str] = (BUNDLED,)
+    model_options: dict[str, Any] = field(default_factory=dict)
+    host: str = "127.0.0.1"
+    port: int = 8080
+    uds: Path | None = None
+    dialect: str = "cohere"
+    api_keys: Sequence[str] = ()
+    api_key_file: Path | None = None
+    admin_key: str = ""
+    cors_origins: Sequence[str] = ()
+    limits: Limits = field(default_factory=Limits)
+    max_concurrent_requests: int = 512
+    max_queue_tokens: int = 1_000_000
+    score_cache_bytes: int = 0
+    drain_timeout: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.dialect not in DIALECTS:
+            raise InputError(f"the dialect {self.dialect!r} is not one of {', '.join(DIALECTS)}")
+        if not 0 <= self.port <= 65535:
+            raise InputError(f"the port {self.port} is not one; ports are 0 to 65535")
+        least_one = {
+            "--max-body": self.limits.max_body_bytes,
+            "--max-documents": self.limits.max_documents,
+            "--max-document-chars": self.limits.max_document_chars,
+            "--max-concurrent-requests": self.max_concurrent_requests,
+            "--max-queue-tokens": self.max_queue_tokens,
+        }
+        for name, number in least_one.items():
+            if number < 1:
+                raise InputError(f"{name} is {number}; it must be at least 1")
+        seconds = {"--timeout": self.limits.timeout, "--read-timeout": self.limits.read_timeout}
+        for name, time in seconds.items():
+            if not 0 < time < math.inf:
+                raise InputError(f"{name} is {time}; it must be a number of seconds above 0")
+        if not 0 <= self.drain_timeout < math.inf:
+            raise InputError(f"--drain-timeout is {self.drain_timeout}; it must be 0 or more seconds")
+        if len(self.models) > 1 and self.model_options.get("revision"):
+            raise InputError("--revision is of one model, and there are several; serve folders instead")
+        self.specs()
+
+    def specs(self) -> list[ModelSpec]:
+        """The models to serve.
+
+        Raises:
+            InputError: one has no name, or two have the same.
+        """
+        specs: list[ModelSpec] = []
+        for model in self.models:
+            name, _, source = model.partition("=")
+            source = source if "=" in model else name
+            if not name.strip() or not source.strip():
+                raise InputError(f"--model {model!r} is not SOURCE or NAME=SOURCE")
+            if any(spec.name == name for spec in specs):
+                raise InputError(f"two models are called {name!r}; name one of them: --model NAME={source}")
+            specs.append(ModelSpec(name, partial(Reranker, source, **self.model_options), source))
+        return specs
+
+    def registry(self) -> Registry:
+        """The registry of these models, not started."""
+        options = Options(max_queue_tokens=self.max_queue_tokens, score_cache_bytes=self.score_cache_bytes)
+        return Registry(self.specs(), options)
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether a key is asked for."""
+        return bool(self.api_keys) or self.api_key_file is not None
+
+    def keys(self) -> Keys:
+        """Who may ask.
+
+        Raises:
+            InputError: the file of keys cannot be read, or a key is empty.
+        """
+        keys = list(self.api_keys)
+        if any(not key.strip() for key in keys):
+            raise InputError("an API key is empty")
+        if self.api_key_file is not None:
+            keys += read_keys(self.api_key_file)
+        return Keys((key.strip() for key in keys), self.admin_key.strip())
