@@ -9,6 +9,8 @@ PYTHON ?= python3
 VENV := .venv
 # FlagEmbedding needs an older transformers than sentence-transformers: an environment of its own.
 FLAG_VENV := .venv-flagembedding
+# The clients of other rerank services need older libraries than the rest: an environment of their own.
+CLIENTS_VENV := .venv-clients
 BIN := $(VENV)/bin
 CXX_FILES := $(wildcard native/*.cpp native/*.h)
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -19,7 +21,7 @@ PIP := -m pip install --quiet --disable-pip-version-check --constraint constrain
 demo: $(VENV)/.demo
 	@$(BIN)/crossrank demo
 
-test: $(VENV)/.dev $(FLAG_VENV)/.ready
+test: $(VENV)/.dev $(FLAG_VENV)/.ready $(CLIENTS_VENV)/.ready
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.dev
@@ -64,7 +66,7 @@ aarch64: $(VENV)/.dev
 	$(BIN)/ctest --test-dir $(AARCH64) --output-on-failure
 
 clean:
-	rm -rf $(VENV) $(FLAG_VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FLAG_VENV) $(CLIENTS_VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -86,4 +88,10 @@ $(FLAG_VENV)/.ready: tests/parity/requirements-flagembedding.txt constraints.txt
 	@echo "Setting up $(FLAG_VENV), for the parity tests."
 	@$(PYTHON) -m venv $(FLAG_VENV)
 	@$(FLAG_VENV)/bin/python $(PIP) --requirement tests/parity/requirements-flagembedding.txt
+	@touch $@
+
+$(CLIENTS_VENV)/.ready: tests/server/requirements-clients.txt
+	@echo "Setting up $(CLIENTS_VENV), for the tests of the server with other services' clients."
+	@$(PYTHON) -m venv $(CLIENTS_VENV)
+	@$(CLIENTS_VENV)/bin/python $(PIP) --requirement tests/server/requirements-clients.txt
 	@touch $@

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from crossrank import __version__
 from crossrank.errors import CrossRankError, ModelError
@@ -102,28 +102,24 @@ def create_app(settings: Settings, registry: Registry, tracer: Tracer = NO_TRACE
         """The first model as text-embeddings-inference describes it, and all models."""
         return json_response(_info(settings, registry))
 
-    @app.get("/metrics", tags=["operations"])
+    @app.get("/metrics", tags=["operations"], response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Numbers for Prometheus."""
         return Response(generate_latest(registry.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/v1/models", tags=["models"])
-    @app.get("/models", tags=["models"], include_in_schema=False)
     async def models() -> Response:
         """The served models, as OpenAI lists them."""
-        data = [
-            {
-                "id": model.name,
-                "object": "model",
-                "created": model.created,
-                "owned_by": "crossrank",
-                "root": model.source,
-                "max_model_len": model.max_length,
-                "state": model.state,
-            }
-            for model in registry.models()
-        ]
-        return json_response({"object": "list", "data": data})
+        return json_response({"object": "list", "data": [_listed(model) for model in registry.models()]})
+
+    @app.get("/models", tags=["models"])
+    async def infinity_models() -> Response:
+        """The served models, as infinity lists them."""
+        # Its client takes no other owner, and no list without statistics.
+        own = {"owned_by": "infinity", "capabilities": ["rerank"], "stats": {}}
+        return json_response(
+            {"object": "list", "data": [_listed(model) | own for model in registry.models()]}
+        )
 
     @app.post(
         "/models/reload",
@@ -255,6 +251,18 @@ def _info(settings: Settings, registry: Registry) -> dict[str, Any]:
         "tokenization_workers": registry.options.tokenizer_threads or 1,
         "version": __version__,
         "models": [_model(model) for model in models],
+    }
+
+
+def _listed(model: ModelInfo) -> dict[str, Any]:
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "crossrank",
+        "root": model.source,
+        "max_model_len": model.max_length,
+        "state": model.state,
     }
 
 

@@ -28,6 +28,9 @@ _logger = logging.getLogger(__name__)
 _BACKLOG = 2048
 """Connections that may wait to be accepted."""
 
+_KEEP_ALIVE = 75
+"""Seconds that a connection may be idle: longer than clients keep theirs, so that it is they who close it."""
+
 _GRACE = 5.0
 """Seconds beyond the drain timeout, for answers that are being written."""
 
@@ -105,6 +108,7 @@ def run(settings: Settings) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=int(settings.drain_timeout + _GRACE) + 1,
     )
     try:

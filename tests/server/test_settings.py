@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crossrank.errors import InputError
+from crossrank.server.limits import Limits
+from crossrank.server.settings import Settings
+from tests.server.test_auth import kind
+
+
+def test_models_are_called_by_their_source_or_a_name() -> None:
+    settings = Settings(models=["crossrank-mini", "rerank-v3.5=BAAI/bge-reranker-v2-m3", "x=/a=b"])
+    assert [(spec.name, spec.source) for spec in settings.specs()] == [
+        ("crossrank-mini", "crossrank-mini"),
+        ("rerank-v3.5", "BAAI/bge-reranker-v2-m3"),
+        ("x", "/a=b"),
+    ]
+
+
+def test_a_model_is_loaded_with_the_options() -> None:
+    settings = Settings(models=["a=crossrank-mini"], model_options={"max_length": 77, "precision": "fp32"})
+    reranker = settings.specs()[0].load()
+    assert (reranker.max_length, reranker.engine.precision) == (77, "fp32")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"models": ["=x"]}, "is not SOURCE or NAME=SOURCE"),
+        ({"models": ["x="]}, "is not SOURCE or NAME=SOURCE"),
+        ({"models": ["a", "a=b"]}, "two models are called 'a'"),
+        ({"models": ["a", "b"], "model_options": {"revision": "r"}}, "--revision is of one model"),
+        ({"dialect": "klingon"}, "'klingon' is not one of cohere, jina, vllm, xinference, voyage"),
+        ({"port": 65536}, "port 65536"),
+        ({"port": -1}, "port -1"),
+        ({"limits": Limits(max_body_bytes=0)}, "--max-body is 0"),
+        ({"limits": Limits(max_documents=0)}, "--max-documents is 0"),
+        ({"limits": Limits(max_document_chars=0)}, "--max-document-chars is 0"),
+        ({"max_concurrent_requests": 0}, "--max-concurrent-requests is 0"),
+        ({"max_queue_tokens": 0}, "--max-queue-tokens is 0"),
+        ({"limits": Limits(timeout=0)}, "--timeout is 0"),
+        ({"limits": Limits(timeout=float("nan"))}, "--timeout is nan"),
+        ({"limits": Limits(read_timeout=-1)}, "--read-timeout is -1"),
+        ({"drain_timeout": -1}, "--drain-timeout is -1"),
+    ],
+)
+def test_what_is_out_of_range(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Settings(**wrong)
+
+
+def test_the_registry_has_the_numbers() -> None:
+    options = Settings(max_queue_tokens=123, score_cache_bytes=456).registry().options
+    assert (options.max_queue_tokens, options.score_cache_bytes) == (123, 456)
+
+
+def test_keys_come_from_options_and_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("two\n")
+    settings = Settings(api_keys=[" one "], api_key_file=file, admin_key=" boss ")
+    assert settings.has_keys
+    for key in ("one", "two", "boss"):
+        assert kind(settings.keys(), f"Bearer {key}") == "allowed"
+    assert kind(settings.keys(), "Bearer three") == "unauthorized"
+    assert not Settings(admin_key="boss").has_keys
+
+
+def test_an_empty_key_is_none() -> None:
+    with pytest.raises(InputError, match="an API key is empty"):
+        Settings(api_keys=[" "]).keys()
