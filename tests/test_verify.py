@@ -24,7 +24,7 @@ LENGTHS = [len(pair.token_ids) for pair in PairEncoder(TOKENIZER, max_length=64)
 def reranker(precision: str, change: Any) -> Reranker:
     """Gives document n the logit n, but for what ``change`` makes of it."""
     engine = FakeEngine(lambda ids: change(LENGTHS.index(len(ids))))
-    engine.precision = precision  # type: ignore[misc]
+    engine.precision = precision
     return Reranker.from_parts(PairEncoder(TOKENIZER, max_length=64), engine)
 
 
@@ -97,14 +97,14 @@ def test_ndcg_is_ir_measures() -> None:
 def test_tau_is_scipys_with_and_without_ties(seed: int) -> None:
     rng = np.random.default_rng(seed)
     left = rng.integers(0, 20 if seed else 1000, 30).astype(float)
-    right = left + rng.integers(-3, 4, 30)
+    right = left + rng.integers(-3, 4, 30).astype(float)
     assert kendall(left, right) == pytest.approx(scipy.stats.kendalltau(left, right, variant="b").statistic)
     assert kendall(left, left) == pytest.approx(1)
     assert kendall(left, -left) == pytest.approx(-1)
 
 
 def test_equal_logits_have_no_tau() -> None:
-    assert kendall(np.ones(4), np.arange(4.0)) is None
+    assert kendall(np.ones(4), np.linspace(0, 1, 4)) is None
 
 
 @pytest.mark.parametrize(

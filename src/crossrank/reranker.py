@@ -95,7 +95,7 @@ class Reranker:
             checkpoint, device=device, precision=precision, threads=threads, progress=progress
         )
         self._join(encoder, engine, batch_tokens)
-        self._checkpoint = checkpoint
+        self._checkpoint: Checkpoint | None = checkpoint
 
     @classmethod
     def from_parts(cls, encoder: PairEncoder, engine: Engine, *, batch_tokens: int | None = None) -> Reranker:
@@ -108,7 +108,7 @@ class Reranker:
         self._encoder = encoder
         self._engine = engine
         self._batch_tokens = batch_tokens or engine.batch_tokens
-        self._checkpoint: Checkpoint | None = None
+        self._checkpoint = None
 
     @property
     def engine(self) -> Engine:

@@ -16,7 +16,7 @@ from crossrank.cli.writing import console, printable, write_json
 from crossrank.engines import Precision, choose_engine
 from crossrank.errors import InputError
 from crossrank.models import BUNDLED
-from crossrank.verify import TOP, Question, Verification, sample_questions
+from crossrank.verify import TOP, Cost, Question, Verification, sample_questions
 from crossrank.verify import verify as measure
 
 __all__ = ["group"]
@@ -105,16 +105,19 @@ def _label(pair: Pair) -> float:
 def _table(found: Verification) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True)
-    columns = [("fp32", None), *((cost.precision, cost) for cost in found.costs)]
+    columns: list[tuple[str, Cost | None]] = [
+        ("fp32", None),
+        *((cost.precision, cost) for cost in found.costs),
+    ]
     for name, _ in columns:
         table.add_column(name, justify="right", no_wrap=True)
-    rows = [
-        ("logit, largest difference", [c and c.logit_max for _, c in columns]),
-        ("logit, mean difference", [c and c.logit_mean for _, c in columns]),
-        ("score, largest difference", [c and c.score_max for _, c in columns]),
-        ("score, mean difference", [c and c.score_mean for _, c in columns]),
-        ("Kendall's tau-b", [c and c.tau for _, c in columns]),
-        *((f"top-{k} agreement", [c and c.agreement[k] for _, c in columns]) for k in TOP),
+    rows: list[tuple[str, list[float | None]]] = [
+        ("logit, largest difference", [c.logit_max if c else None for _, c in columns]),
+        ("logit, mean difference", [c.logit_mean if c else None for _, c in columns]),
+        ("score, largest difference", [c.score_max if c else None for _, c in columns]),
+        ("score, mean difference", [c.score_mean if c else None for _, c in columns]),
+        ("Kendall's tau-b", [c.tau if c else None for _, c in columns]),
+        *((f"top-{k} agreement", [c.agreement[k] if c else None for _, c in columns]) for k in TOP),
         ("nDCG@10", [c.ndcg if c else found.ndcg for _, c in columns]),
     ]
     for title, values in rows:
