@@ -149,7 +149,7 @@ class Pass {
                       {layer.key, left(group_.tokens), heads(w_.k)},
                       {layer.value, left(group_.tokens), heads(w_.v)}});
             attend(rank, chunks_, false);
-            rest_of_layer(layer, group_.tokens, model_.layers[i + 1].attention_smooth);
+            rest_of_layer(layer, group_.tokens);
         }
 
         // The last layer: keys and values of every token, all else for the first token of each pair only.
@@ -160,7 +160,7 @@ class Pass {
         const int pairs = static_cast<int>(group_.pairs.size());
         products({{layer.query, left(pairs), heads(w_.q)}});
         attend(rank, firsts_, true);
-        rest_of_layer(layer, pairs, nullptr);
+        rest_of_layer(layer, pairs);
         classify(pairs);
     }
 
@@ -197,7 +197,7 @@ class Pass {
                 model_.positions.add(config.bert ? i : counted ? position : config.padding_id, x);
                 kernels_.layer_norm(x, model_.embedding_norm.gamma, model_.embedding_norm.beta,
                                     config.epsilon, hidden_, x);
-                prepare(x, model_.layers[0].attention_smooth, first_row_[pair] + i);
+                prepare(x, first_row_[pair] + i);
             }
         });
     }
@@ -227,17 +227,17 @@ class Pass {
     }
 
     // From what attention returned to the input of the next layer.
-    void rest_of_layer(const Layer& layer, int rows, const float* next_smooth) const {
+    void rest_of_layer(const Layer& layer, int rows) const {
         const float epsilon = model_.config.epsilon;
         if (model_.precision != Precision::fp32)
-            each_row(rows, [&](int r) { prepare(at(w_.context, r * w_.row_stride), nullptr, r); });
+            each_row(rows, [&](int r) { prepare(at(w_.context, r * w_.row_stride), r, false); });
         Activations context = left(rows);
         if (model_.precision == Precision::fp32) context.data = w_.context;
         products({{layer.attention_output, context, residual(0)}});
         each_row(rows, [&](int r) {
             kernels_.layer_norm(row(r), layer.attention_norm.gamma, layer.attention_norm.beta, epsilon,
                                 hidden_, row(r));
-            prepare(row(r), layer.intermediate_smooth, r);
+            prepare(row(r), r);
         });
 
         for (int first = 0; first < rows; first += kIntermediateRows) {
@@ -254,7 +254,7 @@ class Pass {
             wide_left.rows = count;
             if (model_.precision == Precision::int8) {
                 each_row(count, [&](int r) {
-                    kernels_.quantise_bf16(
+                    kernels_.quantise_rotated_bf16(
                         reinterpret_cast<const std::uint16_t*>(w_.wide + r * w_.wide_stride),
                         model_.config.intermediate,
                         reinterpret_cast<std::int8_t*>(w_.wide_input + r * w_.wide_input_stride),
@@ -270,7 +270,7 @@ class Pass {
         each_row(rows, [&](int r) {
             kernels_.layer_norm(row(r), layer.output_norm.gamma, layer.output_norm.beta, epsilon, hidden_,
                                 row(r));
-            prepare(row(r), next_smooth, r);
+            prepare(row(r), r);
         });
     }
 
@@ -313,12 +313,13 @@ class Pass {
 
     float* row(std::ptrdiff_t r) const { return at(w_.x, r * w_.row_stride); }
 
-    // A row of fp32 values as row r of the next product's left side. In fp32 there is nothing to do.
-    void prepare(const float* values, const float* smooth, std::ptrdiff_t r) const {
+    // A row of fp32 values as row r of the next product's left side. In fp32 there is nothing to do. What
+    // attention returns has no outliers, and is not rotated.
+    void prepare(const float* values, std::ptrdiff_t r, bool rotated = true) const {
         char* to = w_.input + r * w_.input_stride;
         if (model_.precision == Precision::int8)
-            kernels_.quantise(values, smooth, hidden_, reinterpret_cast<std::int8_t*>(to), w_.input_scale + r,
-                              w_.input_sum + r);
+            (rotated ? kernels_.quantise_rotated : kernels_.quantise)(
+                values, hidden_, reinterpret_cast<std::int8_t*>(to), w_.input_scale + r, w_.input_sum + r);
         else if (model_.precision == Precision::bf16)
             kernels_.to_bf16(values, hidden_, reinterpret_cast<std::uint16_t*>(to));
     }

@@ -66,8 +66,7 @@ double linear_error(const Kernels& kernels, Precision precision, int rows, int o
         char* to = static_cast<char*>(data.get()) + r * left.stride;
         const std::size_t i = static_cast<std::size_t>(r);
         if (precision == Precision::int8)
-            kernels.quantise(from, nullptr, inputs, reinterpret_cast<std::int8_t*>(to), &row_scale[i],
-                             &row_sum[i]);
+            kernels.quantise(from, inputs, reinterpret_cast<std::int8_t*>(to), &row_scale[i], &row_sum[i]);
         else if (precision == Precision::bf16)
             kernels.to_bf16(from, inputs, reinterpret_cast<std::uint16_t*>(to));
         else std::memcpy(to, from, static_cast<std::size_t>(inputs) * 4);

@@ -9,6 +9,12 @@
 //
 // Weights in int8 are stored unsigned, +128, as vpdpbusd wants one unsigned side. The activations stay
 // signed, and their row's sum takes the 128 out again: sum (w + 128) a = sum w a + 128 sum a.
+//
+// Rotation: a few inputs of a transformer's layers are many times larger than all others, and one scale for
+// the row would leave the others few of int8's 256 steps. So, in int8, the inputs of most layers are turned
+// by a Hadamard matrix H, block by block, which spreads each of them over its block; and so are the rows of W
+// when they are packed. As H H^T = b for blocks of b, (x H) (w H / b)^T = x w^T: nothing else changes, and it
+// needs no data. (The idea is QuIP's and QuaRot's: arXiv 2307.13304, 2404.00456.)
 #pragma once
 
 #include <cstddef>
@@ -35,6 +41,15 @@ CR_ALWAYS_INLINE constexpr std::ptrdiff_t ceil_div(std::ptrdiff_t a, std::ptrdif
 }
 CR_ALWAYS_INLINE constexpr std::ptrdiff_t round_up(std::ptrdiff_t a, std::ptrdiff_t b) {
     return ceil_div(a, b) * b;
+}
+
+constexpr int kMaxRotated = 1 << 13;  // inputs; rotated rows are kept on the stack
+
+// Inputs of a block of the rotation: the largest power of two up to 128 that divides n; 1 is no rotation.
+CR_ALWAYS_INLINE constexpr int rotation_block(int n) {
+    int block = 1;
+    while (block < 128 && n <= kMaxRotated && n % (2 * block) == 0) block *= 2;
+    return block;
 }
 
 // A packed linear layer: y = x W^T + bias.
@@ -100,13 +115,16 @@ struct Kernels {
     // y = (x - mean) / sqrt(variance + eps) * gamma + beta for one row of n values; y may be x.
     void (*layer_norm)(const float* x, const float* gamma, const float* beta, float eps, int n, float* y);
 
-    // q = round(x * smooth / scale), scale = max|x * smooth| / 127; smooth may be null.
-    // Writes n values and zeros up to a multiple of 4, the scale and the sum of q.
-    void (*quantise)(const float* x, const float* smooth, int n, std::int8_t* q, float* scale,
-                     std::int32_t* sum);
+    // q = round(x / scale), scale = max|x| / 127. Writes n values and zeros up to a multiple of 4, the scale
+    // and the sum of q.
+    void (*quantise)(const float* x, int n, std::int8_t* q, float* scale, std::int32_t* sum);
+
+    // The same of x H: rotated before.
+    void (*quantise_rotated)(const float* x, int n, std::int8_t* q, float* scale, std::int32_t* sum);
 
     // The same of bf16 values.
-    void (*quantise_bf16)(const std::uint16_t* x, int n, std::int8_t* q, float* scale, std::int32_t* sum);
+    void (*quantise_rotated_bf16)(const std::uint16_t* x, int n, std::int8_t* q, float* scale,
+                                  std::int32_t* sum);
 
     // fp32 to bf16, to nearest even; writes n values and zeros up to a multiple of 2.
     void (*to_bf16)(const float* x, int n, std::uint16_t* y);

@@ -167,9 +167,6 @@ Model::Model(const Config& c, Precision p, const Tensors& packed) : config(c), p
         w.bias = floats(name + ".bias", padded);
         return w;
     };
-    const auto smooth = [&](const std::string& name) -> const float* {
-        return packed.count(name) ? floats(name, hidden) : nullptr;
-    };
 
     words = require_table(packed, "embedding.words", config.vocabulary, hidden);
     positions = require_table(packed, "embedding.positions", config.positions, hidden);
@@ -186,8 +183,6 @@ Model::Model(const Config& c, Precision p, const Tensors& packed) : config(c), p
         layer.output = linear(at + "output", precision, hidden, config.intermediate);
         layer.attention_norm = norm(at + "attention_norm");
         layer.output_norm = norm(at + "output_norm");
-        layer.attention_smooth = smooth(at + "attention_smooth");
-        layer.intermediate_smooth = smooth(at + "intermediate_smooth");
         layers.push_back(layer);
     }
     head = linear("head.dense", Precision::fp32, hidden, hidden);

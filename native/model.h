@@ -61,8 +61,6 @@ struct Norm {
 struct Layer {
     Linear query, key, value, attention_output, intermediate, output;
     Norm attention_norm, output_norm;
-    const float *attention_smooth = nullptr,
-                *intermediate_smooth = nullptr;  // (hidden), int8 only; may be null
 };
 
 struct Model {

@@ -142,7 +142,7 @@ nb::object hand_over(PackedTensor& packed) {
 }
 
 nb::dict pack_weights(const nb::dict& config_dict, const nb::dict& dict, const std::string& precision,
-                      int threads, float smooth) {
+                      int threads) {
     const Config config = config_of(config_dict);
     const Arrays arrays(dict);
     if (threads < 1 || threads > 4096) throw std::invalid_argument("threads must be 1 to 4096");
@@ -151,7 +151,7 @@ nb::dict pack_weights(const nb::dict& config_dict, const nb::dict& dict, const s
     {
         const nb::gil_scoped_release release;
         ThreadPool pool(threads);
-        packed = pack(config, kind, smooth, arrays.tensors, pool);
+        packed = pack(config, kind, arrays.tensors, pool);
     }
     nb::dict out;
     for (PackedTensor& p : packed) {
@@ -234,7 +234,7 @@ class Product {
             const float* from = x + std::ptrdiff_t{r} * inputs;
             char* to = static_cast<char*>(input_.get()) + r * left_.stride;
             if (precision == Precision::int8)
-                kernels.quantise(from, nullptr, inputs, reinterpret_cast<std::int8_t*>(to),
+                kernels.quantise(from, inputs, reinterpret_cast<std::int8_t*>(to),
                                  &left_scale_[static_cast<std::size_t>(r)],
                                  &left_sum_[static_cast<std::size_t>(r)]);
             else if (precision == Precision::bf16)
@@ -347,7 +347,6 @@ NB_MODULE(_native, m) {
         .def_prop_ro("max_tokens", &Engine::max_tokens, "Tokens of the longest pair.");
 
     m.def("pack_weights", &pack_weights, "config"_a, "tensors"_a, "precision"_a, "threads"_a = 1,
-          "smooth"_a = 0.0f,
           "A checkpoint's tensors, by their names in it, to packed ones. Raises ValueError that names the "
           "tensor.");
     m.def(
@@ -388,19 +387,17 @@ NB_MODULE(_native, m) {
         "x"_a, "gamma"_a, "beta"_a, "epsilon"_a, "isa"_a = "");
     m.def(
         "quantise",
-        [](const Vector& x, const std::optional<Vector>& smooth, const std::string& isa) {
-            if (smooth && smooth->shape(0) != x.shape(0))
-                throw std::invalid_argument("quantise: x and smooth must be of one length");
+        [](const Vector& x, bool rotated, const std::string& isa) {
             auto q = new_array<std::int8_t>(
                 {static_cast<std::size_t>(round_up(static_cast<std::ptrdiff_t>(x.shape(0)), 4))});
             float scale = 0;
             std::int32_t sum = 0;
-            find_kernels(isa).quantise(x.data(), smooth ? smooth->data() : nullptr,
-                                       static_cast<int>(x.shape(0)), q.data(), &scale, &sum);
+            const Kernels& kernels = find_kernels(isa);
+            (rotated ? kernels.quantise_rotated : kernels.quantise)(x.data(), static_cast<int>(x.shape(0)),
+                                                                    q.data(), &scale, &sum);
             return nb::make_tuple(q, scale, sum);
         },
-        "x"_a, "smooth"_a.none() = nb::none(), "isa"_a = "",
-        "-> int8 (N rounded up to 4), the scale, the sum");
+        "x"_a, "rotated"_a = false, "isa"_a = "", "-> int8 (N rounded up to 4), the scale, the sum");
     m.def(
         "gelu",
         [](const Vector& x, const std::string& isa) {

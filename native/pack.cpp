@@ -51,6 +51,19 @@ std::uint16_t to_bf16(float value) {
     return static_cast<std::uint16_t>((word + 0x7fff + (word >> 16 & 1)) >> 16);
 }
 
+// w H / b: the other side of the rotation (kernels.h).
+void rotate(std::vector<float>& row) {
+    const std::size_t block = static_cast<std::size_t>(rotation_block(static_cast<int>(row.size())));
+    for (std::size_t apart = 1; apart < block; apart *= 2)
+        for (std::size_t i = 0; i < row.size(); ++i)
+            if (!(i & apart)) {
+                const float a = row[i], b = row[i + apart];
+                row[i] = a + b;
+                row[i + apart] = a - b;
+            }
+    for (float& value : row) value /= static_cast<float>(block);
+}
+
 // Row n of a weight matrix to its place in the panels. Returns the scale (int8).
 float pack_row(const float* row, int inputs, Precision precision, int n, void* panels) {
     const std::ptrdiff_t unit = inputs_per_unit(precision), groups = ceil_div(inputs, unit);
@@ -84,7 +97,7 @@ class Packer {
     Packer(const Config& config, const Tensors& checkpoint) : config_(config), checkpoint_(checkpoint) {}
 
     std::vector<PackedTensor> packed;
-    std::vector<std::function<void()>> first, then;  // `then` uses what `first` computed
+    std::vector<std::function<void()>> work;
 
     const Tensor& source(const std::string& name, const std::vector<std::int64_t>& shape) const {
         const auto found = checkpoint_.find(name);
@@ -126,7 +139,7 @@ class Packer {
         if (table.scales) pass_on(to + ".scales", from + ".scales");
         const std::int64_t step = std::max<std::int64_t>(1, (1 << 20) / config_.hidden);
         for (std::int64_t row = 0; row < rows; row += step)
-            then.push_back([table, from, row, end = std::min(rows, row + step)] {
+            work.push_back([table, from, row, end = std::min(rows, row + step)] {
                 std::vector<float> values(static_cast<std::size_t>(table.columns));
                 for (std::int64_t r = row; r < end; ++r) {
                     table.read(r, values.data());
@@ -135,9 +148,8 @@ class Packer {
             });
     }
 
-    // `smooth`, where given, is filled by `first`: what the activations are multiplied by.
     void linear(const std::string& to, const std::string& from, int outputs, int inputs, Precision precision,
-                float factor = 1, const float* smooth = nullptr) {
+                float factor = 1, bool rotated = true) {
         const Tensor& weight = source(from + ".weight", {outputs, inputs});
         const int unit = inputs_per_unit(precision);
         void* panels = add(to + ".panels",
@@ -150,46 +162,17 @@ class Packer {
         copy(to + ".bias", from + ".bias", {outputs}, padded, factor);
         float* scale = precision == Precision::int8 ? floats(to + ".scale", padded) : nullptr;
         for (int n = 0; n < outputs; n += kPanel)
-            then.push_back([=, &weight] {
+            work.push_back([=, &weight] {
                 std::vector<float> row(static_cast<std::size_t>(inputs));
                 for (int i = n; i < std::min(outputs, n + kPanel); ++i) {
                     read_values(weight, std::int64_t{i} * inputs, inputs, row.data());
                     if (!all_finite(row.data(), inputs)) refuse(from + ".weight");
                     for (int k = 0; k < inputs; ++k) row[static_cast<std::size_t>(k)] *= factor;
-                    if (smooth)
-                        for (int k = 0; k < inputs; ++k) row[static_cast<std::size_t>(k)] /= smooth[k];
+                    if (precision == Precision::int8 && rotated) rotate(row);
                     const float s = pack_row(row.data(), inputs, precision, i, panels);
                     if (scale) scale[i] = s;
                 }
             });
-    }
-
-    // What to multiply the outputs of LayerNorm `norm` by before they are quantised for the layers `readers`.
-    const float* smooth(const std::string& to, const std::string& norm,
-                        const std::vector<std::string>& readers, int outputs, float exponent) {
-        const int n = config_.hidden;
-        float* factors = floats(to, n);
-        const Tensor &gamma = source(norm + ".weight", {n}), &beta = source(norm + ".bias", {n});
-        std::vector<const Tensor*> weights;
-        for (const std::string& reader : readers)
-            weights.push_back(&source(reader + ".weight", {outputs, n}));
-        first.push_back([=, &gamma, &beta] {
-            std::vector<float> largest(static_cast<std::size_t>(n)), row(static_cast<std::size_t>(n));
-            for (const Tensor* weight : weights)
-                for (int i = 0; i < outputs; ++i) {
-                    read_values(*weight, std::int64_t{i} * n, n, row.data());
-                    for (std::size_t k = 0; k < row.size(); ++k)
-                        largest[k] = std::max(largest[k], std::fabs(row[k]));
-                }
-            for (int k = 0; k < n; ++k) {
-                const float x = std::fabs(read_value(beta, k)) + 3 * std::fabs(read_value(gamma, k));
-                const float w = largest[static_cast<std::size_t>(k)];
-                // Channels that carry nothing, or that nobody reads, stay as they are.
-                factors[k] =
-                    x > 1e-6f && w > 1e-6f ? std::pow(w, 1 - exponent) / std::pow(x, exponent) : 1.0f;
-            }
-        });
-        return factors;
     }
 
     [[noreturn]] static void refuse(const std::string& name) {
@@ -230,10 +213,9 @@ void pack_linear(const float* weight, int outputs, int inputs, Precision precisi
     }
 }
 
-std::vector<PackedTensor> pack(const Config& config, Precision precision, float smooth,
-                               const Tensors& checkpoint, ThreadPool& pool) {
+std::vector<PackedTensor> pack(const Config& config, Precision precision, const Tensors& checkpoint,
+                               ThreadPool& pool) {
     config.check();
-    if (!(smooth >= 0 && smooth <= 1)) throw std::invalid_argument("smooth must be 0 to 1");
     Packer packer(config, checkpoint);
     const int hidden = config.hidden, intermediate = config.intermediate;
     const std::string root = config.bert ? "bert." : "roberta.";
@@ -244,31 +226,20 @@ std::vector<PackedTensor> pack(const Config& config, Precision precision, float 
     packer.table("embedding.segments", embeddings + "token_type_embeddings.weight", config.segments);
     packer.norm("embedding.norm", embeddings + "LayerNorm");
 
-    std::string norm_before = embeddings + "LayerNorm";  // whose output the layer's attention reads
     for (int i = 0; i < config.layers; ++i) {
         const std::string to = "layer." + std::to_string(i) + ".";
         const std::string from = root + "encoder.layer." + std::to_string(i) + ".";
         const std::string self = from + "attention.self.";
-        const float *attention_smooth = nullptr, *intermediate_smooth = nullptr;
-        if (precision == Precision::int8 && smooth > 0) {
-            attention_smooth = packer.smooth(to + "attention_smooth", norm_before,
-                                             {self + "query", self + "key", self + "value"}, hidden, smooth);
-            intermediate_smooth =
-                packer.smooth(to + "intermediate_smooth", from + "attention.output.LayerNorm",
-                              {from + "intermediate.dense"}, intermediate, smooth);
-        }
         const float query_factor = 1.44269504f / std::sqrt(static_cast<float>(config.head_dim()));
-        packer.linear(to + "query", self + "query", hidden, hidden, precision, query_factor,
-                      attention_smooth);
-        packer.linear(to + "key", self + "key", hidden, hidden, precision, 1, attention_smooth);
-        packer.linear(to + "value", self + "value", hidden, hidden, precision, 1, attention_smooth);
-        packer.linear(to + "attention_output", from + "attention.output.dense", hidden, hidden, precision);
+        packer.linear(to + "query", self + "query", hidden, hidden, precision, query_factor);
+        packer.linear(to + "key", self + "key", hidden, hidden, precision);
+        packer.linear(to + "value", self + "value", hidden, hidden, precision);
+        packer.linear(to + "attention_output", from + "attention.output.dense", hidden, hidden, precision, 1,
+                      false);
         packer.norm(to + "attention_norm", from + "attention.output.LayerNorm");
-        packer.linear(to + "intermediate", from + "intermediate.dense", intermediate, hidden, precision, 1,
-                      intermediate_smooth);
+        packer.linear(to + "intermediate", from + "intermediate.dense", intermediate, hidden, precision);
         packer.linear(to + "output", from + "output.dense", hidden, intermediate, precision);
         packer.norm(to + "output_norm", from + "output.LayerNorm");
-        norm_before = from + "output.LayerNorm";
     }
 
     const std::string dense = config.bert ? "bert.pooler.dense" : "classifier.dense";
@@ -277,12 +248,8 @@ std::vector<PackedTensor> pack(const Config& config, Precision precision, float 
     packer.copy("head.classifier.weight", classifier + ".weight", {1, hidden});
     packer.copy("head.classifier.bias", classifier + ".bias", {1});
 
-    const auto run = [&](const std::vector<std::function<void()>>& work) {
-        pool.for_each(static_cast<std::ptrdiff_t>(work.size()),
-                      [&](std::ptrdiff_t i) { work[static_cast<std::size_t>(i)](); });
-    };
-    run(packer.first);
-    run(packer.then);
+    pool.for_each(static_cast<std::ptrdiff_t>(packer.work.size()),
+                  [&](std::ptrdiff_t i) { packer.work[static_cast<std::size_t>(i)](); });
     return std::move(packer.packed);
 }
 

@@ -9,12 +9,11 @@
 //         .bias                                  float32 (P(N))
 //         .scale                                 float32 (P(N)), int8 only
 //     layer.I.attention_norm | output_norm .gamma, .beta     float32 (H)
-//     layer.I.attention_smooth | intermediate_smooth         float32 (H), int8 only, where asked for
 //     head.dense.panels, .bias                   float32
 //     head.classifier.weight, .bias              float32 (H), (1)
 //
 // Attention's 1 / sqrt(head size), and the log2(e) that makes its exponentials powers of two, are folded into
-// the query's weights.
+// the query's weights. In int8 the rows of all but attention_output are rotated (kernels.h).
 #pragma once
 
 #include <functional>
@@ -42,14 +41,9 @@ struct PackedTensor {
     std::string source;  // the name of the checkpoint's tensor that is passed on
 };
 
-// `smooth` in (0, 1]: before quantisation, move the scale of each input channel of the two products that
-// follow a LayerNorm from the activations to the weights, SmoothQuant's way (Xiao et al. 2023) with that
-// exponent. Their activations' largest values are not measured but estimated from the LayerNorm itself:
-// |beta| + 3 |gamma|. 0: no.
-//
 // Throws std::invalid_argument where a tensor is missing, misshapen, or holds NaN or infinity.
-std::vector<PackedTensor> pack(const Config& config, Precision precision, float smooth,
-                               const Tensors& checkpoint, ThreadPool& pool);
+std::vector<PackedTensor> pack(const Config& config, Precision precision, const Tensors& checkpoint,
+                               ThreadPool& pool);
 
 // One weight matrix (outputs, inputs), row-major fp32, for tests and measurements.
 // panels: panel_count() * groups() * 128 bytes; scale, bias: outputs rounded up to 32 (scale for int8 only).

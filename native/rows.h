@@ -31,15 +31,11 @@ void layer_norm(const float* x, const float* gamma, const float* beta, float eps
                    rest);
 }
 
-// Values of a row as vectors: fp32, with a factor for each where `smooth` is given, or bf16.
+// Values of a row as vectors: fp32, or bf16.
 struct Fp32Row {
-    const float *x, *smooth;
-    CR_INLINE Vf at(std::ptrdiff_t i) const {
-        return smooth ? load<Vf>(x + i) * load<Vf>(smooth + i) : load<Vf>(x + i);
-    }
-    CR_INLINE Vf some(std::ptrdiff_t i, std::ptrdiff_t n) const {
-        return smooth ? load_some(x + i, n) * load_some(smooth + i, n) : load_some(x + i, n);
-    }
+    const float* x;
+    CR_INLINE Vf at(std::ptrdiff_t i) const { return load<Vf>(x + i); }
+    CR_INLINE Vf some(std::ptrdiff_t i, std::ptrdiff_t n) const { return load_some(x + i, n); }
 };
 
 struct Bf16Row {
@@ -92,13 +88,73 @@ CR_INLINE void quantise_row(const Row& row, int n, std::int8_t* q, float* scale,
     *sum_q = sum(total);
 }
 
-void quantise(const float* x, const float* smooth, int n, std::int8_t* q, float* scale, std::int32_t* sum_q) {
-    if (smooth) quantise_row(Fp32Row{x, smooth}, n, q, scale, sum_q);
-    else quantise_row(Fp32Row{x, nullptr}, n, q, scale, sum_q);
+void quantise(const float* x, int n, std::int8_t* q, float* scale, std::int32_t* sum_q) {
+    quantise_row(Fp32Row{x}, n, q, scale, sum_q);
 }
 
-void quantise_bf16(const std::uint16_t* x, int n, std::int8_t* q, float* scale, std::int32_t* sum_q) {
-    quantise_row(Bf16Row{x}, n, q, scale, sum_q);
+// v times the Hadamard matrix of kSize values within each kSize lanes: sums and differences of lanes that are
+// 1, 2, 4, ... apart.
+template <int kSize>
+CR_INLINE Vf rotate_lanes(Vf v) {
+    if constexpr (kSize >= 2) v = butterfly<1>(v);
+    if constexpr (kSize >= 4) v = butterfly<2>(v);
+    if constexpr (kSize >= 8) v = butterfly<4>(v);
+    if constexpr (kSize >= 16) v = butterfly<8>(v);
+    return v;
+}
+
+// y = x H for one block of kSize values, whole vectors of them.
+template <int kSize, class Row>
+CR_INLINE void rotate_block(const Row& row, std::ptrdiff_t first, float* y) {
+    constexpr int kVectorsOfBlock = kSize / kLanes;
+    Vf v[kVectorsOfBlock];
+#pragma GCC unroll 32
+    for (int i = 0; i < kVectorsOfBlock; ++i) v[i] = rotate_lanes<kLanes>(row.at(first + i * kLanes));
+#pragma GCC unroll 5
+    for (int apart = 1; apart < kVectorsOfBlock; apart *= 2)
+#pragma GCC unroll 32
+        for (int i = 0; i < kVectorsOfBlock; ++i)
+            if (!(i & apart)) {
+                const Vf a = v[i], b = v[i + apart];
+                v[i] = a + b;
+                v[i + apart] = a - b;
+            }
+#pragma GCC unroll 32
+    for (int i = 0; i < kVectorsOfBlock; ++i) store(y + first + i * kLanes, v[i]);
+}
+
+// y = x H for a row whose blocks are shorter than two vectors: one value after the other.
+template <class Row>
+CR_INLINE void rotate_plain(const Row& row, int n, int block, float* y) {
+    for (int i = 0; i < n; i += kLanes)
+        store_some(y + i, row.some(i, n - i < kLanes ? n - i : kLanes), n - i);
+    for (int apart = 1; apart < block; apart *= 2)
+        for (int i = 0; i < n; ++i)
+            if (!(i & apart)) {
+                const float a = y[i], b = y[i + apart];
+                y[i] = a + b;
+                y[i + apart] = a - b;
+            }
+}
+
+template <class Row>
+CR_INLINE void quantise_rotated_row(const Row& row, int n, std::int8_t* q, float* scale,
+                                    std::int32_t* sum_q) {
+    const int block = rotation_block(n);
+    if (block == 1) return quantise_row(row, n, q, scale, sum_q);
+    alignas(64) float rotated[kMaxRotated];
+    if (block == 128)
+        for (int i = 0; i < n; i += 128) rotate_block<128>(row, i, rotated);
+    else rotate_plain(row, n, block, rotated);
+    quantise_row(Fp32Row{rotated}, n, q, scale, sum_q);
+}
+
+void quantise_rotated(const float* x, int n, std::int8_t* q, float* scale, std::int32_t* sum_q) {
+    quantise_rotated_row(Fp32Row{x}, n, q, scale, sum_q);
+}
+
+void quantise_rotated_bf16(const std::uint16_t* x, int n, std::int8_t* q, float* scale, std::int32_t* sum_q) {
+    quantise_rotated_row(Bf16Row{x}, n, q, scale, sum_q);
 }
 
 void to_bf16(const float* x, int n, std::uint16_t* y) {

@@ -30,7 +30,8 @@ double peak_int8(std::int64_t repeats) {
      CR_ISA::attention_scratch,               \
      CR_ISA::layer_norm,                      \
      CR_ISA::quantise,                        \
-     CR_ISA::quantise_bf16,                   \
+     CR_ISA::quantise_rotated,                \
+     CR_ISA::quantise_rotated_bf16,           \
      CR_ISA::to_bf16,                         \
      CR_ISA::gelu,                            \
      CR_ISA::exp2,                            \

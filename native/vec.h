@@ -89,6 +89,26 @@ CR_INLINE float max_of(Vf v) {
 }
 #endif
 
+#if CR_LANES == 16
+constexpr Vi kLane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#elif CR_LANES == 8
+constexpr Vi kLane = {0, 1, 2, 3, 4, 5, 6, 7};
+#else
+constexpr Vi kLane = {0, 1, 2, 3};
+#endif
+
+// Of lanes i and i + kApart, where i has no such bit: the sum at i, the difference at i + kApart.
+template <int kApart>
+CR_INLINE Vf butterfly(Vf v) {
+#ifdef __clang__
+    Vf other{};
+    for (int i = 0; i < kLanes; ++i) other[i] = v[i ^ kApart];
+#else
+    const Vf other = __builtin_shuffle(v, kLane ^ kApart);
+#endif
+    return fma(v, (kLane & kApart) != 0 ? splat(-1.0f) : splat(1.0f), other);
+}
+
 CR_INLINE Vi max(Vi a, Vi b) { return a > b ? a : b; }
 
 CR_INLINE std::int32_t max_of(Vi v) {

@@ -26,7 +26,7 @@ from crossrank.errors import CheckpointError, ModelError
 
 __all__ = ["LAYOUT", "PackedFile", "PackedWeights", "packed_cache", "packed_files"]
 
-LAYOUT = 2
+LAYOUT = 3
 """Of packed weights; a change makes old files be ignored, and removed when a new one is written."""
 
 State: TypeAlias = Literal["current", "outdated", "orphaned", "unfinished"]

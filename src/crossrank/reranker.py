@@ -40,7 +40,8 @@ class Reranker:
         model: "crossrank-mini" (bundled), a hub name such as "BAAI/bge-reranker-v2-m3", or a
             folder with a checkpoint.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-        precision: "auto" (fp16 on a GPU; on a CPU bf16 where it has it, else fp32), "fp32",
+        precision: "auto" (fp16 on a GPU; on a CPU the first of int8, bf16 and fp32 that it has an
+            instruction for), "fp32",
             "bf16", "int8" (CPU only) or "fp16" (GPU only).
         max_length: tokens of a pair, special tokens included; default 512, or the model's own
             limit where that is lower.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,16 +138,43 @@ def test_layer_norm(isa: str, n: int, rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize("n", [1, 5, 16, 100, 1023])
 def test_quantise(isa: str, n: int, rng: np.random.Generator) -> None:
-    x, smooth = normal(rng, n), np.exp(normal(rng, n))
-    for factors in (None, smooth):
-        q, scale, total = native.quantise(x, factors, isa=isa)
-        product = x if factors is None else x * factors
-        assert scale == pytest.approx(np.abs(product).max() / 127, rel=1e-6)
-        assert total == q.astype(np.int64).sum()
-        assert q.shape == ((n + 3) // 4 * 4,)
-        assert (q[n:] == 0).all()
-        assert np.abs(q).max() <= 127
-        assert np.abs(q[:n] * np.float64(scale) - product).max() <= 0.501 * scale
+    x = normal(rng, n)
+    q, scale, total = native.quantise(x, isa=isa)
+    assert scale == pytest.approx(np.abs(x).max() / 127, rel=1e-6)
+    assert total == q.astype(np.int64).sum()
+    assert q.shape == ((n + 3) // 4 * 4,)
+    assert (q[n:] == 0).all()
+    assert np.abs(q).max() <= 127
+    assert np.abs(q[:n] * np.float64(scale) - x).max() <= 0.501 * scale
+
+
+def hadamard(size: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Sylvester's: H(2n) = [[H, H], [H, -H]]."""
+    h = np.ones((1, 1))
+    while len(h) < size:
+        h = np.block([[h, h], [h, -h]])
+    return h
+
+
+@pytest.mark.parametrize(
+    ("n", "block"), [(128, 128), (384, 128), (64, 64), (96, 32), (40, 8), (6, 2), (7, 1), (8320, 1)]
+)
+def test_quantise_rotated(isa: str, n: int, block: int, rng: np.random.Generator) -> None:
+    """Each block times a Hadamard matrix; an outlier is spread over its block."""
+    x = normal(rng, n)
+    x[n // 2] = 100
+    rotated = (x.astype(np.float64).reshape(-1, block) @ hadamard(block)).ravel()
+    q, scale, total = native.quantise(x, rotated=True, isa=isa)
+    assert scale == pytest.approx(np.abs(rotated).max() / 127, rel=1e-5)
+    assert total == q.astype(np.int64).sum()
+    assert np.abs(q[:n] * np.float64(scale) - rotated).max() <= 0.51 * scale
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_rotation_keeps_what_is_not_finite(isa: str, bad: float) -> None:
+    x = np.ones(256, np.float32)
+    x[200] = bad
+    assert np.isnan(native.quantise(x, rotated=True, isa=isa)[1])
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

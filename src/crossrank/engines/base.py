@@ -84,7 +84,8 @@ def choose_engine(
 
     Args:
         device: "auto" takes a GPU that PyTorch can use, else the CPU.
-        precision: "auto" is fp16 on a GPU; on the CPU bf16 where the processor has it, else fp32.
+        precision: "auto" is fp16 on a GPU; on the CPU the first of int8, bf16 and fp32 that the
+            processor has an instruction for.
         checkpoint: the model; None: one that the native engine can run.
 
     Raises:
