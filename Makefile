@@ -93,5 +93,5 @@ $(FLAG_VENV)/.ready: tests/parity/requirements-flagembedding.txt constraints.txt
 $(CLIENTS_VENV)/.ready: tests/server/requirements-clients.txt
 	@echo "Setting up $(CLIENTS_VENV), for the tests of the server with other services' clients."
 	@$(PYTHON) -m venv $(CLIENTS_VENV)
-	@$(CLIENTS_VENV)/bin/python $(PIP) --requirement tests/server/requirements-clients.txt
+	@$(CLIENTS_VENV)/bin/python $(PIP) --no-compile --requirement tests/server/requirements-clients.txt
 	@touch $@

@@ -60,7 +60,7 @@ class Asked:
         async def send(message: Message) -> None:
             self._sent.append(message)
 
-        self.task: asyncio.Task[None] = asyncio.ensure_future(app(scope, self._incoming.get, send))  # type: ignore[arg-type]
+        self.task: asyncio.Task[None] = asyncio.ensure_future(app(scope, self._incoming.get, send))
 
     def send(self, body: bytes, more: bool = False) -> None:
         self._incoming.put_nowait({"type": "http.request", "body": body, "more_body": more})

@@ -26,7 +26,7 @@ def test_what_is_no_size(text: str) -> None:
 
 
 def read(
-    parts: Sequence[bytes | None | float], limits: Limits, content_length: int | None = None
+    parts: Sequence[bytes | float | None], limits: Limits, content_length: int | None = None
 ) -> bytes | Fault:
     """Parts of a body; None: the client goes; a number: so many seconds of silence."""
 

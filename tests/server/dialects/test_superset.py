@@ -1,0 +1,311 @@
+"""/v1/rerank, /v2/rerank and /rerank with documents: what their dialects share, and where they differ."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from crossrank.errors import InputError
+from crossrank.pairs import Cut
+from crossrank.server.dialects.superset import read_texts
+from tests.server.asgi import Response, app_of, ask
+from tests.server.serving import ENCODER, fake
+
+TEXTS = ["one", "two words", "and three words"]
+LONG = " ".join(str(i) for i in range(200))
+
+
+def rerank(
+    path: str = "/v1/rerank", dialect: str = "cohere", headers: Mapping[str, str] | None = None, **body: Any
+) -> Response:
+    """Longer documents are better."""
+
+    async def main() -> Response:
+        async with app_of(fake(lambda ids: len(ids) / 8), dialect=dialect) as (app, _):
+            return await ask(app, path, {"query": "q", "documents": TEXTS, **body}, headers=headers)
+
+    return asyncio.run(main())
+
+
+def seen_by_the_engine(**body: Any) -> list[list[int]]:
+    """Token ids of the pairs of a request, in its order."""
+    seen: list[list[int]] = []
+
+    async def main() -> None:
+        engine = fake(lambda ids: seen.append(ids.tolist()) or 0.0)  # type: ignore[func-returns-value]
+        async with app_of(engine) as (app, _):
+            seen.clear()
+            response = await ask(app, "/v1/rerank", {"query": "q", "documents": [LONG], **body})
+            assert response.status == 200, response.content
+
+    asyncio.run(main())
+    return seen
+
+
+KEYS = {"id", "object", "model", "created", "usage", "meta", "results"}
+
+
+@pytest.mark.parametrize(
+    ("path", "dialect", "version"),
+    [
+        ("/v1/rerank", "cohere", "1"),
+        ("/v2/rerank", "cohere", "2"),
+        ("/rerank", "cohere", "1"),
+        ("/v1/rerank", "jina", "1"),
+        ("/v1/rerank", "vllm", "1"),
+        ("/v1/rerank", "xinference", "1"),
+    ],
+)
+def test_an_answer_has_all_that_any_client_reads(path: str, dialect: str, version: str) -> None:
+    answer = rerank(path, dialect).json
+    assert set(answer) == KEYS
+    tokens = sum(len(pair.token_ids) for pair in ENCODER.encode("q", TEXTS))
+    assert answer["usage"] == {"prompt_tokens": tokens, "total_tokens": tokens}
+    assert answer["meta"] == {
+        "api_version": {"version": version},
+        "billed_units": {"search_units": 1},
+        "tokens": {"input_tokens": tokens, "output_tokens": 0},
+    }
+    assert (answer["object"], answer["model"]) == ("rerank", "model")
+    assert answer["created"] > 1_600_000_000
+    assert [hit["index"] for hit in answer["results"]] == [2, 1, 0]
+    assert all(0.5 < hit["relevance_score"] < 1 for hit in answer["results"])
+
+
+NO_FIELDS: dict[str, Any] = {}
+OBJECT = {"text": "two words"}
+VLLM = OBJECT | {"multi_modal": None}
+
+
+@pytest.mark.parametrize(
+    ("path", "dialect", "default", "asked", "refused"),
+    [
+        ("/v1/rerank", "cohere", None, OBJECT, None),
+        ("/v2/rerank", "cohere", None, None, None),
+        ("/v1/rerank", "jina", OBJECT, OBJECT, None),
+        ("/v1/rerank", "xinference", None, OBJECT, None),
+        ("/v1/rerank", "vllm", VLLM, VLLM, None),
+        ("/v2/rerank", "vllm", VLLM, VLLM, None),
+        ("/rerank", "vllm", VLLM, VLLM, None),
+        ("/rerank", "cohere", None, "two words", None),
+        ("/rerank", "jina", None, "two words", None),
+    ],
+)
+def test_documents_come_back_as_the_dialect_has_it(
+    path: str, dialect: str, default: Any, asked: Any, refused: Any
+) -> None:
+    for fields, expected in (
+        (NO_FIELDS, default),
+        ({"return_documents": True}, asked),
+        ({"return_documents": False}, refused),
+    ):
+        answer = rerank(path, dialect, **fields).json
+        found = answer["results"][1]
+        assert found.get("document") == expected
+        assert ("document" in found) == (expected is not None)
+
+
+@pytest.mark.parametrize(
+    ("top_n", "dialect", "count"),
+    [(2, "cohere", 2), (9, "jina", 3), (None, "cohere", 3), (0, "cohere", 3), (-1, "vllm", 3)],
+)
+def test_top_n(top_n: int | None, dialect: str, count: int) -> None:
+    assert len(rerank(dialect=dialect, top_n=top_n).json["results"]) == count
+
+
+@pytest.mark.parametrize("fields", [{"raw_scores": True}, {"use_activation": False}])
+def test_raw_scores(fields: dict[str, Any]) -> None:
+    found = [hit["relevance_score"] for hit in rerank(**fields).json["results"]]
+    assert found == [len(pair.token_ids) / 8 for pair in ENCODER.encode("q", TEXTS[::-1])]
+    assert rerank(use_activation=True).json["results"] == rerank().json["results"]
+
+
+def test_fields_of_a_document_come_back() -> None:
+    documents = [{"text": "one", "page": 7, "tags": ["a", None]}, "two words"]
+    results = rerank(documents=documents, return_documents=True).json["results"]
+    assert results[1]["document"] == {"text": "one", "page": 7, "tags": ["a", None]}
+    assert results[0]["document"] == {"text": "two words"}
+
+
+def test_one_document_may_stand_alone() -> None:
+    assert len(rerank(documents="only", dialect="vllm").json["results"]) == 1
+
+
+def test_what_was_cut_is_said() -> None:
+    answer = rerank(documents=["short", LONG, LONG]).json
+    assert answer["meta"]["warnings"] == ["2 of 3 documents were cut to fit; their indices: 1, 2"]
+    assert [hit.get("truncated") for hit in answer["results"]] == [True, True, None]
+
+
+def test_a_warning_stays_short() -> None:
+    warning = rerank(documents=[LONG] * 101).json["meta"]["warnings"][0]
+    assert warning.endswith("98, 99 and others")
+
+
+@pytest.mark.parametrize(
+    ("fields", "cut"),
+    [
+        ({}, Cut()),
+        ({"max_tokens_per_doc": 5}, Cut(document=5)),
+        ({"truncate_prompt_tokens": 30}, Cut(pair=30)),
+        ({"truncate_prompt_tokens": 4096}, Cut()),
+        ({"truncate_prompt_tokens": -1, "max_tokens_per_doc": 0, "max_tokens_per_query": 0}, Cut()),
+        ({"truncation_side": "left"}, Cut(side="left")),
+        ({"truncation_side": "right", "max_chunks_per_doc": 10}, Cut()),
+    ],
+)
+def test_what_is_cut(fields: dict[str, Any], cut: Cut) -> None:
+    assert seen_by_the_engine(**fields) == [ENCODER.encode_pairs([("q", LONG)], cut)[0].token_ids.tolist()]
+
+
+def test_a_query_is_cut_too() -> None:
+    seen = seen_by_the_engine(query="one two three four", documents=["a"], max_tokens_per_query=2)
+    assert seen == [ENCODER.encode_pairs([("one two three four", "a")], Cut(query=2))[0].token_ids.tolist()]
+
+
+def test_search_units_are_hundreds_of_documents() -> None:
+    assert rerank(documents=["a"] * 101).json["meta"]["billed_units"] == {"search_units": 2}
+
+
+def test_priority_goes_first() -> None:
+    async def main() -> None:
+        order: list[int] = []
+        engine = fake(lambda ids: order.append(len(ids)) or 0.0, batch_tokens=20)  # type: ignore[func-returns-value]
+        async with app_of(engine) as (app, _):
+            engine.gate.clear()
+            begun = []
+            for priority, text in ((0, "first"), (9, "later later later"), (1, "soon soon")):
+                body = {"query": "q", "documents": [text] * 2, "priority": priority}
+                begun.append(asyncio.ensure_future(ask(app, "/v1/rerank", body)))
+                await asyncio.sleep(0.05)
+            order.clear()
+            engine.gate.set()
+            for each in begun:
+                await each
+            first, later, soon = (
+                len(pair.token_ids)
+                for pair in ENCODER.encode("q", ["first", "later later later", "soon soon"])
+            )
+            assert order == [first, first, soon, soon, later, later]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("dialect", "prefix"),
+    [("cohere", ""), ("jina", ""), ("xinference", ""), ("vllm", "rerank-")],
+)
+def test_ids(dialect: str, prefix: str) -> None:
+    assert rerank(dialect=dialect, headers={"x-request-id": "a"}).json["id"] == f"{prefix}a"
+    assert rerank(dialect=dialect, request_id="b").json["id"] == f"{prefix}b"
+    both = rerank(dialect=dialect, headers={"x-request-id": "a"}, request_id="b")
+    assert both.json["id"] == f"{prefix}a"
+    assert len(rerank(dialect=dialect).json["id"]) == len(prefix) + 32
+    assert rerank("/rerank").json["id"].startswith("infinity-")
+
+
+@pytest.mark.parametrize("name", ["", None, "model"])
+def test_names_of_the_first_model(name: str | None) -> None:
+    assert rerank(model=name).status == 200
+    assert rerank("/rerank", model="default/not-specified").status == 200
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"documents": []}, "documents is empty"),
+    ({"documents": ["a", 1]}, "documents.1 is of type int"),
+    ({"documents": [{"title": "a"}]}, "documents.0 has none of the fields"),
+    ({"documents": [{"text": 1}]}, "documents.0.text must be a string"),
+    ({"documents": {"text": "a"}}, "documents"),
+    ({"query": 1}, "query: "),
+    ({"top_n": "3"}, "top_n: "),
+    ({"top_n": 2.5}, "top_n: "),
+    ({"top_n": -1}, "top_n is -1"),
+    ({"top_n": 10**30}, "top_n: "),
+    ({"priority": 1000}, "priority: "),
+    ({"priority": -1}, "priority: "),
+    ({"truncation_side": "top"}, "truncation_side: "),
+    ({"truncate_prompt_tokens": 3}, "takes at least"),
+    ({"truncate_prompt_tokens": -2}, "truncate_prompt_tokens: "),
+    ({"max_chunks_per_doc": 0}, "max_chunks_per_doc: "),
+    ({"rank_fields": "title"}, "rank_fields: "),
+    ({"return_documents": "yes"}, "return_documents: "),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), WRONG)
+@pytest.mark.parametrize(
+    ("path", "dialect", "status"),
+    [
+        ("/v1/rerank", "cohere", 400),
+        ("/v2/rerank", "cohere", 400),
+        ("/v1/rerank", "jina", 422),
+        ("/v1/rerank", "xinference", 400),
+        ("/rerank", "cohere", 422),
+    ],
+)
+def test_mistakes(path: str, dialect: str, status: int, fields: dict[str, Any], message: str) -> None:
+    response = rerank(path, dialect, **fields)
+    assert response.status == status
+    assert message in response.content.decode()
+
+
+@pytest.mark.parametrize(
+    ("path", "dialect", "shape"),
+    [
+        ("/v1/rerank", "cohere", {"id": "mine", "message": "…"}),
+        ("/v2/rerank", "cohere", {"id": "mine", "message": "…"}),
+        ("/v1/rerank", "jina", {"detail": "…"}),
+        ("/v1/rerank", "xinference", {"detail": "…"}),
+        ("/v1/rerank", "voyage", {"detail": "…"}),
+        (
+            "/v1/rerank",
+            "vllm",
+            {"error": {"message": "…", "type": "NotFoundError", "param": None, "code": 404}},
+        ),
+        (
+            "/rerank",
+            "cohere",
+            {"error": {"message": "…", "type": "NotFoundError", "param": None, "code": 404}},
+        ),
+    ],
+)
+def test_the_shape_of_an_error(path: str, dialect: str, shape: Any) -> None:
+    response = rerank(path, dialect, model="no-such", headers={"x-request-id": "mine"})
+    assert response.status == 404
+
+    def blank(value: Any, like: Any) -> Any:
+        if isinstance(like, dict):
+            return {key: blank(value[key], like.get(key)) for key in value}
+        return like if like == "…" and "no-such" in value else value
+
+    assert blank(response.json, shape) == shape
+
+
+@pytest.mark.parametrize(
+    ("document", "fields", "text"),
+    [
+        ("a", None, "a"),
+        ("a", ["title"], "a"),
+        ({"text": "a", "title": "b"}, None, "a"),
+        ({"text": "a", "title": "b"}, ["title"], "b"),
+        ({"text": "a", "title": "b"}, ["title", "text"], "title: b\ntext: a"),
+        ({"text": "a", "title": None}, ["title", "text"], "a"),
+        (
+            {"page": 7, "new": True, "tags": ["中"]},
+            ["page", "new", "tags"],
+            'page: 7\nnew: true\ntags: ["中"]',
+        ),
+        ({"text": ""}, None, ""),
+    ],
+)
+def test_the_text_of_a_document(document: Any, fields: list[str] | None, text: str) -> None:
+    assert read_texts([document], fields) == [text]
+
+
+@pytest.mark.parametrize("document", [1, None, ["a"], {}, {"text": None}])
+def test_what_has_no_text(document: Any) -> None:
+    with pytest.raises(InputError, match=r"documents\.1"):
+        read_texts(["a", document], None)

@@ -1,0 +1,98 @@
+"""The description of the API, and the page that shows it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+import pytest
+
+from tests.server.asgi import app_of, ask
+from tests.server.serving import fake
+
+
+def description(**settings: Any) -> dict[str, Any]:
+    async def main() -> dict[str, Any]:
+        async with app_of(fake(), **settings) as (app, _):
+            headers = {"authorization": "Bearer k"}
+            found: dict[str, Any] = (await ask(app, "/openapi.json", headers=headers)).json
+            return found
+
+    return asyncio.run(main())
+
+
+PATHS = {
+    ("/rerank", "post"),
+    ("/v1/rerank", "post"),
+    ("/v2/rerank", "post"),
+    ("/score", "post"),
+    ("/v1/score", "post"),
+    ("/health", "get"),
+    ("/health/live", "get"),
+    ("/info", "get"),
+    ("/metrics", "get"),
+    ("/v1/models", "get"),
+    ("/models", "get"),
+    ("/models/reload", "post"),
+}
+
+
+def test_all_paths_are_described() -> None:
+    paths = description()["paths"]
+    assert {(path, method) for path, methods in paths.items() for method in methods} == PATHS
+
+
+@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank", "/score", "/v1/score"])
+@pytest.mark.parametrize("dialect", ["cohere", "jina", "vllm", "xinference", "voyage"])
+def test_bodies_answers_and_errors_are_described(path: str, dialect: str) -> None:
+    found = description(dialect=dialect)
+    operation = found["paths"][path]["post"]
+    schemas = found["components"]["schemas"]
+    for reference in re.findall(r"#/components/schemas/(\w+)", str(operation)):
+        assert schemas[reference]["properties"]
+    assert operation["requestBody"]["required"]
+    codes = set(operation["responses"])
+    assert {"200", "400", "401", "408", "413", "429", "503", "504"} <= codes
+    assert {parameter["name"] for parameter in operation["parameters"]} == {
+        "X-Request-Id",
+        "X-Client-Name",
+        "X-Request-Timeout",
+    }
+
+
+def test_the_documented_fields() -> None:
+    schemas = description()["components"]["schemas"]
+    assert {"query", "texts", "truncate", "truncation_direction", "raw_scores", "return_text"} == set(
+        schemas["TeiRequest"]["properties"]
+    )
+    superset = (
+        "model query documents top_n return_documents rank_fields max_chunks_per_doc max_tokens_per_doc"
+    )
+    superset += (
+        " max_tokens_per_query truncate_prompt_tokens truncation_side use_activation raw_scores priority"
+    )
+    assert set(superset.split()) | {"request_id"} == set(schemas["SupersetRequest"]["properties"])
+
+
+def test_keys_are_described_where_they_are_asked_for() -> None:
+    assert "security" not in description()
+    secured = description(api_keys=["k"])
+    assert secured["security"] == [{"key": []}]
+    assert secured["paths"]["/health"]["get"]["security"] == []
+
+
+def test_the_page_shows_everything_and_asks_no_other_host() -> None:
+    async def main() -> str:
+        async with app_of(fake()) as (app, _):
+            response = await ask(app, "/docs")
+            assert response.headers["content-type"].startswith("text/html")
+            return response.content.decode()
+
+    html = asyncio.run(main())
+    for path, method in PATHS:
+        assert f"{method.upper()} {path}</code>" in html
+    for field in ("texts", "rank_fields", "truncate_prompt_tokens", "error_type", "X-Request-Timeout"):
+        assert f"<td>{field}" in html
+    assert "://" not in html
+    assert "<script" not in html
