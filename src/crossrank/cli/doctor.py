@@ -246,7 +246,7 @@ def _memory(parameters: int) -> Iterator[Finding]:
         return
     # The weights, and as much as half of that again while they are read.
     precision = choice.precision if choice.device == "cpu" else "fp32"
-    needed = parameters * {"fp32": 4, "bf16": 2}[precision] * 1.5
+    needed = parameters * {"fp32": 4, "bf16": 2, "int8": 1}[precision] * 1.5
     found = f"{available / 2**30:.1f} GiB available, about {needed / 2**30:.1f} GiB needed in {precision}"
     if available >= needed:
         yield Finding("Memory", State.OK, found)
