@@ -65,7 +65,7 @@ def answers(servers: list[Server], tmp_path_factory: pytest.TempPathFactory) -> 
     asked = {"query": QUERY, "documents": DOCUMENTS, "model": "crossrank-mini"}
     request.write_text(json.dumps(asked), encoding="utf-8")
     # Their own deprecations are theirs.
-    command = [
+    command: list[str | Path] = [
         _PYTHON,
         "-W",
         "ignore",

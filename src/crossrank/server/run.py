@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import stat
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from crossrank.errors import CrossRankError, InputError
 from crossrank.server.app import create_app
@@ -107,17 +109,22 @@ def run(settings: Settings) -> None:
         lifespan="off",
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=int(settings.drain_timeout + _GRACE) + 1,
     )
-    try:
-        _run_loop(_serve(settings, registry, _Server(config), opened))
-    finally:
+
+    def leave() -> None:
         tracer.close()
         opened.close()
         if settings.uds is not None:
             settings.uds.unlink(missing_ok=True)
+
+    try:
+        _run_loop(_serve(_Process(settings, registry, app, _Server(config)), opened, leave))
+    finally:
+        leave()
 
 
 def _run_loop(main: Coroutine[Any, Any, None]) -> None:
@@ -132,13 +139,19 @@ def _run_loop(main: Coroutine[Any, Any, None]) -> None:
 class _Process:
     """What happens to a running server."""
 
-    def __init__(self, settings: Settings, registry: Registry, server: _Server) -> None:
+    def __init__(self, settings: Settings, registry: Registry, app: FastAPI, server: _Server) -> None:
         self.settings = settings
         self.registry = registry
+        self.app = app
         self.server = server
         self.failure: Exception | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._stopping = False
+        self._draining: asyncio.Task[None] | None = None
+
+    @property
+    def loading(self) -> bool:
+        """Whether a model is being loaded."""
+        return bool(self._tasks)
 
     def begin(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a task, and keep it from being collected."""
@@ -148,12 +161,11 @@ class _Process:
 
     def stop(self) -> None:
         """The first time: finish; the second time: leave at once."""
-        if self._stopping:
+        if self._draining is not None:
             self.server.force_exit = True
             return
-        self._stopping = True
         _logger.info("stopping; running requests have %g s to finish", self.settings.drain_timeout)
-        self.begin(self._drain())
+        self._draining = asyncio.ensure_future(self._drain())
 
     async def _drain(self) -> None:
         self.server.should_exit = True
@@ -167,7 +179,7 @@ class _Process:
             await self.registry.start()
         except Exception as error:  # noqa: BLE001 - it ends the process, which raises it
             self.failure = error
-            self.server.config.loaded_app.state.failure = str(error)
+            self.app.state.failure = str(error)
             self.server.should_exit = True
             return
         for model in self.registry.models():
@@ -183,24 +195,30 @@ class _Process:
             await self.registry.reload()
         except CrossRankError as error:
             _logger.error("a model could not be loaded anew: %s", error)  # noqa: TRY400 - one line
+        except Exception:
+            _logger.exception("a model could not be loaded anew")
         else:
             _logger.info("the models are loaded anew")
 
 
-async def _serve(settings: Settings, registry: Registry, server: _Server, opened: socket.socket) -> None:
-    process = _Process(settings, registry, server)
+async def _serve(process: _Process, opened: socket.socket, leave: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, process.stop)
     loop.add_signal_handler(signal.SIGHUP, lambda: process.begin(process.reload()))
-    _logger.info("listening on %s", settings.uds or _address(opened))
+    _logger.info("listening on %s", process.settings.uds or _address(opened))
     process.begin(process.start())
     try:
-        await server.serve(sockets=[opened])
+        await process.server.serve(sockets=[opened])
     finally:
-        await registry.close()
+        await process.registry.close()
     if process.failure is not None:
         raise process.failure
+    if process.loading:
+        # The thread that loads cannot be stopped, and Python would wait for it.
+        leave()
+        logging.shutdown()
+        os._exit(0)
 
 
 def _address(opened: socket.socket) -> str:

@@ -47,6 +47,8 @@ def fault_response(body: object, status: int, fault: Fault) -> Response:
     headers = {}
     if fault.retry_after is not None:
         headers["retry-after"] = str(max(1, math.ceil(fault.retry_after)))
+    if fault.kind == "slow":
+        headers["connection"] = "close"
     if fault.kind == "unauthorized":
         headers["www-authenticate"] = "Bearer"
     return json_response(body, status, headers)

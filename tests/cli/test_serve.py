@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crossrank.server import run as server
+from crossrank.server.limits import Limits
+from crossrank.server.settings import Settings
+from tests.cli.conftest import Run
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
+    """What a server would be told."""
+    settings: list[Settings] = []
+    monkeypatch.setattr(server, "run", settings.append)
+    return settings
+
+
+OPTIONS: list[tuple[str, str, str, Any]] = [
+    ("--dialect", "CROSSRANK_DIALECT", "jina", {"dialect": "jina"}),
+    ("--host", "CROSSRANK_HOST", "0.0.0.0", {"host": "0.0.0.0"}),
+    ("--port", "CROSSRANK_PORT", "9", {"port": 9}),
+    ("--uds", "CROSSRANK_UDS", "/a.sock", {"uds": Path("/a.sock")}),
+    ("--cors-origin", "CROSSRANK_CORS_ORIGIN", "*", {"cors_origins": ["*"]}),
+    ("--api-key", "CROSSRANK_API_KEY", "k", {"api_keys": ["k"]}),
+    ("--api-key-file", "CROSSRANK_API_KEY_FILE", "/keys", {"api_key_file": Path("/keys")}),
+    ("--admin-key", "CROSSRANK_ADMIN_KEY", "k", {"admin_key": "k"}),
+    ("--max-body", "CROSSRANK_MAX_BODY", "1MiB", {"limits": Limits(max_body_bytes=1 << 20)}),
+    ("--max-documents", "CROSSRANK_MAX_DOCUMENTS", "5", {"limits": Limits(max_documents=5)}),
+    ("--max-document-chars", "CROSSRANK_MAX_DOCUMENT_CHARS", "5", {"limits": Limits(max_document_chars=5)}),
+    ("--max-concurrent-requests", "CROSSRANK_MAX_CONCURRENT_REQUESTS", "5", {"max_concurrent_requests": 5}),
+    ("--max-queue-tokens", "CROSSRANK_MAX_QUEUE_TOKENS", "5", {"max_queue_tokens": 5}),
+    ("--timeout", "CROSSRANK_TIMEOUT", "5", {"limits": Limits(timeout=5)}),
+    ("--read-timeout", "CROSSRANK_READ_TIMEOUT", "5", {"limits": Limits(read_timeout=5)}),
+    ("--drain-timeout", "CROSSRANK_DRAIN_TIMEOUT", "5", {"drain_timeout": 5}),
+    ("--score-cache", "CROSSRANK_SCORE_CACHE", "2kB", {"score_cache_bytes": 2000}),
+    ("--model", "CROSSRANK_MODEL", "a", {"models": ["a"]}),
+]
+_DEFAULTS = {
+    "revision": None,
+    "source": "hub",
+    "max_length": None,
+    "batch_tokens": None,
+    "precision": "auto",
+    "device": "auto",
+    "threads": None,
+    "offline": False,
+}
+
+
+@pytest.mark.parametrize(("option", "variable", "value", "expected"), OPTIONS)
+def test_every_option_is_a_variable_too(
+    option: str,
+    variable: str,
+    value: str,
+    expected: dict[str, Any],
+    crossrank: Run,
+    told: list[Settings],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    defaults: dict[str, Any] = {"models": ["crossrank-mini"], "api_keys": [], "cors_origins": []}
+    wanted = Settings(**(defaults | {"model_options": _DEFAULTS} | expected))
+    assert crossrank("serve", option, value).code == 0
+    monkeypatch.setenv(variable, value)
+    assert crossrank("serve").code == 0
+    assert told == [wanted, wanted]
+
+
+def test_the_defaults(crossrank: Run, told: list[Settings]) -> None:
+    assert crossrank("serve").code == 0
+    assert told == [
+        Settings(models=["crossrank-mini"], api_keys=[], cors_origins=[], model_options=_DEFAULTS)
+    ]
+    assert (told[0].host, told[0].port, told[0].dialect) == ("127.0.0.1", 8080, "cohere")
+
+
+def test_several_models_and_their_options(crossrank: Run, told: list[Settings]) -> None:
+    options = ["--model", "a", "-m", "b=/c", "--precision", "fp32", "--max-length", "99", "--threads", "3"]
+    assert crossrank("serve", *options).code == 0
+    assert list(told[0].models) == ["a", "b=/c"]
+    assert told[0].model_options == _DEFAULTS | {"precision": "fp32", "max_length": 99, "threads": 3}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--log-format", "xml"], "--log-format is 'xml'"),
+        (["--log-level", "loud"], "--log-level is 'loud'"),
+        (["--max-body", "much"], "'much' is not a size"),
+        (["--dialect", "klingon"], "'klingon' is not one of"),
+        (["--timeout", "0"], "--timeout is 0"),
+        (["--port", "many"], "--port"),
+        (["--host", "192.0.2.1", "--port", "0"], "cannot listen on 192.0.2.1 port 0: "),
+        (["--uds", "/"], "cannot listen on /: "),
+        (["--api-key-file", "/none/keys"], "the API keys in /none/keys cannot be read"),
+    ],
+)
+def test_a_mistake_is_one_line(options: list[str], message: str, crossrank: Run) -> None:
+    done = crossrank("serve", *options)
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert message in done.err
+
+
+def test_a_port_that_is_taken(crossrank: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = crossrank("serve", "--port", str(port))
+    assert done.code == 2
+    assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in done.err
+
+
+def test_a_missing_library_is_named(crossrank: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("crossrank.server")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr(sys.modules["crossrank"], "server", raising=False)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    done = crossrank("serve")
+    assert done.code == 2
+    assert "the server needs uvicorn, which is not installed: pip install 'crossrank[server]'" in done.err
