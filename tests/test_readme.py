@@ -1,5 +1,6 @@
 """The README's commands work as they stand, and show what they really print, in both languages."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.server.process import serving
 
 ROOT = Path(__file__).resolve().parents[1]
 READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
@@ -23,7 +26,7 @@ def without_comments(code: str) -> list[str]:
     return [re.sub(r"\s+# .*| *# .*", "", line) for line in code.splitlines()]
 
 
-@pytest.mark.parametrize("language", ["sh", "python", "text"])
+@pytest.mark.parametrize("language", ["sh", "python", "text", "json"])
 def test_both_languages_have_the_same_code_and_output(language: str) -> None:
     english, chinese = ([without_comments(b) for b in blocks(readme, language)] for readme in READMES)
     assert english == chinese
@@ -60,7 +63,7 @@ COMMANDS = [
     line.split("     #")[0]
     for block in blocks(READMES[0], "sh")
     for line in block.splitlines()
-    if "crossrank " in line and not line.startswith("pip")
+    if "crossrank " in line and not line.startswith(("pip", "crossrank serve"))
 ] + [line.split("     #")[0] for line in blocks(READMES[0], "sh")[3].splitlines()]
 
 
@@ -85,8 +88,27 @@ def test_the_commands_are_all_there() -> None:
     assert {"rank", "score", "demo", "models", "doctor", "examples/test.py", "examples/test2.py"} <= names
 
 
+def test_the_server_answers_as_is_shown(tmp_path: Path) -> None:
+    sh = blocks(READMES[0], "sh")
+    command = next(line for block in sh for line in block.splitlines() if line.startswith("crossrank serve"))
+    curl = next(block for block in sh if block.startswith("curl"))
+    with serving(tmp_path, *without_comments(command)[0].split()[2:]) as server:
+        server.wait_until_ready()
+        asked = curl.replace("http://127.0.0.1:8080", server.url)
+        done = subprocess.run(["bash", "-euc", asked], capture_output=True, text=True, check=True)
+    shown, real = json.loads(blocks(READMES[0], "json")[0]), json.loads(done.stdout)
+    for answer in (shown, real):
+        assert len(answer.pop("id")) == 32
+        assert answer.pop("created") > 1_700_000_000
+        answer["results"] = [hit | {"relevance_score": 0} for hit in answer["results"]]
+    assert shown == real
+
+
 def test_every_dependency_has_its_reason() -> None:
     metadata = (ROOT / "pyproject.toml").read_text()
     table = READMES[0].read_text().split("## What it needs")[1]
-    for name in re.findall(r'^\s+"([a-z0-9-]+)>=', metadata.split("[project.optional")[0], re.MULTILINE):
+    extras = re.findall(r"^(?:server|otel) = \[.*?\]$", metadata, re.MULTILINE | re.DOTALL)
+    for name in re.findall(r'"([a-z0-9-]+)>=', metadata.split("[project.optional")[0] + "".join(extras)):
+        if name in ("scikit-build-core", "nanobind"):  # what builds it, not what it needs
+            continue
         assert name in table

@@ -110,7 +110,9 @@ def test_cohere_raises_its_own_errors(answers: dict[str, Any]) -> None:
     assert "no model 'no-such' is served here" in errors["unknown model"][2]
 
 
-def test_nobody_finds_what_the_openapi_description_does_not_say(servers: list[Server]) -> None:
+def test_nobody_finds_what_the_openapi_description_does_not_say(
+    servers: list[Server], tmp_path: Path
+) -> None:
     """Schemathesis sends what the description allows and what it forbids, the same each time."""
     checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
     done = subprocess.run(
@@ -120,6 +122,7 @@ def test_nobody_finds_what_the_openapi_description_does_not_say(servers: list[Se
             # A time that is too short is an error of the server's kind, 504.
             *("--header", "X-Request-Timeout: 30", "--generation-database", "none", "--no-color"),
         ],
+        cwd=tmp_path,  # it leaves a folder behind
         env=_environment(),
         capture_output=True,
         text=True,
