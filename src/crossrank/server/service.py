@@ -102,7 +102,9 @@ class Service:
                     named = request.headers.get("x-request-id") == request_id
                     context = Context(request_id, begun + seconds, int(time.time()), named)
                     call = await _aside(len(data) >= _LARGE_BODY, self._read, dialect, body, context)
-                    notes |= {"model": call.work.model, "documents": len(call.work.pairs)}
+                    notes["documents"] = len(call.work.pairs)
+                    if call.work.model is not None:
+                        notes["model"] = call.work.model
                     counted = True  # the registry counts what it is given
                     answer = await self._score(call.work, request.receive)
                     span.answered(answer)

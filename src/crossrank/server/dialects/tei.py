@@ -64,6 +64,8 @@ class Tei(Dialect):
     statuses = {"invalid": 422, "limit": 422, "too_long": 422, "engine": 424}
 
     def read(self, body: dict[str, Any], context: Context) -> Call:
+        if "texts" not in body:
+            raise Fault("invalid", "missing field `texts` (or `documents`, for the APIs that have these)")
         request = parse(TeiRequest, body)
         if not request.texts:
             raise Fault("empty", "`texts` cannot be empty")
