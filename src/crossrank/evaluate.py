@@ -7,12 +7,14 @@ those of ir-measures (trec_eval's, where it has them); a query without results c
 from __future__ import annotations
 
 import multiprocessing
+import re
 import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -276,6 +278,18 @@ def rerank(
     return System(name, run, scores, cost)
 
 
+def _peak_memory() -> int:
+    """The largest resident size of this process so far, in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # On Linux getrusage's figure begins with that of the process that started this one.
+        found = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"), re.MULTILINE)
+        if found:
+            return int(found[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
 def _work(pipe: Connection, arguments: dict[str, Any], rows: list[Row]) -> None:
     from crossrank.reranker import Reranker
 
@@ -290,9 +304,7 @@ def _work(pipe: Connection, arguments: dict[str, Any], rows: list[Row]) -> None:
             pairs += len(ranking)
             pipe.send(("progress", pairs))
         seconds = time.perf_counter() - loaded
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        memory = peak if sys.platform == "darwin" else peak * 1024
-        engine = reranker.engine
+        engine, memory = reranker.engine, _peak_memory()
         cost = Cost(engine.name, engine.device, engine.precision, pairs, loaded - began, seconds, memory)
         pipe.send(("done", (cost, found)))
     except CrossRankError as error:
