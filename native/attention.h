@@ -10,8 +10,8 @@
 
 namespace crossrank::CR_ISA {
 
-constexpr int kKeys = 512;           // keys of a block
-constexpr int kQueries = 4 * kRows;  // queries of a block
+constexpr int kKeys = 512;                                                   // keys of a block
+constexpr int kQueries = CR_DOT_ROWS == CR_ROWS ? 4 * kRows : 2 * kDotRows;  // queries of a block
 
 // Offsets into the scratch memory.
 struct AttentionScratch {
@@ -24,7 +24,7 @@ struct AttentionScratch {
         scores = values + std::ptrdiff_t{kKeys} * round_up(head_dim, kPanel) * 4;
         weights = scores + std::ptrdiff_t{kQueries} * (kKeys + 16) * 4;
         sums = weights + std::ptrdiff_t{kQueries} * (kKeys + 32) * 2;
-        size = sums + std::ptrdiff_t{kRows} * kPanel * 4;
+        size = sums + std::ptrdiff_t{kMostRows} * kPanel * 4;
     }
 };
 
@@ -169,6 +169,7 @@ void attention(const Attention& t) {
     const int value_bytes = t.bf16 ? 2 : 4;
     const int key_units = static_cast<int>(ceil_div(t.head_dim, inputs_per_unit(precision)));
     const AttentionScratch layout(t.head_dim);
+    Session session;
     char* scratch = static_cast<char*>(t.scratch);
     char* keys = scratch + layout.keys;
     char* values = scratch + layout.values;
@@ -179,7 +180,7 @@ void attention(const Attention& t) {
 
     for (int first_query = 0; first_query < t.q_rows; first_query += kQueries) {
         const int queries = t.q_rows - first_query < kQueries ? t.q_rows - first_query : kQueries;
-        const RowBlocks blocks(queries);
+        const RowBlocks blocks(queries, tile_rows(precision));
         const char* q = static_cast<const char*>(t.q) + first_query * t.q_stride;
         char* out = reinterpret_cast<char*>(t.out) + first_query * t.out_stride;
         float maximum[kQueries], total[kQueries], rescale[kQueries], inverse[kQueries];
@@ -206,7 +207,8 @@ void attention(const Attention& t) {
                 const char* panel = keys + std::ptrdiff_t{p} * key_units * kPanel * kUnit;
                 for (int block = 0, row = 0; block < blocks.count; row += blocks.size(block++))
                     tile[blocks.size(block) - 1]({q + row * t.q_stride, t.q_stride, panel, key_units,
-                                                  scores + row * kScores + p * kPanel, kScores, panel, 0});
+                                                  scores + row * kScores + p * kPanel, kScores, panel, 0,
+                                                  &session});
             }
 
             for (int r = 0; r < queries; ++r) {
@@ -236,8 +238,8 @@ void attention(const Attention& t) {
                 const char* panel = values + std::ptrdiff_t{column} * weight_units * kUnit;
                 for (int block = 0, row = 0; block < blocks.count; row += blocks.size(block++)) {
                     const int rows = blocks.size(block);
-                    tile[rows - 1](
-                        {left + row * left_stride, left_stride, panel, weight_units, sums, kPanel, panel, 0});
+                    tile[rows - 1]({left + row * left_stride, left_stride, panel, weight_units, sums, kPanel,
+                                    panel, 0, &session});
                     for (int r = row; r < row + rows; ++r)
                         collect(sums + (r - row) * kPanel, width, first, rescale[r], inverse[r],
                                 reinterpret_cast<float*>(out + r * t.out_stride) + column);

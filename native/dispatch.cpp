@@ -5,6 +5,10 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#ifdef CROSSRANK_HAS_AMX
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #endif
@@ -22,6 +26,9 @@ extern const Kernels kAvxVnni;
 extern const Kernels kAvx512Vnni;
 #ifdef CROSSRANK_HAS_AVX512_BF16
 extern const Kernels kAvx512Bf16;
+#endif
+#ifdef CROSSRANK_HAS_AMX
+extern const Kernels kAmx;
 #endif
 
 namespace {
@@ -46,6 +53,14 @@ unsigned saved_state() {
     return low;
 }
 
+#ifdef CROSSRANK_HAS_AMX
+// AMX's tiles are 8 KiB of state for each thread, which Linux saves only for a process that has asked for it.
+bool tiles_allowed() {
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+#endif
+
 std::vector<const Kernels*> detect() {
     std::vector<const Kernels*> found;
     const Registers basic = cpuid(1, 0), extended = cpuid(7, 0), more = cpuid(7, 1);
@@ -56,6 +71,10 @@ std::vector<const Kernels*> detect() {
     const bool avx2 = ymm && bit(basic.c, 28) && bit(basic.c, 12) && bit(extended.b, 5);  // AVX, FMA, AVX2
     const bool avx512 = avx2 && zmm && bit(extended.b, 16) && bit(extended.b, 17) && bit(extended.b, 30) &&
                         bit(extended.b, 31) && bit(extended.c, 11);  // F, DQ, BW, VL, VNNI
+#ifdef CROSSRANK_HAS_AMX
+    const bool amx = bit(extended.d, 22) && bit(extended.d, 24) && bit(extended.d, 25);  // BF16, TILE, INT8
+    if (avx512 && bit(more.a, 5) && amx && tiles_allowed()) found.push_back(&kAmx);
+#endif
 #ifdef CROSSRANK_HAS_AVX512_BF16
     if (avx512 && bit(more.a, 5)) found.push_back(&kAvx512Bf16);
 #endif

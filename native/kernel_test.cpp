@@ -246,7 +246,7 @@ struct RandomModel {
 std::vector<float> score(const RandomModel& random, Precision precision, const Kernels& kernels,
                          int threads) {
     ThreadPool pool(threads);
-    const std::vector<PackedTensor> packed = pack(random.config, precision, 0, random.tensors, pool);
+    const std::vector<PackedTensor> packed = pack(random.config, precision, random.tensors, pool);
     Tensors tensors;
     for (const PackedTensor& p : packed) tensors[p.name] = p.tensor;
     Encoder encoder(Model(random.config, precision, tensors), kernels, threads);

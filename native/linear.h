@@ -5,13 +5,13 @@
 
 namespace crossrank::CR_ISA {
 
-// M rows in as few blocks of at most kRows as will do, their sizes differing by at most one: 128 rows are
+// M rows in as few blocks of at most `most` as will do, their sizes differing by at most one: 128 rows are
 // two blocks of 12 and eight of 13, not nine of 14 and one of 2, as a small tile leaves the multipliers idle.
 struct RowBlocks {
     int count, small, larger;  // `larger` of the blocks have small + 1 rows
 
-    explicit RowBlocks(int rows)
-        : count(static_cast<int>(ceil_div(rows, kRows))),
+    RowBlocks(int rows, int most)
+        : count(static_cast<int>(ceil_div(rows, most))),
           small(count ? rows / count : 0),
           larger(count ? rows % count : 0) {}
     int size(int block) const { return small + (block < larger ? 1 : 0); }
@@ -62,23 +62,25 @@ CR_INLINE Finish finish_for(const Output& out) {
                                     : finish_for<int8, Gelu::coarse>(out);
 }
 
-constexpr Tile kTilesFp32[kRows] = CR_TILE_TABLE(tile_fp32);
-constexpr Tile kTilesBf16[kRows] = CR_TILE_TABLE(CR_TILE_BF16);
-constexpr Tile kTilesInt8[kRows] = CR_TILE_TABLE(CR_TILE_INT8);
+constexpr Tile kTilesFp32[kRows] = CR_TILE_TABLE(tile_fp32, CR_ROWS);
+constexpr Tile kTilesBf16[kDotRows] = CR_TILE_TABLE(CR_TILE_BF16, CR_DOT_ROWS);
+constexpr Tile kTilesInt8[kDotRows] = CR_TILE_TABLE(CR_TILE_INT8, CR_DOT_ROWS);
 
 CR_INLINE const Tile* tiles(Precision p) {
     return p == Precision::int8 ? kTilesInt8 : p == Precision::bf16 ? kTilesBf16 : kTilesFp32;
 }
+CR_INLINE int tile_rows(Precision p) { return p == Precision::fp32 ? kRows : kDotRows; }
 
 // The panel is the outer loop: it stays in the second-level cache while all rows pass by it, and the next
 // panel is fetched meanwhile.
 void linear(const Linear& w, const Activations& x, int first, int last, const Output& out) {
     const Tile* tile = tiles(w.precision);
-    const RowBlocks blocks(x.rows);
+    const RowBlocks blocks(x.rows, tile_rows(w.precision));
     const std::ptrdiff_t panel_bytes = std::ptrdiff_t{w.groups()} * kPanel * kUnit;
     const Finish finish_block =
         w.precision == Precision::int8 ? finish_for<true>(out) : finish_for<false>(out);
-    alignas(64) float sums[kRows * kPanel];
+    alignas(64) float sums[kMostRows * kPanel];
+    Session session;
     for (int p = first; p < last; ++p) {
         const char* panel = static_cast<const char*>(w.panels) + p * panel_bytes;
         int row = 0;
@@ -87,7 +89,8 @@ void linear(const Linear& w, const Activations& x, int first, int last, const Ou
             const char* next =
                 p + 1 < last ? panel + panel_bytes + block * (panel_bytes / blocks.count) : panel;
             tile[rows - 1]({static_cast<const char*>(x.data) + row * x.stride, x.stride, panel, w.groups(),
-                            sums, kPanel, next, p + 1 < last ? ceil_div(kPanel * kUnit, blocks.count) : 0});
+                            sums, kPanel, next, p + 1 < last ? ceil_div(kPanel * kUnit, blocks.count) : 0,
+                            &session});
             finish_block(w, x, out, row, rows, p * kPanel, sums);
             row += rows;
         }

@@ -7,17 +7,19 @@
 
 namespace crossrank::CR_ISA {
 
+#ifndef CR_PEAK
 double peak_int8(std::int64_t repeats) {
     constexpr int kGroups = 64;  // 14 rows x 256 bytes and a panel of 8 KiB: in the first-level cache
     alignas(64) static const char a[kRows * (kGroups * kUnit + 64)] = {};
     alignas(64) static const char panel[kGroups * kPanel * kUnit] = {};
     alignas(64) std::int32_t sums[kRows * kPanel];
     for (std::int64_t i = 0; i < repeats; ++i) {
-        kTilesInt8[kRows - 1]({a, kGroups * kUnit + 64, panel, kGroups, sums, kPanel, panel, 0});
+        kTilesInt8[kRows - 1]({a, kGroups * kUnit + 64, panel, kGroups, sums, kPanel, panel, 0, nullptr});
         __asm__ volatile("" : : "r"(sums) : "memory");  // or the compiler sees that nobody wants them
     }
     return static_cast<double>(repeats) * kRows * kPanel * kGroups * kUnit;
 }
+#endif
 
 }  // namespace crossrank::CR_ISA
 

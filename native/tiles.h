@@ -1,6 +1,6 @@
-// Register tiles: up to kRows rows of activations times one panel of 32 outputs, over all K inputs, the
-// sums staying in registers. These are the general versions, in plain C++ and compiler vectors; an
-// instruction set with dot products puts its own in their place.
+// Register tiles: up to kRows rows of activations (kDotRows in bf16 and int8) times one panel of 32 outputs,
+// over all K inputs, the sums staying in registers. These are the general versions, in plain C++ and compiler
+// vectors; an instruction set with dot products puts its own in their place.
 //
 // Every tile accumulates over K in the same order for every row, so a row's result does not depend on
 // which rows share its tile.
@@ -10,6 +10,11 @@
 #include "vec.h"
 
 namespace crossrank::CR_ISA {
+
+#ifndef CR_SESSION
+// What a thread needs around its tiles: nothing, but for AMX.
+struct Session {};
+#endif
 
 // rows x 32 sums. `a` is row-major with `a_stride` bytes from row to row, `c` has `c_stride` values.
 // `ahead` is memory that will be wanted soon: one line is prefetched for each group, `ahead_step` bytes on.
@@ -22,6 +27,7 @@ struct TileArgs {
     std::ptrdiff_t c_stride;
     const char* ahead;
     std::ptrdiff_t ahead_step;
+    Session* session;
 };
 
 using Tile = void (*)(const TileArgs&);
@@ -113,16 +119,28 @@ void tile_int8_plain(const TileArgs& t) {
     }
 }
 
-// {tile<1>, ..., tile<kRows>}: written out, because std:: templates must not be instantiated here (the
+// {tile<1>, ..., tile<n>}: written out, because std:: templates must not be instantiated here (the
 // linker would share them with code for lesser processors).
-#define CR_TILE_TABLE(tile) CR_TILE_TABLE_N(tile, CR_ROWS)
+#define CR_TILE_TABLE(tile, n) CR_TILE_TABLE_N(tile, n)
 #define CR_TILE_TABLE_N(tile, n) CR_TILE_TABLE_M(tile, n)
 #define CR_TILE_TABLE_M(tile, n) CR_TILES_##n(tile)
 #define CR_TILES_6(tile) {tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>}
 #define CR_TILES_14(tile)                                               \
     {tile<1>, tile<2>, tile<3>,  tile<4>,  tile<5>,  tile<6>,  tile<7>, \
      tile<8>, tile<9>, tile<10>, tile<11>, tile<12>, tile<13>, tile<14>}
+#define CR_TILES_32(tile)                                                            \
+    {tile<1>,  tile<2>,  tile<3>,  tile<4>,  tile<5>,  tile<6>,  tile<7>,  tile<8>,  \
+     tile<9>,  tile<10>, tile<11>, tile<12>, tile<13>, tile<14>, tile<15>, tile<16>, \
+     tile<17>, tile<18>, tile<19>, tile<20>, tile<21>, tile<22>, tile<23>, tile<24>, \
+     tile<25>, tile<26>, tile<27>, tile<28>, tile<29>, tile<30>, tile<31>, tile<32>}
 
 constexpr int kRows = CR_ROWS;
+#ifdef CR_DOT_ROWS
+constexpr int kDotRows = CR_DOT_ROWS;
+#else
+constexpr int kDotRows = CR_ROWS;
+#define CR_DOT_ROWS CR_ROWS
+#endif
+constexpr int kMostRows = kDotRows > kRows ? kDotRows : kRows;
 
 }  // namespace crossrank::CR_ISA
