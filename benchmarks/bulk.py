@@ -1,0 +1,261 @@
+"""What the bulk job costs: its throughput beside the engine's bare rate, its memory, and Ray's overhead.
+
+Short pairs (a query of 4 to 8 words, a document of 8 to 24) are made from a seed and written to a file;
+``crossrank bulk`` runs on it in a process of its own, whose resident memory is sampled every second.
+
+    python benchmarks/bulk.py                          # 1,000,000 pairs
+    python benchmarks/bulk.py --minutes 20             # as many as 20 minutes allow
+    python benchmarks/bulk.py --write                  # the table goes into docs/scaling*.md
+
+The engine's bare rate is that of ``engine.logits`` alone on packs of the first pairs of the same file, made
+before the clock starts, measured before and after the job: on a busy machine the two differ, and it says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+from crossrank import Reranker
+from crossrank.data.rows import read_rows
+from crossrank.engines import Precision
+from crossrank.engines.native import default_threads
+from crossrank.packing import Pack, build_pack, plan_packs
+from crossrank.pairs import PairEncoder
+
+ROOT = Path(__file__).resolve().parents[1]
+# Common words, so that pairs have the lengths of real short ones.
+WORDS = re.findall(
+    r"\w+",
+    "the of and to in is for on that by with as are was at from which an be this have or has not one two "
+    "water city people time music river school science market engine winter garden paper history island "
+    "doctor travel energy planet bridge forest animal story village museum camera kitchen ocean mountain",
+)
+
+
+@dataclass
+class Figures:
+    """All that was measured."""
+
+    cpu: str
+    threads: int
+    model: str
+    precision: str
+    pairs: int
+    seconds: float
+    pairs_per_second: float
+    bare_pairs_per_second: list[float]
+    share_of_bare: float
+    memory_mb: dict[str, float]
+    one_core_pairs_per_second: float
+    ray_pairs: int
+    ray_pairs_per_second: float
+    ray_local_pairs_per_second: float
+
+
+def cpu_name() -> str:
+    try:
+        return str(re.findall(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())[0]).strip()
+    except (OSError, IndexError):
+        return platform.processor() or platform.machine()
+
+
+def write_pairs(path: Path, count: int) -> None:
+    dice = random.Random(0)
+    with path.open("w", encoding="utf-8") as file:
+        for _ in range(count):
+            query, document = (dice.choices(WORDS, k=dice.randint(*size)) for size in ((4, 8), (8, 24)))
+            file.write(f"{' '.join(query)}\t{' '.join(document)}\n")
+
+
+def packs_of(reranker: Reranker, path: Path, count: int) -> list[Pack]:
+    """Packs of the file's first pairs, as ``logits`` makes them."""
+    encoder: PairEncoder = reranker._encoder
+    rows = islice(read_rows(str(path)), count)
+    pairs = encoder.encode_pairs([(row.query, row.documents[0].text) for row in rows])
+    plan = plan_packs([len(pair.token_ids) for pair in pairs], reranker.engine.batch_tokens)
+    return [build_pack([pairs[i] for i in indices]) for indices in plan]
+
+
+def bare_rate(reranker: Reranker, packs: list[Pack], seconds: float) -> float:
+    """Pairs a second of the engine alone, for about so long; the first pass over a pack warms up."""
+    reranker.engine.logits(packs[0])
+    done, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        for pack in packs:
+            reranker.engine.logits(pack)
+            done += len(pack)
+    return done / (time.perf_counter() - began)
+
+
+def resident_mb(process: int) -> float:
+    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def bulk(source: Path, out: Path, options: list[str]) -> tuple[float, list[float]]:
+    """Seconds of the work (start-up not counted), and resident MB every second."""
+    command = [
+        sys.executable,
+        "-m",
+        "crossrank",
+        "bulk",
+        str(source),
+        "-o",
+        str(out),
+        "--overwrite",
+        *options,
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    samples: list[float] = []
+    while process.poll() is None:
+        try:
+            samples.append(resident_mb(process.pid))
+        except (OSError, IndexError):
+            break  # no /proc, or just gone
+        time.sleep(1)
+    _, told = process.communicate()
+    if process.returncode:
+        raise SystemExit(told)
+    found = re.search(r"pairs in ([\d.]+) s", told)
+    assert found, told
+    return float(found[1]), samples
+
+
+def measure(arguments: argparse.Namespace, work: Path) -> Figures:
+    threads = arguments.threads or default_threads()
+    wanted: Precision = arguments.precision
+    reranker = Reranker(arguments.model, precision=wanted, device="cpu", threads=threads)
+    precision = reranker.engine.precision
+    source = work / "pairs.tsv"
+    write_pairs(source, 20_000)
+    packs = packs_of(reranker, source, 20_000)
+    before = bare_rate(reranker, packs, arguments.bare_seconds)
+    one = Reranker(arguments.model, precision=wanted, device="cpu", threads=1)
+    one_core = bare_rate(one, packs, arguments.bare_seconds)
+    count = arguments.pairs if arguments.minutes is None else int(before * 60 * arguments.minutes)
+    print(f"bare {before:.0f} pairs/s; {count:,} pairs now", flush=True)
+    write_pairs(source, count)
+    options = [
+        "--model",
+        arguments.model,
+        "--precision",
+        precision,
+        "--device",
+        "cpu",
+        "--threads",
+        str(threads),
+    ]
+    seconds, samples = bulk(source, work / "out.jsonl", options)
+    after = bare_rate(reranker, packs, arguments.bare_seconds)
+    # Without the start: from the first tenth on.
+    steady = samples[len(samples) // 10 :] or [0.0]
+    quarter = max(1, len(steady) // 4)
+    memory = {
+        "first_quarter_max": max(steady[:quarter]),
+        "last_quarter_max": max(steady[-quarter:]),
+        "peak": max(samples, default=0.0),
+    }
+    ray_pairs = arguments.ray_pairs or min(count, int(before * 120))
+    ray_rate = local_rate = 0.0
+    if ray_pairs > 0:
+        write_pairs(source, ray_pairs)
+        local_rate = ray_pairs / bulk(source, work / "local.jsonl", options)[0]
+        ray_rate = ray_pairs / bulk(source, work / "ray.jsonl", [*options, "--ray", "local"])[0]
+        if (work / "local.jsonl").read_bytes() != (work / "ray.jsonl").read_bytes():
+            print("note: Ray's logits differ in their last digits from the single process's")
+    return Figures(
+        cpu_name(),
+        threads,
+        arguments.model,
+        precision,
+        count,
+        seconds,
+        count / seconds,
+        [before, after],
+        count / seconds / ((before + after) / 2),
+        memory,
+        one_core,
+        ray_pairs,
+        ray_rate,
+        local_rate,
+    )
+
+
+def table(figures: Figures) -> str:
+    bare = sum(figures.bare_pairs_per_second) / 2
+    memory = figures.memory_mb
+    rows = [
+        ("CPU", f"{figures.cpu}, {figures.threads} threads"),
+        ("model", f"{figures.model}, {figures.precision}"),
+        ("pairs", f"{figures.pairs:,} in {figures.seconds:.0f} s"),
+        ("bulk", f"{figures.pairs_per_second:.0f} pairs/s"),
+        ("engine alone, before and after", " and ".join(f"{x:.0f}" for x in figures.bare_pairs_per_second)),
+        ("bulk / engine alone", f"{100 * figures.share_of_bare:.1f} %"),
+        ("engine alone, 1 thread", f"{figures.one_core_pairs_per_second:.0f} pairs/s"),
+        (
+            "resident memory, first and last quarter",
+            f"{memory['first_quarter_max']:.0f} and {memory['last_quarter_max']:.0f} MB",
+        ),
+        (
+            f"Ray on this machine, {figures.ray_pairs:,} pairs",
+            f"{figures.ray_pairs_per_second:.0f} pairs/s with one actor's start, "
+            f"{figures.ray_local_pairs_per_second:.0f} without Ray",
+        ),
+        ("computed: 1,000,000 such pairs", f"{1e6 / figures.pairs_per_second / 60:.0f} minutes here"),
+        *(
+            (f"computed: {cores} cores like these", f"{bare / figures.threads * cores:.0f} pairs/s at most")
+            for cores in (4, 16, 64)
+        ),
+    ]
+    return "\n".join(["| what | figure |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def write_docs(text: str) -> None:
+    for path in sorted((ROOT / "docs").glob("scaling*.md")):
+        page = path.read_text(encoding="utf-8")
+        new = re.sub(
+            r"(<!-- measured: begin -->\n).*?(<!-- measured: end -->)",
+            lambda found: f"{found[1]}{text}\n{found[2]}",
+            page,
+            flags=re.DOTALL,
+        )
+        path.write_text(new, encoding="utf-8")
+        print(f"{path} written")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=1_000_000)
+    parser.add_argument("--minutes", type=float, help="as many pairs as the bare rate makes in so long")
+    parser.add_argument("--model", default="crossrank-mini")
+    parser.add_argument("--precision", default="int8", choices=["fp32", "bf16", "int8"])
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--bare-seconds", type=float, default=20.0)
+    parser.add_argument("--ray-pairs", type=int, help="default: two minutes' worth; negative: no Ray")
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/scaling*.md")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        figures = measure(arguments, Path(work))
+    text = table(figures)
+    print(text)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(asdict(figures), indent=1) + "\n")
+    if arguments.write:
+        write_docs(text)
+
+
+if __name__ == "__main__":
+    main()
