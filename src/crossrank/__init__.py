@@ -17,6 +17,7 @@ from crossrank.errors import (
     UnknownModelError,
     UnsupportedModelError,
 )
+from crossrank.explain import ExplainedSentence, Explanation
 from crossrank.ranking import RankedDocument, Ranking, ScoredPair
 from crossrank.reranker import Reranker
 
@@ -27,6 +28,8 @@ __all__ = [
     "CrossRankError",
     "DeadlineError",
     "EngineError",
+    "ExplainedSentence",
+    "Explanation",
     "InputError",
     "ModelError",
     "ModelNotFoundError",

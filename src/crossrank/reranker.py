@@ -16,6 +16,7 @@ import numpy.typing as npt
 from crossrank.checkpoint import Checkpoint
 from crossrank.engines import Device, Engine, Precision, load_engine
 from crossrank.errors import InputError
+from crossrank.explain import DEFAULT_SENTENCES, Explanation, plan_explanation
 from crossrank.models import BUNDLED, Source, resolve
 from crossrank.packing import build_pack, plan_packs
 from crossrank.pairs import EncodedPair, PairEncoder, Truncation
@@ -239,6 +240,28 @@ class Reranker:
         check_finite(logits)
         rows = zip(sigmoid(logits), logits, encoded, strict=True)
         return [ScoredPair(float(score), float(logit), pair.truncated) for score, logit, pair in rows]
+
+    def explain(
+        self, query: str, document: Document, *, max_sentences: int = DEFAULT_SENTENCES
+    ) -> Explanation:
+        """What each sentence of a document does for its score.
+
+        Each is scored alone, and the document is scored without it: two pairs a sentence go
+        through the model. Where the document is cut to fit, only what was read can carry its score;
+        what lies beyond is scored alone all the same.
+
+        Args:
+            query, document: as ``rank`` takes them.
+            max_sentences: a longer document is explained up to this one.
+
+        Raises:
+            InputError: the document or ``max_sentences`` is not as described.
+            NonFiniteLogitError, EngineError: as ``logits``.
+        """
+        (text,) = _Request.read(query, [document]).texts
+        plan = plan_explanation(self._encoder, query, text, max_sentences=max_sentences)
+        pairs = self._encoder.encode_pairs(plan.pairs)
+        return plan.explain(self._logits(pairs), [pair.truncated for pair in pairs])
 
     def _encode(self, pairs: Sequence[tuple[str, str]]) -> Sequence[EncodedPair]:
         for index, pair in enumerate(pairs):

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from crossrank import __version__
-from crossrank.cli import bulk, demo, doctor, evaluate, models, rank, score, serve, verify
+from crossrank.cli import bulk, demo, doctor, evaluate, explain, models, rank, score, serve, verify
 from crossrank.errors import CrossRankError, EngineError
 
 __all__ = ["app", "main"]
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 app.command()(rank.rank)
 app.command()(score.score)
+app.command()(explain.explain)
 app.command("eval")(evaluate.evaluate)
 app.command()(bulk.bulk)
 app.command()(serve.serve)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from crossrank.data.lines import STDIN, plain_suffix, read_lines, read_object, read_string
 from crossrank.errors import InputError
 
-__all__ = ["STDIN", "Pair", "read_documents", "read_pairs"]
+__all__ = ["STDIN", "Pair", "read_documents", "read_pairs", "read_text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,22 @@ class Pair:
     query: str
     document: str
     fields: dict[str, Any]
+
+
+def read_text(path: str) -> str:
+    """The whole of a text file, or of standard input, as one document.
+
+    Raises:
+        InputError: it cannot be read, or is not UTF-8.
+    """
+    name = "standard input" if path == STDIN else path
+    try:
+        data = sys.stdin.buffer.read() if path == STDIN else Path(path).read_bytes()
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name}: not UTF-8 (byte {error.start + 1})") from error
+    except OSError as error:
+        raise InputError(f"{name}: {error.strerror or error}") from error
 
 
 def read_documents(path: str) -> list[str | dict[str, Any]]:

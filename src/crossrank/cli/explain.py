@@ -1,0 +1,134 @@
+"""``crossrank explain``: which sentences of a document carry its score."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from crossrank.cli import options as o
+from crossrank.cli.reading import read_text
+from crossrank.cli.writing import bar, console, one_line, printable, write_json, write_tsv
+from crossrank.errors import InputError
+from crossrank.explain import DEFAULT_SENTENCES, ExplainedSentence, Explanation
+from crossrank.models import BUNDLED
+
+# From what costs nothing to what costs most, when it is taken out.
+_HEAT = ("", "on color(153)", "on color(111)", "on color(75)")
+_INK = "color(16) "
+
+
+def explain(
+    query: Annotated[str, typer.Argument(help="What is asked.", show_default=False)],
+    document: Annotated[
+        str | None, typer.Argument(help="The document, if not from --file.", show_default=False)
+    ] = None,
+    file: Annotated[
+        str | None,
+        typer.Option("--file", "-f", help="A text file, the whole of it one document; - is stdin."),
+    ] = None,
+    max_sentences: Annotated[
+        int, typer.Option(help="A longer document is explained up to this one.")
+    ] = DEFAULT_SENTENCES,
+    raw: o.Raw = False,
+    json: o.Json = False,
+    jsonl: o.Jsonl = False,
+    tsv: o.Tsv = False,
+    model: o.Model = BUNDLED,
+    revision: o.Revision = None,
+    source: o.SourceOption = "hub",
+    max_length: o.MaxLength = None,
+    batch_tokens: o.BatchTokens = None,
+    precision: o.PrecisionOption = "auto",
+    device: o.Device = "auto",
+    threads: o.Threads = None,
+    offline: o.Offline = False,
+) -> None:
+    """Show which sentences of DOCUMENT carry its score for QUERY.
+
+    "alone": the sentence's own score. "without": by how much the document's falls when it is taken out.
+    """
+    form = o.output_format(json, jsonl, tsv)
+    if (document is None) == (file is None):
+        raise InputError("one document is explained: give it after the query, or with --file FILE")
+    text = read_text(file) if file is not None else document
+    assert text is not None
+    reranker = o.open_reranker(
+        model,
+        revision=revision,
+        source=source,
+        max_length=max_length,
+        batch_tokens=batch_tokens,
+        precision=precision,
+        device=device,
+        threads=threads,
+        offline=offline,
+    )
+    found = reranker.explain(query, text, max_sentences=max_sentences)
+    if form is o.Format.JSON:
+        write_json({"model": model, **asdict(found)}, indent=2)
+    elif form is o.Format.JSONL:
+        for sentence in found.sentences:
+            write_json(asdict(sentence))
+    elif form is o.Format.TSV:
+        write_tsv(["start", "end", *(("logit", "logit_fall") if raw else ("score", "score_fall")), "text"])
+        for sentence in found.sentences:
+            alone, fall = _numbers(sentence, raw)
+            write_tsv([sentence.start, sentence.end, alone, "" if fall is None else fall, sentence.text])
+    else:
+        _print(found, raw)
+
+
+def _numbers(sentence: ExplainedSentence, raw: bool) -> tuple[float, float | None]:
+    if raw:
+        return sentence.logit, sentence.logit_fall
+    return sentence.score, sentence.score_fall
+
+
+def _print(found: Explanation, raw: bool) -> None:
+    out = console()
+    whole = f"logit {found.logit:.4f}" if raw else f"score {found.score:.4f}"
+    out.print(f"[bold]{printable(found.query)}[/bold]  {whole}\n")
+    out.print(_strip(found), "")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("alone", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("without", justify="right", no_wrap=True)
+    table.add_column("sentence", overflow="fold")
+    for sentence in found.sentences:
+        alone, fall = _numbers(sentence, raw)
+        note = "" if sentence.read == len(sentence.text) else " [dim](cut)[/dim]"
+        note = note if sentence.read else " [dim](not read)[/dim]"
+        table.add_row(
+            f"{alone:.4f}",
+            f"[cyan]{bar(sentence.score)}[/cyan]",
+            "" if fall is None else f"{-fall:+.4f}",
+            printable(sentence.text) + note,
+        )
+    out.print(table)
+    if found.read < len(found.document):
+        out.print(
+            f"The model read the first {found.read} of {len(found.document)} characters; "
+            "what lies beyond does not count."
+        )
+    if found.sentences_left_out:
+        out.print(f"{found.sentences_left_out} more sentences were not looked at (--max-sentences).")
+
+
+def _strip(found: Explanation) -> Text:
+    """The document's sentences, the darker the more its score falls without them."""
+    most = max((sentence.logit_fall or 0.0 for sentence in found.sentences), default=0.0)
+    strip, end = Text(), 0
+    for sentence in found.sentences:
+        if 0 < end < sentence.start:
+            strip.append(" ")
+        end = sentence.end
+        share = max(0.0, sentence.logit_fall or 0.0) / most if most > 0 else 0.0
+        heat = _HEAT[min(3, int(share * 4))]
+        style = (_INK + heat if heat else "") if sentence.read else "dim"
+        strip.append(one_line(sentence.text), style)
+    return strip

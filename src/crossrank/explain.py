@@ -1,0 +1,158 @@
+"""Why a document scores as it does: what each of its sentences says alone, and what it lacks without it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
+
+from crossrank.errors import InputError
+from crossrank.pairs import PairEncoder
+from crossrank.ranking import check_finite, sigmoid
+from crossrank.sentences import Span, sentence_spans
+
+__all__ = ["DEFAULT_SENTENCES", "ExplainedSentence", "Explanation", "ExplanationPlan", "plan_explanation"]
+
+DEFAULT_SENTENCES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedSentence:
+    """One sentence of an explained document.
+
+    Attributes:
+        start, end: its place: ``text`` is ``document[start:end]``, in characters (code points).
+        text: itself.
+        score, logit: of the query and this sentence alone.
+        truncated: alone it is too long for the model's window.
+        read: how many of its characters the model read as part of the document: all, unless the
+            window ends in it (fewer) or before it (0).
+        score_fall, logit_fall: how much lower the document's score and logit are without it; below
+            0 where they are higher. None where the model read none of it.
+    """
+
+    start: int
+    end: int
+    text: str
+    score: float
+    logit: float
+    truncated: bool
+    read: int
+    score_fall: float | None
+    logit_fall: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What carries the score of one document.
+
+    Attributes:
+        query, document: what was explained.
+        score, logit: of the pair, as ``rank`` gives them.
+        truncated: whether the pair was cut to fit the model's window.
+        read: how many characters of the document the model read, from its start.
+        sentences: in the document's order.
+        sentences_left_out: how many more it has that were not looked at.
+    """
+
+    query: str
+    document: str
+    score: float
+    logit: float
+    truncated: bool
+    read: int
+    sentences: tuple[ExplainedSentence, ...]
+    sentences_left_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExplanationPlan:
+    """The pairs whose logits explain a document.
+
+    Attributes:
+        query, document, read, sentences_left_out: as ``Explanation`` has them.
+        spans: of the sentences.
+        pairs: the document; each sentence alone; the document without each sentence that was read.
+    """
+
+    query: str
+    document: str
+    read: int
+    spans: tuple[Span, ...]
+    sentences_left_out: int
+    pairs: list[tuple[str, str]]
+
+    def explain(self, logits: npt.NDArray[np.float32], truncated: Sequence[bool]) -> Explanation:
+        """What the logits of ``pairs`` say.
+
+        Args:
+            logits: float32 (len(pairs),).
+            truncated: for each pair, whether it was cut.
+
+        Raises:
+            NonFiniteLogitError: a logit is NaN or infinite.
+        """
+        check_finite(logits)
+        scores = sigmoid(logits)
+        whole_score, whole_logit = float(scores[0]), float(logits[0])
+        count = len(self.spans)
+        sentences = []
+        for i, (start, end) in enumerate(self.spans):
+            alone, without = 1 + i, 1 + count + i
+            read = max(0, min(end, self.read) - start)
+            sentences.append(
+                ExplainedSentence(
+                    start=start,
+                    end=end,
+                    text=self.document[start:end],
+                    score=float(scores[alone]),
+                    logit=float(logits[alone]),
+                    truncated=truncated[alone],
+                    read=read,
+                    # Sentences that were read come before those that were not: their pairs are all there.
+                    score_fall=whole_score - float(scores[without]) if read else None,
+                    logit_fall=whole_logit - float(logits[without]) if read else None,
+                )
+            )
+        return Explanation(
+            self.query,
+            self.document,
+            whole_score,
+            whole_logit,
+            truncated[0],
+            self.read,
+            tuple(sentences),
+            self.sentences_left_out,
+        )
+
+
+def plan_explanation(
+    encoder: PairEncoder, query: str, document: str, *, max_sentences: int = DEFAULT_SENTENCES
+) -> ExplanationPlan:
+    """The pairs to score for an explanation.
+
+    A sentence is taken out of the text that the model reads: were it taken out of a longer document,
+    text from beyond the window would move in, and the score would tell of that, too.
+
+    Raises:
+        InputError: ``max_sentences`` is below 1.
+    """
+    if max_sentences < 1:
+        raise InputError(f"max_sentences is {max_sentences}; it must be at least 1")
+    kept = encoder.encode(query, [document])[0].kept
+    read = len(document) if kept is None else kept
+    found = sentence_spans(document)
+    spans = tuple(islice(found, max_sentences))
+    seen = document[:read]
+    alone = [document[start:end] for start, end in spans]
+    without = [_without(seen, span) for span in spans if span.start < read]
+    pairs = [(query, text) for text in (document, *alone, *without)]
+    return ExplanationPlan(query, document, read, spans, sum(1 for _ in found), pairs)
+
+
+def _without(text: str, span: Span) -> str:
+    """A text without a sentence, and without the white space that set it apart."""
+    return (text[: span.start] + text[span.end :].lstrip()).rstrip()

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from crossrank import Explanation, InputError, NonFiniteLogitError, Reranker
+from crossrank.engines.fake import FakeEngine
+from crossrank.models import BUNDLED, resolve
+from crossrank.pairs import PairEncoder
+from crossrank.ranking import sigmoid
+
+QUERY = "query"
+DOCUMENT = "One alpha here.  Two beta there!\n\nThree alpha alpha? 第四句。Five."
+TEXTS = ["One alpha here.", "Two beta there!", "Three alpha alpha?", "第四句。", "Five."]
+
+
+def reranker(**options: Any) -> tuple[Reranker, FakeEngine]:
+    """One whose logit is the number of alphas."""
+    encoder = PairEncoder(resolve(BUNDLED) / "tokenizer.json", **options)
+    (alpha,) = encoder.encode(QUERY, ["alpha"])[0].token_ids[-2:-1]
+    engine = FakeEngine(lambda ids: float((ids == alpha).sum()))
+    return Reranker.from_parts(encoder, engine), engine
+
+
+def explain(document: Any = DOCUMENT, *, max_sentences: int = 100, **options: Any) -> Explanation:
+    return reranker(**options)[0].explain(QUERY, document, max_sentences=max_sentences)
+
+
+def test_each_sentence_alone_and_taken_out() -> None:
+    found = explain()
+    assert (found.query, found.document, found.logit, found.truncated) == (QUERY, DOCUMENT, 3.0, False)
+    assert [sentence.text for sentence in found.sentences] == TEXTS
+    assert [DOCUMENT[sentence.start : sentence.end] for sentence in found.sentences] == TEXTS
+    assert [sentence.logit for sentence in found.sentences] == [1, 0, 2, 0, 0]
+    assert [sentence.logit_fall for sentence in found.sentences] == [1, 0, 2, 0, 0]
+    whole, two, one, none = (float(x) for x in sigmoid(np.asarray([3, 2, 1, 0], np.float32)))
+    assert found.score == whole
+    assert [sentence.score for sentence in found.sentences] == [one, none, two, none, none]
+    falls = [sentence.score_fall for sentence in found.sentences]
+    assert falls == pytest.approx([whole - two, 0, whole - one, 0, 0])
+    assert [sentence.read for sentence in found.sentences] == [len(text) for text in TEXTS]
+    assert (found.read, found.sentences_left_out) == (len(DOCUMENT), 0)
+
+
+def test_a_mapping_is_a_document_too() -> None:
+    assert explain({"text": DOCUMENT, "id": 7}) == explain()
+
+
+def test_the_score_is_that_of_rank() -> None:
+    real = Reranker(BUNDLED, threads=1)
+    document = "中国位于亚洲东部。北京是中国的政治中心。上海是中国最大的城市。"
+    found = real.explain("中国的首都是哪里？", document)
+    hit = real.rank("中国的首都是哪里？", [document])[0]
+    assert [found.logit, found.score] == pytest.approx([hit.logit, hit.score], abs=1e-3)
+    without = ["北京是中国的政治中心。上海是中国最大的城市。", "中国位于亚洲东部。上海是中国最大的城市。"]
+    rest = real.logits([("中国的首都是哪里？", text) for text in without])
+    falls = [sentence.logit_fall for sentence in found.sentences[:2]]
+    assert falls == pytest.approx([found.logit - float(logit) for logit in rest], abs=1e-3)
+    alone = real.logits([("中国的首都是哪里？", sentence.text) for sentence in found.sentences])
+    assert [sentence.logit for sentence in found.sentences] == pytest.approx(alone.tolist(), abs=1e-3)
+
+
+def test_beyond_the_window_nothing_moves_in_and_nothing_counts() -> None:
+    text = "Gamma. " * 10 + "Alpha alpha here alpha. " + "Delta. " * 5 + "alpha alpha. " * 2
+    base, engine = reranker(max_length=40)
+    found = base.explain(QUERY, text)
+    assert found.truncated
+    assert 0 < found.read < len(text)
+    read = [sentence.read for sentence in found.sentences]
+    assert read == sorted(read, key=lambda count: count == 0)  # those that were read come first
+    assert 0 in read
+    for sentence in found.sentences:
+        assert sentence.read == max(0, min(sentence.end, found.read) - sentence.start)
+        assert (sentence.logit_fall is None) == (sentence.score_fall is None) == (sentence.read == 0)
+    # What is beyond says something alone, but the document has none of it, whatever is taken out.
+    assert found.logit < sum(sentence.logit for sentence in found.sentences)
+    inside = [sentence for sentence in found.sentences if sentence.read == len(sentence.text)]
+    assert [sentence.logit_fall for sentence in inside] == [sentence.logit for sentence in inside]
+    assert (
+        max(len(pair) for pack in engine.packs for pair in np.split(pack.token_ids, pack.offsets[1:-1])) <= 40
+    )
+
+
+def test_a_sentence_that_alone_is_too_long_says_so() -> None:
+    found = explain("Short. " + "Word " * 60 + "alpha.", max_length=32)
+    assert [sentence.truncated for sentence in found.sentences] == [False, True]
+    assert [sentence.read == len(sentence.text) for sentence in found.sentences] == [True, False]
+
+
+def test_a_long_document_is_explained_up_to_a_sentence() -> None:
+    found = explain(max_sentences=2)
+    assert [sentence.text for sentence in found.sentences] == TEXTS[:2]
+    assert found.sentences_left_out == 3
+    assert found.logit == 3.0
+
+
+@pytest.mark.parametrize("document", ["", " \n "])
+def test_a_document_without_sentences(document: str) -> None:
+    found = explain(document)
+    assert (found.sentences, found.logit, found.read) == ((), 0.0, len(document))
+
+
+def test_one_sentence_falls_to_the_empty_document() -> None:
+    (sentence,) = explain("alpha").sentences
+    assert (sentence.logit, sentence.logit_fall) == (1.0, 1.0)
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="max_sentences is 0"):
+        explain(max_sentences=0)
+    with pytest.raises(InputError, match="document 0 is a int"):
+        explain(7)
+    encoder = PairEncoder(resolve(BUNDLED) / "tokenizer.json")
+    broken = Reranker.from_parts(encoder, FakeEngine(lambda ids: float("nan")))
+    with pytest.raises(NonFiniteLogitError):
+        broken.explain(QUERY, DOCUMENT)
