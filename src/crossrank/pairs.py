@@ -17,7 +17,7 @@ from tokenizers import Encoding, Tokenizer
 
 from crossrank.errors import CheckpointError, InputError, TooLongError
 
-__all__ = ["WHOLE_WINDOW", "Cut", "EncodedPair", "PairEncoder", "Side", "Truncation"]
+__all__ = ["WHOLE_WINDOW", "Cut", "EncodedPair", "PairEncoder", "Side", "Truncation", "clean"]
 
 Truncation = Literal["only_second", "longest_first"]
 Side = Literal["right", "left"]
@@ -101,7 +101,7 @@ def _read_template(tokenizer: Tokenizer) -> _Template:
     )
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """Replace lone surrogates, which no UTF-8 tokenizer can read, by U+FFFD."""
     return _SURROGATE.sub("\ufffd", text)
 
@@ -200,7 +200,7 @@ class PairEncoder:
         if sum(_capped(counted, cut)) + self._template.size <= window:
             return
         # Of a very long text only a part was tokenised; the message counts all.
-        whole = self._tokenizer.encode_batch([_clean(text) for text in pair], add_special_tokens=False)
+        whole = self._tokenizer.encode_batch([clean(text) for text in pair], add_special_tokens=False)
         lengths = _capped((len(whole[0].ids), len(whole[1].ids)), cut)
         raise TooLongError(index, sum(lengths) + self._template.size, window)
 
@@ -214,7 +214,7 @@ class PairEncoder:
         window and as much again.
         """
         limit, enough = 64 * self.max_length, 2 * self.max_length
-        texts = [_clean(text) for text in texts]
+        texts = [clean(text) for text in texts]
         ends = [text[:limit] if side == "right" else text[-limit:] for text in texts]
         encodings = self._tokenizer.encode_batch(ends, add_special_tokens=False)
         found = [(encoding, len(end)) for encoding, end in zip(encodings, ends, strict=True)]

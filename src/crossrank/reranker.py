@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from crossrank.checkpoint import Checkpoint
+from crossrank.documents import Document, check_pairs, read_request
 from crossrank.engines import Device, Engine, Precision, load_engine
 from crossrank.errors import InputError
 from crossrank.explain import DEFAULT_SENTENCES, Explanation, plan_explanation
@@ -23,8 +24,6 @@ from crossrank.pairs import EncodedPair, PairEncoder, Truncation
 from crossrank.ranking import Ranking, ScoredPair, check_finite, check_options, rank, sigmoid
 
 __all__ = ["Document", "Reranker"]
-
-Document: TypeAlias = str | Mapping[str, Any]
 
 DEFAULT_MAX_LENGTH = 512
 
@@ -264,11 +263,7 @@ class Reranker:
         return plan.explain(self._logits(pairs), [pair.truncated for pair in pairs])
 
     def _encode(self, pairs: Sequence[tuple[str, str]]) -> Sequence[EncodedPair]:
-        for index, pair in enumerate(pairs):
-            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-                raise InputError(f"pair {index} is {pair!r}; it must be (query, document)")
-            _check_text(f"the query of pair {index}", pair[0])
-            _check_text(f"the document of pair {index}", pair[1])
+        check_pairs(pairs)
         return self._encoder.encode_pairs(pairs)
 
     def _logits(self, pairs: Sequence[EncodedPair]) -> npt.NDArray[np.float32]:
@@ -289,15 +284,7 @@ class _Request:
 
     @classmethod
     def read(cls, query: str, documents: Sequence[Document]) -> _Request:
-        _check_text("query", query)
-        if isinstance(documents, (str, Mapping)):
-            raise InputError("documents is one document; it must be a list of documents")
-        request = cls(query, [], [])
-        for index, document in enumerate(documents):
-            text, rest = _split_document(index, document)
-            request.texts.append(text)
-            request.fields.append(rest)
-        return request
+        return cls(query, *read_request(query, documents))
 
     def rank(self, logits: npt.NDArray[np.float32], top_n: int | None, threshold: float | None) -> Ranking:
         return rank(
@@ -336,22 +323,3 @@ def _rankings(
         end = start + len(request.texts)
         yield request.rank(logits[start:end], top_n, threshold)
         start = end
-
-
-def _check_text(what: str, value: object) -> None:
-    if not isinstance(value, str):
-        raise InputError(f"{what} is a {type(value).__name__}; it must be a string")
-
-
-def _split_document(index: int, document: Document) -> tuple[str, dict[str, Any]]:
-    """A document's text and its other fields."""
-    if isinstance(document, str):
-        return document, {}
-    text = document.get("text") if isinstance(document, Mapping) else None
-    if not isinstance(text, str):
-        kind = type(document).__name__
-        raise InputError(
-            f"document {index} is a {kind} without a text; "
-            "it must be a string, or a mapping whose field 'text' is one"
-        )
-    return text, {key: value for key, value in document.items() if key != "text"}

@@ -1,12 +1,14 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from crossrank import Reranker
 from tests.cli.conftest import Run
+from tests.server.process import Server, serving
 
 DOCUMENTS = ["北京是中国的政治中心。", "上海是中国最大的城市。", "a\tb", "long " * 100]
 
@@ -117,3 +119,54 @@ def test_markup_and_surrogates_in_documents_are_only_text(crossrank: Run, tiny: 
     done = crossrank("rank", "q", "a\udcffb", "--model", tiny, "--json")
     assert json.loads(done.out)["results"][0]["text"] == "a\udcffb"
     assert crossrank("rank", "q", "a\udcffb", "--model", tiny, "--tsv").out.endswith("\ta?b\n")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    options = ["--model", "one=crossrank-mini", "--model", "two=crossrank-mini", "--threads", "1"]
+    with serving(tmp_path_factory.mktemp("server"), *options, "--api-key", "secret") as running:
+        running.wait_until_ready()
+        yield running
+
+
+def test_a_server_ranks_as_the_library_does(
+    crossrank: Run, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ["rank", "中国的首都", *DOCUMENTS, "--json", "--top-n", "3"]
+    here = json.loads(crossrank(*asked, "--threads", "1").out)
+    there = json.loads(crossrank(*asked, "--server", server.url, "--api-key", "secret").out)
+    assert (here["model"], there["model"]) == ("crossrank-mini", "one")
+    assert there["results"] == here["results"]
+    monkeypatch.setenv("CROSSRANK_API_KEY", "secret")
+    named = json.loads(crossrank(*asked, "--server", server.url, "-m", "two").out)
+    assert named["model"] == "two"
+    assert named["results"] == here["results"]
+    assert "(cut to fit)" not in crossrank("rank", "q", "a", "--server", server.url).out
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        ([], 2, "this server takes an API key"),
+        (["--api-key", "secret", "-m", "three"], 2, "no model 'three' is served here; there is: one, two"),
+        (["--api-key", "secret", "--precision", "fp32"], 2, "--precision is for the server to say"),
+        (["--api-key", "secret", "--from", "hub"], 2, "--from is for the server to say"),
+        (["--timeout", "0"], 2, "timeout is 0"),
+        (["--server", "127.0.0.1"], 2, "is not an address"),
+        (["--server", "http://127.0.0.1:9", "--timeout", "0.1"], 1, "does not answer"),
+    ],
+)
+def test_what_a_server_refuses_is_one_line(
+    crossrank: Run, server: Server, options: list[str], code: int, message: str
+) -> None:
+    done = crossrank("rank", "q", "a", "--server", server.url, *options)
+    assert (done.code, done.out, done.err.count("\n")) == (code, "", 1)
+    assert message in done.err
+
+
+def test_the_client_says_what_it_lacks(crossrank: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "httpx", None)
+    monkeypatch.delitem(sys.modules, "crossrank.client", raising=False)
+    done = crossrank("rank", "q", "a", "--server", "http://127.0.0.1:9")
+    assert (done.code, done.out) == (2, "")
+    assert "pip install 'crossrank[client]'" in done.err

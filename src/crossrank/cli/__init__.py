@@ -12,7 +12,7 @@ import typer
 
 from crossrank import __version__
 from crossrank.cli import bulk, demo, doctor, evaluate, explain, models, rank, score, serve, verify
-from crossrank.errors import CrossRankError, EngineError
+from crossrank.errors import CrossRankError, DeadlineError, EngineError, OverloadedError, UnavailableError
 
 __all__ = ["app", "main"]
 
@@ -33,6 +33,10 @@ app.command()(demo.demo)
 app.command()(doctor.doctor)
 app.command()(verify.verify)
 app.add_typer(models.app, name="models")
+
+
+_NOT_THE_USERS = (EngineError, OverloadedError, DeadlineError, UnavailableError)
+"""What went wrong without a mistake of the user's."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -69,7 +73,7 @@ def main() -> None:
         code = app(standalone_mode=False) or 0
         sys.stdout.flush()
     except CrossRankError as error:
-        code = 1 if isinstance(error, EngineError) else 2
+        code = 1 if isinstance(error, _NOT_THE_USERS) else 2
         print("error:", " ".join(str(error).split()), file=sys.stderr)
     except (KeyboardInterrupt, typer.Abort):
         code = 130

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import sys
 from enum import Enum
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from crossrank import Reranker
 from crossrank.engines import Precision
+from crossrank.errors import InputError
 from crossrank.models import Source
+
+if TYPE_CHECKING:
+    from crossrank.client import Client
 
 __all__ = [
     "BatchTokens",
@@ -27,6 +31,7 @@ __all__ = [
     "SourceOption",
     "Threads",
     "Tsv",
+    "open_client",
     "open_reranker",
     "output_format",
 ]
@@ -112,3 +117,16 @@ def open_reranker(
         offline=offline,
         progress=sys.stderr.isatty(),
     )
+
+
+def open_client(server: str, *, api_key: str | None, model: str | None, timeout: float) -> Client:
+    """A client of a server; close it.
+
+    Raises:
+        InputError: an option is out of range, or what it needs is not installed.
+    """
+    try:
+        from crossrank.client import Client
+    except ModuleNotFoundError as error:
+        raise InputError(str(error)) from error
+    return Client(server, api_key=api_key, model=model, timeout=timeout)

@@ -15,8 +15,13 @@ from crossrank.errors import InputError
 from crossrank.models import BUNDLED
 from crossrank.ranking import RankedDocument, Ranking, check_options
 
+_SERVER = "Server options"
+# What a server was started with is no request's to say.
+_SERVERS = ["revision", "source", "max_length", "batch_tokens", "precision", "device", "threads", "offline"]
+
 
 def rank(
+    context: typer.Context,
     query: Annotated[str, typer.Argument(help="What is asked.", show_default=False)],
     documents: Annotated[
         list[str] | None, typer.Argument(help="The documents, if not from --file.", show_default=False)
@@ -40,6 +45,24 @@ def rank(
     device: o.Device = "auto",
     threads: o.Threads = None,
     offline: o.Offline = False,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            help="Ask `crossrank serve` at this address, with its models; -m is then a served name.",
+            rich_help_panel=_SERVER,
+        ),
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            help="The server's key. Others see a command's options: prefer the variable.",
+            envvar="CROSSRANK_API_KEY",
+            rich_help_panel=_SERVER,
+        ),
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds for the server's answer.", rich_help_panel=_SERVER)
+    ] = 60.0,
 ) -> None:
     """Order documents by how well they answer QUERY, best first."""
     form = o.output_format(json, jsonl, tsv)
@@ -49,18 +72,29 @@ def rank(
         candidates += read_documents(file)
     if not candidates:
         raise InputError("no documents: give them after the query, or with --file FILE")
-    reranker = o.open_reranker(
-        model,
-        revision=revision,
-        source=source,
-        max_length=max_length,
-        batch_tokens=batch_tokens,
-        precision=precision,
-        device=device,
-        threads=threads,
-        offline=offline,
-    )
-    ranking = reranker.rank(query, candidates, top_n=top_n, threshold=threshold)
+    if server is not None:
+        for name in _SERVERS:
+            if _is_given(context, name):
+                option = "--from" if name == "source" else f"--{name.replace('_', '-')}"
+                raise InputError(f"{option} is for the server to say: start it so, or leave out --server")
+        wanted = model if _is_given(context, "model") else None
+        with o.open_client(server, api_key=api_key, model=wanted, timeout=timeout) as client:
+            ranking = client.rank(query, candidates, top_n=top_n, threshold=threshold)
+            if form is o.Format.JSON and wanted is None:
+                model = client.models()[0]
+    else:
+        reranker = o.open_reranker(
+            model,
+            revision=revision,
+            source=source,
+            max_length=max_length,
+            batch_tokens=batch_tokens,
+            precision=precision,
+            device=device,
+            threads=threads,
+            offline=offline,
+        )
+        ranking = reranker.rank(query, candidates, top_n=top_n, threshold=threshold)
     if form is o.Format.JSON:
         results = [_as_object(hit) for hit in ranking]
         write_json({"query": query, "model": model, "results": results}, indent=2)
@@ -73,6 +107,11 @@ def rank(
             write_tsv([hit.rank, hit.index, hit.logit if raw else hit.score, hit.text])
     else:
         console().print(_table(ranking, raw))
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
 
 
 def _as_object(hit: RankedDocument) -> dict[str, Any]:

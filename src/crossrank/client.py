@@ -1,0 +1,606 @@
+"""A server's models from Python, with the library's own rankings.
+
+::
+
+    from crossrank.client import Client
+
+    with Client("http://127.0.0.1:8080") as client:
+        for hit in client.rank("capital of France", ["Lyon is a city.", "Paris is the seat of government."]):
+            print(hit.rank, hit.index, hit.score, hit.text)
+
+``Client`` has the methods of ``Reranker``; ``AsyncClient`` the same to await. They ask /score, which
+has every pair's logit and whether it was cut, in every dialect that a server may be set to; order and
+scores are made of them here, as the library does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import json
+import math
+import random
+import time
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from crossrank import __version__
+from crossrank.documents import Document, check_pairs, read_request
+from crossrank.errors import (
+    CrossRankError,
+    DeadlineError,
+    InputError,
+    OverloadedError,
+    ServiceError,
+    UnavailableError,
+    UnknownModelError,
+)
+from crossrank.pairs import clean
+from crossrank.ranking import Ranking, ScoredPair, check_finite, check_options, rank, sigmoid
+
+try:
+    import httpx
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"the client needs {error.name}, which is not installed: pip install 'crossrank[client]'",
+        name=error.name,
+    ) from error
+
+__all__ = ["AsyncClient", "Client"]
+
+_CONNECT_SECONDS = 5.0
+"""A host that does not take a connection for so long is not there."""
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
+"""Seconds between tries where the server does not say: the first, then twice as long each, and the most."""
+
+_JITTER = 0.25
+"""Pauses are longer by up to this share, so that those who were refused together do not come back so."""
+
+
+class _Failure(Exception):  # noqa: N818 - what it holds is the error
+    """A try that failed. ``again``: another may not; after ``after`` seconds, None: nobody said when."""
+
+    def __init__(self, error: CrossRankError, *, again: bool = False, after: float | None = None) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.again = again
+        self.after = after
+
+
+class _Tries:
+    """The tries of one call: how much time is left, and how long to wait before the next."""
+
+    def __init__(self, timeout: float, retries: int) -> None:
+        self._timeout = timeout
+        self._end = time.monotonic() + timeout
+        self._left = retries
+        self._pause = _FIRST_PAUSE
+
+    def seconds(self) -> float:
+        """What is left of the call's time.
+
+        Raises:
+            DeadlineError: nothing.
+        """
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise self.over()
+        return left
+
+    def over(self) -> DeadlineError:
+        return DeadlineError(f"the server did not answer within {self._timeout:g} s (timeout)")
+
+    def pause(self, failure: _Failure) -> float:
+        """Seconds to wait before the next try.
+
+        Raises:
+            CrossRankError: there is none: it would not help, or there have been enough, or the wait
+                is longer than the time that is left.
+        """
+        if not failure.again or not self._left:
+            raise failure.error
+        self._left -= 1
+        wait = self._pause if failure.after is None else failure.after
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        wait *= 1 + _JITTER * random.random()  # noqa: S311 - no secret
+        if time.monotonic() + wait >= self._end:
+            raise failure.error
+        return wait
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """What a server says of pairs: float32 (n,) logits, and whether each pair was cut."""
+
+    logits: npt.NDArray[np.float32]
+    truncated: list[bool]
+
+    def pairs(self) -> list[ScoredPair]:
+        rows = zip(sigmoid(self.logits).tolist(), self.logits.tolist(), self.truncated, strict=True)
+        return [ScoredPair(*row) for row in rows]
+
+
+_NOTHING = _Scored(np.zeros(0, np.float32), [])
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A query and its documents."""
+
+    query: str
+    texts: list[str]
+    fields: list[dict[str, Any]]
+
+    @classmethod
+    def read(cls, query: str, documents: Sequence[Document]) -> _Request:
+        return cls(query, *read_request(query, documents))
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        return [(self.query, text) for text in self.texts]
+
+    def rank(self, scored: _Scored, top_n: int | None, threshold: float | None) -> Ranking:
+        return rank(
+            self.query,
+            self.texts,
+            scored.logits,
+            truncated=scored.truncated,
+            fields=self.fields,
+            top_n=top_n,
+            threshold=threshold,
+        )
+
+
+Http = TypeVar("Http", httpx.Client, httpx.AsyncClient)
+Transport = TypeVar("Transport", httpx.BaseTransport, httpx.AsyncBaseTransport)
+
+
+class _Base(Generic[Http, Transport]):
+    """What both clients share: all but the waiting."""
+
+    _http: Http
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        api_key: str | None = None,
+        model: str | None = None,
+        timeout: float = 60.0,
+        retries: int = 4,
+        priority: int = 0,
+        concurrency: int = 8,
+        transport: Transport | None = None,
+    ) -> None:
+        if not timeout > 0:
+            raise InputError(f"timeout is {timeout}; it must be a number of seconds above 0")
+        for name, value, least in (("retries", retries, 0), ("concurrency", concurrency, 1)):
+            if value < least:
+                raise InputError(f"{name} is {value}; it must be at least {least}")
+        if not 0 <= priority <= 999:
+            raise InputError(f"priority is {priority}; it must be 0 (first) to 999")
+        self._url = _checked(base_url)
+        self._model = model
+        self._timeout = timeout
+        self._retries = retries
+        self._priority = priority
+        self._concurrency = concurrency
+        self._headers = {"user-agent": f"crossrank/{__version__}", "accept": "application/json"}
+        if api_key is not None:
+            if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
+                raise InputError("the API key is empty, or has white space or characters beyond ASCII in it")
+            self._headers["authorization"] = f"Bearer {api_key}"
+        self._open(transport)
+
+    def _open(self, transport: Transport | None) -> None:
+        raise NotImplementedError
+
+    def _tries(self) -> _Tries:
+        return _Tries(self._timeout, self._retries)
+
+    def _score_request(self, pairs: Sequence[tuple[str, str]], seconds: float) -> httpx.Request:
+        queries = [clean(query) for query, _ in pairs]
+        body: dict[str, Any] = {
+            "queries": queries if len(set(queries)) > 1 else queries[0],
+            "documents": [clean(document) for _, document in pairs],
+            "use_activation": False,
+        }
+        if self._model is not None:
+            body["model"] = self._model
+        if self._priority:
+            body["priority"] = self._priority
+        content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+        # The server is to say itself that the time is over, before nobody listens any more.
+        headers = {
+            "content-type": "application/json",
+            "x-request-timeout": f"{seconds - min(0.5, 0.1 * seconds):.3f}",
+        }
+        return self._request("POST", "score", seconds, content, headers)
+
+    def _models_request(self, seconds: float) -> httpx.Request:
+        return self._request("GET", "v1/models", seconds)
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        seconds: float,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Request:
+        timeout = httpx.Timeout(seconds, connect=min(seconds, _CONNECT_SECONDS))
+        return self._http.build_request(
+            method, self._url + path, content=content, headers=headers, timeout=timeout
+        )
+
+    def _not_sent(self, error: httpx.HTTPError, tries: _Tries) -> _Failure:
+        """What it means that there is no response."""
+        if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
+            return _Failure(tries.over())
+        reason = " ".join(str(error).split()) or type(error).__name__
+        # Scoring changes nothing on the server, so that a request may be sent again.
+        return _Failure(UnavailableError(f"{self._url} does not answer: {reason}", 1.0), again=True)
+
+    def _read(self, response: httpx.Response) -> dict[str, Any] | None:
+        """The body of a good answer; None: there is no such model.
+
+        Raises:
+            _Failure: it is not a good one.
+        """
+        status, body = response.status_code, _body(response)
+        if status == 200:
+            return body
+        if status == 404 and self._model is not None and "error" in body:
+            return None
+        message = _message(body) or f"{self._url} answered {status} {response.reason_phrase}".strip()
+        after = _retry_after(response.headers.get("retry-after"))
+        later = 1.0 if after is None else after
+        if status == 429:
+            raise _Failure(OverloadedError(message, later), again=True, after=after)
+        if status in (502, 503):  # 502: a proxy whose server restarts
+            raise _Failure(UnavailableError(message, later), again=True, after=after)
+        if status in (408, 504):
+            raise _Failure(DeadlineError(message))
+        if status in (400, 413, 422):
+            raise _Failure(InputError(message))
+        if response.is_redirect:
+            message = f"{self._url} points to {response.headers.get('location')}; use that address"
+        raise _Failure(ServiceError(message))
+
+    def _scored(self, body: dict[str, Any], count: int) -> _Scored:
+        """The scores of an answer.
+
+        Raises:
+            ServiceError: it has none, or not so many.
+            NonFiniteLogitError: a logit is no number.
+        """
+        try:
+            data = sorted(body["data"], key=lambda each: int(each["index"]))
+            logits = np.array([float(each["score"]) for each in data], np.float32)
+            truncated = [bool(each.get("truncated")) for each in data]
+        except (LookupError, TypeError, ValueError, AttributeError):
+            data = None
+        if data is None or [each["index"] for each in data] != list(range(count)):
+            raise ServiceError(f"{self._url} gave an answer without {count} scores; is it CrossRank?")
+        check_finite(logits)
+        return _Scored(logits, truncated)
+
+    def _names(self, body: dict[str, Any]) -> list[str]:
+        try:
+            return [str(model["id"]) for model in body["data"]]
+        except (LookupError, TypeError):
+            raise ServiceError(f"{self._url} gave an answer without models; is it CrossRank?") from None
+
+
+class Client(_Base[httpx.Client, httpx.BaseTransport]):
+    """Asks a server. Safe to use from many threads at once; close it, or use it as a context.
+
+    A request that is refused because the server is busy (429) or not ready (503), or whose connection
+    fails, is sent again: after as long as the server's Retry-After says, with some jitter, as often as
+    ``retries`` and only within ``timeout``.
+
+    Args:
+        base_url: where ``crossrank serve`` listens: "http://127.0.0.1:8080".
+        api_key: is sent as a bearer token.
+        model: a served name; None: the server's first.
+        timeout: seconds for a call, all its tries and pauses included. The server is told, and does not
+            work on for nobody.
+        retries: tries after the first; 0: none.
+        priority: 0 to 999 of all requests; lower goes first.
+        concurrency: requests that ``rank_many`` has on their way at a time.
+        transport: httpx' way to the server; ``httpx.HTTPTransport(uds="/run/crossrank.sock")`` for
+            a server on a Unix socket.
+
+    Raises:
+        InputError: an option is out of range, or the address is none.
+    """
+
+    def _open(self, transport: httpx.BaseTransport | None) -> None:
+        self._http = httpx.Client(headers=self._headers, transport=transport)
+
+    def rank(
+        self,
+        query: str,
+        documents: Sequence[Document],
+        *,
+        top_n: int | None = None,
+        threshold: float | None = None,
+    ) -> Ranking:
+        """Order documents by how well they answer the query, best first; as ``Reranker.rank``.
+
+        Args:
+            query: a question or search phrase.
+            documents: strings, or mappings with a "text" field whose other fields come back
+                with the hit (they are not sent).
+            top_n: how many to return; None: all.
+            threshold: leave out documents with a score below it.
+
+        Raises:
+            InputError: a document or an option is not as described, or beyond a limit of the server.
+            OverloadedError: the server is busy, and was on every try.
+            DeadlineError: there was no answer in time.
+            UnknownModelError: it serves no such model.
+            UnavailableError: it does not answer, or is not ready.
+            ServiceError: it does not let this client in, or failed; the base of the four above.
+        """
+        check_options(top_n, threshold)
+        request = _Request.read(query, documents)
+        return request.rank(self._score(request.pairs), top_n, threshold)
+
+    def rank_many(
+        self,
+        requests: Iterable[tuple[str, Sequence[Document]]],
+        *,
+        top_n: int | None = None,
+        threshold: float | None = None,
+    ) -> Iterator[Ranking]:
+        """Rank the documents of many queries: a ranking for each, in their order, as they are ready.
+
+        ``concurrency`` requests are on their way at a time, whose pairs share the server's packs; they
+        are drawn no further ahead than that.
+
+        Args:
+            requests: queries with their documents, as ``rank`` takes them.
+            top_n, threshold: as ``rank``, for each query.
+
+        Raises:
+            CrossRankError: as ``rank``, when the rankings are drawn.
+        """
+        check_options(top_n, threshold)
+        pool = ThreadPoolExecutor(self._concurrency, "crossrank-client")
+        sent: deque[tuple[_Request, Future[_Scored]]] = deque()
+        try:
+            for query, documents in requests:
+                request = _Request.read(query, documents)
+                sent.append((request, pool.submit(self._score, request.pairs)))
+                if len(sent) >= self._concurrency:
+                    first, scored = sent.popleft()
+                    yield first.rank(scored.result(), top_n, threshold)
+            while sent:
+                first, scored = sent.popleft()
+                yield first.rank(scored.result(), top_n, threshold)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
+        """Scores between 0 and 1 of (query, document) pairs: float32 (len(pairs),), input order.
+
+        Raises:
+            CrossRankError: as ``rank``.
+        """
+        return sigmoid(self.logits(pairs)).astype(np.float32)
+
+    def logits(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
+        """Logits of (query, document) pairs: float32 (len(pairs),), input order, every bit as served.
+
+        Raises:
+            CrossRankError: as ``rank``.
+        """
+        check_pairs(pairs)
+        return self._score(pairs).logits
+
+    def score_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[ScoredPair]:
+        """All that is known of each (query, document) pair: input order.
+
+        Raises:
+            CrossRankError: as ``rank``.
+        """
+        check_pairs(pairs)
+        return self._score(pairs).pairs()
+
+    def models(self) -> list[str]:
+        """The served models; the first answers who names none.
+
+        Raises:
+            ServiceError: as ``rank``.
+        """
+        return self._names(self._call(self._models_request) or {})
+
+    def _score(self, pairs: Sequence[tuple[str, str]]) -> _Scored:
+        if not pairs:
+            return _NOTHING
+        body = self._call(partial(self._score_request, pairs))
+        if body is None:
+            raise UnknownModelError(str(self._model), self.models())
+        return self._scored(body, len(pairs))
+
+    def _call(self, request: Callable[[float], httpx.Request]) -> dict[str, Any] | None:
+        tries = self._tries()
+        while True:
+            try:
+                try:
+                    response = self._http.send(request(tries.seconds()))
+                except httpx.HTTPError as error:
+                    raise self._not_sent(error, tries) from error
+                return self._read(response)
+            except _Failure as failure:
+                pause = tries.pause(failure)
+            time.sleep(pause)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncClient(_Base[httpx.AsyncClient, httpx.AsyncBaseTransport]):
+    """``Client`` for asyncio: the same options, methods and errors.
+
+    Cancelling a call closes its connection, and the server drops what it has not scored yet.
+    """
+
+    def _open(self, transport: httpx.AsyncBaseTransport | None) -> None:
+        self._http = httpx.AsyncClient(headers=self._headers, transport=transport)
+
+    async def rank(
+        self,
+        query: str,
+        documents: Sequence[Document],
+        *,
+        top_n: int | None = None,
+        threshold: float | None = None,
+    ) -> Ranking:
+        """As ``Client.rank``."""
+        check_options(top_n, threshold)
+        request = _Request.read(query, documents)
+        return request.rank(await self._score(request.pairs), top_n, threshold)
+
+    async def rank_many(
+        self,
+        requests: Iterable[tuple[str, Sequence[Document]]] | AsyncIterable[tuple[str, Sequence[Document]]],
+        *,
+        top_n: int | None = None,
+        threshold: float | None = None,
+    ) -> AsyncIterator[Ranking]:
+        """As ``Client.rank_many``; requests may come from an asynchronous iterator, too."""
+        check_options(top_n, threshold)
+        sent: deque[tuple[_Request, asyncio.Task[_Scored]]] = deque()
+        try:
+            async for query, documents in _asynchronous(requests):
+                request = _Request.read(query, documents)
+                sent.append((request, asyncio.ensure_future(self._score(request.pairs))))
+                if len(sent) >= self._concurrency:
+                    yield sent[0][0].rank(await sent[0][1], top_n, threshold)
+                    sent.popleft()
+            while sent:
+                yield sent[0][0].rank(await sent[0][1], top_n, threshold)
+                sent.popleft()
+        finally:
+            tasks = [task for _, task in sent]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def score(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
+        """As ``Client.score``."""
+        return sigmoid(await self.logits(pairs)).astype(np.float32)
+
+    async def logits(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
+        """As ``Client.logits``."""
+        check_pairs(pairs)
+        return (await self._score(pairs)).logits
+
+    async def score_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[ScoredPair]:
+        """As ``Client.score_pairs``."""
+        check_pairs(pairs)
+        return (await self._score(pairs)).pairs()
+
+    async def models(self) -> list[str]:
+        """As ``Client.models``."""
+        return self._names(await self._call(self._models_request) or {})
+
+    async def _score(self, pairs: Sequence[tuple[str, str]]) -> _Scored:
+        if not pairs:
+            return _NOTHING
+        body = await self._call(partial(self._score_request, pairs))
+        if body is None:
+            raise UnknownModelError(str(self._model), await self.models())
+        return self._scored(body, len(pairs))
+
+    async def _call(self, request: Callable[[float], httpx.Request]) -> dict[str, Any] | None:
+        tries = self._tries()
+        while True:
+            try:
+                try:
+                    response = await self._http.send(request(tries.seconds()))
+                except httpx.HTTPError as error:
+                    raise self._not_sent(error, tries) from error
+                return self._read(response)
+            except _Failure as failure:
+                pause = tries.pause(failure)
+            await asyncio.sleep(pause)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+def _checked(base_url: str) -> str:
+    """The address with a slash at its end."""
+    try:
+        url = httpx.URL(base_url)
+    except (httpx.InvalidURL, TypeError) as error:
+        raise InputError(f"{base_url!r} is not an address: {error}") from None
+    if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
+        raise InputError(f"{base_url!r} is not an address; write it as http://HOST:PORT")
+    return str(url).rstrip("/") + "/"
+
+
+def _body(response: httpx.Response) -> dict[str, Any]:
+    """Its JSON object; what is none is an empty one."""
+    try:
+        body = json.loads(response.content)
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _message(body: Mapping[str, Any]) -> str:
+    """What the server says of an error; "": nothing."""
+    error = body.get("error")
+    message = error.get("message") if isinstance(error, dict) else None
+    return message if isinstance(message, str) else ""
+
+
+def _retry_after(header: str | None) -> float | None:
+    """Seconds of a header Retry-After, which is a number or a date; None: there is none that is either."""
+    if header is None:
+        return None
+    try:
+        seconds = float(header)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(header).timestamp() - time.time()
+        except ValueError:
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+async def _asynchronous(
+    requests: Iterable[tuple[str, Sequence[Document]]] | AsyncIterable[tuple[str, Sequence[Document]]],
+) -> AsyncIterator[tuple[str, Sequence[Document]]]:
+    if isinstance(requests, AsyncIterable):
+        async for request in requests:
+            yield request
+    else:
+        for request in requests:
+            yield request

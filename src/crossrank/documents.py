@@ -1,0 +1,57 @@
+"""What callers give: a query, and documents that are strings or mappings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from crossrank.errors import InputError
+
+__all__ = ["Document", "check_pairs", "read_request"]
+
+Document: TypeAlias = str | Mapping[str, Any]
+
+
+def read_request(query: str, documents: Sequence[Document]) -> tuple[list[str], list[dict[str, Any]]]:
+    """The texts of documents, and the other fields of each; a string has none.
+
+    Raises:
+        InputError: the query is no string, or a document neither a string nor a mapping with a text.
+    """
+    _check_text("query", query)
+    if isinstance(documents, (str, Mapping)):
+        raise InputError("documents is one document; it must be a list of documents")
+    texts: list[str] = []
+    fields: list[dict[str, Any]] = []
+    for index, document in enumerate(documents):
+        text, rest = _split_document(index, document)
+        texts.append(text)
+        fields.append(rest)
+    return texts, fields
+
+
+def check_pairs(pairs: Sequence[tuple[str, str]]) -> None:
+    """Raise InputError for the first item that is not a pair of strings."""
+    for index, pair in enumerate(pairs):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise InputError(f"pair {index} is {pair!r}; it must be (query, document)")
+        _check_text(f"the query of pair {index}", pair[0])
+        _check_text(f"the document of pair {index}", pair[1])
+
+
+def _check_text(what: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise InputError(f"{what} is a {type(value).__name__}; it must be a string")
+
+
+def _split_document(index: int, document: Document) -> tuple[str, dict[str, Any]]:
+    if isinstance(document, str):
+        return document, {}
+    text = document.get("text") if isinstance(document, Mapping) else None
+    if not isinstance(text, str):
+        kind = type(document).__name__
+        raise InputError(
+            f"document {index} is a {kind} without a text; "
+            "it must be a string, or a mapping whose field 'text' is one"
+        )
+    return text, {key: value for key, value in document.items() if key != "text"}

@@ -1,0 +1,467 @@
+"""The client against a real server; its retries against one that says what it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import json
+import re
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from crossrank import Reranker
+from crossrank.client import AsyncClient, Client
+from crossrank.errors import (
+    CrossRankError,
+    DeadlineError,
+    InputError,
+    OverloadedError,
+    ServiceError,
+    UnavailableError,
+    UnknownModelError,
+)
+from tests.server.process import Server, serving
+
+QUERY = "capital of France"
+DOCUMENTS: list[Any] = [
+    "Lyon is a city in France.",
+    {"text": "Paris is the seat of the French government.", "id": 7, "text2": "no"},
+    "Cats sleep a lot. " * 300,
+    "",
+    "a\udcffb 北京",
+]
+KEY = "a-secret"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    options = ["--model", "crossrank-mini", "--model", "other=crossrank-mini", "--threads", "1"]
+    options += ["--api-key", KEY, "--dialect", "voyage", "--max-documents", "100", "--max-length", "512"]
+    with serving(tmp_path_factory.mktemp("client"), *options) as running:
+        running.wait_until_ready()
+        yield running
+
+
+@pytest.fixture(scope="module")
+def reranker() -> Reranker:
+    return Reranker(threads=1)
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[Client]:
+    with Client(server.url, api_key=KEY) as asking:
+        yield asking
+
+
+# --- as the library, bit for bit ---
+
+
+@pytest.mark.parametrize("options", [{}, {"top_n": 2}, {"top_n": 0}, {"threshold": 0.5}, {"threshold": 1.0}])
+def test_a_ranking_is_the_librarys(client: Client, reranker: Reranker, options: dict[str, Any]) -> None:
+    ranking = client.rank(QUERY, DOCUMENTS, **options)
+    assert ranking == reranker.rank(QUERY, DOCUMENTS, **options)
+    assert [hit.truncated for hit in ranking] == [hit.index == 2 for hit in ranking]
+    assert [hit.fields for hit in ranking if hit.index == 1] in ([], [{"id": 7, "text2": "no"}])
+
+
+def test_numbers_are_the_librarys(client: Client, reranker: Reranker) -> None:
+    pairs = [(QUERY, "Paris"), ("another query", "Paris"), (QUERY, "Lyon " * 600)]
+    assert client.logits(pairs).tobytes() == reranker.logits(pairs).tobytes()
+    assert client.score(pairs).tobytes() == reranker.score(pairs).tobytes()
+    assert client.score(pairs).dtype == np.float32
+    assert client.score_pairs(pairs) == reranker.score_pairs(pairs)
+    assert [pair.truncated for pair in client.score_pairs(pairs)] == [False, False, True]
+
+
+def test_nothing_to_score_asks_nobody() -> None:
+    with Client("http://127.0.0.1:9", retries=0) as nowhere:
+        assert len(nowhere.rank("q", [])) == 0
+        assert nowhere.score([]).shape == (0,)
+        assert nowhere.score_pairs([]) == []
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 30])
+def test_many_queries_in_their_order(client: Client, reranker: Reranker, count: int) -> None:
+    requests = [(f"query {i}", [f"document {j}" for j in range(i % 4)]) for i in range(count)]
+    assert list(client.rank_many(iter(requests), top_n=2)) == [
+        reranker.rank(query, documents, top_n=2) for query, documents in requests
+    ]
+
+
+def test_many_queries_are_drawn_no_further_ahead_than_they_are_sent(server: Server) -> None:
+    drawn: list[int] = []
+
+    def requests() -> Iterator[tuple[str, list[str]]]:
+        for i in range(20):
+            drawn.append(i)
+            yield f"query {i}", ["one", "two"]
+
+    with Client(server.url, api_key=KEY, concurrency=3) as client:
+        rankings = client.rank_many(requests())
+        for i in range(5):
+            assert next(rankings).query == f"query {i}"
+            assert len(drawn) == i + 3
+        rankings.close()  # type: ignore[attr-defined]
+
+
+def test_many_threads_at_once(client: Client, reranker: Reranker) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(client.rank, f"query {i}", ["one", f"two {i}"]) for i in range(24)]
+        for i, each in enumerate(asked):
+            assert each.result() == reranker.rank(f"query {i}", ["one", f"two {i}"])
+
+
+def test_all_of_it_to_await(server: Server, reranker: Reranker) -> None:
+    pairs = [(QUERY, "Paris"), ("another query", "Paris")]
+    requests = [(f"query {i}", ["one", "two", "three"][: i % 4]) for i in range(20)]
+
+    async def more() -> AsyncIterator[tuple[str, list[str]]]:
+        for request in requests:
+            yield request
+
+    async def ask() -> None:
+        async with AsyncClient(server.url, api_key=KEY, model="other") as client:
+            assert await client.rank(QUERY, DOCUMENTS, top_n=3) == reranker.rank(QUERY, DOCUMENTS, top_n=3)
+            assert (await client.logits(pairs)).tobytes() == reranker.logits(pairs).tobytes()
+            assert (await client.score(pairs)).tobytes() == reranker.score(pairs).tobytes()
+            assert await client.score_pairs(pairs) == reranker.score_pairs(pairs)
+            assert await client.models() == ["crossrank-mini", "other"]
+            expected = list(reranker.rank_many(requests))
+            assert [each async for each in client.rank_many(requests)] == expected
+            assert [each async for each in client.rank_many(more())] == expected
+            assert len(await client.rank("q", [])) == 0
+
+    asyncio.run(ask())
+
+
+# --- mistakes, and what a server says of them ---
+
+
+def test_mistakes_are_found_before_anything_is_sent() -> None:
+    with Client("http://127.0.0.1:9", retries=0) as client:
+        for wrong in ("one document", {"text": "one"}, ["a", 7], [{"title": "b"}]):
+            with pytest.raises(InputError, match="document"):
+                client.rank("q", wrong)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match="top_n is -1"):
+            client.rank("q", ["a"], top_n=-1)
+        with pytest.raises(InputError, match="threshold is 2"):
+            next(client.rank_many([], threshold=2))
+        with pytest.raises(InputError, match="pair 1 is"):
+            client.logits([("a", "b"), ("c",)])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"base_url": "127.0.0.1:8080"}, "is not an address"),
+        ({"base_url": "ftp://a"}, "is not an address"),
+        ({"base_url": "http://"}, "is not an address"),
+        ({"base_url": "http://a?b=c"}, "is not an address"),
+        ({"api_key": ""}, "API key"),
+        ({"api_key": "a\nb"}, "API key"),
+        ({"timeout": 0}, "timeout is 0"),
+        ({"timeout": float("nan")}, "timeout is nan"),
+        ({"retries": -1}, "retries is -1"),
+        ({"concurrency": 0}, "concurrency is 0"),
+        ({"priority": 1000}, "priority is 1000"),
+    ],
+)
+def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
+    for kind in (Client, AsyncClient):
+        with pytest.raises(InputError, match=re.escape(message)):
+            kind(**{"base_url": "http://a", **options})
+
+
+def test_errors_of_a_real_server(server: Server, client: Client) -> None:
+    with pytest.raises(InputError, match=r"maximum allowed batch size 100 \(--max-documents\)"):
+        client.rank("q", ["a"] * 101)
+    with Client(server.url) as stranger, pytest.raises(ServiceError, match="Authorization: Bearer KEY"):
+        stranger.rank("q", ["a"])
+    with Client(server.url, api_key=KEY, model="no-such") as wrong:
+        with pytest.raises(UnknownModelError, match="crossrank-mini, other") as caught:
+            wrong.rank("q", ["a"])
+        assert caught.value.known == ["crossrank-mini", "other"]
+    with (
+        Client(f"{server.url}/elsewhere", api_key=KEY) as lost,
+        pytest.raises(ServiceError, match="POST /elsewhere/score is not served here"),
+    ):
+        lost.rank("q", ["a"])
+
+    async def ask() -> None:
+        async with AsyncClient(server.url, api_key=KEY, model="no-such") as wrong:
+            with pytest.raises(UnknownModelError, match="crossrank-mini, other"):
+                await wrong.rank("q", ["a"])
+
+    asyncio.run(ask())
+
+
+def test_time_that_is_over_is_said_by_the_server(server: Server) -> None:
+    with (
+        Client(server.url, api_key=KEY, timeout=0.05) as hasty,
+        pytest.raises(DeadlineError, match=r"send fewer documents|time is over|did not answer"),
+    ):
+        hasty.rank("q", ["a long document " * 500] * 100)
+
+
+def test_cancelling_takes_the_request_off_the_server(server: Server) -> None:
+    request = ("q", ["a long document " * 500] * 50)
+
+    def metric(name: str) -> float:
+        text = server.request("GET", "/metrics", headers={"authorization": f"Bearer {KEY}"})[1]
+        return float(re.findall(rf"^{name} (\S+)$", text, re.MULTILINE)[0])
+
+    async def until(name: str, value: float) -> None:
+        end = time.monotonic() + 20
+        while metric(name) != value:
+            assert time.monotonic() < end, (name, metric(name))
+            await asyncio.sleep(0.02)
+
+    async def ask() -> None:
+        before = metric("crossrank_cancelled_total")
+        async with AsyncClient(server.url, api_key=KEY, concurrency=3) as client:
+            asked = asyncio.ensure_future(client.rank(*request))
+            drawn = asyncio.ensure_future(anext(client.rank_many([request] * 9)))
+            await until("crossrank_queue_requests", 4)
+            for count, each in ((1, asked), (4, drawn)):
+                each.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await each
+                await until("crossrank_cancelled_total", before + count)
+
+    asyncio.run(ask())
+
+
+# --- tries ---
+
+
+class Scripted:
+    """A server that gives one answer after the other: (status, headers, body), or None, and hangs up."""
+
+    def __init__(self, *answers: tuple[int, dict[str, str], Any] | None) -> None:
+        self.asked: list[tuple[str, dict[str, str], Any]] = []
+        left = list(answers)
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                headers = {key.lower(): value for key, value in self.headers.items()}
+                outer.asked.append((self.path, headers, body))
+                answer = left.pop(0)
+                if answer is None:
+                    self.close_connection = True
+                    return
+                status, more, content = answer
+                data = content if isinstance(content, bytes) else json.dumps(content).encode()
+                self.send_response(status)
+                for name, value in {"content-length": str(len(data)), **more}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Scripted:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+GOOD: tuple[int, dict[str, str], Any] = (
+    200,
+    {},
+    {"data": [{"index": 1, "score": -1.5, "truncated": True}, {"index": 0, "score": 2.5}]},
+)
+
+
+def refused(status: int, after: str | None = None, message: str = "busy") -> tuple[int, dict[str, str], Any]:
+    headers = {} if after is None else {"retry-after": after}
+    return status, headers, {"error": {"message": message, "type": "any", "param": None, "code": status}}
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses that were made, none of which takes any time."""
+    made: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        made.append(seconds)
+
+    monkeypatch.setattr("crossrank.client.time.sleep", made.append)
+    monkeypatch.setattr("crossrank.client.asyncio.sleep", sleep)
+    return made
+
+
+def ask(kind: type[Client] | type[AsyncClient], url: str, **options: Any) -> Any:
+    """Rank two documents with either client."""
+    if kind is Client:
+        with Client(url, **options) as client:
+            return client.rank("q", ["a", "b"])
+
+    async def asked() -> Any:
+        async with AsyncClient(url, **options) as client:
+            return await client.rank("q", ["a", "b"])
+
+    return asyncio.run(asked())
+
+
+both = pytest.mark.parametrize("kind", [Client, AsyncClient])
+
+
+@both
+def test_what_is_sent(kind: Any, pauses: list[float]) -> None:
+    with Scripted(GOOD) as server:
+        ranking = ask(kind, f"{server.url}/prefix/", api_key="k", model="m", priority=5, timeout=20)
+    path, headers, body = server.asked[0]
+    assert path == "/prefix/score"
+    assert body == {
+        "queries": "q",
+        "documents": ["a", "b"],
+        "use_activation": False,
+        "model": "m",
+        "priority": 5,
+    }
+    assert headers["authorization"] == "Bearer k"
+    assert headers["user-agent"].startswith("crossrank/")
+    assert 18 < float(headers["x-request-timeout"]) <= 19.5
+    assert [(hit.index, hit.logit, hit.truncated) for hit in ranking] == [(0, 2.5, False), (1, -1.5, True)]
+    assert not pauses
+
+
+@both
+@pytest.mark.parametrize("status", [429, 502, 503])
+def test_it_comes_again_when_it_was_told_to(kind: Any, status: int, pauses: list[float]) -> None:
+    with Scripted(refused(status, "3"), refused(status, "2"), None, GOOD) as server:
+        assert len(ask(kind, server.url)) == 2
+    assert len(server.asked) == 4
+    assert 3 <= pauses[0] <= 3.75
+    assert 2 <= pauses[1] <= 2.5
+    assert 1 <= pauses[2] <= 1.25  # the third of 0.25, 0.5, 1: a connection that breaks says nothing
+
+
+def test_a_date_says_when_too(pauses: list[float]) -> None:
+    date = email.utils.formatdate(time.time() + 20, usegmt=True)
+    with Scripted(refused(503, date), refused(503, "soon"), refused(503, "inf"), GOOD) as server:
+        ask(Client, server.url)
+    assert 18 < pauses[0] <= 25
+    assert 0.5 <= pauses[1] <= 0.625
+    assert 1 <= pauses[2] <= 1.25
+
+
+@both
+def test_tries_come_to_an_end(kind: Any, pauses: list[float]) -> None:
+    with Scripted(*[refused(429, "1")] * 3) as server:
+        with pytest.raises(OverloadedError, match="busy") as caught:
+            ask(kind, server.url, retries=2)
+        assert caught.value.retry_after == 1
+    assert len(server.asked) == 3
+    assert len(pauses) == 2
+
+
+@both
+def test_there_is_no_try_that_the_time_does_not_allow(kind: Any, pauses: list[float]) -> None:
+    with Scripted(refused(503, "300")) as server, pytest.raises(UnavailableError, match="busy") as caught:
+        ask(kind, server.url, timeout=10)
+    assert caught.value.retry_after == 300
+    assert not pauses
+
+
+def test_all_tries_share_one_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr("crossrank.client.time.monotonic", lambda: now)
+    monkeypatch.setattr("crossrank.client.time.sleep", sleep)
+    with Scripted(*[refused(503, "4")] * 9) as server, pytest.raises(UnavailableError):
+        ask(Client, server.url, timeout=10, retries=8)
+    limits = [float(headers["x-request-timeout"]) for _, headers, _ in server.asked]
+    assert limits[0] == 9.5
+    assert limits == sorted(limits, reverse=True)
+    assert 2 <= len(limits) <= 3
+
+
+@both
+@pytest.mark.parametrize(
+    ("answer", "error", "message"),
+    [
+        (refused(400, message="top_n is odd"), InputError, "top_n is odd"),
+        (refused(413), InputError, "busy"),
+        (refused(422), InputError, "busy"),
+        (refused(401), ServiceError, "busy"),
+        (refused(404), ServiceError, "busy"),
+        (refused(500, "1"), ServiceError, "busy"),
+        (refused(504, "1"), DeadlineError, "busy"),
+        ((500, {}, b"<html>"), ServiceError, "answered 500 Internal Server Error"),
+        ((418, {}, [1]), ServiceError, "answered 418"),
+        ((308, {"location": "https://b/score"}, b""), ServiceError, "points to https://b/score"),
+        ((200, {}, b"<html>"), ServiceError, "without 2 scores; is it CrossRank?"),
+        ((200, {}, {"data": []}), ServiceError, "without 2 scores"),
+        ((200, {}, {"data": [1, 2]}), ServiceError, "without 2 scores"),
+        ((200, {}, {"data": {"index": 0}}), ServiceError, "without 2 scores"),
+        ((200, {}, {"data": [{"index": 0, "score": 1}] * 2}), ServiceError, "without 2 scores"),
+        (
+            (200, {}, {"data": [{"index": i, "score": None} for i in (0, 1)]}),
+            ServiceError,
+            "without 2 scores",
+        ),
+        ((200, {}, {"data": [{"index": i, "score": 1e99} for i in (0, 1)]}), CrossRankError, "pair 0 has"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
+def test_what_is_final_is_said_at_once(
+    kind: Any, answer: Any, error: type[CrossRankError], message: str, pauses: list[float]
+) -> None:
+    with Scripted(answer) as server, pytest.raises(CrossRankError, match=re.escape(message)) as caught:
+        ask(kind, server.url)
+    assert type(caught.value) is error or error is CrossRankError
+    assert len(server.asked) == 1
+    assert not pauses
+
+
+@both
+def test_nobody_is_there(kind: Any, pauses: list[float]) -> None:
+    with pytest.raises(UnavailableError, match=r"http://127\.0\.0\.1:9/ does not answer"):
+        ask(kind, "http://127.0.0.1:9", retries=2)
+    assert len(pauses) == 2
+
+
+@both
+def test_a_server_that_is_silent(kind: Any) -> None:
+    def hold(request: httpx.Request) -> httpx.Response:
+        raise httpx.ReadTimeout("silent", request=request)
+
+    with pytest.raises(DeadlineError, match=r"within 5 s \(timeout\)"):
+        ask(kind, "http://a", timeout=5, transport=httpx.MockTransport(hold))
+
+
+def test_a_unix_socket(tmp_path: Path) -> None:
+    path = Path(f"/tmp/crossrank-client-{id(tmp_path)}.sock")
+    with serving(tmp_path, "--threads", "1", "--uds", str(path)) as server:
+        server.logged("crossrank-mini is ready")
+        with Client("http://any", transport=httpx.HTTPTransport(uds=str(path))) as client:
+            assert client.models() == ["crossrank-mini"]
+            assert client.rank("q", ["a"])[0].text == "a"
+    path.unlink(missing_ok=True)
