@@ -1,6 +1,6 @@
 import numpy as np
 
-from crossrank.keywords import KeywordIndex, keywords
+from crossrank.keywords import KeywordIndex, keywords, shared_spans
 
 
 def test_words_are_lower_cased_and_unspaced_scripts_become_pairs() -> None:
@@ -26,3 +26,14 @@ def test_no_keyword_meets() -> None:
     assert index.order("three") == [0, 1]
     assert KeywordIndex(["。", ""]).order("x") == [0, 1]
     assert KeywordIndex([]).order("x") == []
+
+
+def test_where_a_text_repeats_keywords_of_a_query() -> None:
+    def shared(query: str, text: str) -> list[str]:
+        return [text[start:end] for start, end in shared_spans(query, text)]
+
+    assert shared("Why is the sky blue?", "Blue Sky, the hotel") == ["Blue", "Sky", "the"]
+    assert shared("手机电池怎么保养", "这款手机的电池容量") == ["手机", "电池"]
+    assert shared("中国的首都", "中国的古都，首都机场") == ["中国的", "首都"]
+    assert shared("İstanbul straße", "the STRASSE of İstanbul 😀 straße") == ["İstanbul", "straße"]
+    assert shared("", "text") == shared("text", "") == shared("a", "b") == []

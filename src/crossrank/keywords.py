@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import bm25s
 import numpy as np
@@ -18,13 +18,34 @@ _IS_UNSPACED = re.compile(f"[{_UNSPACED}]")
 
 def keywords(text: str) -> list[str]:
     """The keywords of a text: lower-cased words, and character pairs of unspaced scripts."""
-    found: list[str] = []
-    for run in _RUNS.findall(text.lower()):
-        if _IS_UNSPACED.match(run):
-            found += [run[i : i + 2] for i in range(len(run) - 1)] or [run]
+    return [keyword for keyword, _, _ in _located(text)]
+
+
+def shared_spans(query: str, text: str) -> list[tuple[int, int]]:
+    """Where a text repeats keywords of a query: (start, end) in characters, in order and apart."""
+    wanted = set(keywords(query))
+    spans: list[tuple[int, int]] = []
+    for keyword, start, end in _located(text):
+        if keyword not in wanted:
+            continue
+        if spans and start <= spans[-1][1]:
+            spans[-1] = (spans[-1][0], end)
         else:
-            found.append(run)
-    return found
+            spans.append((start, end))
+    return spans
+
+
+def _located(text: str) -> Iterator[tuple[str, int, int]]:
+    """Each keyword and its place."""
+    for found in _RUNS.finditer(text):
+        run, start = found[0].lower(), found.start()
+        if not _IS_UNSPACED.match(run):
+            yield run, start, found.end()
+        elif len(run) == 1:
+            yield run, start, start + 1
+        else:
+            for i in range(len(run) - 1):
+                yield run[i : i + 2], start + i, start + i + 2
 
 
 class KeywordIndex:

@@ -21,7 +21,7 @@ from crossrank.server.registry import ModelSpec, Registry
 from tests.server.asgi import Asked, Response, app_of, ask, body_of
 from tests.server.serving import ENCODER, fake, serve, until, value
 
-PATHS = ["/rerank", "/v1/rerank", "/v2/rerank", "/score", "/v1/score"]
+PATHS = ["/rerank", "/v1/rerank", "/v2/rerank", "/score", "/v1/score", "/compare"]
 
 
 def message_of(response: Response) -> str:

@@ -130,4 +130,4 @@ def test_nobody_finds_what_the_openapi_description_does_not_say(
         check=False,
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr
-    assert "Tested: 12" in done.stdout, done.stdout[-2000:]
+    assert "Tested: 14" in done.stdout, done.stdout[-2000:]

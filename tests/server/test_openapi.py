@@ -28,6 +28,8 @@ PATHS = {
     ("/v2/rerank", "post"),
     ("/score", "post"),
     ("/v1/score", "post"),
+    ("/compare", "post"),
+    ("/explain", "post"),
     ("/health", "get"),
     ("/health/live", "get"),
     ("/info", "get"),
@@ -43,7 +45,9 @@ def test_all_paths_are_described() -> None:
     assert {(path, method) for path, methods in paths.items() for method in methods} == PATHS
 
 
-@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank", "/score", "/v1/score"])
+@pytest.mark.parametrize(
+    "path", sorted(path for path, what in PATHS if what == "post" and "reload" not in path)
+)
 @pytest.mark.parametrize("dialect", ["cohere", "jina", "vllm", "xinference", "voyage"])
 def test_bodies_answers_and_errors_are_described(path: str, dialect: str) -> None:
     found = description(dialect=dialect)

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from crossrank import __version__
-from crossrank.cli import bulk, demo, doctor, evaluate, explain, models, rank, score, serve, verify
+from crossrank.cli import bulk, demo, doctor, evaluate, explain, models, play, rank, score, serve, verify
 from crossrank.errors import CrossRankError, DeadlineError, EngineError, OverloadedError, UnavailableError
 
 __all__ = ["app", "main"]
@@ -29,6 +29,7 @@ app.command()(explain.explain)
 app.command("eval")(evaluate.evaluate)
 app.command()(bulk.bulk)
 app.command()(serve.serve)
+app.command()(play.play)
 app.command()(demo.demo)
 app.command()(doctor.doctor)
 app.command()(verify.verify)

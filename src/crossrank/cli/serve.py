@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from crossrank.cli import options as o
+from crossrank.cli.serving import needs_server, server_logs
 from crossrank.errors import InputError
 from crossrank.models import BUNDLED
 
@@ -168,15 +168,9 @@ def serve(
 
     OpenTelemetry traces go where OTEL_EXPORTER_OTLP_ENDPOINT says.
     """
-    try:
-        from crossrank.server import logs, run, settings
+    with needs_server():
+        from crossrank.server import run, settings
         from crossrank.server.limits import Limits, parse_size
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("crossrank"):
-            raise
-        raise InputError(
-            f"the server needs {error.name}, which is not installed: pip install 'crossrank[server]'"
-        ) from error
     if log_format not in ("text", "json"):
         raise InputError(f"--log-format is {log_format!r}; it must be text or json")
     if log_level not in ("debug", "info", "warning", "error"):
@@ -213,10 +207,5 @@ def serve(
         score_cache_bytes=parse_size(score_cache),
         drain_timeout=drain_timeout,
     )
-    logger = logging.getLogger("crossrank")
-    before, logger.handlers = logger.handlers, []
-    logs.set_up("json" if log_format == "json" else "text", log_level)
-    try:
+    with server_logs(log_format, log_level):
         run.run(wanted)
-    finally:
-        logger.handlers = before

@@ -21,6 +21,7 @@ from crossrank.server.dialects.openai import OpenAIError
 from crossrank.server.docs import page
 from crossrank.server.edge import Edge, path_fault
 from crossrank.server.faults import Fault, Kind, fault_of
+from crossrank.server.playground import add_playground
 from crossrank.server.registry import ModelInfo, Registry, State
 from crossrank.server.service import Service, json_response, notes_of
 from crossrank.server.settings import Settings
@@ -65,6 +66,8 @@ def create_app(settings: Settings, registry: Registry, tracer: Tracer = NO_TRACE
         ("/v2/rerank", "Order documents", [dialects.v2]),
         ("/score", "Score pairs", [dialects.score]),
         ("/v1/score", "Score pairs", [dialects.score]),
+        ("/compare", "Order documents by keywords (BM25) and by the model", [dialects.compare]),
+        ("/explain", "Which sentences of a document carry its score", [dialects.explain]),
     ):
         documented += [kind.Request for kind in kinds]
         app.add_api_route(
@@ -143,6 +146,8 @@ def create_app(settings: Settings, registry: Registry, tracer: Tracer = NO_TRACE
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
         return HTMLResponse(page(app.openapi()))
+
+    add_playground(app)
 
     async def no_such_path(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)

@@ -16,15 +16,16 @@ from crossrank.server.dialects.base import STATUSES
 from crossrank.server.dialects.openai import openai_error
 from crossrank.server.faults import Fault
 from crossrank.server.logs import requests
+from crossrank.server.playground import is_page
 from crossrank.server.service import CLIENT_GONE, fault_response
 
 __all__ = ["OPEN_PATHS", "Edge", "path_fault"]
 
 OPEN_PATHS = frozenset(["/health", "/health/live"])
-"""What may be asked without a key."""
+"""What programs may ask without a key; people may load the page."""
 
 _QUIET = OPEN_PATHS | {"/metrics"}
-"""What is asked every few seconds, and logged only at the level debug."""
+"""What is asked every few seconds, and logged only at the level debug, as the page's files are."""
 
 
 class Edge:
@@ -32,7 +33,7 @@ class Edge:
 
     Args:
         app: what answers.
-        keys: who may ask; /health everybody may.
+        keys: who may ask; /health and the page everybody may.
         dialects: whose error a path without a key gets; see ``path_fault``.
     """
 
@@ -63,7 +64,7 @@ class Edge:
             await send(message)
 
         try:
-            if scope["path"] not in OPEN_PATHS:
+            if scope["path"] not in OPEN_PATHS and not is_page(scope["path"]):
                 self._keys.check(headers.get("authorization"))
             await self._app(scope, receive, send_with_id)
         except Fault as fault:
@@ -80,7 +81,8 @@ class Edge:
                 **({"client": client[:128]} if client else {}),
                 **notes,
             }
-            level = logging.DEBUG if scope["path"] in _QUIET else logging.INFO
+            quiet = scope["path"] in _QUIET or scope["path"].startswith("/page/")
+            level = logging.DEBUG if quiet else logging.INFO
             requests.log(level, "request", extra={"fields": fields})
 
 

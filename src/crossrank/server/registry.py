@@ -22,7 +22,7 @@ from crossrank.errors import (
     UnknownModelError,
 )
 from crossrank.packing import build_pack
-from crossrank.pairs import Cut
+from crossrank.pairs import Cut, PairEncoder
 from crossrank.reranker import Reranker
 from crossrank.server.cache import ScoreCache
 from crossrank.server.job import Job, LoadedModel
@@ -277,6 +277,14 @@ class Registry:
         finally:
             if alarm is not None:
                 alarm.cancel()
+
+    def encoder(self, name: str | None) -> PairEncoder:
+        """What makes pairs of texts for a model; None: the first.
+
+        Raises:
+            UnknownModelError, UnavailableError: as ``score``.
+        """
+        return self._model(name).encoder
 
     def _model(self, name: str | None) -> LoadedModel:
         """The loading that a new request goes to."""

@@ -88,11 +88,15 @@ def _answers(path: Path) -> bool:
     return True
 
 
-def run(settings: Settings) -> None:
+def run(settings: Settings, *, listening: Callable[[str], None] | None = None) -> None:
     """Serve until SIGTERM or SIGINT: then no new requests, and the running ones finish.
 
     SIGHUP loads the models anew. The socket opens at once; /health says "loading" until every
     model is ready.
+
+    Args:
+        settings: what to serve, and where.
+        listening: is told the address as soon as the socket is open.
 
     Raises:
         InputError: a setting does not work here.
@@ -102,6 +106,8 @@ def run(settings: Settings) -> None:
     registry = settings.registry()
     app = create_app(settings, registry, tracer)
     opened = listen(settings)
+    if listening is not None:
+        listening(str(settings.uds or _address(opened)))
     config = uvicorn.Config(
         app,
         http=timed_protocol(settings.limits.read_timeout),

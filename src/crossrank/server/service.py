@@ -31,7 +31,7 @@ CLIENT_GONE = 499
 """What the log says of a request whose client went away; nobody reads it (the number is nginx')."""
 
 _LARGE_BODY = 64 << 10
-"""Bytes from which a body is read, and
+"""Bytes from which a body is read and its answer built, and
 _MANY_PAIRS: pairs from which an answer is built, in a thread beside the event loop."""
 _MANY_PAIRS = 256
 
@@ -102,6 +102,9 @@ class Service:
                     named = request.headers.get("x-request-id") == request_id
                     context = Context(request_id, begun + seconds, int(time.time()), named)
                     call = await _aside(len(data) >= _LARGE_BODY, self._read, dialect, body, context)
+                    if dialect.expands:
+                        encoder = self.registry.encoder(call.work.model)
+                        call = await asyncio.to_thread(dialect.expand, call, encoder)
                     notes["documents"] = len(call.work.pairs)
                     if call.work.model is not None:
                         notes["model"] = call.work.model
@@ -109,7 +112,7 @@ class Service:
                     answer = await self._score(call.work, request.receive)
                     span.answered(answer)
                     notes |= _notes(answer)
-                    many = len(answer.tokens) >= _MANY_PAIRS
+                    many = len(answer.tokens) >= _MANY_PAIRS or len(data) >= _LARGE_BODY
                     response = await _aside(many, _respond, dialect, call, answer, context)
                     response.headers["x-total-time"] = str(round(1000 * (time.monotonic() - begun)))
             except ClientGone:
@@ -163,7 +166,8 @@ class Service:
         with contextlib.suppress(CrossRankError), metrics.request():
             if fault.kind == "overloaded":
                 raise OverloadedError(str(fault), fault.retry_after or 1.0)
-            raise InputError(str(fault))
+            cause = fault.__cause__
+            raise cause if isinstance(cause, CrossRankError) else InputError(str(fault))
 
 
 def notes_of(scope: Scope) -> dict[str, Any]:

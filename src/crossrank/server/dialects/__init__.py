@@ -7,6 +7,7 @@ from typing import Any
 
 from crossrank.server.dialects.base import Call, Context, Dialect
 from crossrank.server.dialects.cohere import CohereV1, CohereV2
+from crossrank.server.dialects.crossrank import Compare, Explain
 from crossrank.server.dialects.infinity import Infinity
 from crossrank.server.dialects.jina import Jina
 from crossrank.server.dialects.tei import Tei
@@ -36,12 +37,16 @@ class Dialects:
         self.v1: Dialect = DIALECTS[name]()
         self.v2: Dialect = Vllm() if vllm else CohereV2()
         self.score: Dialect = VllmScore()
+        self.compare: Dialect = Compare()
+        self.explain: Dialect = Explain()
         self._paths: Mapping[str, Dialect] = {
             "/rerank": self.tei,
             "/v1/rerank": self.v1,
             "/v2/rerank": self.v2,
             "/score": self.score,
             "/v1/score": self.score,
+            "/compare": self.compare,
+            "/explain": self.explain,
         }
 
     def of_path(self, path: str) -> Dialect | None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from crossrank import ranking
+from crossrank.pairs import PairEncoder
 from crossrank.ranking import RankedDocument
 from crossrank.server.faults import Fault, Kind
 from crossrank.server.work import Answer, Work
@@ -148,6 +149,7 @@ class Dialect(ABC):
         name: of the project it is of.
         Request, Response, Error: its bodies, for the OpenAPI description; Request reads them too.
         statuses: where its own differ from STATUSES.
+        expands: its requests are scored by more pairs than they name, which ``expand`` makes.
     """
 
     name: ClassVar[str]
@@ -155,6 +157,7 @@ class Dialect(ABC):
     Response: ClassVar[Any]
     Error: ClassVar[type[BaseModel]]
     statuses: ClassVar[Mapping[Kind, int]] = {}
+    expands: ClassVar[bool] = False
 
     @abstractmethod
     def read(self, body: dict[str, Any], context: Context) -> Call:
@@ -163,6 +166,10 @@ class Dialect(ABC):
         Raises:
             Fault, InputError: it is not as it should be.
         """
+
+    def expand(self, call: Call, encoder: PairEncoder) -> Call:
+        """The call with all its pairs, once its texts are known to be within limits; may take long."""
+        return call
 
     @abstractmethod
     def answer(self, call: Call, answer: Answer, context: Context) -> object:

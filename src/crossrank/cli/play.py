@@ -1,0 +1,72 @@
+"""``crossrank play``: the page of ``crossrank serve``, in the browser."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import webbrowser
+from typing import Annotated
+
+import typer
+
+from crossrank.cli import options as o
+from crossrank.cli.serving import needs_server, server_logs
+from crossrank.models import BUNDLED
+
+_HOST, _PORT = "127.0.0.1", 8080
+
+
+def play(
+    model: Annotated[
+        list[str],
+        typer.Option(
+            "--model",
+            "-m",
+            help="A model's name or folder, or NAME=either. Several: the page shows them side by side.",
+            rich_help_panel="Model options",
+        ),
+    ] = [BUNDLED],  # noqa: B006 - typer wants a list, and copies it
+    port: Annotated[
+        int | None, typer.Option(help=f"Default: {_PORT}, or any that is free.", show_default=False)
+    ] = None,
+    browser: Annotated[bool, typer.Option(help="Open the page.")] = True,
+    source: o.SourceOption = "hub",
+    max_length: o.MaxLength = None,
+    precision: o.PrecisionOption = "auto",
+    device: o.Device = "auto",
+    threads: o.Threads = None,
+    offline: o.Offline = False,
+) -> None:
+    """Open a page to try rankings on, and to see why they are as they are. Ctrl+C ends it."""
+    with needs_server():
+        from crossrank.server import run, settings
+    wanted = settings.Settings(
+        models=model,
+        model_options={
+            "source": source,
+            "max_length": max_length,
+            "precision": precision,
+            "device": device,
+            "threads": threads,
+            "offline": offline,
+        },
+        host=_HOST,
+        port=_free_port() if port is None else port,
+    )
+
+    def show(url: str) -> None:
+        typer.echo(f"CrossRank is at {url}/ (Ctrl+C ends it)")
+        if browser:  # a browser of the terminal would not return
+            threading.Thread(target=webbrowser.open, args=(f"{url}/",), daemon=True).start()
+
+    with server_logs("text", "warning"):
+        run.run(wanted, listening=show)
+
+
+def _free_port() -> int:
+    """The usual port, so that links stay good; 0 (any) where it is taken."""
+    try:
+        socket.create_server((_HOST, _PORT)).close()
+    except OSError:
+        return 0
+    return _PORT
