@@ -68,71 +68,83 @@ namespace crossrank::CR_ISA {
     else _tile_dpbf16ps(sums, activations, weights)
 
 // One step: 64 bytes of each row, 16 units of the panel.
-template <bool int8, bool two>
-CR_INLINE void step(const char* a, std::ptrdiff_t stride, const char* b) {
+template <bool int8>
+CR_INLINE void step(const char* a, std::ptrdiff_t stride, const char* b, bool two) {
+    // Activations come as a stream, which spares the panel its place in the first-level cache.
     _tile_loadd(6, b, kPanel * kUnit);
-    _tile_loadd(4, a, stride);
+    _tile_stream_loadd(4, a, stride);
     CR_MULTIPLY(0, 4, 6);
     _tile_loadd(7, b + kTileBytes, kPanel * kUnit);
     CR_MULTIPLY(1, 4, 7);
-    if constexpr (two) {
-        _tile_loadd(5, a + kTileRows * stride, stride);
+    if (two) {
+        _tile_stream_loadd(5, a + kTileRows * stride, stride);
         CR_MULTIPLY(2, 5, 6);
         CR_MULTIPLY(3, 5, 7);
     }
 }
 
-template <bool int8, int R>
-CR_INLINE void tile_amx(const TileArgs& t) {
-    constexpr bool two = R > kTileRows;
-    t.session->use(R);
+// `rows` rows times `units` units of a panel, from nothing or on top of the sums that are there. between() is
+// called after each whole step: the multiplier of tiles works beside everything else that a core does.
+template <bool int8, class Between>
+CR_INLINE void multiply(Session& session, const char* a, std::ptrdiff_t stride, int rows, const char* panel,
+                        int units, bool from_nothing, void* sums, std::ptrdiff_t sums_stride,
+                        const Between& between) {
+    const bool two = rows > kTileRows;
+    char *upper = static_cast<char*>(sums), *lower = upper + kTileRows * sums_stride;
+    session.use(rows);
     memory_barrier();
-    _tile_zero(0);
-    _tile_zero(1);
-    if constexpr (two) {
-        _tile_zero(2);
-        _tile_zero(3);
+    if (from_nothing) {
+        _tile_zero(0);
+        _tile_zero(1);
+        if (two) {
+            _tile_zero(2);
+            _tile_zero(3);
+        }
+    } else {
+        _tile_loadd(0, upper, sums_stride);
+        _tile_loadd(1, upper + kTileBytes, sums_stride);
+        if (two) {
+            _tile_loadd(2, lower, sums_stride);
+            _tile_loadd(3, lower + kTileBytes, sums_stride);
+        }
     }
-    const char* a = t.a;
-    const char* b = t.panel;
-    const char* ahead = t.ahead;
-    int left = t.groups;
-    for (; left >= kTileUnits; left -= kTileUnits) {
-        step<int8, two>(a, t.a_stride, b);
-        for (std::ptrdiff_t i = 0; i < kTileUnits * t.ahead_step; i += 64)
-            __builtin_prefetch(ahead + i, 0, 2);
-        ahead += kTileUnits * t.ahead_step;
+    for (; units >= kTileUnits; units -= kTileUnits) {
+        step<int8>(a, stride, panel, two);
+        between();
         a += kTileBytes;
-        b += kTileUnits * kPanel * kUnit;
+        panel += kTileUnits * kPanel * kUnit;
     }
-    if (left > 0) {
+    if (units > 0) {
         // The last, incomplete step, filled up with zeros.
-        alignas(64) char rows[R * kTileBytes] = {}, units[kTileUnits * kPanel * kUnit] = {};
-        for (int r = 0; r < R; ++r)
-            __builtin_memcpy(rows + r * kTileBytes, a + r * t.a_stride,
-                             static_cast<std::size_t>(left) * kUnit);
-        __builtin_memcpy(units, b, static_cast<std::size_t>(left) * kPanel * kUnit);
+        alignas(64) char left[2 * kTileRows * kTileBytes] = {}, right[kTileUnits * kPanel * kUnit] = {};
+        for (int r = 0; r < rows; ++r)
+            __builtin_memcpy(left + r * kTileBytes, a + r * stride, static_cast<std::size_t>(units) * kUnit);
+        __builtin_memcpy(right, panel, static_cast<std::size_t>(units) * kPanel * kUnit);
         memory_barrier();
-        step<int8, two>(rows, kTileBytes, units);
+        step<int8>(left, kTileBytes, right, two);
     }
-    char* c = static_cast<char*>(t.c);
-    const std::ptrdiff_t stride = t.c_stride * 4;
-    _tile_stored(0, c, stride);
-    _tile_stored(1, c + 64, stride);
-    if constexpr (two) {
-        _tile_stored(2, c + kTileRows * stride, stride);
-        _tile_stored(3, c + kTileRows * stride + 64, stride);
+    _tile_stored(0, upper, sums_stride);
+    _tile_stored(1, upper + kTileBytes, sums_stride);
+    if (two) {
+        _tile_stored(2, lower, sums_stride);
+        _tile_stored(3, lower + kTileBytes, sums_stride);
     }
+    memory_barrier();
+}
+
+template <bool int8>
+void tile_amx(const TileArgs& t, int rows) {
+    multiply<int8>(*t.session, t.a, t.a_stride, rows, t.panel, t.groups, true, t.c, t.c_stride * 4, [] {});
 }
 
 template <int R>
 void tile_int8(const TileArgs& t) {
-    tile_amx<true, R>(t);
+    tile_amx<true>(t, R);
 }
 
 template <int R>
 void tile_bf16(const TileArgs& t) {
-    tile_amx<false, R>(t);
+    tile_amx<false>(t, R);
 }
 
 double peak_int8(std::int64_t repeats) {
@@ -156,6 +168,97 @@ double peak_int8(std::int64_t repeats) {
 
 }  // namespace crossrank::CR_ISA
 
+#include "linear.h"
+
+namespace crossrank::CR_ISA {
+
+constexpr int kBlockUnits = 256;                 // of a panel: 32 KiB, in the first-level cache
+constexpr int kChunkRows = 256;                  // whose sums are kept from block to block
+constexpr std::ptrdiff_t kChunkBytes = 1 << 20;  // of activations: half of the second-level cache
+
+// Tiles multiply so fast that the caches cannot follow: 32 rows and a panel have as many bytes. So a block of
+// the panel's inputs stays in the first-level cache while all rows pass by it, and where there are more
+// inputs, sums wait in memory for the next block. What is done to finished sums is done between the products
+// of the next rows, by units of the processor that would be idle.
+template <bool int8>
+void multiply_rows(const Linear& w, const Activations& x, int first, int last, const Output& out, int from,
+                   int count) {
+    const RowBlocks blocks(count, kDotRows);
+    const int groups = w.groups();
+    const std::ptrdiff_t panel_bytes = std::ptrdiff_t{groups} * kPanel * kUnit;
+    const Finish finish_block = finish_for(w, out);
+    const char* a = static_cast<const char*>(x.data) + from * x.stride;
+    const std::ptrdiff_t steps = std::ptrdiff_t{blocks.count} * ceil_div(groups, kTileUnits);
+    const std::ptrdiff_t ahead_step = round_up(ceil_div(panel_bytes, steps), 64);
+    const bool whole = groups <= kBlockUnits;
+    alignas(64) float kept[kChunkRows * kPanel];
+    // One block's sums are finished while the next block's are made.
+    const auto sums_of = [&](int block, int first_row) {
+        return kept + (whole ? block % 2 * kDotRows : first_row) * kPanel;
+    };
+    Session session;
+
+    // Sums that wait to be finished: rows [row, end) of the chunk in the panel from `column` on, some at a
+    // time.
+    int row = 0, end = 0, column = 0, some = 0, made = 0;
+    const float* sums = nullptr;
+    const auto finish_some = [&](int rows) {
+        if (row == end) return;
+        const int n = rows < end - row ? rows : end - row;
+        finish_block(w, x, out, from + row, n, column, sums);
+        row += n;
+        sums += n * kPanel;
+    };
+
+    for (int p = first; p < last; ++p) {
+        const char* panel = static_cast<const char*>(w.panels) + p * panel_bytes;
+        const char* ahead = panel + panel_bytes;
+        const char* ahead_end = p + 1 < last ? ahead + panel_bytes : ahead;
+        for (int group = 0; group < groups; group += kBlockUnits) {
+            const int units = groups - group < kBlockUnits ? groups - group : kBlockUnits;
+            const bool complete = group + units == groups;
+            int block_row = 0;
+            for (int block = 0; block < blocks.count; ++block) {
+                const int rows = blocks.size(block);
+                float* block_sums = sums_of(made, block_row);
+                multiply<int8>(session, a + block_row * x.stride + std::ptrdiff_t{group} * kUnit, x.stride,
+                               rows, panel + std::ptrdiff_t{group} * kPanel * kUnit, units, group == 0,
+                               block_sums, kPanel * 4, [&] {
+                                   for (const char* e = ahead + ahead_step; ahead < e && ahead < ahead_end;
+                                        ahead += 64)
+                                       __builtin_prefetch(ahead, 0, 2);
+                                   finish_some(some);
+                               });
+                if (complete) {
+                    finish_some(kDotRows);
+                    sums = block_sums;
+                    row = block_row;
+                    end = block_row + rows;
+                    column = p * kPanel;
+                    some = (rows * kTileUnits + units - 1) / units;
+                }
+                block_row += rows;
+                ++made;
+            }
+        }
+    }
+    finish_some(kDotRows);
+}
+
+void linear_amx(const Linear& w, const Activations& x, int first, int last, const Output& out) {
+    if (w.precision == Precision::fp32) return linear_by_tiles(w, x, first, last, out);
+    const std::ptrdiff_t fitting = kChunkBytes / (std::ptrdiff_t{w.groups()} * kUnit) / kDotRows * kDotRows;
+    const std::ptrdiff_t most = w.groups() <= kBlockUnits || fitting < kChunkRows ? fitting : kChunkRows;
+    const int chunk = static_cast<int>(most < kDotRows ? kDotRows : most);
+    const RowBlocks chunks(x.rows, chunk);
+    for (int i = 0, from = 0; i < chunks.count; from += chunks.size(i++))
+        (w.precision == Precision::int8 ? multiply_rows<true> : multiply_rows<false>)(w, x, first, last, out,
+                                                                                      from, chunks.size(i));
+}
+
+}  // namespace crossrank::CR_ISA
+
+#define CR_LINEAR linear_amx
 #include "table.h"
 
 namespace crossrank {

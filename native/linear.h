@@ -71,14 +71,17 @@ CR_INLINE const Tile* tiles(Precision p) {
 }
 CR_INLINE int tile_rows(Precision p) { return p == Precision::fp32 ? kRows : kDotRows; }
 
+CR_INLINE Finish finish_for(const Linear& w, const Output& out) {
+    return w.precision == Precision::int8 ? finish_for<true>(out) : finish_for<false>(out);
+}
+
 // The panel is the outer loop: it stays in the second-level cache while all rows pass by it, and the next
 // panel is fetched meanwhile.
-void linear(const Linear& w, const Activations& x, int first, int last, const Output& out) {
+void linear_by_tiles(const Linear& w, const Activations& x, int first, int last, const Output& out) {
     const Tile* tile = tiles(w.precision);
     const RowBlocks blocks(x.rows, tile_rows(w.precision));
     const std::ptrdiff_t panel_bytes = std::ptrdiff_t{w.groups()} * kPanel * kUnit;
-    const Finish finish_block =
-        w.precision == Precision::int8 ? finish_for<true>(out) : finish_for<false>(out);
+    const Finish finish_block = finish_for(w, out);
     alignas(64) float sums[kMostRows * kPanel];
     Session session;
     for (int p = first; p < last; ++p) {

@@ -7,6 +7,10 @@
 
 namespace crossrank::CR_ISA {
 
+#ifndef CR_LINEAR
+#define CR_LINEAR linear_by_tiles
+#endif
+
 #ifndef CR_PEAK
 double peak_int8(std::int64_t repeats) {
     constexpr int kGroups = 64;  // 14 rows x 256 bytes and a panel of 8 KiB: in the first-level cache
@@ -27,7 +31,7 @@ double peak_int8(std::int64_t repeats) {
     {label,                                   \
      has_int8,                                \
      has_bf16,                                \
-     CR_ISA::linear,                          \
+     CR_ISA::CR_LINEAR,                       \
      CR_ISA::attention,                       \
      CR_ISA::attention_scratch,               \
      CR_ISA::layer_norm,                      \
