@@ -8,7 +8,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+# Nothing is told to anybody: neither by the hub's library nor by Haystack or LangChain.
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"
+os.environ["LANGSMITH_TRACING"] = "false"
 
 
 @pytest.fixture(scope="session", autouse=True)

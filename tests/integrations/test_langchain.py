@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import asyncio
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_classic.retrievers import ContextualCompressionRetriever
+from langchain_classic.retrievers.document_compressors import CrossEncoderReranker
+from langchain_core.cross_encoders import BaseCrossEncoder
+from langchain_core.documents import Document
+from langchain_core.retrievers import BaseRetriever
+from pydantic import SecretStr, ValidationError
+from sentence_transformers import CrossEncoder
+
+from crossrank import CrossRankError, InputError, ModelNotFoundError, Reranker
+from crossrank.integrations.langchain import CrossRankCompressor
+from tests.integrations import DOCUMENTS, LONG, QUERY
+from tests.server.process import Server
+
+
+def documents() -> list[Document]:
+    found = [Document(text, id=str(i), metadata={"page": [i]}) for i, text in enumerate([*DOCUMENTS, LONG])]
+    return [*found[3:], *found[:3]]
+
+
+class Retriever(BaseRetriever):  # type: ignore[misc]
+    found: list[Document]
+
+    def _get_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
+        return self.found
+
+
+class SentenceTransformers(BaseCrossEncoder):  # type: ignore[misc]
+    """As langchain-community's HuggingFaceCrossEncoder, which is no longer maintained."""
+
+    def __init__(self, folder: Path) -> None:
+        self.model = CrossEncoder(str(folder), device="cpu", local_files_only=True)
+
+    def score(self, text_pairs: list[tuple[str, str]]) -> Any:
+        return self.model.predict(text_pairs)
+
+
+def test_the_order_is_langchains_own(folder: Path, reranker: Reranker) -> None:
+    texts = [Document(text) for text in DOCUMENTS]
+    model = SentenceTransformers(folder)
+    theirs = CrossEncoderReranker(model=model, top_n=9).compress_documents(texts, QUERY)
+    ours = CrossRankCompressor(reranker, top_n=9).compress_documents(texts, QUERY)
+    assert [document.page_content for document in ours] == [document.page_content for document in theirs]
+    scores = model.score([(QUERY, document.page_content) for document in ours])
+    assert [document.metadata["relevance_score"] for document in ours] == pytest.approx(scores, abs=1e-4)
+
+
+@pytest.mark.parametrize("where", ["here", "served"])
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_in_a_compression_retriever(
+    where: str, asynchronous: bool, reranker: Reranker, server: Server, key: str
+) -> None:
+    given = documents()
+    before = copy.deepcopy(given)
+    if where == "here":
+        compressor = CrossRankCompressor(reranker, top_n=None)
+    else:
+        compressor = CrossRankCompressor(server.url, top_n=None, api_key=SecretStr(key))
+    retriever = ContextualCompressionRetriever(
+        base_compressor=compressor, base_retriever=Retriever(found=given)
+    )
+    found = asyncio.run(retriever.ainvoke(QUERY)) if asynchronous else retriever.invoke(QUERY)
+    expected = reranker.rank(QUERY, [document.page_content for document in given])
+    assert [(document.id, document.page_content) for document in found] == [
+        (given[hit.index].id, hit.text) for hit in expected
+    ]
+    assert [document.metadata for document in found] == [
+        {**given[hit.index].metadata, "relevance_score": hit.score, "truncated": hit.truncated}
+        for hit in expected
+    ]
+    assert sum(document.metadata["truncated"] for document in found) == 1
+    assert given == before
+
+
+def test_top_n_and_threshold(reranker: Reranker) -> None:
+    given = documents()
+    scores = sorted(
+        (hit.score for hit in reranker.rank(QUERY, [d.page_content for d in given])), reverse=True
+    )
+    assert len(CrossRankCompressor(reranker).compress_documents(given, QUERY)) == 3
+    above = CrossRankCompressor(reranker, top_n=None, threshold=scores[4])
+    assert [d.metadata["relevance_score"] for d in above.compress_documents(given, QUERY)] == scores[:5]
+    assert above.compress_documents([], QUERY) == []
+
+
+def test_mistakes_are_errors(reranker: Reranker, key: str, server: Server) -> None:
+    with pytest.raises(InputError, match="top_n is -1"):
+        CrossRankCompressor(reranker, top_n=-1)
+    with pytest.raises(ModelNotFoundError):
+        CrossRankCompressor("./no-such-folder")
+    with pytest.raises(CrossRankError, match="key"):
+        CrossRankCompressor(server.url).compress_documents(documents(), QUERY)
+    compressor = CrossRankCompressor(server.url, api_key=key)
+    assert key not in repr(compressor)
+    with pytest.raises(InputError, match="document 0 is a"):
+        compressor.compress_documents([Document.model_construct(page_content=None)], QUERY)
+    with pytest.raises((ValidationError, ValueError)):
+        compressor.topn = 3
