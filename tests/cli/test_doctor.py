@@ -119,7 +119,7 @@ def test_a_torch_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_too_little_memory_for_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     # As on a processor that has instructions for fp32 alone, whatever this one has.
-    choice = dataclasses.replace(doctor.choose_engine(), precision="fp32")
+    choice = dataclasses.replace(base.choose_engine(), precision="fp32")
     monkeypatch.setattr(doctor, "choose_engine", lambda: choice)
     monkeypatch.setattr(doctor, "_available_memory", lambda: 100 * 2**20)
     memory = findings()["Memory"]

@@ -1,4 +1,4 @@
-"""More than one machine: the bulk job on Ray Data, with an engine for each actor.
+"""The bulk job on Ray Data, with an engine for each actor.
 
 One task reads the input (on the driver's machine, which has the file), bundles of queries stream to
 the actors, and answers come back in the input's order to the driver, which writes them as ever. Ray
@@ -13,19 +13,16 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
+from ray.data.block import BlockMetadata
+
 from crossrank.bulk import Answer, Source
 from crossrank.bulk import answers as local_answers
 from crossrank.data.rows import Document, Row
 from crossrank.errors import EngineError, InputError
 from crossrank.reranker import Reranker
-
-try:
-    import pyarrow as pa
-    import ray
-    from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
-    from ray.data.block import BlockMetadata
-except ImportError as error:
-    raise InputError("Ray is not installed; install it with: pip install 'crossrank[ray]'") from error
 
 __all__ = ["answers", "connect"]
 

@@ -11,9 +11,9 @@ import pytest
 import ray
 
 from crossrank import CrossRankError, EngineError, InputError, Reranker, bulk
-from crossrank import ray as cluster
 from crossrank.bulk import Source
 from crossrank.data.rows import Row
+from crossrank.ray import bulk as cluster
 from tests.checkpoints import CORPUS, write_xlm_roberta
 
 pytestmark = pytest.mark.filterwarnings(

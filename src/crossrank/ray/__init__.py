@@ -1,0 +1,23 @@
+"""More than one machine: the bulk job on Ray Data, and the server on Ray Serve."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from crossrank.errors import InputError
+
+try:
+    from crossrank.ray.bulk import answers, connect
+except ImportError as error:
+    raise InputError("Ray is not installed; install it with: pip install 'crossrank[ray]'") from error
+
+__all__ = ["answers", "connect", "deployment"]
+
+
+def __getattr__(name: str) -> Any:
+    # Ray Serve takes seconds to import, and the bulk job does not need it.
+    if name == "deployment":
+        from crossrank.ray.serve import deployment
+
+        return deployment
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
