@@ -21,6 +21,17 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     return settings
 
 
+_DEFAULTS = {
+    "revision": None,
+    "source": "hub",
+    "max_length": None,
+    "batch_tokens": None,
+    "precision": "auto",
+    "device": "auto",
+    "threads": None,
+    "offline": False,
+}
+
 OPTIONS: list[tuple[str, str, str, Any]] = [
     ("--dialect", "CROSSRANK_DIALECT", "jina", {"dialect": "jina"}),
     ("--host", "CROSSRANK_HOST", "0.0.0.0", {"host": "0.0.0.0"}),
@@ -40,17 +51,19 @@ OPTIONS: list[tuple[str, str, str, Any]] = [
     ("--drain-timeout", "CROSSRANK_DRAIN_TIMEOUT", "5", {"drain_timeout": 5}),
     ("--score-cache", "CROSSRANK_SCORE_CACHE", "2kB", {"score_cache_bytes": 2000}),
     ("--model", "CROSSRANK_MODEL", "a", {"models": ["a"]}),
+    *(
+        (f"--{option}", f"CROSSRANK_{name.upper()}", str(value), {"model_options": _DEFAULTS | {name: value}})
+        for option, name, value in (
+            ("revision", "revision", "r"),
+            ("from", "source", "modelscope"),
+            ("max-length", "max_length", 99),
+            ("batch-tokens", "batch_tokens", 99),
+            ("precision", "precision", "fp32"),
+            ("device", "device", "cpu"),
+            ("threads", "threads", 3),
+        )
+    ),
 ]
-_DEFAULTS = {
-    "revision": None,
-    "source": "hub",
-    "max_length": None,
-    "batch_tokens": None,
-    "precision": "auto",
-    "device": "auto",
-    "threads": None,
-    "offline": False,
-}
 
 
 @pytest.mark.parametrize(("option", "variable", "value", "expected"), OPTIONS)
@@ -69,6 +82,20 @@ def test_every_option_is_a_variable_too(
     monkeypatch.setenv(variable, value)
     assert crossrank("serve").code == 0
     assert told == [wanted, wanted]
+
+
+def test_a_flag_is_a_variable_too(
+    crossrank: Run, told: list[Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CROSSRANK_OFFLINE", "1")
+    assert crossrank("serve").code == 0
+    assert told[0].model_options["offline"] is True
+
+
+def test_help_names_every_variable(crossrank: Run) -> None:
+    text = crossrank("serve", "--help").out
+    for _, variable, _, _ in OPTIONS:
+        assert variable in text
 
 
 def test_the_defaults(crossrank: Run, told: list[Settings]) -> None:
