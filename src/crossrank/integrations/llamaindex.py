@@ -1,0 +1,124 @@
+"""LlamaIndex: a node postprocessor (extra ``llamaindex``).
+
+::
+
+    from crossrank.integrations.llamaindex import CrossRankPostprocessor
+
+    engine = index.as_query_engine(
+        similarity_top_k=30, node_postprocessors=[CrossRankPostprocessor("crossrank-mini", top_n=3)]
+    )
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.callbacks import CBEventType, EventPayload
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
+from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
+
+from crossrank.errors import InputError
+from crossrank.integrations.ranker import Model, Ranker
+from crossrank.models import BUNDLED
+from crossrank.ranking import Ranking, check_options
+
+__all__ = ["CrossRankPostprocessor"]
+
+
+class CrossRankPostprocessor(BaseNodePostprocessor):  # type: ignore[misc]  # mypy does not follow LlamaIndex
+    """Nodes in the order in which they answer the query, best first.
+
+    The text that is read is the one for embedding (``MetadataMode.EMBED``). What comes back are copies
+    with new scores (0 to 1), whose metadata has ``truncated`` (whether the text was cut to fit the
+    model's window) and ``retrieval_score`` (the score before, if there was one); neither is shown
+    to an LLM or an embedding model.
+
+    Args:
+        model: a Reranker, a model's name or folder, or a server's URL.
+        top_n: how many nodes to return; None: all.
+        threshold: leave out nodes with a score below it.
+        api_key: for a server that asks for one.
+        options: more arguments of ``Reranker`` or ``Client``, by name.
+
+    Raises:
+        InputError, ModelError, EngineError: as ``crossrank.integrations.ranker.Ranker``.
+    """
+
+    model: str = Field(description="The model's name, or the server's URL.")
+    top_n: int | None = Field(description="How many nodes to return.")
+    threshold: float | None = Field(description="The lowest score.")
+    options: dict[str, Any] = Field(description="More arguments of Reranker or Client.")
+    _ranker: Ranker = PrivateAttr()
+
+    def __init__(
+        self,
+        model: Model = BUNDLED,
+        *,
+        top_n: int | None = 2,
+        threshold: float | None = None,
+        api_key: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        check_options(top_n, threshold)
+        ranker = Ranker(model, api_key=api_key, options=options)
+        super().__init__(model=ranker.name, top_n=top_n, threshold=threshold, options=dict(options or {}))
+        self._ranker = ranker
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The name in serialised form."""
+        return "CrossRankPostprocessor"
+
+    def _postprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        query, texts = _read(nodes, query_bundle)
+        with self.callback_manager.event(CBEventType.RERANKING, self._payload(nodes, query)) as event:
+            ranking = self._ranker.sync.rank(query, texts, top_n=self.top_n, threshold=self.threshold)
+            found = _ranked(nodes, ranking)
+            event.on_end({EventPayload.NODES: found})
+        return found
+
+    async def _apostprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        query, texts = _read(nodes, query_bundle)
+        with self.callback_manager.event(CBEventType.RERANKING, self._payload(nodes, query)) as event:
+            ranking = await self._ranker.rank(query, texts, top_n=self.top_n, threshold=self.threshold)
+            found = _ranked(nodes, ranking)
+            event.on_end({EventPayload.NODES: found})
+        return found
+
+    def _payload(self, nodes: Sequence[NodeWithScore], query: str) -> dict[EventPayload, Any]:
+        return {
+            EventPayload.NODES: nodes,
+            EventPayload.MODEL_NAME: self.model,
+            EventPayload.QUERY_STR: query,
+            EventPayload.TOP_K: self.top_n,
+        }
+
+
+def _read(nodes: Sequence[NodeWithScore], query_bundle: QueryBundle | None) -> tuple[str, list[str]]:
+    if query_bundle is None:
+        raise InputError("there is no query to rank the nodes by; give query_bundle or query_str")
+    return query_bundle.query_str, [node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes]
+
+
+def _ranked(nodes: Sequence[NodeWithScore], ranking: Ranking) -> list[NodeWithScore]:
+    found = []
+    for hit in ranking:
+        given = nodes[hit.index]
+        ours: dict[str, Any] = {"truncated": hit.truncated}
+        if given.score is not None:
+            ours["retrieval_score"] = given.score
+        node = given.node.model_copy(
+            update={
+                "metadata": given.node.metadata | ours,
+                "excluded_llm_metadata_keys": [*given.node.excluded_llm_metadata_keys, *ours],
+                "excluded_embed_metadata_keys": [*given.node.excluded_embed_metadata_keys, *ours],
+            }
+        )
+        found.append(NodeWithScore(node=node, score=hit.score))
+    return found
