@@ -1,0 +1,183 @@
+"""Haystack: a ranker component (extra ``haystack``).
+
+::
+
+    from haystack import Pipeline
+    from crossrank.integrations.haystack import CrossRankRanker
+
+    pipeline.add_component("ranker", CrossRankRanker("crossrank-mini", top_k=3))
+    pipeline.connect("retriever.documents", "ranker.documents")
+    Pipeline.loads(pipeline.dumps(), allowed_modules=["crossrank.*"])
+"""
+
+# Without `from __future__ import annotations`: Haystack reads the types of run, and not from strings.
+import asyncio
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from haystack import Document, component, default_from_dict, default_to_dict
+from haystack.utils import Secret
+
+from crossrank.errors import InputError
+from crossrank.integrations.ranker import Model, Ranker, is_url
+from crossrank.models import BUNDLED
+from crossrank.ranking import Ranking, check_options
+from crossrank.reranker import Reranker
+
+__all__ = ["CrossRankRanker"]
+
+_ENVIRONMENT = Secret.from_env_var("CROSSRANK_API_KEY", strict=False)
+
+
+@component
+class CrossRankRanker:
+    """Documents in the order in which they answer the query, best first.
+
+    What comes back are copies with new scores (0 to 1), whose meta has ``truncated`` (whether the
+    document was cut to fit the model's window). Documents of the same id are ranked once.
+
+    Args:
+        model: a Reranker, a model's name or folder, or a server's URL. A Reranker cannot be saved.
+        top_k: how many documents to return; None: all.
+        score_threshold: leave out documents with a score below it.
+        api_key: for a server that asks for one; only asked for where the model is a URL.
+        meta_fields_to_embed: fields of the meta that are read before the content.
+        embedding_separator: what stands between them and the content.
+        options: more arguments of ``Reranker`` or ``Client``, by name.
+
+    Raises:
+        InputError: an option is out of range.
+    """
+
+    def __init__(
+        self,
+        model: Model = BUNDLED,
+        *,
+        top_k: int | None = 10,
+        score_threshold: float | None = None,
+        api_key: Secret | None = _ENVIRONMENT,
+        meta_fields_to_embed: Sequence[str] = (),
+        embedding_separator: str = "\n",
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        check_options(top_k, score_threshold)
+        self.model = model
+        self.top_k = top_k
+        self.score_threshold = score_threshold
+        self.api_key = api_key
+        self.meta_fields_to_embed = list(meta_fields_to_embed)
+        self.embedding_separator = embedding_separator
+        self.options = options
+        self._ranker: Ranker | None = None
+
+    def warm_up(self) -> None:
+        """Load the model; the first run does it otherwise.
+
+        Raises:
+            InputError, ModelError, EngineError: as ``crossrank.integrations.ranker.Ranker``.
+        """
+        self._warm()
+
+    def _warm(self) -> Ranker:
+        if self._ranker is None:
+            key = self.api_key.resolve_value() if self.api_key and is_url(self.model) else None
+            self._ranker = Ranker(self.model, api_key=key, options=self.options)
+        return self._ranker
+
+    def to_dict(self) -> dict[str, Any]:
+        """The component as a dictionary.
+
+        Raises:
+            InputError: the model is a Reranker object.
+            ValueError: the key is a token; take it from an environment variable.
+        """
+        if isinstance(self.model, Reranker):
+            raise InputError(
+                "a Reranker object cannot be saved; give its model's name, and what else it needs as options"
+            )
+        saved: dict[str, Any] = default_to_dict(
+            self,
+            model=os.fspath(self.model),
+            top_k=self.top_k,
+            score_threshold=self.score_threshold,
+            api_key=self.api_key,
+            meta_fields_to_embed=self.meta_fields_to_embed,
+            embedding_separator=self.embedding_separator,
+            options=self.options,
+        )
+        return saved
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "CrossRankRanker":
+        """The component of a dictionary."""
+        made: CrossRankRanker = default_from_dict(cls, data)
+        return made
+
+    @component.output_types(documents=list[Document])  # type: ignore[untyped-decorator]
+    def run(
+        self,
+        query: str,
+        documents: list[Document],
+        top_k: int | None = None,
+        score_threshold: float | None = None,
+    ) -> dict[str, list[Document]]:
+        """Rank documents.
+
+        Args:
+            query: what was asked.
+            documents: the candidates.
+            top_k, score_threshold: instead of the component's own.
+
+        Raises:
+            CrossRankError: as ``Reranker.rank`` or ``Client.rank``.
+        """
+        unique, texts = self._read(documents)
+        top_k, score_threshold = self._chosen(top_k, score_threshold)
+        ranking = self._warm().sync.rank(query, texts, top_n=top_k, threshold=score_threshold)
+        return {"documents": _ranked(unique, ranking)}
+
+    @component.output_types(documents=list[Document])  # type: ignore[untyped-decorator]
+    async def run_async(
+        self,
+        query: str,
+        documents: list[Document],
+        top_k: int | None = None,
+        score_threshold: float | None = None,
+    ) -> dict[str, list[Document]]:
+        """As ``run``; the event loop is free meanwhile."""
+        unique, texts = self._read(documents)
+        top_k, score_threshold = self._chosen(top_k, score_threshold)
+        ranker = await asyncio.to_thread(self._warm)
+        ranking = await ranker.rank(query, texts, top_n=top_k, threshold=score_threshold)
+        return {"documents": _ranked(unique, ranking)}
+
+    def _chosen(self, top_k: int | None, score_threshold: float | None) -> tuple[int | None, float | None]:
+        return (
+            self.top_k if top_k is None else top_k,
+            self.score_threshold if score_threshold is None else score_threshold,
+        )
+
+    def _read(self, documents: Sequence[Document]) -> tuple[list[Document], list[str]]:
+        """Documents without doubles, and the text of each."""
+        unique = list({document.id: document for document in documents}.values())
+        return unique, [self._text(document) for document in unique]
+
+    def _text(self, document: Document) -> str:
+        values = [*(document.meta.get(name) for name in self.meta_fields_to_embed), document.content]
+        parts = [str(value) for value in values if value is not None]
+        if not parts:
+            raise InputError(f"document {document.id} has no content, and a cross-encoder reads text only")
+        return self.embedding_separator.join(parts)
+
+
+def _ranked(documents: Sequence[Document], ranking: Ranking) -> list[Document]:
+    return [
+        replace(
+            documents[hit.index],
+            score=hit.score,
+            meta=documents[hit.index].meta | {"truncated": hit.truncated},
+        )
+        for hit in ranking
+    ]
