@@ -44,13 +44,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/training"))
     work = parser.parse_args().work
-    encoder = PairEncoder(work / "model" / "tokenizer.json", max_length=128)
+    encoder = PairEncoder(work / "model" / "tokenizer.json", max_length=256)
     reranker = Reranker.from_parts(encoder, TorchEngine(Checkpoint(work / "model")))
     logits, labels = [], []
     for group in jsonl.read(work / "data" / "calibration.jsonl"):
-        texts = [group["positive"], *group["negatives"]]
-        logits.append(reranker.logits([(group["query"], text) for text in texts]))
-        labels += [1.0] + [0.0] * len(group["negatives"])
+        # The positive comes first.
+        logits.append(reranker.logits([(group["query"], text) for text in group["texts"]]))
+        labels += [1.0] + [0.0] * (len(group["texts"]) - 1)
     x, y = torch.from_numpy(np.concatenate(logits)), torch.tensor(labels)
     scale, shift = fit(x, y)
     right = ((x * scale + shift > 0) == (y > 0)).float()

@@ -1,12 +1,18 @@
 """Step 3: fine-tune the start as a cross-encoder.
 
-Listwise cross-entropy over one positive and its negatives. Weights and activations in bf16 with
-fp32 master copies, the head in fp32 (bf16 logits tie), embeddings frozen, no dropout. The
-learning rate warms up, stays, and falls to zero over the last ``--decay`` steps, so a run can be
-shortened or lengthened (``--steps``) until its decay begins. The state is saved every 50 steps
-and the same command resumes; the order of the data depends on the seed only.
+Listwise cross-entropy with the target that each group carries: a known positive, the teacher's
+opinion, or both. Weights and activations in bf16 with fp32 master copies and gradients, the head in
+fp32 (bf16 logits tie), embeddings frozen, no dropout. The learning rate warms up, stays, and falls
+linearly to zero over the last part of the run, which ends after ``--steps``, or ``--minutes`` of
+wall-clock time since its first start, whichever is first. The model and the state are saved every
+few minutes and the same command resumes; the order of the data depends on the seed only.
 
-    python training/train.py --work build/training --steps 1000
+Several processes of one thread each share a step's micro-batches as they come, which suits
+processors that other work shares: a slow one takes fewer.
+
+    python training/train.py --work build/training --minutes 70 --processes 2
+
+``--start`` takes any folder with a model of the same vocabulary, the packed one too, to go on from.
 """
 
 from __future__ import annotations
@@ -15,16 +21,28 @@ import argparse
 import json
 import random
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jsonl
+import numpy as np
 import torch
+import torch.multiprocessing as mp
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-MAX_TOKENS = 128
-QUERY_TOKENS = 48
+from crossrank.checkpoint import Checkpoint
+
+MAX_TOKENS = 256
+QUERY_TOKENS = 64
+WARM_STEPS = 20
+SAVE_EVERY = 300
+"""Seconds."""
+MICRO_TOKENS = 2048
+"""Tokens of a micro-batch, unless one group alone has more: what stays in a core's cache is fastest."""
 
 
 class PairEncoder:
@@ -40,140 +58,288 @@ class PairEncoder:
         return [[*head, *encoding.ids[:room], 2] for encoding in encodings[1:]]
 
 
-def forward(model: Any, pairs: list[list[int]], size: int) -> torch.Tensor:
-    """Logits of pairs, float32 (pairs,): sorted by length, ``size`` pairs at a time."""
+@dataclass(frozen=True)
+class Group:
+    """Pairs of one query, and the share of the weight that each should have."""
+
+    pairs: list[list[int]]
+    target: torch.Tensor
+
+    @property
+    def tokens(self) -> int:
+        return sum(map(len, self.pairs))
+
+
+def micro_batches(groups: list[Group]) -> list[list[Group]]:
+    """All groups, those of like length together, the largest batches first."""
+    batches: list[list[Group]] = [[]]
+    room = MICRO_TOKENS
+    for group in sorted(groups, key=lambda g: -g.tokens):
+        if batches[-1] and group.tokens > room:
+            batches.append([])
+            room = MICRO_TOKENS
+        batches[-1].append(group)
+        room -= group.tokens
+    return batches
+
+
+def forward(model: Any, pairs: list[list[int]]) -> torch.Tensor:
+    """Logits of pairs, float32 (pairs,): sorted by length, MICRO_TOKENS at a time at most."""
     order = sorted(range(len(pairs)), key=lambda i: len(pairs[i]))
     logits: list[torch.Tensor] = []
-    for at in range(0, len(order), size):
-        batch = [pairs[i] for i in order[at : at + size]]
+    at = 0
+    while at < len(order):
+        end = at + 1
+        while end < len(order) and len(pairs[order[end]]) * (end + 1 - at) <= MICRO_TOKENS:
+            end += 1
+        batch = [pairs[i] for i in order[at:end]]
         longest = max(map(len, batch))
         ids = torch.tensor([p + [1] * (longest - len(p)) for p in batch])
         mask = torch.tensor([[1] * len(p) + [0] * (longest - len(p)) for p in batch])
         hidden = model.bert(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0].float()
         pooled = torch.tanh(model.bert.pooler.dense(hidden))
         logits.append(model.classifier(pooled)[:, 0])
+        at = end
     back = torch.empty(len(order), dtype=torch.long)
     back[torch.tensor(order)] = torch.arange(len(order))
     return torch.cat(logits)[back]
 
 
-def learning_rate(step: int, steps: int, decay: int, peak: float) -> float:
-    warm = min(1.0, (step + 1) / 50)
-    fall = min(1.0, max(0, steps - step) / decay)
-    return peak * warm * fall
+def learning_rate(step: int, progress: float, decay: float, peak: float) -> float:
+    """The rate of a step, ``progress`` (0 to 1) into the run, ``decay`` of which is the fall."""
+    return peak * min(1.0, (step + 1) / WARM_STEPS) * min(1.0, max(0.0, 1 - progress) / decay)
 
 
-def load(folder: Path) -> Any:
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint, packed or not, in fp32 under transformers' names."""
+    checkpoint = Checkpoint(folder)
+    stored = checkpoint.tensors() if checkpoint.compressed else checkpoint.mapped()
+    return {name: torch.from_numpy(np.array(value, np.float32)) for name, value in stored.items()}
+
+
+def load(folder: Path, weights: dict[str, torch.Tensor]) -> Any:
     """The model as it is trained: encoder in bf16 with a pooler and classifier in fp32."""
     config = AutoConfig.from_pretrained(folder)
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
-    model: Any = AutoModelForSequenceClassification.from_pretrained(
-        folder, config=config, dtype=torch.bfloat16, attn_implementation="eager"
-    )
+    model: Any = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager")
+    model.load_state_dict(weights)
+    model.to(torch.bfloat16)
     pooler = model.bert.pooler
     pooler.forward = lambda _: None  # applied by forward() above, in fp32
-    pooler.dense.float()
-    model.classifier.float()
+    for part, name in ((pooler.dense, "bert.pooler.dense"), (model.classifier, "classifier")):
+        part.float()
+        part.load_state_dict({k: weights[f"{name}.{k}"] for k in ("weight", "bias")})
     model.bert.embeddings.requires_grad_(False)
-    return model
+    return model.train()
+
+
+def trained(model: Any) -> list[tuple[str, torch.nn.Parameter]]:
+    return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+
+
+class Share:
+    """What the processes of a run share: weights, a place for each one's gradients, whose turn it is."""
+
+    def __init__(self, model: Any, processes: int) -> None:
+        context = mp.get_context("spawn")
+        named = trained(model)
+        self.weights = {name: p.detach().clone().share_memory_() for name, p in named}
+        size = sum(p.numel() for _, p in named)
+        self.gradients = [torch.zeros(size).share_memory_() for _ in range(processes)]
+        # Loss, groups whose best is right, groups, tokens.
+        self.sums = torch.zeros(processes, 4, dtype=torch.float64).share_memory_()
+        self.turn = context.Value("q", 0)
+        self.seen = context.Value("q", 0)
+        self.gate = context.Barrier(processes)
+
+    def bind(self, model: Any) -> None:
+        """Let the model read the shared weights."""
+        for name, p in trained(model):
+            p.data = self.weights[name]
+
+    def take(self) -> int:
+        """The number of the next micro-batch of the step, for whoever asks first."""
+        with self.turn.get_lock():
+            self.turn.value += 1
+            return int(self.turn.value) - 1
+
+
+class Data:
+    """The groups of each step: epoch e is a shuffle seeded with (seed, e)."""
+
+    def __init__(self, work: Path, start: Path, size: int, seed: int) -> None:
+        self._groups = jsonl.read(work / "data" / "train.jsonl")
+        self._encode = PairEncoder(start / "tokenizer.json")
+        self._size, self._seed = size, seed
+        self._epoch, self._order = -1, list(range(len(self._groups)))
+
+    def step(self, seen: int) -> list[Group]:
+        epoch, at = divmod(seen, len(self._groups))
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, list(range(len(self._groups)))
+            random.Random(self._seed * 1000 + epoch).shuffle(self._order)
+        chosen = [self._groups[i] for i in self._order[at : at + self._size]]
+        return [Group(self._encode(g["query"], g["texts"]), torch.tensor(g["targets"])) for g in chosen]
+
+
+def run_step(model: Any, data: Data, share: Share, number: int) -> None:
+    """Backward passes of the micro-batches that this process gets, into its gradients and sums."""
+    groups = data.step(share.seen.value)
+    batches = micro_batches(groups)
+    gradient, sums = share.gradients[number], share.sums[number]
+    gradient.zero_()
+    sums.zero_()
+    while (turn := share.take()) < len(batches):
+        part = batches[turn]
+        logits = forward(model, [pair for group in part for pair in group.pairs])
+        lists = torch.split(logits, [len(group.pairs) for group in part])
+        both = [(scores, group.target) for scores, group in zip(lists, part, strict=True)]
+        loss = -torch.stack([(t * torch.log_softmax(x, 0)).sum() for x, t in both]).sum()
+        (loss / len(groups)).backward()
+        sums[0] += loss.item()
+        sums[1] += sum(int(x.argmax() == t.argmax()) for x, t in both)
+        sums[2] += len(part)
+        sums[3] += sum(group.tokens for group in part)
+        at = 0
+        for _, p in trained(model):
+            if p.grad is not None:
+                gradient[at : at + p.numel()] += p.grad.view(-1)
+                p.grad = None
+            at += p.numel()
+
+
+def help_along(number: int, share: Share, make: Callable[[], tuple[Any, Data]]) -> None:
+    """A process beside the first: the same steps until there are no more."""
+    torch.set_num_threads(1)
+    model, data = make()
+    share.bind(model)
+    while True:
+        share.gate.wait()
+        if share.seen.value < 0:
+            return
+        run_step(model, data, share, number)
+        share.gate.wait()
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes what each process needs for itself."""
+
+    start: Path
+    work: Path
+    size: int
+    seed: int
+
+    def __call__(self) -> tuple[Any, Data]:
+        data = Data(self.work, self.start, self.size, self.seed)
+        return load(self.start, read_weights(self.start)), data
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/training"))
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--decay", type=int, default=250)
-    parser.add_argument("--groups", type=int, default=24, help="questions a step")
-    parser.add_argument("--micro", type=int, default=24, help="pairs a forward pass")
-    parser.add_argument("--lr", type=float, default=8e-5)
+    parser.add_argument("--start", type=Path, help="folder of the first weights (default: step 1's)")
+    parser.add_argument("--out", type=Path, help="default: model in --work")
+    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="of wall-clock time at most")
+    parser.add_argument("--decay", type=float, default=0.7, help="share of the run")
+    parser.add_argument("--groups", type=int, default=24, help="queries a step")
+    parser.add_argument("--lr", type=float, default=7e-5)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--processes", type=int, default=1, help="of one thread each")
     arguments = parser.parse_args()
-    start, out = arguments.work / "start" / "model", arguments.work / "model"
+    torch.set_num_threads(1)
+    torch.manual_seed(arguments.seed)
+    start = arguments.start or arguments.work / "start" / "model"
+    out = arguments.out or arguments.work / "model"
     out.mkdir(parents=True, exist_ok=True)
     state_path = out / "state.pt"
 
-    torch.manual_seed(arguments.seed)
-    model = load(start).train()
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    masters = [p.detach().float().clone().requires_grad_() for _, p in named]
-    decayed = [m for (_, p), m in zip(named, masters, strict=True) if p.ndim == 2]
-    plain = [m for (_, p), m in zip(named, masters, strict=True) if p.ndim != 2]
+    make = Maker(start, arguments.work, arguments.groups, arguments.seed)
+    model, data = make()
+    first = read_weights(start)
+    share = Share(model, arguments.processes)
+    share.bind(model)
+    masters = {name: first[name].clone() for name, _ in trained(model)}
+    decayed = [m for m in masters.values() if m.ndim == 2]
+    plain = [m for m in masters.values() if m.ndim != 2]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}],
         lr=arguments.lr,
         betas=(0.9, 0.98),
     )
-    step = 0
+    step, seen, started = 0, 0, time.time()
     if state_path.exists():
         state = torch.load(state_path, weights_only=True)
-        step = state["step"]
+        step, seen, started = state["step"], state["seen"], state["started"]
         optimizer.load_state_dict(state["optimizer"])
-        with torch.no_grad():
-            for master, saved, (_, p) in zip(masters, state["masters"], named, strict=True):
-                master.copy_(saved)
-                p.copy_(saved)
+        for name, master in masters.items():
+            master.copy_(state["masters"][name])
+            share.weights[name].copy_(master)
         print(f"resumed at step {step}", flush=True)
+    helpers = [
+        mp.get_context("spawn").Process(target=help_along, args=(number, share, make), daemon=True)
+        for number in range(1, arguments.processes)
+    ]
+    for helper in helpers:
+        helper.start()
 
-    encode = PairEncoder(start / "tokenizer.json")
-    groups = jsonl.read(arguments.work / "data" / "train.jsonl")
-    log = (out / "log.jsonl").open("a")
-    began, losses, right, tokens = time.monotonic(), [], [], 0
+    config = json.loads((start / "config.json").read_text())
+    config.pop("crossrank", None)  # a packed start; what is saved is not
+    (out / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (out / name).write_bytes((start / name).read_bytes())
 
     def save() -> None:
-        state = {"step": step, "optimizer": optimizer.state_dict(), "masters": [m.detach() for m in masters]}
-        torch.save(state, state_path.with_suffix(".tmp"))
+        state = {"step": step, "seen": seen, "started": started, "optimizer": optimizer.state_dict()}
+        torch.save(state | {"masters": masters}, state_path.with_suffix(".tmp"))
         state_path.with_suffix(".tmp").replace(state_path)
+        save_file(first | masters, out / "model.tmp", {"format": "pt"})
+        (out / "model.tmp").replace(out / "model.safetensors")
 
-    while step < arguments.steps:
-        # Epoch e is a shuffle seeded with (seed, e): resuming continues in the same order.
-        epoch, at = divmod(step * arguments.groups, len(groups))
-        order = list(range(len(groups)))
-        random.Random(arguments.seed * 1000 + epoch).shuffle(order)
-        chosen = [groups[i] for i in order[at : at + arguments.groups]]
-        pairs: list[list[int]] = []
-        sizes: list[int] = []
-        for group in chosen:
-            encoded = encode(group["query"], [group["positive"], *group["negatives"]])
-            pairs += encoded
-            sizes.append(len(encoded))
-        logits = forward(model, pairs, arguments.micro)
-        # The positive is first in each group.
-        parts = torch.split(logits, sizes)
-        loss = torch.stack([-torch.log_softmax(part, 0)[0] for part in parts]).mean()
-        loss.backward()
-        for (_, p), master in zip(named, masters, strict=True):
-            master.grad = None if p.grad is None else p.grad.float()
-            p.grad = None
-        torch.nn.utils.clip_grad_norm_(masters, 1.0)
-        rate = learning_rate(step, arguments.steps, arguments.decay, arguments.lr)
+    def progress() -> float:
+        """How far into the run, 0 to 1."""
+        minutes: float = (time.time() - started) / 60
+        return float(max(step / arguments.steps, minutes / arguments.minutes))
+
+    log = (out / "log.jsonl").open("a")
+    began = saved_at = time.monotonic()
+    sums = torch.zeros(4, dtype=torch.float64)
+    while progress() < 1:
+        share.seen.value, share.turn.value = seen, 0
+        share.gate.wait()
+        run_step(model, data, share, 0)
+        share.gate.wait()
+        gradient = torch.stack(share.gradients).sum(0)
+        at = 0
+        for master in masters.values():
+            master.grad = gradient[at : at + master.numel()].view_as(master)
+            at += master.numel()
+        torch.nn.utils.clip_grad_norm_(masters.values(), 1.0)
+        rate = learning_rate(step, progress(), arguments.decay, arguments.lr)
         for param_group in optimizer.param_groups:
             param_group["lr"] = rate
         optimizer.step()
-        with torch.no_grad():
-            for (_, p), master in zip(named, masters, strict=True):
-                p.copy_(master)
+        for name, master in masters.items():
+            share.weights[name].copy_(master)
         step += 1
-        losses.append(loss.item())
-        right += [int(part.argmax() == 0) for part in parts]
-        tokens += sum(map(len, pairs))
+        seen += int(share.sums[:, 2].sum())
+        sums += share.sums.sum(0)
         if step % 10 == 0:
             seconds = time.monotonic() - began
-            row = {"step": step, "loss": round(sum(losses) / len(losses), 4)}
-            row |= {"top1": round(sum(right) / len(right), 4), "lr": round(rate, 7)}
-            row |= {"tokens_per_s": round(tokens / seconds)}
+            loss, right, groups, tokens = sums.tolist()
+            row = {"step": step, "loss": round(loss / groups, 4), "top1": round(right / groups, 4)}
+            row |= {"lr": round(rate, 7), "tokens_per_s": round(tokens / seconds), "seen": seen}
             print(json.dumps(row), file=log, flush=True)
-            began, losses, right, tokens = time.monotonic(), [], [], 0
-        if step % 50 == 0:
+            began, sums = time.monotonic(), sums * 0
+        if time.monotonic() - saved_at > SAVE_EVERY:
             save()
+            saved_at = time.monotonic()
+    share.seen.value = -1
+    share.gate.wait()
+    for helper in helpers:
+        helper.join()
     save()
-
-    trained = AutoModelForSequenceClassification.from_pretrained(start)
-    weights = trained.state_dict()
-    weights |= {name: master.detach() for (name, _), master in zip(named, masters, strict=True)}
-    trained.load_state_dict(weights)
-    trained.save_pretrained(out)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (out / name).write_bytes((start / name).read_bytes())
     print(f"{out}: trained {step} steps")
 
 

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import ir_datasets
 import pytest
@@ -169,7 +170,7 @@ for name, split in asked:
 def test_a_name_of_mteb(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
-    parts = {
+    parts: dict[str, list[dict[str, Any]]] = {
         "corpus": [
             {"_id": "d1", "title": "Paris", "text": "is a city"},
             {"_id": "d2", "title": "", "text": "x"},

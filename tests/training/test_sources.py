@@ -1,12 +1,6 @@
-import json
-import random
-from pathlib import Path
-
 from hypothesis import given
 from hypothesis import strategies as st
-from prepare import answers_it, capital_groups, held_out, split_sentences, trap_groups
-
-TRAINING = Path(__file__).resolve().parents[2] / "training"
+from sources import answers_it, held_out, split_sentences
 
 
 @given(st.text(alphabet="ab。.！? \n।", max_size=80))
@@ -32,14 +26,3 @@ def test_a_text_with_the_answer_is_recognised() -> None:
 def test_a_quarter_of_the_titles_is_held_out() -> None:
     share = sum(held_out(f"title {i}") for i in range(4000)) / 4000
     assert 0.22 < share < 0.28
-
-
-def test_groups_are_one_positive_and_other_negatives() -> None:
-    rng = random.Random(0)
-    groups = [*trap_groups(TRAINING / "traps", rng, 1), *capital_groups(TRAINING / "capitals.tsv", rng)]
-    assert len(groups) == 600 * 2 + 50 * 2 * 3
-    for group in groups:
-        assert group["query"]
-        assert group["positive"] not in group["negatives"]
-        assert len(group["negatives"]) == 5
-    assert "中国的首都" not in json.dumps(groups, ensure_ascii=False)

@@ -1,0 +1,123 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonl
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from train import MICRO_TOKENS, WARM_STEPS, Group, forward, learning_rate, load, micro_batches, read_weights
+from transformers import BertConfig, BertForSequenceClassification
+
+TRAIN = Path(__file__).resolve().parents[2] / "training" / "train.py"
+WORDS = ["<s>", "<pad>", "</s>", "<unk>", "red", "green", "blue", "apple", "leaf", "sky"]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Path:
+    """A tiny model and its tokenizer."""
+    folder = tmp_path / "start" / "model"
+    folder.mkdir(parents=True)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=300,
+        initializer_range=0.3,  # what bf16 can tell apart
+        pad_token_id=1,
+    )
+    config.num_labels = 1
+    BertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, "<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text("{}")
+    return folder
+
+
+def colours(n: int) -> list[dict[str, Any]]:
+    known = {"red": "apple", "green": "leaf", "blue": "sky"}
+    return [
+        {"query": q, "texts": [a, *(x for x in known.values() if x != a)], "targets": [1.0, 0.0, 0.0]}
+        for q, a in list(known.items()) * n
+    ]
+
+
+def run(work: Path, *arguments: str) -> None:
+    command = [sys.executable, str(TRAIN), "--work", str(work), "--groups", "6", "--lr", "3e-3", *arguments]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+
+
+def test_the_rate_warms_up_stays_and_falls_to_zero() -> None:
+    assert learning_rate(0, 0.0, 0.5, 1.0) == 1 / WARM_STEPS
+    assert learning_rate(WARM_STEPS, 0.3, 0.5, 1.0) == 1.0
+    assert learning_rate(WARM_STEPS, 0.75, 0.5, 1.0) == pytest.approx(0.5)
+    # A stop of the process may take the clock past the end.
+    assert learning_rate(WARM_STEPS, 1.1, 0.5, 1.0) == 0.0
+
+
+def test_micro_batches_hold_every_group_once_within_their_budget() -> None:
+    groups = [Group([[0] * n] * 6, torch.zeros(6)) for n in (500, 200, 90, 40, 30, 30, 20)]
+    batches = micro_batches(groups)
+    assert sorted(g.tokens for batch in batches for g in batch) == sorted(g.tokens for g in groups)
+    assert all(len(batch) == 1 or sum(g.tokens for g in batch) <= MICRO_TOKENS for batch in batches)
+    assert [g.tokens for g in batches[0]] == [3000]
+
+
+def test_padding_and_order_do_not_change_a_logit(start: Path) -> None:
+    model = load(start, read_weights(start)).float()
+    pairs = [[0, 4, 2, 2, 7, 2], [0, 5, 2, 2, 8, 9, 9, 2], [0, 6, 2, 2, 9, 2]]
+    together = forward(model, pairs)
+    alone = torch.cat([forward(model, [pair]) for pair in pairs])
+    torch.testing.assert_close(together, alone)
+
+
+def test_it_learns_in_two_processes_and_goes_on_where_it_was(start: Path, tmp_path: Path) -> None:
+    before = load_file(start / "model.safetensors")
+    jsonl.write(tmp_path / "data" / "train.jsonl", colours(40))
+    run(tmp_path, "--steps", "20", "--processes", "2")
+    run(tmp_path, "--steps", "40", "--processes", "2")
+    rows = jsonl.read(tmp_path / "model" / "log.jsonl")
+    assert [row["step"] for row in rows] == [10, 20, 30, 40]
+    assert [row["seen"] for row in rows] == [60, 120, 180, 240]
+    assert rows[0]["loss"] > 0.5 > rows[-1]["loss"]
+    assert rows[-1]["top1"] == 1
+    after = load_file(tmp_path / "model" / "model.safetensors")
+    assert before.keys() == after.keys()
+    # Embeddings are frozen, to the bit; all else has moved.
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {name for name in before if ".embeddings." not in name}
+
+
+def test_processes_change_only_the_order_of_sums(start: Path, tmp_path: Path) -> None:
+    found = []
+    for processes in ("1", "2"):
+        work = tmp_path / processes
+        jsonl.write(work / "data" / "train.jsonl", colours(4))
+        run(work, "--start", str(start), "--steps", "3", "--processes", processes)
+        found.append(load_file(work / "model" / "model.safetensors"))
+    for name, value in found[0].items():
+        torch.testing.assert_close(value, found[1][name], atol=1e-4, rtol=1e-3)
+
+
+def test_a_packed_model_is_a_start_too(start: Path, tmp_path: Path) -> None:
+    table = "bert.embeddings.word_embeddings.weight"
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    weights = read_weights(start)
+    value = weights.pop(table)
+    blocks = torch.full((value.shape[0], 1), 0.01, dtype=torch.float16)
+    nibbles = torch.full((value.shape[0], value.shape[1] // 2), 0x9F, dtype=torch.uint8)
+    save_file(weights | {f"{table}.int4": nibbles, f"{table}.scale": blocks}, packed / "model.safetensors")
+    config = json.loads((start / "config.json").read_text()) | {"crossrank": {"compressed": 1}}
+    (packed / "config.json").write_text(json.dumps(config))
+    restored = read_weights(packed)
+    assert restored.keys() == weights.keys() | {table}
+    # Low nibbles are the first half of a block: 0xF is 7 steps up, 0x9 one.
+    torch.testing.assert_close(restored[table][0], torch.tensor([0.07] * 16 + [0.01] * 16), atol=1e-4, rtol=0)
