@@ -1,0 +1,441 @@
+// The page: what is asked, when, and what happens then.
+
+import { Problem, alive, compare, info, key } from "./api.js";
+import { $, h, pause } from "./dom.js";
+import { EXAMPLES } from "./examples.js";
+import { asCsv, asCurl, asJson, asPython, save } from "./exports.js";
+import { FileError, joinTexts, readFile, splitText } from "./files.js";
+import { documents as counted, locale, number, speak, t } from "./i18n.js";
+import { draw } from "./picture.js";
+import { Results, isKept } from "./results.js";
+import { pack, unpack } from "./state.js";
+import { Why } from "./why.js";
+
+const THEMES = ["auto", "light", "dark"];
+const BASE = new URL(".", location.href.split("#")[0]).href;
+
+let infos = []; // the served models
+let results = null; // { query, documents, answers, ms }: what is shown
+let running = null; // the AbortController of the request at work
+let notice = null; // what the notice says, so that it can be said again in another language
+let why = null; // [model, index]: the explanation that is open
+
+const state = { query: "", documents: "", split: "line", models: [], topN: null, threshold: 0, scale: "score" };
+const view = new Results({ onChoose: (model, index) => openWhy(model, index) });
+const dialog = new Why({
+  onClose: () => {
+    why = null;
+    remember();
+  },
+});
+
+// --- what is asked ---
+
+function read() {
+  state.query = $("query").value.trim();
+  state.documents = $("documents").value;
+  state.split = document.querySelector("[name=split]:checked").value;
+  state.models = [...document.querySelectorAll("#models input:checked")].map((input) => input.value);
+  return splitText(state.documents, state.split);
+}
+
+function write() {
+  $("query").value = state.query;
+  $("documents").value = state.documents;
+  document.querySelector(`[name=split][value=${state.split}]`).checked = true;
+  document.querySelector(`[name=scale][value=${state.scale}]`).checked = true;
+  for (const input of document.querySelectorAll("#models input")) input.checked = state.models.includes(input.value);
+  count();
+}
+
+const count = () => ($("count").textContent = counted(read().length));
+
+async function run(asked = true) {
+  const documents = read();
+  key.set($("key").value.trim());
+  if (!state.query) return tell("ask", { focus: "query" });
+  if (!documents.length) return tell("no_documents", { focus: "documents" });
+  if (infos.length && !state.models.length) return tell("no_model");
+  running?.abort();
+  const mine = (running = new AbortController());
+  why = null;
+  hush();
+  const begun = performance.now();
+  const clock = working(mine, () => t("working", { documents: counted(documents.length), s: Math.floor((performance.now() - begun) / 1000) }));
+  const found = await persist(async () => {
+    if (!infos.length) await connect(mine.signal);
+    const asked = performance.now();
+    const models = state.models.length ? state.models : [infos[0].name];
+    const query = state.query;
+    const answers = await Promise.all(models.map((model) => compare({ model, query, documents }, mine.signal)));
+    return { query, documents, answers, ms: performance.now() - asked };
+  }, mine);
+  clock();
+  if (!found) return;
+  results = found;
+  state.topN = null;
+  present(true);
+  // Where the results are below the texts, they come into sight.
+  if (asked && matchMedia("(max-width: 1080px)").matches) $("results").scrollIntoView({ behavior: "smooth", block: "start" });
+  const first = found.answers[0].documents.find((each) => each.rank === 1);
+  say(t("said", { documents: counted(documents.length), ms: number(Math.round(found.ms)), first: documents[first.index].slice(0, 200) }));
+  await remember();
+}
+
+/** Do something, and again, as long as it may yet succeed; null where it was stopped or refused. */
+async function persist(something, mine) {
+  for (;;) {
+    try {
+      return await something();
+    } catch (problem) {
+      if (!(problem instanceof Problem)) throw problem;
+      if (running !== mine) return null; // another request took its place
+      if (problem.kind === "stopped") return tell("stopped", { again: () => run() });
+      if (problem.kind === "key") return askKey();
+      const waits = ["busy", "loading", "lost"].includes(problem.kind);
+      if (!waits) {
+        mine.abort();
+        return tell(problem.kind, { message: problem.kind === "late" ? null : problem.message, again: () => run() });
+      }
+      if (!(await wait(problem, mine))) return tell("stopped", { again: () => run() });
+      hush();
+    }
+  }
+}
+
+/** Say what is in the way, and wait until another try may help; false where the user gives up. */
+async function wait(problem, mine) {
+  const now = new AbortController();
+  const left = h("span", "", { "aria-hidden": "true" });
+  tell(problem.kind, {
+    message: problem.kind === "lost" ? null : problem.message,
+    extra: left,
+    buttons: [
+      ["now", () => now.abort()],
+      ["give_up", () => mine.abort()],
+    ],
+  });
+  const signal = AbortSignal.any([now.signal, mine.signal]);
+  for (let seconds = problem.after; !signal.aborted; seconds -= 1) {
+    if (problem.kind !== "lost") {
+      if (seconds <= 0) break;
+      left.textContent = t("seconds", { n: number(seconds) });
+      await pause(1000, signal);
+    } else {
+      await pause(1000, signal);
+      if (await alive(signal)) break;
+    }
+  }
+  return !mine.signal.aborted;
+}
+
+function askKey() {
+  const wrong = Boolean(key.get());
+  $("key-field").hidden = false;
+  tell(wrong ? "wrong_key" : "needs_key", { focus: "key" });
+  return null;
+}
+
+async function connect(signal) {
+  infos = (await info(signal)).models;
+  const known = state.models.filter((name) => infos.some((each) => each.name === name));
+  state.models = known.length ? known : [infos[0].name];
+  $("models").hidden = infos.length < 2;
+  $("models").replaceChildren(
+    $("models").querySelector("legend"),
+    ...infos.map((each) =>
+      h("label", "", {}, h("input", "", { type: "checkbox", value: each.name, checked: state.models.includes(each.name) }), each.name),
+    ),
+  );
+}
+
+// --- what is shown ---
+
+function present(fresh) {
+  $("empty").hidden = true;
+  $("found").hidden = false;
+  const most = results.documents.length;
+  $("top-n").max = most;
+  $("top-n").value = state.topN ?? most;
+  $("threshold").value = state.threshold;
+  view.show(results, infos, state, fresh);
+  refine();
+}
+
+function refine() {
+  if (!results) return;
+  const most = results.documents.length;
+  const topN = Number($("top-n").value);
+  state.topN = topN < most ? topN : null;
+  state.threshold = Number($("threshold").value);
+  state.scale = document.querySelector("[name=scale]:checked").value;
+  $("top-n-value").textContent = number(topN);
+  const logit = Math.log(state.threshold / (1 - state.threshold));
+  $("threshold-value").textContent = state.threshold.toFixed(2) + (state.scale === "logit" && Number.isFinite(logit) ? ` (${logit.toFixed(1)})` : "");
+  view.update(state);
+  const answer = results.answers[0];
+  const cut = answer.documents.filter((each) => each.truncated).length;
+  const kept = answer.documents.filter((each) => isKept(each, state)).length;
+  const tokens = results.answers.reduce((sum, each) => sum + each.usage.total_tokens, 0);
+  $("summary").textContent =
+    t("summary", { documents: counted(most), tokens: number(tokens), ms: number(Math.round(results.ms)) }) +
+    (cut ? t("summary_cut", { n: number(cut) }) : "") +
+    (kept < most ? t("summary_kept", { n: number(kept) }) : "");
+}
+
+function openWhy(model, index) {
+  why = [model, index];
+  dialog.open(results, model, index, state);
+  remember();
+}
+
+/** Show that a request is under way, if it takes long enough to be seen; returns what ends it. */
+function working(mine, text) {
+  const show = () => {
+    $("working").hidden = !$("notice").hidden;
+    $("working-text").textContent = text();
+  };
+  const delay = setTimeout(show, 150);
+  const clock = setInterval(show, 1000);
+  $("stop").hidden = false;
+  $("results").setAttribute("aria-busy", "true");
+  return () => {
+    clearTimeout(delay);
+    clearInterval(clock);
+    if (running !== mine) return; // another one took its place
+    running = null;
+    $("working").hidden = true;
+    if ($("stop") === document.activeElement) $("run").focus();
+    $("stop").hidden = true;
+    $("results").removeAttribute("aria-busy");
+  };
+}
+
+/** A notice: what happened, in words, and the way on. */
+function tell(kind, options = {}) {
+  notice = { kind, options };
+  const { message, extra, again, focus } = options;
+  const buttons = options.buttons ?? (again ? [["again", again]] : []);
+  const text = { refused: null, failed: null, lost: "lost_text" }[kind] === null ? null : t(`${kind}_text`);
+  $("notice").hidden = false;
+  $("working").hidden = true;
+  $("notice").replaceChildren(
+    h("strong", "", {}, t(kind)),
+    h("p", "", {}, [text, message].filter(Boolean).join(" "), extra ? " " : "", extra ?? ""),
+  );
+  if (buttons.length) {
+    const made = buttons.map(([label, action]) => {
+      const button = h("button", "", { type: "button", "data-way": label }, t(label));
+      button.addEventListener("click", action);
+      return button;
+    });
+    $("notice").append(h("p", "actions", {}, ...made));
+  }
+  if (focus) $(focus).focus();
+  return null;
+}
+
+function hush() {
+  notice = null;
+  $("notice").hidden = true;
+  $("notice").replaceChildren();
+}
+
+function say(text) {
+  $("said").textContent = text;
+}
+
+// --- links, files, exports ---
+
+const whole = () => ({ ...state, why });
+
+/** Put the state into the address. */
+async function remember() {
+  const packed = await pack(whole());
+  history.replaceState(null, "", packed ?? location.pathname + location.search);
+  return packed;
+}
+
+let later = 0;
+function rememberSoon() {
+  clearTimeout(later);
+  later = setTimeout(remember, 250);
+}
+
+async function restore() {
+  const found = await unpack(location.hash);
+  if (!found) return false;
+  const { why: opened, topN, ...rest } = found;
+  Object.assign(state, rest);
+  write();
+  await run(false);
+  if (!results) return true;
+  state.topN = topN;
+  $("top-n").value = topN ?? results.documents.length;
+  refine();
+  if (opened && results.answers.some((answer) => answer.model === opened[0] && answer.documents[opened[1]])) openWhy(...opened);
+  return true;
+}
+
+async function take(file) {
+  try {
+    const found = await readFile(file);
+    const { text, split, changed } = joinTexts(found.documents);
+    Object.assign(state, { documents: text, split, query: found.query || $("query").value });
+    write();
+    hush();
+    const told = t("read", { documents: counted(found.documents.length), file: file.name });
+    $("count").textContent = told + (found.encoding === "UTF-8" ? "" : t("read_encoding", { encoding: found.encoding })) + (changed ? t("read_block") : "");
+    say($("count").textContent);
+  } catch (error) {
+    if (!(error instanceof FileError)) throw error;
+    tellFile(file.name, error);
+  }
+}
+
+function tellFile(name, error) {
+  tell("refused", { message: t(error.message, error.values) });
+  $("notice").querySelector("strong").textContent = t("bad_file", { file: name });
+}
+
+async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    say(t("copied"));
+    return true;
+  } catch {
+    say(t("copy_failed"));
+    return false;
+  }
+}
+
+function showCode(title, text) {
+  $("code-title").textContent = t(title);
+  $("code-text").textContent = text;
+  $("code-copy").textContent = t("copy");
+  $("code").showModal();
+  $("code-title").focus();
+}
+
+const EXPORTS = {
+  async link() {
+    const packed = await remember();
+    if (packed) showCode("code_link", BASE + packed);
+    else tell("refused", { message: t("too_long_link") });
+  },
+  curl: () => showCode("code_curl", asCurl(results, state, BASE, Boolean(key.get()))),
+  python: () => showCode("code_python", asPython(results, state, infos)),
+  json: () => save("crossrank.json", asJson(results, state), "application/json"),
+  csv: () => save("crossrank.csv", asCsv(results, state), "text/csv"),
+  async png() {
+    save("crossrank.png", await draw(results, infos, state));
+  },
+};
+
+// --- language and theme ---
+
+function setLanguage(wanted) {
+  speak(wanted);
+  const other = locale() === "zh" ? "en" : "zh";
+  $("language").lang = other;
+  $("language").textContent = other === "zh" ? "中文" : "English";
+  $("shortcut").textContent = /Mac|iPhone|iPad/.test(navigator.platform) ? "⌘↵" : "Ctrl ↵";
+  $("examples").replaceChildren(
+    ...EXAMPLES.map((example) => {
+      const button = h("button", "", { type: "button", "data-example": example.id }, example.label[locale()]);
+      button.addEventListener("click", () => useExample(example));
+      return button;
+    }),
+  );
+  setTheme(document.documentElement.dataset.theme ?? "auto");
+  count();
+  if (notice) tell(notice.kind, notice.options);
+  if (results) present(false);
+}
+
+function setTheme(theme) {
+  if (theme === "auto") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = theme;
+  const glyph = { auto: "◐", light: "○", dark: "●" }[theme];
+  $("theme").replaceChildren(h("span", "unseen", {}, `${t("theme")} `), h("span", "", { "aria-hidden": "true" }, `${glyph} `), t(`theme_${theme}`));
+}
+
+function useExample(example, asked = true) {
+  const { text, split } = joinTexts(example.documents);
+  Object.assign(state, { query: example.query, documents: text, split, threshold: 0, topN: null });
+  write();
+  run(asked);
+}
+
+// --- the page comes to life ---
+
+const store = (name, value) => localStorage.setItem(`crossrank-${name}`, value);
+const stored = (name) => localStorage.getItem(`crossrank-${name}`);
+
+$("form").addEventListener("submit", (event) => (event.preventDefault(), run()));
+$("documents").addEventListener("input", count);
+for (const radio of document.querySelectorAll("[name=split]")) radio.addEventListener("change", count);
+for (const radio of document.querySelectorAll("[name=scale]")) radio.addEventListener("change", () => (refine(), rememberSoon()));
+for (const id of ["top-n", "threshold"]) $(id).addEventListener("input", () => (refine(), rememberSoon()));
+$("stop").addEventListener("click", () => running?.abort());
+$("language").addEventListener("click", () => {
+  setLanguage(locale() === "zh" ? "en" : "zh");
+  store("language", locale());
+});
+$("theme").addEventListener("click", () => {
+  const next = THEMES[(THEMES.indexOf(document.documentElement.dataset.theme ?? "auto") + 1) % THEMES.length];
+  setTheme(next);
+  store("theme", next);
+});
+$("skip").addEventListener("click", (event) => (event.preventDefault(), $("results").focus()));
+$("file").addEventListener("change", (event) => event.target.files[0] && take(event.target.files[0]).then(() => (event.target.value = "")));
+$("code-close").addEventListener("click", () => $("code").close());
+$("code-copy").addEventListener("click", async () => {
+  $("code-copy").textContent = t((await copy($("code-text").textContent)) ? "copied" : "copy_failed");
+});
+$("export").addEventListener("click", (event) => {
+  const wanted = event.target.dataset?.export;
+  if (!wanted) return;
+  $("export").open = false;
+  EXPORTS[wanted]();
+});
+document.addEventListener("click", (event) => {
+  if (!$("export").contains(event.target)) $("export").open = false;
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) run();
+  if (event.key === "Escape") {
+    if ($("export").open) {
+      $("export").open = false;
+      $("export").querySelector("summary").focus();
+    } else if (!document.querySelector("dialog[open]")) running?.abort();
+  }
+});
+addEventListener("hashchange", restore);
+
+let dragged = 0;
+addEventListener("dragenter", (event) => {
+  if (event.dataTransfer?.types.includes("Files")) {
+    dragged += 1;
+    $("drop").hidden = false;
+  }
+});
+addEventListener("dragleave", () => {
+  dragged = Math.max(0, dragged - 1);
+  $("drop").hidden = dragged === 0;
+});
+addEventListener("dragover", (event) => event.preventDefault());
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  dragged = 0;
+  $("drop").hidden = true;
+  if (event.dataTransfer.files[0]) take(event.dataTransfer.files[0]);
+});
+
+setTheme(stored("theme") ?? "auto");
+setLanguage(stored("language") ?? (navigator.language.startsWith("zh") ? "zh" : "en"));
+$("key").value = key.get();
+if (!(await restore())) {
+  // Nothing to say it better than an example.
+  useExample(EXAMPLES.find((example) => example.first === locale()), false);
+}

@@ -1,0 +1,69 @@
+// What is on the page as files, and as code that gives the same.
+
+import { isKept } from "./results.js";
+
+const byRank = (answer, state) => [...answer.documents].sort((a, b) => a.rank - b.rank).filter((each) => isKept(each, state));
+
+export function asJson(results, state) {
+  const rankings = results.answers.map((answer) => ({
+    model: answer.model,
+    tokens: answer.usage.total_tokens,
+    results: byRank(answer, state).map(({ index, rank, score, logit, truncated, tokens, keyword_rank, keyword_score }) => ({
+      ...{ rank, index, score, logit, truncated, tokens, keyword_rank, keyword_score },
+      text: results.documents[index],
+    })),
+  }));
+  const kept = { top_n: state.topN ?? results.documents.length, threshold: state.threshold };
+  return `${JSON.stringify({ query: results.query, ...kept, rankings }, null, 2)}\n`;
+}
+
+export function asCsv(results, state) {
+  const cell = (value) => (/[",\r\n]/.test(String(value)) ? `"${String(value).replaceAll('"', '""')}"` : String(value));
+  const names = ["rank", "index", "score", "logit", "keyword_rank", "keyword_score", "truncated", "tokens"];
+  const rows = results.answers.flatMap((answer) =>
+    byRank(answer, state).map((each) => [answer.model, ...names.map((name) => each[name]), results.documents[each.index]]),
+  );
+  // The mark at the start lets Excel know that it is UTF-8.
+  return `\ufeff${[["model", ...names, "text"], ...rows].map((row) => row.map(cell).join(",")).join("\r\n")}\r\n`;
+}
+
+/** The kept documents are the best n: a threshold is no more than that. */
+export function asCurl(results, state, base, secured) {
+  const header = secured ? ' \\\n  -H "Authorization: Bearer $CROSSRANK_API_KEY"' : "";
+  return results.answers
+    .map((answer) => {
+      const kept = byRank(answer, state).length;
+      if (!kept) return `# ${answer.model}: nothing has a score of ${state.threshold} or more`;
+      const body = { model: answer.model, query: results.query, documents: results.documents, top_n: kept };
+      return `curl -s '${base}v2/rerank'${header} --data-binary @- <<'END'\n${JSON.stringify(body)}\nEND`;
+    })
+    .join("\n");
+}
+
+export function asPython(results, state, infos) {
+  const options = [];
+  if (state.topN && state.topN < results.documents.length) options.push(`top_n=${state.topN}`);
+  if (state.threshold > 0) options.push(`threshold=${state.threshold}`);
+  const lines = ["from crossrank import Reranker", ""];
+  // A JSON string is a Python string as well.
+  lines.push(`query = ${JSON.stringify(results.query)}`, "documents = [", ...results.documents.map((text) => `    ${JSON.stringify(text)},`), "]");
+  for (const answer of results.answers) {
+    const info = infos.find((each) => each.name === answer.model);
+    const source = JSON.stringify(info?.source ?? answer.model);
+    const revision = info?.revision ? `, revision=${JSON.stringify(info.revision)}` : "";
+    const precise = info?.engine ? `, precision=${JSON.stringify(info.precision)}, max_length=${info.max_length}` : "";
+    lines.push("", `reranker = Reranker(${source}${revision}${precise})`, `for hit in reranker.rank(${["query, documents", ...options].join(", ")}):`);
+    lines.push('    print(hit.rank, hit.index, f"{hit.score:.4f}", hit.text)');
+  }
+  return `${lines.join("\n")}\n`;
+}
+
+/** Let the browser save something under a name. */
+export function save(name, content, type) {
+  const url = URL.createObjectURL(content instanceof Blob ? content : new Blob([content], { type }));
+  const link = document.createElement("a");
+  link.href = url;
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(url), 10_000);
+}

@@ -1,0 +1,114 @@
+// Files of documents: plain text, JSON Lines, CSV.
+
+const LARGEST = 16 * 2 ** 20;
+const COLUMNS = ["text", "document", "passage", "content", "body", "文本", "内容", "文档", "正文"];
+
+/** A file's documents and query, or an error whose message is a key of i18n.js. */
+export class FileError extends Error {
+  constructor(key, values = {}) {
+    super(key);
+    this.values = values;
+  }
+}
+
+export async function readFile(file) {
+  if (file.size > LARGEST) throw new FileError("bad_size");
+  const [text, encoding] = decode(new Uint8Array(await file.arrayBuffer()));
+  const ending = file.name.toLowerCase().match(/\.(\w+)$/)?.[1] ?? "";
+  let found;
+  if (["jsonl", "ndjson", "json"].includes(ending) || /^\s*\{"/.test(text)) found = readJsonLines(text);
+  else if (ending === "csv" || ending === "tsv") found = readTable(text, ending === "tsv" ? "\t" : ",");
+  else found = { documents: splitText(text, /\n[^\S\n]*\n/.test(text.trim()) ? "block" : "line") };
+  if (!found.documents.length) throw new FileError("bad_empty");
+  return { query: "", ...found, encoding };
+}
+
+/** UTF-8, or UTF-16 with its mark; what is neither is taken for GB18030, as older Chinese programs write. */
+function decode(bytes) {
+  if (bytes[0] === 0xff && bytes[1] === 0xfe) return [new TextDecoder("utf-16le").decode(bytes), "UTF-16"];
+  if (bytes[0] === 0xfe && bytes[1] === 0xff) return [new TextDecoder("utf-16be").decode(bytes), "UTF-16"];
+  if (bytes.subarray(0, 4096).includes(0)) throw new FileError("bad_kind");
+  for (const encoding of ["utf-8", "gb18030"]) {
+    try {
+      return [new TextDecoder(encoding, { fatal: true }).decode(bytes).replaceAll("\r\n", "\n"), encoding.toUpperCase()];
+    } catch {
+      // the next
+    }
+  }
+  throw new FileError("bad_kind");
+}
+
+/** Documents of a text: a line each, or blocks with a blank line between. */
+export function splitText(text, split) {
+  return text
+    .split(split === "block" ? /\n(?:[^\S\n]*\n)+/ : "\n")
+    .map((part) => part.trim())
+    .filter(Boolean);
+}
+
+/** Documents as one text, and how it is split: lines, unless a document has several. */
+export function joinTexts(documents) {
+  if (!documents.some((document) => document.includes("\n"))) return { text: documents.join("\n"), split: "line", changed: false };
+  const blocks = documents.map((document) => document.trim().replace(/\n(?:[^\S\n]*\n)+/g, "\n"));
+  const changed = blocks.some((block, i) => block !== documents[i].trim());
+  return { text: blocks.join("\n\n"), split: "block", changed };
+}
+
+function readJsonLines(text) {
+  let query = "";
+  const documents = [];
+  const take = (row, line) => {
+    const value = typeof row === "string" ? row : (row?.text ?? row?.document ?? row?.passage ?? row?.content);
+    if (typeof row?.query === "string") query ||= row.query;
+    if (typeof value === "string") documents.push(value.trim());
+    else if (Array.isArray(row?.documents)) row.documents.forEach((each) => take(each, line));
+    else throw new FileError("bad_json", { line });
+  };
+  try {
+    const whole = JSON.parse(text); // a .json file: one array, or one object
+    (Array.isArray(whole) ? whole : [whole]).forEach((row, i) => take(row, i + 1));
+    return { query, documents: documents.filter(Boolean) };
+  } catch (error) {
+    if (error instanceof FileError) throw error;
+  }
+  text.split("\n").forEach((line, i) => {
+    if (!line.trim()) return;
+    let row;
+    try {
+      row = JSON.parse(line);
+    } catch {
+      throw new FileError("bad_json", { line: i + 1 });
+    }
+    take(row, i + 1);
+  });
+  return { query, documents: documents.filter(Boolean) };
+}
+
+function readTable(text, separator) {
+  const rows = cells(text, separator).filter((row) => row.some((cell) => cell.trim()));
+  if (!rows.length) return { documents: [] };
+  const names = rows[0].map((cell) => cell.trim().toLowerCase());
+  let column = names.findIndex((name) => COLUMNS.includes(name));
+  const headed = column >= 0;
+  if (!headed) {
+    const length = (i) => rows.reduce((sum, row) => sum + (row[i]?.length ?? 0), 0);
+    column = names.map((_, i) => i).reduce((best, i) => (length(i) > length(best) ? i : best), 0);
+  }
+  const body = headed ? rows.slice(1) : rows;
+  const asked = headed ? names.indexOf("query") : -1;
+  const query = asked >= 0 ? (body[0]?.[asked]?.trim() ?? "") : "";
+  return { query, documents: body.map((row) => (row[column] ?? "").trim()).filter(Boolean) };
+}
+
+/** CSV by RFC 4180: quotes around a cell, doubled within it. */
+function cells(text, separator) {
+  const rows = [[]];
+  const pattern = new RegExp(`(?:"((?:[^"]|"")*)"|([^"\\n${separator}][^\\n${separator}]*)?)(${separator}|\\r?\\n|$)`, "gy");
+  while (pattern.lastIndex < text.length) {
+    const found = pattern.exec(text);
+    if (!found) throw new FileError("bad_kind");
+    rows.at(-1).push(found[1] !== undefined ? found[1].replaceAll('""', '"') : (found[2] ?? ""));
+    if (found[3] !== separator) rows.push([]);
+  }
+  return rows;
+}

@@ -1,0 +1,290 @@
+// The rankings side by side: keyword order, then one column for each model, and lines between them.
+
+import { $, h, marked } from "./dom.js";
+import { number, t } from "./i18n.js";
+
+const GAP = 8; // as --gap in style.css
+const SHOWN = 600; // characters of a document in its card; all of it is in the explanation
+const AT_ONCE = 40; // cards that are there at once; the rest follows while the browser is idle
+const ANIMATED = 100;
+
+export const figure = (value, scale) => value.toFixed(scale === "logit" ? 2 : 4);
+
+/** Which documents of a model's ranking are kept: the best n that have the score. */
+export const isKept = (document, state) => document.rank <= (state.topN ?? Infinity) && document.score >= state.threshold;
+
+/** The orders to show: [{ name, title, note, order: documents, best first, model or null }] */
+export function columnsOf(results, infos) {
+  const by = (documents, name) => [...documents].sort((a, b) => a[name] - b[name]);
+  const keywords = {
+    model: null,
+    title: t("keywords"),
+    note: t("keywords_note"),
+    order: by(results.answers[0].documents, "keyword_rank"),
+  };
+  const models = results.answers.map((answer) => {
+    const info = infos.find((each) => each.name === answer.model);
+    return {
+      model: answer.model,
+      title: answer.model,
+      note: info?.engine ? t("model_note", { ...info, length: number(info.max_length) }) : "",
+      order: by(answer.documents, "rank"),
+    };
+  });
+  return [keywords, ...models];
+}
+
+export class Results {
+  constructor({ onChoose }) {
+    this.onChoose = onChoose;
+    this.element = $("columns");
+    this.shown = 1;
+    this.results = null;
+    this.columns = [];
+    this.cards = []; // for each column: the card of each document, by its index
+    this.lists = [];
+    this.version = 0;
+    this.element.addEventListener("click", (event) => this.choose(event));
+    this.element.addEventListener("keydown", (event) => this.move(event));
+    for (const name of ["pointerover", "focusin"]) this.element.addEventListener(name, (event) => this.light(event.target));
+    for (const name of ["pointerleave", "focusout"]) this.element.addEventListener(name, () => this.light(null));
+    let width = 0;
+    new ResizeObserver(([entry]) => {
+      if (Math.abs(entry.contentRect.width - width) < 2) return;
+      width = entry.contentRect.width;
+      if (this.results) this.measure();
+    }).observe(this.element);
+  }
+
+  /** Show results; ``fresh``: they have just come, so the cards move from the keyword order to their own. */
+  show(results, infos, state, fresh) {
+    this.results = results;
+    this.columns = columnsOf(results, infos);
+    this.cards = this.columns.map(() => []);
+    this.places = this.columns.map((column) => new Map(column.order.map((document, i) => [document.index, i])));
+    this.version += 1;
+    const children = [];
+    this.lists = this.columns.map((column, i) => {
+      const list = h("ol", "", { "aria-labelledby": `column-${i}` });
+      const title = h("h3", "", { id: `column-${i}`, title: column.title }, column.title);
+      const note = h("p", "", { title: column.note }, column.note);
+      if (i) children.push(h("div", "links", { "aria-hidden": "true" }));
+      children.push(h("div", `column ${i ? "model" : "keywords"}`, {}, title, note, list));
+      return list;
+    });
+    this.element.replaceChildren(...children);
+    const wide = this.columns.length > 2 ? "minmax(260px, 1fr)" : "minmax(0, 1fr)";
+    this.element.style.gridTemplateColumns = this.columns.map(() => wide).join(" 84px ");
+    this.fillTabs();
+    this.measure();
+    this.fill(0, AT_ONCE);
+    this.update(state);
+    this.rest(AT_ONCE, state, this.version);
+    if (fresh) this.animate();
+  }
+
+  fillTabs() {
+    const tabs = $("tabs");
+    const legend = tabs.querySelector("legend");
+    this.shown = Math.min(this.shown, this.columns.length - 1);
+    tabs.replaceChildren(
+      legend,
+      ...this.columns.map((column, i) => {
+        const input = h("input", "", { type: "radio", name: "tab", value: i, checked: i === this.shown });
+        input.addEventListener("change", () => this.showTab(i));
+        return h("label", "", {}, input, h("span", "", {}, column.title));
+      }),
+    );
+    this.showTab(this.shown);
+  }
+
+  showTab(shown) {
+    this.shown = shown;
+    this.element.querySelectorAll(".column").forEach((column, i) => column.classList.toggle("shown", i === shown));
+  }
+
+  /** The height of a row: as many lines as the longest text needs, up to three. */
+  measure() {
+    const column = this.element.querySelector(".column.shown");
+    const width = Math.max(80, column.clientWidth - 62);
+    // About the width of a text; Chinese characters are twice as wide as Latin ones.
+    const length = (text) => 7.6 * (text.length + (text.slice(0, 300).match(/[\u1100-\uffdc]/g)?.length ?? 0));
+    const longest = Math.max(...this.results.documents.map((document) => length(document.slice(0, SHOWN))));
+    const lines = Math.min(3, Math.max(1, Math.ceil(longest / width)));
+    this.row = 21 * lines + 21 + 22;
+    this.element.style.setProperty("--lines", lines);
+    this.element.style.setProperty("--row", `${this.row}px`);
+    this.drawLinks();
+  }
+
+  fill(from, to) {
+    this.columns.forEach((column, i) => {
+      const cards = column.order.slice(from, to).map((document, k) => {
+        const card = this.card(column, document, from + k);
+        this.cards[i][document.index] = card;
+        return h("li", from + k === 0 ? "first" : "", {}, card);
+      });
+      this.lists[i].append(...cards);
+    });
+  }
+
+  /** The cards that do not fit on a first screen, while nothing else is to do. */
+  rest(from, state, version) {
+    if (from >= this.results.documents.length) return;
+    setTimeout(() => {
+      if (version !== this.version) return;
+      this.fill(from, from + 150);
+      this.update(this.state ?? state, from, from + 150);
+      this.rest(from + 150, state, version);
+    });
+  }
+
+  card(column, document, place) {
+    const text = this.results.documents[document.index];
+    const spans = document.keyword_spans.filter(([, end]) => end <= SHOWN);
+    const body = h(
+      "span",
+      "",
+      {},
+      h("span", "text", { dir: "auto" }, ...marked(text.slice(0, SHOWN), spans)),
+      h("span", "numbers", {}, h("span", "bar", {}, h("span")), h("span", "number"), ...this.tags(column, document)),
+    );
+    const far = place >= 99 ? "place far" : "place";
+    return h(
+      "button",
+      "card",
+      { type: "button", tabindex: place ? -1 : 0, "data-index": document.index },
+      h("span", far, {}, String(place + 1)),
+      body,
+    );
+  }
+
+  tags(column, document) {
+    if (!column.model) return [h("span", "tag", { hidden: true }, t("dropped"))];
+    const up = document.keyword_rank - document.rank;
+    const kind = up > 0 ? "up" : up < 0 ? "down" : "";
+    const words = up ? t(up > 0 ? "moved_up" : "moved_down", { n: number(Math.abs(up)), from: number(document.keyword_rank) }) : t("stays");
+    const move = h(
+      "span",
+      `move ${kind}`,
+      { title: words },
+      h("span", "", { "aria-hidden": "true" }, up > 0 ? `▲ ${up}` : up < 0 ? `▼ ${-up}` : "="),
+      h("span", "unseen", {}, words),
+    );
+    return [move, document.truncated ? h("span", "tag cut", { title: t("cut_title") }, t("cut")) : null];
+  }
+
+  /** Numbers, bars, and what is kept: all that the switch and the sliders change. */
+  update(state, from = 0, to = Infinity) {
+    this.state = state;
+    const first = this.results.answers[0].documents;
+    this.columns.forEach((column, i) => {
+      const number = column.model ? state.scale : "keyword_score";
+      const values = column.order.map((document) => document[number]);
+      const most = Math.max(1e-9, ...values.map(Math.abs));
+      column.order.slice(from, to).forEach((document) => {
+        const card = this.cards[i][document.index];
+        if (!card) return;
+        const value = document[number];
+        const bar = card.querySelector(".bar");
+        const filled = bar.firstElementChild.style;
+        bar.classList.toggle("both", number === "logit");
+        if (number === "logit") {
+          const half = (50 * Math.abs(value)) / most;
+          filled.left = value < 0 ? `${50 - half}%` : "50%";
+          filled.width = `${half}%`;
+        } else {
+          filled.left = "0";
+          filled.width = `${100 * (column.model ? value : value / most)}%`;
+        }
+        card.querySelector(".number").textContent = column.model ? figure(value, state.scale) : value.toFixed(2);
+        if (column.model) {
+          card.parentElement.hidden = !isKept(document, state);
+        } else {
+          const dropped = !isKept(first[document.index], state);
+          card.classList.toggle("dropped", dropped);
+          card.querySelector(".tag").hidden = !dropped;
+        }
+      });
+    });
+    this.drawLinks();
+  }
+
+  drawLinks() {
+    const count = this.results.documents.length;
+    const height = count * (this.row + GAP);
+    const y = (place) => place * (this.row + GAP) + this.row / 2;
+    const svg = "http://www.w3.org/2000/svg";
+    this.element.querySelectorAll(".links").forEach((links, i) => {
+      const [left, right] = [this.places[i], this.places[i + 1]];
+      const drawing = document.createElementNS(svg, "svg");
+      drawing.setAttribute("viewBox", `0 0 100 ${height}`);
+      drawing.setAttribute("height", height);
+      drawing.setAttribute("preserveAspectRatio", "none");
+      for (const each of this.columns[i + 1].order) {
+        const before = this.columns[i].order[left.get(each.index)];
+        if (this.state && (!isKept(each, this.state) || (i && !isKept(before, this.state)))) continue;
+        const [from, to] = [left.get(each.index), right.get(each.index)];
+        const path = document.createElementNS(svg, "path");
+        path.setAttribute("d", `M3 ${y(from)}C50 ${y(from)} 50 ${y(to)} 97 ${y(to)}`);
+        path.setAttribute("class", to < from ? "rise" : to > from ? "fall" : "level");
+        path.dataset.index = each.index;
+        drawing.append(path);
+      }
+      links.classList.toggle("many", count > 60);
+      links.replaceChildren(drawing);
+    });
+  }
+
+  /** Cards of the model's column come from where keywords had put them. */
+  animate() {
+    if (this.results.documents.length > ANIMATED || matchMedia("(prefers-reduced-motion: reduce)").matches) return;
+    this.columns.forEach((column, i) => {
+      if (!column.model) return;
+      for (const document of column.order) {
+        const way = (document.keyword_rank - document.rank) * (this.row + GAP);
+        if (!way) continue;
+        this.cards[i][document.index].parentElement.animate(
+          [{ transform: `translateY(${way}px)` }, { transform: "none" }],
+          { duration: 650, easing: "cubic-bezier(.3, 0, .1, 1)" },
+        );
+      }
+    });
+    for (const links of this.element.querySelectorAll(".links")) {
+      links.animate([{ opacity: 0 }, { opacity: 0, offset: 0.6 }, { opacity: 1 }], { duration: 900 });
+    }
+  }
+
+  choose(event) {
+    const card = event.target.closest(".card");
+    if (!card) return;
+    const column = this.columns[this.lists.indexOf(card.closest("ol"))];
+    this.onChoose(column.model ?? this.results.answers[0].model, Number(card.dataset.index));
+  }
+
+  /** Arrow keys go through a column, so that it is one stop of the Tab key. */
+  move(event) {
+    const card = event.target.closest?.(".card");
+    if (!card || event.altKey || event.ctrlKey || event.metaKey) return;
+    const list = card.closest("ol");
+    const cards = [...list.querySelectorAll("li:not([hidden]) > .card")];
+    const here = cards.indexOf(card);
+    const page = 10;
+    const to = { ArrowDown: here + 1, ArrowUp: here - 1, PageDown: here + page, PageUp: here - page, Home: 0, End: cards.length - 1 }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    const next = cards[Math.max(0, Math.min(cards.length - 1, to))];
+    card.tabIndex = -1;
+    next.tabIndex = 0;
+    next.focus();
+  }
+
+  light(target) {
+    for (const lit of this.element.querySelectorAll(".lit")) lit.classList.remove("lit");
+    const card = target?.closest?.(".card");
+    if (!card) return;
+    const index = card.dataset.index;
+    for (const cards of this.cards) cards[index]?.classList.add("lit");
+    for (const path of this.element.querySelectorAll(`path[data-index="${index}"]`)) path.classList.add("lit");
+  }
+}

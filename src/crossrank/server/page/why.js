@@ -1,0 +1,164 @@
+// Why a document is where it is: its sentences, each alone, and the score without it.
+
+import { Problem, explain } from "./api.js";
+import { $, h, slicer } from "./dom.js";
+import { number, t } from "./i18n.js";
+import { figure } from "./results.js";
+
+const WARMEST = 40; // per cent of colour: what leaves the text readable
+const STRONG = 0.3; // a fall of the logit by which a sentence is coloured fully, at least
+
+export class Why {
+  constructor({ onClose }) {
+    this.dialog = $("why");
+    this.body = $("why-body");
+    this.asked = null;
+    $("why-close").addEventListener("click", () => this.dialog.close());
+    this.dialog.addEventListener("click", (event) => event.target === this.dialog && this.dialog.close());
+    this.dialog.addEventListener("close", () => {
+      this.asked?.abort();
+      onClose();
+    });
+  }
+
+  /** Ask for an explanation and show it. */
+  async open(results, model, index, state) {
+    this.asked?.abort();
+    const asked = (this.asked = new AbortController());
+    const document = results.answers.find((answer) => answer.model === model)?.documents[index];
+    if (!document) return;
+    $("why-title").textContent = t("why", { place: number(document.rank) });
+    this.body.replaceChildren(
+      this.facts(results, model, document, state),
+      h("p", "", { role: "status" }, h("span", "spinner", { "aria-hidden": "true" }), " ", t("why_working")),
+    );
+    if (!this.dialog.open) this.dialog.showModal();
+    $("why-title").focus();
+    const text = results.documents[index];
+    try {
+      const found = await explain({ model, query: results.query, document: text }, asked.signal);
+      this.show(results, model, document, state, text, found);
+    } catch (problem) {
+      if (!(problem instanceof Problem)) throw problem;
+      if (problem.kind === "stopped") return;
+      const words = { busy: "busy", loading: "loading", lost: "lost", late: "late", key: "needs_key", refused: "refused" }[problem.kind] ?? "failed";
+      const again = h("button", "main", { type: "button" }, t("again"));
+      again.addEventListener("click", () => this.open(results, model, index, state));
+      this.body.replaceChildren(
+        this.facts(results, model, document, state),
+        h("p", "note", { role: "alert" }, `${t(words)}. ${problem.kind === "lost" ? "" : problem.message}`),
+        h("p", "actions", {}, again),
+      );
+    }
+  }
+
+  facts(results, model, document, state) {
+    const fact = (name, value) => h("span", "", {}, `${name} `, h("b", "", {}, value));
+    return h(
+      "p",
+      "facts",
+      {},
+      h("span", "", {}, t("of", { n: number(document.index + 1) })),
+      results.answers.length > 1 ? fact(t("why_model"), model) : null,
+      fact(t(state.scale === "logit" ? "why_logit" : "why_score"), figure(document[state.scale], state.scale)),
+      fact(t("why_keywords"), t("why_place", { n: number(document.keyword_rank) })),
+    );
+  }
+
+  show(results, model, document, state, text, found) {
+    const part = slicer(text);
+    const length = Array.from(text).length;
+    const pieces = [];
+    const rows = [];
+    let end = 0;
+    const light = (i, on) => {
+      pieces[i].classList.toggle("lit", on);
+      rows[i].classList.toggle("lit", on);
+    };
+    const strip = h("div", "strip", { tabindex: 0, role: "group", "aria-label": t("sentence"), dir: "auto" });
+    found.sentences.forEach((sentence, i) => {
+      strip.append(part(end, sentence.start));
+      end = sentence.end;
+      const fall = sentence.logit_fall;
+      const piece = h("span", fall === null ? "unread" : "");
+      if (fall !== null && sentence.read < sentence.end - sentence.start) {
+        // The window ends within this sentence.
+        const middle = sentence.start + sentence.read;
+        piece.append(part(sentence.start, middle), h("span", "unread", {}, part(middle, sentence.end)));
+      } else {
+        piece.append(part(sentence.start, sentence.end));
+      }
+      piece.addEventListener("pointerenter", () => light(i, true));
+      piece.addEventListener("pointerleave", () => light(i, false));
+      pieces.push(piece);
+      strip.append(piece);
+      rows.push(this.row(sentence, state, (on) => light(i, on)));
+    });
+    strip.append(h("span", found.sentences_left_out ? "unread" : "", {}, part(end)));
+    const best = found.sentences.reduce((top, each) => (top && top.logit >= each.logit ? top : each), null);
+    const children = [this.facts(results, model, document, state)];
+    if (found.read < length) {
+      children.push(
+        h("p", "note", {}, t("why_cut", { read: number(found.read), all: number(length) }), " ", best && !best.read ? t("why_beyond") : ""),
+      );
+    }
+    if (!found.sentences.length) children.push(h("p", "note", {}, t("why_none")));
+    else {
+      children.push(
+        strip,
+        h("div", "between scale small", {}, this.colours(found, pieces), h("p", "scale", {}, h("span", "scale-text"), h("i", "", { "aria-hidden": "true" }), h("span", "scale-end"))),
+        this.table(rows),
+      );
+    }
+    if (found.sentences_left_out) children.push(h("p", "small", {}, t("why_left", { n: number(found.sentences_left_out) })));
+    this.body.replaceChildren(...children);
+    if (!found.sentences.length) return;
+    this.colour("fall", found, pieces);
+    const warmest = found.sentences.reduce((top, each, i) => ((each.logit_fall ?? 0) > (found.sentences[top].logit_fall ?? 0) ? i : top), 0);
+    strip.scrollTop = pieces[warmest].offsetTop - strip.offsetTop - strip.clientHeight / 2;
+  }
+
+  /** The switch between the two ways to colour the text. */
+  colours(found, pieces) {
+    const choice = (by, label) => {
+      const input = h("input", "", { type: "radio", name: "colour", value: by, checked: by === "fall" });
+      input.addEventListener("change", () => this.colour(by, found, pieces));
+      return h("label", "", {}, input, h("span", "", {}, t(label)));
+    };
+    return h("fieldset", "switch", {}, h("legend", "unseen", {}, t("why_colour")), choice("fall", "without"), choice("alone", "alone"));
+  }
+
+  /** Colour each sentence: by what the document loses without it, or by its own score. */
+  colour(by, found, pieces) {
+    const most = Math.max(STRONG, ...found.sentences.map((each) => Math.abs(each.logit_fall ?? 0)));
+    found.sentences.forEach((sentence, i) => {
+      const share = by === "alone" ? sentence.score : (sentence.logit_fall ?? 0) / most;
+      pieces[i].classList.toggle("cold", share < 0);
+      pieces[i].classList.toggle("warm", share > 0);
+      pieces[i].style.setProperty("--heat", Math.round(WARMEST * Math.abs(share)));
+    });
+    const scale = this.body.querySelector("p.scale");
+    scale.classList.toggle("one", by === "alone");
+    scale.querySelector(".scale-text").textContent = by === "alone" ? t("why_low") : `${t("why_scale")} ${t("why_rises")}`;
+    scale.querySelector(".scale-end").textContent = by === "alone" ? t("why_high") : t("why_falls");
+  }
+
+  row(sentence, state, light) {
+    const alone = sentence[state.scale];
+    const fall = sentence[`${state.scale}_fall`];
+    const change = fall === null ? t("unread") : `${fall > 0 ? "−" : "+"}${figure(Math.abs(fall), state.scale)}`;
+    const row = h("tr", "", {}, h("td", "", { dir: "auto" }, sentence.text), h("td", "", {}, figure(alone, state.scale)), h("td", fall > 0 ? "up" : "", {}, change));
+    row.addEventListener("pointerenter", () => light(true));
+    row.addEventListener("pointerleave", () => light(false));
+    return row;
+  }
+
+  table(rows) {
+    const head = (key) => h("th", "", { scope: "col", title: key === "sentence" ? null : t(`${key}_title`) }, t(key));
+    return h("table", "", {}, h("thead", "", {}, h("tr", "", {}, head("sentence"), head("alone"), head("without"))), h("tbody", "", {}, ...rows));
+  }
+
+  close() {
+    this.dialog.close();
+  }
+}
