@@ -1,0 +1,83 @@
+"""PyTerrier: a transformer (extra ``pyterrier``).
+
+::
+
+    from crossrank.integrations.pyterrier import CrossRankTransformer
+
+    pipeline = bm25 % 100 >> dataset.text_loader() >> CrossRankTransformer("crossrank-mini")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyterrier as pt
+
+from crossrank.integrations.ranker import Model, Ranker
+from crossrank.models import BUNDLED
+from crossrank.ranking import RankedDocument, check_options
+
+__all__ = ["CrossRankTransformer"]
+
+
+class CrossRankTransformer(pt.Transformer):  # type: ignore[misc]  # mypy does not follow PyTerrier
+    """Results with new scores and ranks, each query's best first; all queries go through the model together.
+
+    Reads the columns qid, query and the text; gives all columns back in a new frame, with ``score``
+    (the logit, by which PyTerrier orders: scores of 0 to 1 would make ties of the best), ``rank`` (from
+    0, as PyTerrier counts) and ``truncated`` (whether the text was cut to fit the model's window).
+
+    Args:
+        model: a Reranker, a model's name or folder, or a server's URL.
+        text_field: the column with the documents' text.
+        top_n: how many results of each query to keep; None: all.
+        threshold: leave out results with a score (0 to 1) below it.
+        api_key: for a server that asks for one.
+        options: more arguments of ``Reranker`` or ``Client``, by name.
+
+    Raises:
+        InputError, ModelError, EngineError: as ``crossrank.integrations.ranker.Ranker``.
+    """
+
+    def __init__(
+        self,
+        model: Model = BUNDLED,
+        *,
+        text_field: str = "text",
+        top_n: int | None = None,
+        threshold: float | None = None,
+        api_key: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        check_options(top_n, threshold)
+        self.text_field = text_field
+        self.top_n = top_n
+        self.threshold = threshold
+        self._ranker = Ranker(model, api_key=api_key, options=options)
+
+    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
+        """Rank the results of every query.
+
+        Raises:
+            InputError: a text is missing.
+            CrossRankError: as ``Reranker.rank_many`` or ``Client.rank_many``.
+        """
+        pt.validate.result_frame(inp, extra_columns=["query", self.text_field])
+        queries = list(inp.groupby("qid", sort=False).indices.values())  # of each, its rows' places
+        asked, texts = inp["query"].tolist(), inp[self.text_field].tolist()
+        requests = ((asked[rows[0]], [texts[row] for row in rows]) for rows in queries)
+        rankings = self._ranker.sync.rank_many(requests, top_n=self.top_n, threshold=self.threshold)
+        places: list[int] = []
+        hits: list[RankedDocument] = []
+        for rows, ranking in zip(queries, rankings, strict=True):
+            places += [rows[hit.index] for hit in ranking]
+            hits += ranking
+        found: pd.DataFrame = inp.iloc[places].assign(
+            score=np.array([hit.logit for hit in hits], np.float64),
+            rank=np.array([hit.rank - 1 + pt.model.FIRST_RANK for hit in hits], np.int64),
+            truncated=np.array([hit.truncated for hit in hits], np.bool_),
+        )
+        return found.reset_index(drop=True)

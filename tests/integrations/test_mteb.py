@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mteb
+import numpy as np
+import pytest
+from datasets import Dataset
+from mteb.abstasks.retrieval import AbsTaskRetrieval
+from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
+from mteb.models import CrossEncoderWrapper
+from mteb.models.models_protocols import CrossEncoderProtocol
+from sentence_transformers import CrossEncoder
+from torch.utils.data import DataLoader
+
+from crossrank import CrossRankError, Reranker
+from crossrank.integrations.mteb import CrossRankCrossEncoder
+from tests.integrations import DOCUMENTS, QUERY
+from tests.server.process import Server
+
+QUERIES = {"q1": QUERY, "q2": "大熊猫吃什么？", "q3": "a query without candidates' order", "q4": QUERY}
+
+
+class Task(AbsTaskRetrieval):  # type: ignore[misc]
+    """A reranking task whose data is here."""
+
+    metadata = mteb.TaskMetadata(
+        name="CrossRankTestReranking",
+        type="Reranking",
+        description="For tests.",
+        reference="https://example.org",
+        dataset={"path": "none", "revision": "none"},
+        category="t2t",
+        modalities=["text"],
+        eval_splits=["test"],
+        eval_langs=["eng-Latn"],
+        main_score="ndcg_at_10",
+    )
+
+    def load_data(self, **_: Any) -> None:
+        ids = [f"d{i}" for i in range(len(DOCUMENTS))]
+        data = RetrievalSplitData(
+            corpus=Dataset.from_dict({"id": ids, "text": DOCUMENTS, "title": [""] * len(ids)}),
+            queries=Dataset.from_dict({"id": list(QUERIES), "text": list(QUERIES.values())}),
+            relevant_docs={"q1": {"d0": 1, "d7": 1}, "q2": {"d8": 1}, "q3": {"d3": 1}, "q4": {"d2": 1}},
+            top_ranked={"q1": ids, "q2": ids[4:], "q3": ids[:6], "q4": ids[::-1]},
+        )
+        self.dataset = {"default": {"test": data}}
+        self.data_loaded = True
+
+
+def evaluate(model: Any, folder: Path) -> tuple[float, dict[str, dict[str, float]]]:
+    """nDCG@10, and the scores of each query's documents."""
+    result = mteb.evaluate(
+        model, Task(), cache=None, co2_tracker=False, prediction_folder=folder, show_progress_bar=False
+    )
+    [file] = folder.rglob("*.json")
+    predictions = json.loads(file.read_text())["default"]["test"]
+    return result.task_results[0].get_score(), predictions
+
+
+def test_the_order_is_mtebs_own(folder: Path, reranker: Reranker, tmp_path: Path) -> None:
+    own = CrossEncoderWrapper(CrossEncoder(str(folder), device="cpu", local_files_only=True))
+    expected, theirs = evaluate(own, tmp_path / "theirs")
+    score, ours = evaluate(CrossRankCrossEncoder(reranker), tmp_path / "ours")
+    assert score == expected
+    assert 0 < score < 1
+    assert ours.keys() == theirs.keys() == QUERIES.keys()
+    for query in QUERIES:
+        order = [sorted(scores[query], key=scores[query].__getitem__) for scores in (ours, theirs)]
+        assert order[0] == order[1]
+
+
+def test_a_server_scores_alike(reranker: Reranker, server: Server, key: str, tmp_path: Path) -> None:
+    here = evaluate(CrossRankCrossEncoder(reranker), tmp_path / "here")
+    served = CrossRankCrossEncoder(server.url, api_key=key, options={"model": "tiny"})
+    assert evaluate(served, tmp_path / "served") == here
+    assert served.mteb_model_meta.name == "crossrank/tiny"
+
+
+def test_logits_of_pairs_in_their_order(reranker: Reranker) -> None:
+    model = CrossRankCrossEncoder(reranker)
+    queries = [QUERY, QUERY, "x", QUERY, "x", "x"]
+    pairs = list(zip(queries, DOCUMENTS, strict=False))
+    loaders = [
+        DataLoader(Dataset.from_dict({"text": side}), batch_size=4) for side in zip(*pairs, strict=True)
+    ]
+    task: Any = {"task_metadata": Task.metadata, "hf_split": "test", "hf_subset": "default"}
+    found = model.predict(*loaders, **task, batch_size=2)
+    assert found.dtype == np.float32
+    assert found.tolist() == reranker.logits(pairs).tolist()
+    fewer = DataLoader(Dataset.from_dict({"text": queries[:4]}), batch_size=4)
+    with pytest.raises(ValueError, match="longer"):
+        model.predict(fewer, loaders[1], **task)
+
+
+def test_results_are_kept_by_weights_and_precision(folder: Path, reranker: Reranker) -> None:
+    model = CrossRankCrossEncoder(reranker)
+    assert isinstance(model, CrossEncoderProtocol)
+    meta = model.mteb_model_meta
+    assert (meta.name, meta.max_tokens) == ("crossrank/tiny", 512)
+    other = CrossRankCrossEncoder(folder, options={"precision": "bf16", "threads": 1}).mteb_model_meta
+    assert meta.revision.removesuffix("-fp32") == other.revision.removesuffix("-bf16")
+
+
+def test_errors_are_crossranks(server: Server) -> None:
+    with pytest.raises(CrossRankError, match="key"):
+        mteb.evaluate(CrossRankCrossEncoder(server.url), Task(), cache=None, co2_tracker=False)
