@@ -4,6 +4,7 @@
 # make format    rewrite the code in the project's style
 # make sanitize  the C++ and its tests under the address and undefined-behaviour sanitizers (Linux, GCC)
 # make aarch64   the kernels and the encoder cross-compiled, and tested under qemu
+# make peers     the engines that benchmarks/peers.py compares with
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,11 +12,13 @@ VENV := .venv
 FLAG_VENV := .venv-flagembedding
 # The clients of other rerank services need older libraries than the rest: an environment of their own.
 CLIENTS_VENV := .venv-clients
+# The engines of benchmarks/peers.py; those that go through Optimum need an older transformers.
+PEERS_VENVS := .venv-peers .venv-peers-optimum
 BIN := $(VENV)/bin
 CXX_FILES := $(wildcard native/*.cpp native/*.h)
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint format sanitize aarch64 clean
+.PHONY: demo test lint format sanitize aarch64 peers clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -65,8 +68,10 @@ aarch64: $(VENV)/.dev
 	$(BIN)/cmake --build $(AARCH64) --parallel 2
 	$(BIN)/ctest --test-dir $(AARCH64) --output-on-failure
 
+peers: $(VENV)/.dev $(PEERS_VENVS:%=%/.ready)
+
 clean:
-	rm -rf $(VENV) $(FLAG_VENV) $(CLIENTS_VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FLAG_VENV) $(CLIENTS_VENV) $(PEERS_VENVS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -94,4 +99,10 @@ $(CLIENTS_VENV)/.ready: tests/server/requirements-clients.txt
 	@echo "Setting up $(CLIENTS_VENV), for the tests of the server with other services' clients."
 	@$(PYTHON) -m venv $(CLIENTS_VENV)
 	@$(CLIENTS_VENV)/bin/python $(PIP) --no-compile --requirement tests/server/requirements-clients.txt
+	@touch $@
+
+.venv-%/.ready: benchmarks/requirements-%.txt constraints.txt
+	@echo "Setting up .venv-$*, for benchmarks/peers.py; llama.cpp is compiled, which takes minutes."
+	@$(PYTHON) -m venv .venv-$*
+	@.venv-$*/bin/python $(PIP) --requirement benchmarks/requirements-$*.txt
 	@touch $@

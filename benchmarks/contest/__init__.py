@@ -1,0 +1,1 @@
+"""CrossRank and its peers side by side: what benchmarks/peers.py is made of."""

@@ -1,0 +1,119 @@
+"""What a side of the contest is: something that scores batches of pairs.
+
+This module and all that a worker imports run in the peers' environments, where CrossRank is not installed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+THREADS = 2
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One pair as text and as the model reads it.
+
+    Attributes:
+        token_ids: int64 (T,), special tokens included.
+        segment_ids: int64 (T,).
+    """
+
+    query: str
+    document: str
+    token_ids: npt.NDArray[np.int64]
+    segment_ids: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
+Batch = Sequence[Pair]
+
+
+class Side:
+    """One engine, used as its documentation advises.
+
+    Args:
+        checkpoint: an ordinary fp32 checkpoint.
+        work: where conversions of this checkpoint are kept.
+        threads: cores to use.
+        max_length: tokens of a pair at most, for sides that tokenise by themselves.
+    """
+
+    environment: ClassVar[str] = "peers"
+    """The virtual environment it runs in: .venv-<environment>."""
+    converts: ClassVar[str] = ""
+    """The folder in ``work`` that ``convert`` fills; "": nothing to convert."""
+    needs: ClassVar[str] = ""
+    """The side whose conversion this one starts from."""
+
+    def __init__(self, checkpoint: Path, work: Path, threads: int, max_length: int) -> None:
+        self.checkpoint = checkpoint
+        self.work = work
+        self.threads = threads
+        self.max_length = max_length
+        self.config: dict[str, Any] = json.loads((checkpoint / "config.json").read_text())
+
+    @property
+    def folder(self) -> Path:
+        """Where its conversion lies."""
+        return self.work / self.converts
+
+    def convert(self, calibration: Sequence[Pair]) -> None:
+        """Make what ``load`` needs, once, into ``folder``; ``calibration``: pairs that no workload has."""
+
+    def load(self) -> None:
+        """Get ready to score."""
+        raise NotImplementedError
+
+    def logits(self, batch: Batch) -> npt.NDArray[np.float32]:
+        """One logit for each pair of a batch: float32 (B,)."""
+        raise NotImplementedError
+
+    def run(self, batches: Sequence[Batch]) -> list[npt.NDArray[np.float32]]:
+        """The logits of several batches; sides that keep several in flight do it here."""
+        return [self.logits(batch) for batch in batches]
+
+    def plan(self, pairs: Sequence[Pair], size: int) -> list[list[int]]:
+        """Batches of at most ``size`` pairs of like length, longest first, as indices."""
+        order = sorted(range(len(pairs)), key=lambda i: -len(pairs[i]))
+        return [order[i : i + size] for i in range(0, len(order), size)]
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """What is tried for each workload; the fastest is used."""
+        return (1, 4, 16, 64)
+
+
+def padded(batch: Batch, padding: int) -> dict[str, npt.NDArray[np.int64]]:
+    """A batch as rectangles of its longest pair: input_ids, attention_mask, token_type_ids, int64 (B, T)."""
+    shape = (len(batch), max(len(pair) for pair in batch))
+    ids = np.full(shape, padding, np.int64)
+    mask, segments = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    for row, pair in enumerate(batch):
+        ids[row, : len(pair)] = pair.token_ids
+        mask[row, : len(pair)] = 1
+        segments[row, : len(pair)] = pair.segment_ids
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": segments}
+
+
+@contextmanager
+def replaced(folder: Path) -> Iterator[Path]:
+    """A folder that appears under its name only when it is whole."""
+    import shutil
+
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.replace(folder)

@@ -1,0 +1,86 @@
+"""OpenVINO: bf16, int8 weights with dynamic quantisation, static int8 by NNCF."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.contest.base import Batch, Pair, Side, padded, replaced
+
+
+class OpenVinoFp32(Side):
+    """Only the conversion that the others start from."""
+
+    environment = "peers-optimum"
+    converts = "openvino-fp32"
+    options: ClassVar[dict[str, Any]] = {"INFERENCE_PRECISION_HINT": "f32"}
+
+    def convert(self, calibration: Sequence[Pair]) -> None:  # noqa: ARG002
+        from optimum.intel import OVModelForSequenceClassification
+
+        model = OVModelForSequenceClassification.from_pretrained(
+            self.checkpoint, export=True, compile=False, load_in_8bit=False
+        )
+        with replaced(self.folder) as partial:
+            model.save_pretrained(partial)
+
+    def load(self) -> None:
+        import openvino
+
+        options = {"INFERENCE_NUM_THREADS": self.threads, "PERFORMANCE_HINT": "LATENCY"} | self.options
+        self.model = openvino.Core().compile_model(self.folder / "openvino_model.xml", "CPU", options)
+        self.names = {port.get_any_name() for port in self.model.inputs}
+
+    def logits(self, batch: Batch) -> npt.NDArray[np.float32]:
+        arrays = padded(batch, self.config["pad_token_id"])
+        inputs = {name: value for name, value in arrays.items() if name in self.names}
+        found: npt.NDArray[np.float32] = self.model(inputs)[0][:, 0].astype(np.float32)
+        return found
+
+
+class OpenVinoBf16(OpenVinoFp32):
+    options: ClassVar[dict[str, Any]] = {"INFERENCE_PRECISION_HINT": "bf16"}
+
+
+class OpenVinoDynamic(OpenVinoFp32):
+    """int8 weights by NNCF; activations are quantised while it runs."""
+
+    converts = "openvino-int8-weights"
+    needs = "OpenVINO fp32"
+    options: ClassVar[dict[str, Any]] = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 32}
+
+    def convert(self, calibration: Sequence[Pair]) -> None:  # noqa: ARG002
+        import nncf
+        import openvino
+
+        model = openvino.Core().read_model(self.work / OpenVinoFp32.converts / "openvino_model.xml")
+        model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
+        with replaced(self.folder) as partial:
+            openvino.save_model(model, partial / "openvino_model.xml", compress_to_fp16=False)
+
+
+class OpenVinoStatic(OpenVinoFp32):
+    """Weights and activations int8, by NNCF's post-training quantisation for transformers."""
+
+    converts = "openvino-int8-static"
+    needs = "OpenVINO fp32"
+    options: ClassVar[dict[str, Any]] = {}
+
+    def convert(self, calibration: Sequence[Pair]) -> None:
+        import nncf
+        import openvino
+
+        model = openvino.Core().read_model(self.work / OpenVinoFp32.converts / "openvino_model.xml")
+        names = {port.get_any_name() for port in model.inputs}
+        samples = [padded([pair], self.config["pad_token_id"]) for pair in calibration]
+        dataset = nncf.Dataset(
+            samples, lambda arrays: {name: value for name, value in arrays.items() if name in names}
+        )
+        model = nncf.quantize(
+            model, dataset, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(calibration)
+        )
+        with replaced(self.folder) as partial:
+            openvino.save_model(model, partial / "openvino_model.xml", compress_to_fp16=False)

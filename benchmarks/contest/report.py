@@ -1,0 +1,271 @@
+"""Results as JSON, tables and a chart; pages in English and Chinese from the same figures."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contest.worker import CALIBRATED
+
+OURS = "CrossRank int8"
+REFERENCE = "transformers fp32"
+CELLS = ("32", "128", "512", "mixed")
+
+TITLES = {
+    "v2-m3-shape": {
+        "en": "The shape of bge-reranker-v2-m3 (568 M weights, random)",
+        "zh": "bge-reranker-v2-m3 的形状（5.68 亿权重，随机）",
+    },
+    "crossrank-mini": {"en": "crossrank-mini (75 M weights)", "zh": "crossrank-mini（7500 万权重）"},
+}
+
+WORDS = {
+    "engine": {"en": "engine", "zh": "引擎"},
+    "tokens": {"en": "{} tokens", "zh": "{} 个 token"},
+    "mixed": {"en": "mixed", "zh": "混合长度"},
+    "latency": {"en": "one pair, ms", "zh": "单对延迟，毫秒"},
+    "start": {"en": "start, s", "zh": "启动，秒"},
+    "memory": {"en": "peak memory, MB", "zh": "内存峰值，MB"},
+    "difference": {"en": "logit difference, mean / largest", "zh": "logit 差，平均 / 最大"},
+    "tau": {"en": "Kendall's tau", "zh": "Kendall tau"},
+    "ratio": {"en": "CrossRank int8 is faster by a factor of", "zh": "CrossRank int8 快多少倍"},
+    "against": {"en": "against {}", "zh": "相比 {}"},
+    "fastest": {"en": "against the fastest other engine", "zh": "相比最快的其他引擎"},
+    "uncalibrated": {
+        "en": "against the fastest that needs no calibration data",
+        "zh": "相比不需要校准数据的最快引擎",
+    },
+    "failed": {"en": "cannot run: {}", "zh": "无法运行：{}"},
+    "what": {"en": "what", "zh": "项目"},
+    "figure": {"en": "figure", "zh": "数值"},
+    "machine": {"en": "machine", "zh": "机器"},
+    "cores": {"en": "{cpu} ({instructions}), {threads} cores", "zh": "{cpu}（{instructions}），{threads} 核"},
+    "date": {"en": "measured on", "zh": "测量日期"},
+    "versions": {"en": "versions", "zh": "版本"},
+    "peak": {"en": "int8 peak of a bare kernel, all cores", "zh": "裸内核的 int8 峰值，全部核"},
+    "share": {
+        "en": "share of it at 128 tokens: the whole model's operations / those that a logit needs",
+        "zh": "128 个 token 时达到的比例：按整个模型的运算 / 按一个 logit 所需的运算",
+    },
+    "busy_rate": {
+        "en": "128 tokens with a busy process on every core, pairs/s (share of idle)",
+        "zh": "每个核上另有一个繁忙进程时，128 个 token，对/秒（占空闲时的比例）",
+    },
+    "busy_latency": {
+        "en": "one pair of 32 tokens, ms: idle / with a busy process on every core",
+        "zh": "单对 32 个 token，毫秒：空闲 / 每个核上另有一个繁忙进程",
+    },
+    "second": {
+        "en": "second start of a script to its first score, s",
+        "zh": "脚本第二次启动到第一个分数，秒",
+    },
+    "first": {
+        "en": "first start, from the fp32 checkpoint, without torch, s",
+        "zh": "首次启动，从 fp32 检查点，没有 torch，秒",
+    },
+    "resident": {
+        "en": "resident memory of a script that scores the mixed lengths, now / peak, MB",
+        "zh": "给混合长度打分的脚本的常驻内存，当前 / 峰值，MB",
+    },
+}
+
+Results = dict[str, Any]
+
+
+def rate(results: Results, side: str, cell: str) -> float | None:
+    found = results["sides"].get(side, {}).get("pairs_per_second", {}).get(cell)
+    return None if found is None else float(found)
+
+
+def fastest(results: Results, cell: str, calibrated: bool) -> tuple[str, float] | None:
+    """The fastest other engine; ``calibrated``: those that need calibration data count too."""
+    rates = [
+        (value, side)
+        for side in results["sides"]
+        if not side.startswith("CrossRank") and (calibrated or side not in CALIBRATED)
+        if (value := rate(results, side, cell)) is not None
+    ]
+    return (max(rates)[1], max(rates)[0]) if rates else None
+
+
+def ratio(results: Results, cell: str, against: str) -> tuple[float, str] | None:
+    """How many times as fast CrossRank int8 is, and as whom."""
+    ours = rate(results, OURS, cell)
+    if against == REFERENCE:
+        reference = rate(results, REFERENCE, cell)
+        other = (REFERENCE, reference) if reference is not None else None
+    else:
+        other = fastest(results, cell, calibrated=against == "fastest")
+    return None if ours is None or other is None else (ours / other[1], other[0])
+
+
+def number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def cell_title(cell: str, language: str) -> str:
+    return WORDS["mixed"][language] if cell == "mixed" else WORDS["tokens"][language].format(cell)
+
+
+def speeds(results: Results, language: str, full: bool = True) -> str:
+    """Every side's figures; not full: speed and memory alone, and only sides that run."""
+    header = [WORDS["engine"][language], *(cell_title(cell, language) for cell in CELLS)]
+    header += [WORDS[name][language] for name in ("latency", "start", "memory")[0 if full else 2 :]]
+    header += [WORDS[name][language] for name in ("difference", "tau")] if full else []
+    rows = []
+    for side, found in results["sides"].items():
+        name = f"**{side}**" if side == OURS else side
+        name += " ¹" if side in CALIBRATED else ""
+        if "error" in found:
+            if full:
+                error = found["error"].replace("|", "\\|")
+                rows.append([name, WORDS["failed"][language].format(error), *[""] * (len(header) - 2)])
+            continue
+        row = [name, *(number(rate(results, side, cell)) for cell in CELLS)]
+        if full:
+            row += [number(found["latency_ms"]), number(found["start_seconds"])]
+        row.append(f"{found['peak_mb']:,.0f}")
+        if full:
+            row.append(f"{found.get('mean_difference', '-')} / {found.get('largest_difference', '-')}")
+            row.append(f"{found['tau']:.3f}" if "tau" in found else "-")
+        rows.append(row)
+    return table(header, rows)
+
+
+def ratios(results: Results, language: str) -> str:
+    header = [WORDS["ratio"][language], *(cell_title(cell, language) for cell in CELLS)]
+    rows = []
+    for against in ("fastest", "uncalibrated", REFERENCE):
+        title = WORDS.get(against, WORDS["against"])[language].format(against)
+        found = [ratio(results, cell, against) for cell in CELLS]
+        rows.append([title, *("-" if r is None else f"{r[0]:.2f} ({r[1]})" for r in found)])
+    return table(header, rows)
+
+
+def alone(results: Results, language: str) -> str:
+    """CrossRank's figures that no peer was asked for."""
+    m = results["machine"]
+    rows = [
+        ("peak", f"{m['int8_peak_tops']:.2f} TOPS"),
+        ("share", f"{100 * m['share_of_peak']:.0f} % / {100 * m['share_of_peak_needed']:.0f} %"),
+        (
+            "busy_rate",
+            f"{number(m['busy_pairs_per_second'])} "
+            f"({100 * m['busy_pairs_per_second'] / m['idle_pairs_per_second']:.0f} %)",
+        ),
+        ("busy_latency", f"{number(m['idle_latency_ms'])} / {number(m['busy_latency_ms'])}"),
+        ("second", number(m["second_start_seconds"])),
+        ("first", number(m["first_start_seconds"])),
+        ("resident", f"{m['resident_mb']:.0f} / {m['peak_mb']:.0f}"),
+    ]
+    header = [WORDS["what"][language], WORDS["figure"][language]]
+    return table(header, [[WORDS[name][language], value] for name, value in rows])
+
+
+def about(results: Results, language: str) -> str:
+    m = results["machine"]
+    cores = WORDS["cores"][language].format(**m | {"instructions": ", ".join(m["instructions"])})
+    rows = [("machine", cores), ("date", m["date"])]
+    rows += [("versions", versions) for versions in results["packages"].values()]
+    header = [WORDS["what"][language], WORDS["figure"][language]]
+    return table(header, [[WORDS[name][language], value] for name, value in rows])
+
+
+def page(all_results: list[Results], language: str) -> str:
+    parts = [about(all_results[0], language)]
+    for results in all_results:
+        parts.append(f"## {TITLES[results['model']][language]}")
+        parts += [speeds(results, language), ratios(results, language)]
+        if results["machine"]:
+            parts.append(alone(results, language))
+    return "\n\n".join(parts)
+
+
+def claim(results: Results, language: str) -> str:
+    """The README's sentence and table."""
+    found = {a: [ratio(results, cell, a) for cell in CELLS] for a in ("fastest", "uncalibrated", REFERENCE)}
+    spans = {}
+    for against, values in found.items():
+        known = [value[0] for value in values if value is not None]
+        spans[against] = f"{min(known):.1f}–{max(known):.1f}" if known else "-"
+    m = results["machine"]
+    cores = WORDS["cores"][language].format(**m | {"instructions": ", ".join(m["instructions"])})
+    sentences = {
+        "en": f"Pairs per second with the shape of bge-reranker-v2-m3 on {cores}. CrossRank int8 runs at "
+        f"{spans[REFERENCE]} times the speed of transformers in fp32, {spans['uncalibrated']} times that of the "
+        f"fastest other engine that needs no calibration data, and {spans['fastest']} times that of the "
+        "fastest of all (¹ needs calibration data).",
+        "zh": f"在 {cores} 上，bge-reranker-v2-m3 形状的模型每秒处理的对数。CrossRank int8 的速度是 transformers fp32 的 "
+        f"{spans[REFERENCE]} 倍，是不需要校准数据的最快引擎的 {spans['uncalibrated']} 倍，是所有引擎中最快者的 "
+        f"{spans['fastest']} 倍（¹ 需要校准数据）。",
+    }
+    return f"{sentences[language]}\n\n{speeds(results, language, full=False)}"
+
+
+def console(results: Results) -> str:
+    return f"\n{TITLES[results['model']]['en']}\n\n{speeds(results, 'en')}\n\n{ratios(results, 'en')}\n"
+
+
+def chart(results: Results, path: Path) -> None:
+    """Bars of every side that runs, one panel for each workload."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot
+
+    sides = [side for side, found in results["sides"].items() if "error" not in found]
+    sides.sort(key=lambda side: rate(results, side, "mixed") or 0)
+    # A fixed salt and no date: the same figures give the same file.
+    with mpl.rc_context({"svg.hashsalt": "crossrank", "font.size": 9, "svg.fonttype": "path"}):
+        figure, axes = pyplot.subplots(1, len(CELLS), figsize=(11, 0.32 * len(sides) + 1.1), sharey=True)
+        for axis, cell in zip(axes, CELLS, strict=True):
+            values = [rate(results, side, cell) or 0 for side in sides]
+            colours = ["#d9480f" if side.startswith("CrossRank") else "#8aa0b4" for side in sides]
+            names = [side + (" ¹" if side in CALIBRATED else "") for side in sides]
+            bars = axis.barh(names, values, color=colours)
+            axis.bar_label(bars, [number(value) for value in values], padding=2, fontsize=8)
+            axis.set_title(cell_title(cell, "en"))
+            axis.set_xlim(0, 1.25 * max(values))
+            axis.set_xticks([])
+            axis.spines[["top", "right", "bottom"]].set_visible(False)
+        m = results["machine"]
+        title = f"pairs per second: {TITLES[results['model']]['en']}\n{m['cpu']}, {m['threads']} cores"
+        figure.suptitle(title, fontsize=9)
+        figure.supxlabel("¹ needs calibration data", fontsize=8)
+        figure.tight_layout()
+        figure.savefig(path, metadata={"Date": None})
+        pyplot.close(figure)
+
+
+def between(path: Path, mark: str, text: str) -> None:
+    """Put a text between a page's two marks."""
+    content = path.read_text(encoding="utf-8")
+    pattern = re.compile(rf"(<!-- {mark}: begin -->\n).*?(<!-- {mark}: end -->)", re.DOTALL)
+    if not pattern.search(content):
+        raise SystemExit(f"{path} has no place for the figures: <!-- {mark}: begin --> and end")
+    path.write_text(pattern.sub(lambda m: f"{m[1]}{text}\n{m[2]}", content), encoding="utf-8")
+    print(f"{path} written")
+
+
+def write(root: Path, all_results: list[Results]) -> None:
+    """results/*.json, and the pages from all that lie there."""
+    folder = root / "benchmarks" / "results"
+    folder.mkdir(exist_ok=True)
+    for results in all_results:
+        text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
+        (folder / f"{results['model']}.json").write_text(text, encoding="utf-8")
+    paths = [folder / f"{model}.json" for model in TITLES]
+    known = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+    chart(known[0], root / "docs" / "performance.svg")
+    for language, suffix in (("en", ""), ("zh", ".zh-CN")):
+        between(root / "docs" / f"performance{suffix}.md", "measured", page(known, language))
+        between(root / f"README{suffix}.md", "speed", claim(known[0], language))
