@@ -4,6 +4,7 @@ from pathlib import Path
 
 import jsonl
 import pytest
+from tokenizers import Tokenizer
 
 from crossrank import Reranker
 from crossrank.cli.demo import EXAMPLES
@@ -11,6 +12,36 @@ from crossrank.models import BUNDLED, resolve
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAPS = jsonl.read(ROOT / "training" / "held_out_traps.jsonl")
+SEEDS = jsonl.read(ROOT / "tests" / "data" / "seed_pairs.jsonl")
+# A sentence for each large language, with as many of its letters as one has.
+SAMPLES = {
+    "ar": "نص حكيم له سر قاطع وذو شأن عظيم مكتوب على ثوب أخضر ومغلف بجلد أزرق",
+    "bn": "বর্ষামুখর দিন শেষে ঊর্ধ্বপানে চেয়ে যখন আষাঢ়ে গল্প শোনাতে বসে",
+    "de": "Falsches Üben von Xylophonmusik quält jeden größeren Zwerg.",
+    "el": "Ξεσκεπάζω την ψυχοφθόρα βδελυγμία.",
+    "en": "The quick brown fox jumps over the lazy dog — “twice”!",
+    "es": "El pingüino Wenceslao hizo kilómetros bajo exhaustiva lluvia y frío; ¿añoraba? ¡Sí!",
+    "fa": "پژوهشگران گفتند که آموزش ضروری است و چهار ویژگی دارد",
+    "fr": "Portez ce vieux whisky au juge blond qui fume : œuf, garçon, où, là, naïf.",
+    "he": "דג סקרן שט בים מאוכזב ולפתע מצא לו חברה",
+    "hi": "ऋषियों को सताने वाले दुष्ट राक्षसों के राजा रावण का सर्वनाश करने वाले विष्णुवतार",
+    "id": "Hafiz mengendarai bajaj payah-payah ke warnet-x untuk mencetak verbal.",
+    "it": "Quel vituperabile xenofobo zelante assaggia il whisky ed esclama: alleluja! È perché più città",
+    "ja": "いろはにほへと ちりぬるを ヴァイオリン、漢字と仮名を混ぜて書く。",
+    "ko": "키스의 고유조건은 입술끼리 만나야 하고 특별한 기술은 필요치 않다.",
+    "nl": "Pa’s wijze lynx bezag vroom het fikse aquaduct.",
+    "pl": "Pchnąć w tę łódź jeża lub ośm skrzyń fig.",
+    "pt": "À noite, vovô Kowalsky vê o ímã cair no pé do pinguim queixoso.",
+    "ru": "Съешь же ещё этих мягких французских булок, да выпей чаю.",
+    "ta": "யாமறிந்த மொழிகளிலே தமிழ்மொழி போல் இனிதாவது எங்கும் காணோம்",
+    "te": "దేశ భాషలందు తెలుగు లెస్స",
+    "th": "เป็นมนุษย์สุดประเสริฐเลิศคุณค่า กว่าบรรดาฝูงสัตว์เดรัจฉาน",
+    "tr": "Pijamalı hasta yağız şoföre çabucak güvendi.",
+    "uk": "Жебракують філософи при ґанку церкви в Гадячі, ще й шатро їхнє п’яне знаємо.",
+    "ur": "ٹھنڈ میں ایک قحط زدہ گاؤں سے گذرتے وقت ایک چڑچڑے، باأثر و فارغ شخص کو",
+    "vi": "Do bạch kim rất quý nên sẽ dùng để lắp vô xương; Đường ở ngã tư.",
+    "zh": "视野无限广，窗外有蓝天。鷹龍龜，體驗臺灣。",
+}
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +73,34 @@ def test_an_answer_beats_keyword_traps(reranker: Reranker) -> None:
     assert right / total >= 0.9
 
 
+@pytest.mark.parametrize("script", ["zh", "en"])
+def test_answers_beat_keywords_context_and_other_words(reranker: Reranker, script: str) -> None:
+    """Written by hand before the model was trained; see ``kind`` for what each pair tries."""
+    chosen = [
+        seed for seed in SEEDS if ("zh" if "\u4e00" <= seed["answer"][0] <= "\u9fff" else "en") == script
+    ]
+    right = [reranker.rank(s["query"], [*s["traps"], s["answer"]])[0].text == s["answer"] for s in chosen]
+    assert len(right) == 20
+    assert sum(right) >= 18
+
+
+def test_no_large_language_has_unknown_tokens() -> None:
+    tokenizer = Tokenizer.from_file(str(resolve(BUNDLED) / "tokenizer.json"))
+    unknown = tokenizer.token_to_id("<unk>")
+    for language, text in SAMPLES.items():
+        encoding = tokenizer.encode(text, add_special_tokens=False)
+        assert unknown not in encoding.ids, language
+        # Nothing is lost but how white space and widths are written.
+        normal = "".join(tokenizer.normalizer.normalize_str(text).split())
+        assert "".join(tokenizer.decode(encoding.ids).split()) == normal, language
+
+
 def test_none_of_the_demos_or_the_held_out_texts_was_trained_on() -> None:
     trained = "".join(path.read_text() for path in sorted((ROOT / "training" / "traps").glob("*.jsonl")))
     trained += (ROOT / "training" / "capitals.tsv").read_text()
     texts = [text for e in EXAMPLES for text in (e.query, e.answer, *e.others)]
     texts += [text for trap in TRAPS for text in (trap["query"], *trap["answers"])]
+    texts += [text for seed in SEEDS for text in (seed["query"], seed["answer"], *seed["traps"])]
     for text in texts:
         assert text.rstrip("。？?.") not in trained
     assert "北京" not in (ROOT / "training" / "capitals.tsv").read_text()
