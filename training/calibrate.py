@@ -17,10 +17,7 @@ import jsonl
 import numpy as np
 import torch
 
-from crossrank.checkpoint import Checkpoint
-from crossrank.engines.torch import TorchEngine
-from crossrank.pairs import PairEncoder
-from crossrank.reranker import Reranker
+from crossrank import Reranker
 
 
 def fit(logits: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
@@ -44,8 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/training"))
     work = parser.parse_args().work
-    encoder = PairEncoder(work / "model" / "tokenizer.json", max_length=256)
-    reranker = Reranker.from_parts(encoder, TorchEngine(Checkpoint(work / "model")))
+    reranker = Reranker((work / "model").absolute(), max_length=256)
     logits, labels = [], []
     for group in jsonl.read(work / "data" / "calibration.jsonl"):
         # The positive comes first.

@@ -304,7 +304,6 @@ def main() -> None:
         minutes: float = (time.time() - started) / 60
         return float(max(step / arguments.steps, minutes / arguments.minutes))
 
-    log = (out / "log.jsonl").open("a")
     began = saved_at = time.monotonic()
     sums = torch.zeros(4, dtype=torch.float64)
     while progress() < 1:
@@ -332,7 +331,8 @@ def main() -> None:
             loss, right, groups, tokens = sums.tolist()
             row = {"step": step, "loss": round(loss / groups, 4), "top1": round(right / groups, 4)}
             row |= {"lr": round(rate, 7), "tokens_per_s": round(tokens / seconds), "seen": seen}
-            print(json.dumps(row), file=log, flush=True)
+            with (out / "log.jsonl").open("a") as log:
+                log.write(json.dumps(row) + "\n")
             began, sums = time.monotonic(), sums * 0
         if time.monotonic() - saved_at > SAVE_EVERY:
             save()

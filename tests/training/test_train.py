@@ -1,18 +1,18 @@
 import json
-import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jsonl
 import pytest
 import torch
+import train
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from train import MICRO_TOKENS, WARM_STEPS, Group, forward, learning_rate, load, micro_batches, read_weights
 from transformers import BertConfig, BertForSequenceClassification
 
-TRAIN = Path(__file__).resolve().parents[2] / "training" / "train.py"
 WORDS = ["<s>", "<pad>", "</s>", "<unk>", "red", "green", "blue", "apple", "leaf", "sky"]
 
 
@@ -49,9 +49,18 @@ def colours(n: int) -> list[dict[str, Any]]:
     ]
 
 
-def run(work: Path, *arguments: str) -> None:
-    command = [sys.executable, str(TRAIN), "--work", str(work), "--groups", "6", "--lr", "3e-3", *arguments]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Runs training with options; this process's PyTorch has its threads back afterwards."""
+    threads = torch.get_num_threads()
+
+    def main(work: Path, *arguments: str) -> None:
+        common = ["train.py", "--work", str(work), "--groups", "6", "--lr", "3e-3"]
+        monkeypatch.setattr(sys, "argv", [*common, *arguments])
+        train.main()
+
+    yield main
+    torch.set_num_threads(threads)
 
 
 def test_the_rate_warms_up_stays_and_falls_to_zero() -> None:
@@ -78,11 +87,13 @@ def test_padding_and_order_do_not_change_a_logit(start: Path) -> None:
     torch.testing.assert_close(together, alone)
 
 
-def test_it_learns_in_two_processes_and_goes_on_where_it_was(start: Path, tmp_path: Path) -> None:
+def test_it_learns_in_two_processes_and_goes_on_where_it_was(
+    start: Path, tmp_path: Path, run: Callable[..., None]
+) -> None:
     before = load_file(start / "model.safetensors")
     jsonl.write(tmp_path / "data" / "train.jsonl", colours(40))
     run(tmp_path, "--steps", "20", "--processes", "2")
-    run(tmp_path, "--steps", "40", "--processes", "2")
+    run(tmp_path, "--steps", "40")
     rows = jsonl.read(tmp_path / "model" / "log.jsonl")
     assert [row["step"] for row in rows] == [10, 20, 30, 40]
     assert [row["seen"] for row in rows] == [60, 120, 180, 240]
@@ -95,7 +106,9 @@ def test_it_learns_in_two_processes_and_goes_on_where_it_was(start: Path, tmp_pa
     assert moved == {name for name in before if ".embeddings." not in name}
 
 
-def test_processes_change_only_the_order_of_sums(start: Path, tmp_path: Path) -> None:
+def test_processes_change_only_the_order_of_sums(
+    start: Path, tmp_path: Path, run: Callable[..., None]
+) -> None:
     found = []
     for processes in ("1", "2"):
         work = tmp_path / processes
@@ -104,6 +117,15 @@ def test_processes_change_only_the_order_of_sums(start: Path, tmp_path: Path) ->
         found.append(load_file(work / "model" / "model.safetensors"))
     for name, value in found[0].items():
         torch.testing.assert_close(value, found[1][name], atol=1e-4, rtol=1e-3)
+
+
+def test_frozen_layers_stay_as_they_are(start: Path, tmp_path: Path, run: Callable[..., None]) -> None:
+    jsonl.write(tmp_path / "data" / "train.jsonl", colours(4))
+    run(tmp_path, "--start", str(start), "--steps", "2", "--freeze", "1")
+    before, after = read_weights(start), read_weights(tmp_path / "model")
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert not {name for name in moved if ".layer.0." in name or ".embeddings." in name}
+    assert {name for name in moved if ".layer.1." in name}
 
 
 def test_a_packed_model_is_a_start_too(start: Path, tmp_path: Path) -> None:
