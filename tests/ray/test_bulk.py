@@ -14,35 +14,12 @@ from crossrank import CrossRankError, EngineError, InputError, Reranker, bulk
 from crossrank.bulk import Source
 from crossrank.data.rows import Row
 from crossrank.ray import bulk as cluster
-from tests.checkpoints import CORPUS, write_xlm_roberta
-
-pytestmark = pytest.mark.filterwarnings(
-    # Ray's own, of its own insides.
-    "ignore::ResourceWarning",
-    "ignore::DeprecationWarning",
-    "ignore::FutureWarning",
-    "ignore::pytest.PytestUnraisableExceptionWarning",
-)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_xlm_roberta(tmp_path_factory.mktemp("ray") / "tiny")
+from tests.checkpoints import CORPUS
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _cluster() -> Iterator[None]:
-    ray.init(
-        address="local",
-        num_cpus=2,
-        object_store_memory=100_000_000,
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-    )
+def _joined(_cluster: None) -> None:
     cluster.connect("local")  # takes the one that is there
-    yield
-    ray.shutdown()
 
 
 def write_rows(path: Path, count: int) -> list[dict[str, Any]]:

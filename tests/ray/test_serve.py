@@ -19,32 +19,11 @@ from ray import serve
 from crossrank import InputError, Reranker
 from crossrank.ray import deployment
 from crossrank.server.settings import Settings
-from tests.checkpoints import CORPUS, write_xlm_roberta
-
-pytestmark = pytest.mark.filterwarnings(
-    # Ray's own, of its own insides.
-    "ignore::ResourceWarning",
-    "ignore::DeprecationWarning",
-    "ignore::FutureWarning",
-    "ignore::pytest.PytestUnraisableExceptionWarning",
-)
+from tests.checkpoints import CORPUS
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_xlm_roberta(tmp_path_factory.mktemp("serve") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def url(folder: Path) -> Iterator[str]:
-    ray.init(
-        address="local",
-        num_cpus=4,
-        object_store_memory=100_000_000,
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-    )
+def url(_cluster: None, folder: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -61,7 +40,6 @@ def url(folder: Path) -> Iterator[str]:
     serve.run(deployment(settings, autoscaling=quick, cpus=1), name="crossrank", route_prefix="/")
     yield f"http://127.0.0.1:{port}"
     serve.shutdown()  # type: ignore[no-untyped-call]
-    ray.shutdown()
 
 
 def ask(url: str, body: Any = None, key: str = "key") -> Any:
