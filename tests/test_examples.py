@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.server.process import serving
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
@@ -51,3 +53,48 @@ def test_a_picture_that_cannot_be_written(tmp_path: Path) -> None:
         assert done.returncode == 2
         assert done.stderr.startswith("error: cannot write")
         assert "Traceback" not in done.stderr
+
+
+RAG = ["rag.py", "langchain_rag.py", "llamaindex_rag.py", "haystack_rag.py"]
+
+
+@pytest.mark.parametrize("script", RAG)
+def test_the_answer_comes_first_with_its_source(script: str) -> None:
+    done = run(script)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    before, after, passages = re.split(r"\n\n(?:after: CrossRank|for the language model)\n", done.stdout)
+    source, answer = "en/amazon_rainforest.md:3", "Amazon rainforest The majority of the forest is contained"
+    assert f"  {source}  {answer}" not in before
+    first = after.splitlines()[0]
+    assert re.match(rf"1  0\.\d{{3}}  \(was \d+\)  {source}  {answer}", first)
+    assert int(re.findall(r"was (\d+)", first)[0]) > 3
+    assert passages.startswith(f"\n[1] {source}\nAmazon rainforest\n")
+    assert "contained within Brazil, with 60% of the rainforest" in passages
+
+
+def test_a_question_in_chinese_over_a_folder_of_your_own(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    text = "# 说明\n\n手机要充电。电池保持在两成到八成之间最耐用。\n\n## 其他\n\n今天天气很好。\n"
+    (tmp_path / "notes" / "a.md").write_text(text, encoding="utf-8")
+    (tmp_path / "b.txt").write_text("Cats sleep most of the day.", encoding="utf-8")
+    done = run("rag.py", "手机电池怎么保养才耐用？", "--folder", str(tmp_path), "--top", "1")
+    assert done.returncode == 0, done.stderr
+    assert "[1] notes/a.md:3\n说明\n手机要充电。电池保持在两成到八成之间最耐用。" in done.stdout
+
+
+def test_a_folder_without_texts_and_a_server_that_is_not_there(tmp_path: Path) -> None:
+    done = run("rag.py", "--folder", str(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: {tmp_path} has no Markdown or text files to read\n"
+    done = run("haystack_rag.py", "--model", "./no-such-model")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the model folder no-such-model does not exist")
+
+
+def test_a_question_to_a_server(tmp_path: Path) -> None:
+    with serving(tmp_path, "--model", "crossrank-mini", "--threads", "1") as server:
+        server.wait_until_ready()
+        served = run("rag.py", "--model", server.url)
+    assert served.returncode == 0, served.stderr
+    assert served.stdout == run("rag.py").stdout

@@ -34,7 +34,8 @@ class Ranker:
 
     Attributes:
         name: of the model, or the URL.
-        sync: what has ``rank`` and ``rank_many``; ``rank`` of this class is the one to await.
+        sync: what has ``rank`` and ``rank_many``, and is closed with this object; ``rank`` of this class is
+            the one to await.
 
     Raises:
         InputError: an option is unknown, or does not go with the model.

@@ -1,0 +1,79 @@
+"""The same as rag.py in LangChain: an EnsembleRetriever fuses keywords and vectors, and CrossRank reranks.
+
+python examples/langchain_rag.py "成吉思汗的妻子被谁抢走了？"
+"""
+
+from __future__ import annotations
+
+from langchain_classic.retrievers import ContextualCompressionRetriever, EnsembleRetriever
+from langchain_core.callbacks import CallbackManagerForRetrieverRun
+from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.vectorstores import InMemoryVectorStore
+from pydantic import ConfigDict
+from rag import CANDIDATES, Passage, WordVectors, arguments, read_folder, run, show
+
+from crossrank.integrations.langchain import CrossRankCompressor
+from crossrank.keywords import KeywordIndex
+
+
+class Keywords(BaseRetriever):  # type: ignore[misc]
+    """BM25 over documents."""
+
+    documents: list[Document]
+    index: KeywordIndex
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    def _get_relevant_documents(
+        self,
+        query: str,
+        *,
+        run_manager: CallbackManagerForRetrieverRun,  # noqa: ARG002
+    ) -> list[Document]:
+        scores = self.index.scores(query)
+        found = [place for place in self.index.order(query)[:CANDIDATES] if scores[place] > 0]
+        return [self.documents[place] for place in found]
+
+
+class Vectors(Embeddings):  # type: ignore[misc]
+    """A stand-in for an embedding model; put yours here."""
+
+    def __init__(self, texts: list[str]) -> None:
+        self._embed = WordVectors(texts)
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        return [vector.tolist() for vector in self._embed(texts)]
+
+    def embed_query(self, text: str) -> list[float]:
+        return self.embed_documents([text])[0]
+
+
+def main() -> None:
+    asked = arguments(__doc__.splitlines()[0])
+    passages = {passage.text: passage for passage in read_folder(asked.folder)}
+    documents = [Document(text, metadata={"source": one.source}) for text, one in passages.items()]
+    store = InMemoryVectorStore(Vectors(list(passages)))
+    store.add_documents(documents)
+    retriever = EnsembleRetriever(
+        retrievers=[
+            Keywords(documents=documents, index=KeywordIndex(list(passages))),
+            store.as_retriever(search_kwargs={"k": CANDIDATES}),
+        ],
+        weights=[0.5, 0.5],
+    )
+    reranked = ContextualCompressionRetriever(
+        base_retriever=retriever, base_compressor=CrossRankCompressor(asked.model, top_n=asked.top)
+    )
+
+    def read(found: list[Document]) -> list[Passage]:
+        return [passages[document.page_content] for document in found]
+
+    after = reranked.invoke(asked.question)
+    scores = [document.metadata["relevance_score"] for document in after]
+    show(asked.question, read(retriever.invoke(asked.question)), list(zip(scores, read(after), strict=True)))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,194 @@
+"""Find the passages of a folder that answer a question: retrieval-augmented generation without any service.
+
+    python examples/rag.py "In what country can most of the Amazon rainforest be found?"
+    python examples/rag.py "成吉思汗的妻子被谁抢走了？"
+    python examples/rag.py "..." --folder my/notes --model BAAI/bge-reranker-v2-m3
+
+Passages are found twice, by keywords (BM25) and by vectors (FAISS), both lists are fused, and CrossRank puts
+the candidates in order. Shown are the best before and after, and what would go to a language model.
+
+The vectors are sums of the bundled model's word vectors, weighted by rarity: nothing is downloaded, and a
+question meets passages in other languages. A real embedding model finds more; put yours in ``WordVectors``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from crossrank import CrossRankError, InputError
+from crossrank.checkpoint import Checkpoint
+from crossrank.integrations.ranker import Ranker
+from crossrank.keywords import KeywordIndex
+from crossrank.models import BUNDLED, resolve
+from crossrank.sentences import sentence_spans
+
+QUESTION = "In what country can most of the Amazon rainforest be found?"
+CANDIDATES = 20
+"""Passages that CrossRank reads."""
+LENGTH = 300
+"""Characters of a passage, about; a sentence is never cut."""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Some sentences of a file under one heading; ``source`` is file:line."""
+
+    source: str
+    heading: str
+    body: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.heading}\n{self.body}" if self.heading else self.body
+
+
+def read_folder(folder: Path) -> list[Passage]:
+    """The passages of all Markdown and text files in a folder and its folders."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix in (".md", ".txt") and path.is_file())
+    found = [
+        passage
+        for path in files
+        for passage in split(path.read_text(encoding="utf-8"), str(path.relative_to(folder)))
+    ]
+    if not found:
+        raise InputError(f"{folder} has no Markdown or text files to read")
+    return found
+
+
+def split(text: str, source: str) -> Iterator[Passage]:
+    """Sentences of one heading, together up to LENGTH characters."""
+    heading, start, end = "", 0, 0  # of the passage that grows; empty: none does
+
+    def passage() -> Passage:
+        line = text.count("\n", 0, start) + 1
+        return Passage(f"{source}:{line}", heading, text[start:end])
+
+    for span in sentence_spans(text):
+        is_heading = text.startswith("#", span.start)
+        if start < end and (is_heading or span.end - start > LENGTH):
+            yield passage()
+            start = end
+        if is_heading:
+            heading = text[span.start : span.end].lstrip("#").strip()
+        else:
+            start, end = (start if start < end else span.start), span.end
+    if start < end:
+        yield passage()
+
+
+class WordVectors:
+    """Texts as sums of the bundled model's word vectors, rare words first (inverse document frequency)."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        checkpoint = Checkpoint(resolve(BUNDLED))
+        self._tokenizer = Tokenizer.from_file(str(checkpoint.tokenizer_path))
+        self._words = checkpoint.tensors()["bert.embeddings.word_embeddings.weight"]  # (vocabulary, 384)
+        counts = np.ones(len(self._words))
+        for ids in self._ids(texts):
+            counts[np.unique(ids)] += 1
+        self._weights = np.log(1 + len(texts) / counts)
+        self._middle = np.zeros(self._words.shape[1])  # what all texts have in common says nothing
+        self._middle = self(texts).mean(axis=0)
+
+    def __call__(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Vectors of length 1: float32 (texts, 384)."""
+        vectors = _normed(np.array([self._weights[ids] @ self._words[ids] for ids in self._ids(texts)]))
+        return _normed(vectors - self._middle).astype(np.float32)
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+
+def _normed(vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    lengths: npt.NDArray[np.float64] = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.maximum(lengths, 1e-12)
+
+
+class FirstStage:
+    """Keywords and vectors over passages, fused."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._keywords = KeywordIndex(texts)
+        self._embed = WordVectors(texts)
+        vectors = self._embed(texts)
+        self._vectors = faiss.IndexFlatIP(vectors.shape[1])
+        self._vectors.add(vectors)
+
+    def search(self, question: str, count: int = CANDIDATES) -> list[int]:
+        """The places of candidates, best first."""
+        scores = self._keywords.scores(question)
+        found = [place for place in self._keywords.order(question)[:count] if scores[place] > 0]
+        _, near = self._vectors.search(self._embed([question]), min(count, self._vectors.ntotal))
+        return fuse([found, near[0].tolist()])[:count]
+
+
+def fuse(lists: Iterable[Sequence[int]]) -> list[int]:
+    """Reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009): sums of 1 / (60 + rank)."""
+    scores: dict[int, float] = {}
+    for found in lists:
+        for rank, place in enumerate(found, start=1):
+            scores[place] = scores.get(place, 0.0) + 1 / (60 + rank)
+    return sorted(scores, key=lambda place: -scores[place])
+
+
+def show(question: str, before: Sequence[Passage], after: Sequence[tuple[float, Passage]]) -> None:
+    """The best before and after, and the passages that would go to a language model."""
+    print(f"{question}\n\nbefore: keywords and vectors, {len(before)} candidates")
+    for rank, passage in enumerate(before[: len(after)], start=1):
+        print(f"{rank}  {_line(passage)}")
+    print("\nafter: CrossRank")
+    for rank, (score, passage) in enumerate(after, start=1):
+        print(f"{rank}  {score:.3f}  (was {before.index(passage) + 1})  {_line(passage)}")
+    print("\nfor the language model")
+    for rank, (_, passage) in enumerate(after, start=1):
+        print(f"\n[{rank}] {passage.source}\n{passage.text}")
+
+
+def _line(passage: Passage) -> str:
+    text = " ".join(passage.text.split())
+    return f"{passage.source}  {text[:70]}{'…' if len(text) > 70 else ''}"
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """What all the RAG examples are asked."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("question", nargs="?", default=QUESTION)
+    parser.add_argument(
+        "--folder", type=Path, default=Path(__file__).parent / "documents", help="Markdown and text files"
+    )
+    parser.add_argument("--model", default=BUNDLED, help="a model's name or folder, or a server's URL")
+    parser.add_argument("--top", type=int, default=3, help="passages for the language model")
+    return parser.parse_args()
+
+
+def main() -> None:
+    asked = arguments(__doc__.splitlines()[0])
+    passages = read_folder(asked.folder)
+    texts = [passage.text for passage in passages]
+    candidates = FirstStage(texts).search(asked.question)
+    before = [passages[place] for place in candidates]
+    ranker = Ranker(asked.model)
+    ranking = ranker.sync.rank(asked.question, [passage.text for passage in before], top_n=asked.top)
+    show(asked.question, before, [(hit.score, before[hit.index]) for hit in ranking])
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run an example; what goes wrong is one line."""
+    try:
+        main()
+    except CrossRankError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    run(main)
