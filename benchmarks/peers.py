@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -133,8 +134,10 @@ class Contest:
                 return {"error": f"not done after {limit} s"}
             except OSError as error:
                 return {"error": f"{error}; make peers sets the environments up"}
+        if code < 0:
+            return {"error": f"the process died of {signal.Signals(-code).name}"}
         if code:
-            return {"error": last_line(log) or f"exit code {code}"}
+            return {"error": last_line(log)}
         found: dict[str, Any] = json.loads(path.with_suffix(".result").read_text())
         return found
 
@@ -212,13 +215,12 @@ class Contest:
     def results(self) -> dict[str, Any]:
         """Everything that was measured, as it is committed."""
         machine_path = self.runs / "machine.json"
-        found = {
+        return {
             "model": self.model,
             "machine": json.loads(machine_path.read_text()) if machine_path.is_file() else {},
             "packages": packages(),
             "sides": {side: self._summary(side) for side in SIDES if self.run_path(side, 0).is_file()},
         }
-        return found
 
     def _summary(self, side: str) -> dict[str, Any]:
         paths = sorted(self.runs.glob(f"{slug(side)}-[0-9].json"))

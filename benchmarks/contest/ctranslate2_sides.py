@@ -11,6 +11,8 @@ from benchmarks.contest.base import Batch, Pair, Side, replaced
 
 
 class CTranslate2Int8(Side):
+    # Its converter reads configurations as older releases of transformers wrote them.
+    environment = "peers-optimum"
     converts = "ctranslate2-int8"
 
     def convert(self, calibration: Sequence[Pair]) -> None:  # noqa: ARG002

@@ -75,7 +75,7 @@ class LlamaCppQ8(Side):
                     if names[stem] == "position_embd":
                         value = value[first:]
                     form = GGMLQuantizationType.F32
-                    small = names[stem] in ("position_embd", "token_types", "cls.output")
+                    small = names[stem] in ("position_embd", "token_types", "cls", "cls.output")
                     if value.ndim == 2 and not small:
                         form = GGMLQuantizationType.Q8_0
                     writer.add_tensor(f"{names[stem]}.{kind}", quantize(value, form), raw_dtype=form)
@@ -90,7 +90,10 @@ class LlamaCppQ8(Side):
         self.library = llama_cpp
         llama_cpp.llama_backend_init()
         path = str(self.folder / "model.gguf").encode()
-        self.model = llama_cpp.llama_model_load_from_file(path, llama_cpp.llama_model_default_params())
+        options = llama_cpp.llama_model_default_params()
+        # Its AMX kernels crash, here in ldtilecfg: https://github.com/ggml-org/llama.cpp/issues/20824
+        options.use_extra_bufts = False
+        self.model = llama_cpp.llama_model_load_from_file(path, options)
         if not self.model:
             raise RuntimeError("llama.cpp cannot load the model; its message stands above")
         options = llama_cpp.llama_context_default_params()

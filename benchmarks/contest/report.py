@@ -116,27 +116,22 @@ def cell_title(cell: str, language: str) -> str:
     return WORDS["mixed"][language] if cell == "mixed" else WORDS["tokens"][language].format(cell)
 
 
-def speeds(results: Results, language: str, full: bool = True) -> str:
-    """Every side's figures; not full: speed and memory alone, and only sides that run."""
+def speeds(results: Results, language: str) -> str:
+    """Every side's figures, or its error."""
     header = [WORDS["engine"][language], *(cell_title(cell, language) for cell in CELLS)]
-    header += [WORDS[name][language] for name in ("latency", "start", "memory")[0 if full else 2 :]]
-    header += [WORDS[name][language] for name in ("difference", "tau")] if full else []
+    header += [WORDS[name][language] for name in ("latency", "start", "memory", "difference", "tau")]
     rows = []
     for side, found in results["sides"].items():
         name = f"**{side}**" if side == OURS else side
         name += " ¹" if side in CALIBRATED else ""
         if "error" in found:
-            if full:
-                error = found["error"].replace("|", "\\|")
-                rows.append([name, WORDS["failed"][language].format(error), *[""] * (len(header) - 2)])
+            error = found["error"].replace("|", "\\|")
+            rows.append([name, WORDS["failed"][language].format(error), *[""] * (len(header) - 2)])
             continue
         row = [name, *(number(rate(results, side, cell)) for cell in CELLS)]
-        if full:
-            row += [number(found["latency_ms"]), number(found["start_seconds"])]
-        row.append(f"{found['peak_mb']:,.0f}")
-        if full:
-            row.append(f"{found.get('mean_difference', '-')} / {found.get('largest_difference', '-')}")
-            row.append(f"{found['tau']:.3f}" if "tau" in found else "-")
+        row += [number(found["latency_ms"]), number(found["start_seconds"]), f"{found['peak_mb']:,.0f}"]
+        row.append(f"{found.get('mean_difference', '-')} / {found.get('largest_difference', '-')}")
+        row.append(f"{found['tau']:.3f}" if "tau" in found else "-")
         rows.append(row)
     return table(header, rows)
 
@@ -191,24 +186,20 @@ def page(all_results: list[Results], language: str) -> str:
 
 
 def claim(results: Results, language: str) -> str:
-    """The README's sentence and table."""
-    found = {a: [ratio(results, cell, a) for cell in CELLS] for a in ("fastest", "uncalibrated", REFERENCE)}
-    spans = {}
-    for against, values in found.items():
-        known = [value[0] for value in values if value is not None]
-        spans[against] = f"{min(known):.1f}–{max(known):.1f}" if known else "-"
+    """The README's sentence and table: how many times as fast, as whom."""
     m = results["machine"]
     cores = WORDS["cores"][language].format(**m | {"instructions": ", ".join(m["instructions"])})
+    rates = [number(rate(results, OURS, cell)) for cell in CELLS]
     sentences = {
-        "en": f"Pairs per second with the shape of bge-reranker-v2-m3 on {cores}. CrossRank int8 runs at "
-        f"{spans[REFERENCE]} times the speed of transformers in fp32, {spans['uncalibrated']} times that of the "
-        f"fastest other engine that needs no calibration data, and {spans['fastest']} times that of the "
-        "fastest of all (¹ needs calibration data).",
-        "zh": f"在 {cores} 上，bge-reranker-v2-m3 形状的模型每秒处理的对数。CrossRank int8 的速度是 transformers fp32 的 "
-        f"{spans[REFERENCE]} 倍，是不需要校准数据的最快引擎的 {spans['uncalibrated']} 倍，是所有引擎中最快者的 "
-        f"{spans['fastest']} 倍（¹ 需要校准数据）。",
+        "en": "With the shape of bge-reranker-v2-m3, CrossRank in int8 scores {}, {} and {} pairs of 32, 128 "
+        "and 512 tokens a second, and {} of mixed lengths,",
+        "zh": "对于 bge-reranker-v2-m3 的形状，CrossRank int8 每秒处理 32、128、512 个 token 的句对 "
+        "{}、{}、{} 对，混合长度 {} 对；",
     }
-    return f"{sentences[language]}\n\n{speeds(results, language, full=False)}"
+    machine = {"en": f"on {cores}.", "zh": f"机器：{cores}。"}
+    text = sentences[language].format(*rates)
+    gap = " " if language == "en" else ""
+    return f"{text}{gap}{machine[language]}\n\n{ratios(results, language)}"
 
 
 def console(results: Results) -> str:

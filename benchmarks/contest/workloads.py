@@ -99,17 +99,12 @@ def _encode(texts: list[tuple[str, str]], tokenizer: Path, window: int) -> list[
     from crossrank.pairs import PairEncoder
 
     encoded = PairEncoder(tokenizer, max_length=window).encode_pairs(texts)
-    return [
-        Pair(
-            query,
-            document,
-            pair.token_ids.astype(np.int64),
-            (np.zeros_like(pair.token_ids) if pair.segment_ids is None else pair.segment_ids).astype(
-                np.int64
-            ),
-        )
-        for (query, document), pair in zip(texts, encoded, strict=True)
-    ]
+    pairs = []
+    for (query, document), pair in zip(texts, encoded, strict=True):
+        ids = pair.token_ids.astype(np.int64)
+        kinds = np.zeros_like(ids) if pair.segment_ids is None else pair.segment_ids.astype(np.int64)
+        pairs.append(Pair(query, document, ids, kinds))
+    return pairs
 
 
 def _equal(
