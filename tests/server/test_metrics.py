@@ -46,6 +46,23 @@ def test_every_name_that_is_promised_is_there() -> None:
     assert re.search(r'^te_request_count\{method="batch"\} 2\.0$', text, re.MULTILINE)
 
 
+def test_counters_begin_at_nought_so_that_their_first_event_is_an_increase() -> None:
+    async def main() -> str:
+        async with registry(fake()) as served:
+            return generate_latest(served.metrics.registry).decode()
+
+    text = asyncio.run(main())
+    for series in (
+        'te_request_count{method="batch"}',
+        'te_request_failure{err="overloaded"}',
+        'crossrank_engine_failures_total{model="model"}',
+        'crossrank_requests_total{model="model",outcome="deadline"}',
+        'crossrank_refused_total{reason="queue"}',
+        "crossrank_deadline_total",
+    ):
+        assert f"\n{series} 0.0\n" in text, series
+
+
 def test_cut_pairs_are_counted() -> None:
     async def main() -> None:
         async with registry(fake()) as served:

@@ -32,15 +32,20 @@ __all__ = ["Metrics"]
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60)
 _TOKENS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+_ERRORS = ("validation", "overloaded", "inference")
+_OUTCOMES = ("answered", "cancelled", "deadline", "failed")
+_REASONS = ("concurrency", "deadline", "queue", "too_large", "unavailable")
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 class _PlainCounter(Collector):
     """A counter whose name has no ``_total``, which prometheus_client would add."""
 
-    def __init__(self, name: str, description: str, label: str, registry: CollectorRegistry) -> None:
+    def __init__(
+        self, name: str, description: str, label: str, known: Sequence[str], registry: CollectorRegistry
+    ) -> None:
         self._name, self._description, self._label = name, description, label
-        self._values: dict[str, float] = {}
+        self._values = dict.fromkeys(known, 0.0)
         registry.register(self)
 
     def add(self, label: str, amount: float = 1.0) -> None:
@@ -83,9 +88,11 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
-        self._requests = _PlainCounter("te_request_count", "Requests", "method", registry)
-        self._successes = _PlainCounter("te_request_success", "Requests answered", "method", registry)
-        self._failures = _PlainCounter("te_request_failure", "Requests failed", "err", registry)
+        self._requests = _PlainCounter("te_request_count", "Requests", "method", ["batch"], registry)
+        self._successes = _PlainCounter(
+            "te_request_success", "Requests answered", "method", ["batch"], registry
+        )
+        self._failures = _PlainCounter("te_request_failure", "Requests failed", "err", _ERRORS, registry)
 
         def histogram(name: str, description: str, buckets: Sequence[float], *labels: str) -> Histogram:
             return Histogram(name, description, labels, registry=registry, buckets=buckets)
@@ -111,6 +118,8 @@ class Metrics:
         self._model_tokens = counter("crossrank_tokens", "Tokens that the engine read", "model")
         self._truncated = counter("crossrank_truncated_pairs", "Pairs answered that were cut", "model")
         self._refused = counter("crossrank_refused", "Requests refused before they were queued", "reason")
+        for reason in _REASONS:
+            self._refused.labels(reason)
         self._cancelled = counter("crossrank_cancelled", "Requests whose client went away")
         self._cancelled_pairs = counter("crossrank_cancelled_pairs", "Pairs of theirs that were not scored")
         self._deadline = counter("crossrank_deadline", "Requests whose time was over")
@@ -128,7 +137,21 @@ class Metrics:
             Gauge(name, description, registry=self.registry).set_function(function)
 
     def watch_model(self, name: str, ready: Callable[[], float], rate: Callable[[], float]) -> None:
-        """Show whether a model is ready (1 or 0), and its measured tokens per second."""
+        """Show whether a model is ready (1 or 0), its measured tokens per second, and counters at 0.
+
+        A counter that began with its first event would hide that event from Prometheus' ``increase``.
+        """
+        for counter in (
+            self._model_pairs,
+            self._model_tokens,
+            self._truncated,
+            self._engine_failures,
+            self._engine_restarts,
+            self._memory,
+        ):
+            counter.labels(name)
+        for outcome in _OUTCOMES:
+            self._model_requests.labels(name, outcome)
         self._model_ready.labels(name).set_function(ready)
         self._model_rate.labels(name).set_function(rate)
 
@@ -147,7 +170,7 @@ class Metrics:
             raise
 
     def failed(self, kind: str) -> None:
-        """A request failed; ``kind`` is TEI's: "validation", "overloaded", "tokenizer", "inference"."""
+        """A request failed; ``kind`` is TEI's, of _ERRORS."""
         self._failures.add(kind)
 
     def answered(self, answer: Answer, seconds: float) -> None:
@@ -190,7 +213,7 @@ class Metrics:
         self._model_requests.labels(model, outcome).inc()
 
     def refused(self, reason: str) -> None:
-        """A request was not accepted: "queue", "deadline", "unavailable", "too_large"."""
+        """A request was not accepted; ``reason`` is one of _REASONS."""
         self._refused.labels(reason).inc()
 
     def engine_failed(self, model: str) -> None:

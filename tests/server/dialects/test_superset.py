@@ -105,7 +105,9 @@ def test_documents_come_back_as_the_dialect_has_it(
         answer = rerank(path, dialect, **fields).json
         found = answer["results"][1]
         assert found.get("document") == expected
-        assert ("document" in found) == (expected is not None)
+        # infinity and Xinference say null, the others nothing.
+        says_null = dialect == "xinference" or (path == "/rerank" and dialect != "vllm")
+        assert ("document" in found) == (expected is not None or says_null)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ class Infinity(Superset):
     statuses = {"invalid": 422, "empty": 422, "limit": 422, "too_long": 422}
     id_prefix = "infinity-"
     bare_documents = True
+    null_documents = True
     no_models = frozenset(["", "default/not-specified"])
 
     def error(self, fault: Fault, status: int, request_id: str) -> object:

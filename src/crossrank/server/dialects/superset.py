@@ -112,6 +112,7 @@ class Superset(Dialect):
         returns_documents: where a request does not say.
         id_prefix: of the answer's id.
         bare_documents: a document that comes back is a string, not an object.
+        null_documents: where none comes back, that is said: null.
         negative_is_all: top_n below 0 is all, not a mistake.
         never_returns: documents do not come back, whatever a request says.
         api_version: in ``meta``.
@@ -123,6 +124,7 @@ class Superset(Dialect):
     returns_documents: ClassVar[bool] = False
     id_prefix: ClassVar[str] = ""
     bare_documents: ClassVar[bool] = False
+    null_documents: ClassVar[bool] = False
     negative_is_all: ClassVar[bool] = False
     never_returns: ClassVar[bool] = False
     api_version: ClassVar[str] = "1"
@@ -187,6 +189,8 @@ class Superset(Dialect):
                 document = call.documents[hit.index]
                 own = document if isinstance(document, dict) else {}
                 result["document"] = {"text": hit.text} | own
+        elif self.null_documents:
+            result["document"] = None
         if hit.truncated:
             result["truncated"] = True
         return result

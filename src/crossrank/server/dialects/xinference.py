@@ -14,6 +14,7 @@ class Xinference(Superset):
 
     name = "xinference"
     Error = DetailError
+    null_documents = True
 
     def error(self, fault: Fault, status: int, request_id: str) -> object:
         return {"detail": str(fault)}
