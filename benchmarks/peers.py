@@ -55,7 +55,7 @@ class Contest:
     def __init__(self, model: str, arguments: argparse.Namespace) -> None:
         self.model = model
         self.arguments = arguments
-        self.work: Path = arguments.work.resolve() / model
+        self.work = Path(arguments.work).resolve() / model
         self.runs = self.work / "runs"
         self.runs.mkdir(parents=True, exist_ok=True)
         self.checkpoint = self.work / "checkpoint"

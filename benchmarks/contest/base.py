@@ -79,10 +79,6 @@ class Side:
         """One logit for each pair of a batch: float32 (B,)."""
         raise NotImplementedError
 
-    def run(self, batches: Sequence[Batch]) -> list[npt.NDArray[np.float32]]:
-        """The logits of several batches; sides that keep several in flight do it here."""
-        return [self.logits(batch) for batch in batches]
-
     def plan(self, pairs: Sequence[Pair], size: int) -> list[list[int]]:
         """Batches of at most ``size`` pairs of like length, longest first, as indices."""
         order = sorted(range(len(pairs)), key=lambda i: -len(pairs[i]))

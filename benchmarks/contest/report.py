@@ -237,6 +237,12 @@ def chart(results: Results, path: Path) -> None:
         pyplot.close(figure)
 
 
+def read(path: Path) -> Results:
+    """Results as they were written."""
+    found: Results = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
 def between(path: Path, mark: str, text: str) -> None:
     """Put a text between a page's two marks."""
     content = path.read_text(encoding="utf-8")
@@ -255,7 +261,7 @@ def write(root: Path, all_results: list[Results]) -> None:
         text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
         (folder / f"{results['model']}.json").write_text(text, encoding="utf-8")
     paths = [folder / f"{model}.json" for model in TITLES]
-    known = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+    known = [read(path) for path in paths if path.is_file()]
     chart(known[0], root / "docs" / "performance.svg")
     for language, suffix in (("en", ""), ("zh", ".zh-CN")):
         between(root / "docs" / f"performance{suffix}.md", "measured", page(known, language))
