@@ -84,12 +84,10 @@ class Contest:
         partial.replace(self.checkpoint)
 
     def _convert(self, side: str) -> None:
-        """A side's conversion, after the one that it starts from; an error is kept for the results."""
+        """A side's conversion; an error is kept for the results."""
         kind = side_class(side)
         if not kind.converts or (self.work / kind.converts).is_dir():
             return
-        if kind.needs:
-            self._convert(kind.needs)
         print(f"{self.model}: converting for {side}", flush=True)
         found = self._worker("convert", side, f"convert-{slug(side)}", {}, [])
         if "error" in found:
@@ -169,20 +167,25 @@ class Contest:
                 print(f"{self.model}, round {turn + 1}, {side}: {told} ({spent:.0f} s)", flush=True)
 
     def _measured(self, side: str, turn: int) -> dict[str, Any]:
-        """One round of a side: the batch sizes are tried in the first; long mixed passes are not repeated."""
+        """One round of a side; long passes over mixed lengths are not repeated."""
         kind = side_class(side)
         if kind.converts and not (self.work / kind.converts).is_dir():
             return {"error": f"conversion: {self.failure(side).read_text()}"}
-        cells, batches = CELLS, {}
+        cells = CELLS
         if turn:
             first = json.loads(self.run_path(side, 0).read_text())
             if "error" in first:
                 return {"error": first["error"]}
-            batches = first["batch"]
             pairs = len(np.load(self.runs / f"logits-{slug(side)}.npy"))
             if pairs / first["pairs_per_second"]["mixed"] > self.arguments.longest:
                 cells = CELLS[:-1]
-        return self._worker("measure", side, f"{slug(side)}-task", batches, cells)
+        # Found once, and kept for the rounds that follow and for measuring anew.
+        sizes = self.work / f"batches-{slug(side)}.json"
+        batches = json.loads(sizes.read_text()) if sizes.is_file() else {}
+        found = self._worker("measure", side, f"{slug(side)}-task", batches, cells)
+        if not batches and "error" not in found:
+            sizes.write_text(json.dumps(found["batch"]))
+        return found
 
     def measure_crossrank(self) -> None:
         """What only CrossRank is asked: starts, memory, a busy machine, its share of the peak."""

@@ -53,7 +53,7 @@ class Side:
     """The virtual environment it runs in: .venv-<environment>."""
     converts: ClassVar[str] = ""
     """The folder in ``work`` that ``convert`` fills; "": nothing to convert."""
-    needs: ClassVar[str] = ""
+    needs: ClassVar[type[Side] | None] = None
     """The side whose conversion this one starts from."""
 
     def __init__(self, checkpoint: Path, work: Path, threads: int, max_length: int) -> None:

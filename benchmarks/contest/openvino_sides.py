@@ -11,12 +11,10 @@ import numpy.typing as npt
 from benchmarks.contest.base import Batch, Pair, Side, padded, replaced
 
 
-class OpenVinoFp32(Side):
-    """Only the conversion that the others start from."""
-
+class OpenVinoBf16(Side):
     environment = "peers-optimum"
     converts = "openvino-fp32"
-    options: ClassVar[dict[str, Any]] = {"INFERENCE_PRECISION_HINT": "f32"}
+    options: ClassVar[dict[str, Any]] = {"INFERENCE_PRECISION_HINT": "bf16"}
 
     def convert(self, calibration: Sequence[Pair]) -> None:  # noqa: ARG002
         from optimum.intel import OVModelForSequenceClassification
@@ -41,39 +39,35 @@ class OpenVinoFp32(Side):
         return found
 
 
-class OpenVinoBf16(OpenVinoFp32):
-    options: ClassVar[dict[str, Any]] = {"INFERENCE_PRECISION_HINT": "bf16"}
-
-
-class OpenVinoDynamic(OpenVinoFp32):
+class OpenVinoDynamic(OpenVinoBf16):
     """int8 weights by NNCF; activations are quantised while it runs."""
 
     converts = "openvino-int8-weights"
-    needs = "OpenVINO fp32"
+    needs = OpenVinoBf16
     options: ClassVar[dict[str, Any]] = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 32}
 
     def convert(self, calibration: Sequence[Pair]) -> None:  # noqa: ARG002
         import nncf
         import openvino
 
-        model = openvino.Core().read_model(self.work / OpenVinoFp32.converts / "openvino_model.xml")
+        model = openvino.Core().read_model(self.work / OpenVinoBf16.converts / "openvino_model.xml")
         model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
         with replaced(self.folder) as partial:
             openvino.save_model(model, partial / "openvino_model.xml", compress_to_fp16=False)
 
 
-class OpenVinoStatic(OpenVinoFp32):
+class OpenVinoStatic(OpenVinoBf16):
     """Weights and activations int8, by NNCF's post-training quantisation for transformers."""
 
     converts = "openvino-int8-static"
-    needs = "OpenVINO fp32"
+    needs = OpenVinoBf16
     options: ClassVar[dict[str, Any]] = {}
 
     def convert(self, calibration: Sequence[Pair]) -> None:
         import nncf
         import openvino
 
-        model = openvino.Core().read_model(self.work / OpenVinoFp32.converts / "openvino_model.xml")
+        model = openvino.Core().read_model(self.work / OpenVinoBf16.converts / "openvino_model.xml")
         names = {port.get_any_name() for port in model.inputs}
         samples = [padded([pair], self.config["pad_token_id"]) for pair in calibration]
         dataset = nncf.Dataset(

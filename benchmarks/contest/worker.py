@@ -33,7 +33,6 @@ SIDES = {
     "sentence-transformers ONNX int8": "sentence_transformers_sides.CrossEncoderOnnx",
     "sentence-transformers OpenVINO int8": "sentence_transformers_sides.CrossEncoderOpenVino",
     "ONNX Runtime int8 dynamic": "onnx_sides.OnnxRuntimeInt8",
-    "OpenVINO fp32": "openvino_sides.OpenVinoFp32",
     "OpenVINO bf16": "openvino_sides.OpenVinoBf16",
     "OpenVINO int8 dynamic": "openvino_sides.OpenVinoDynamic",
     "OpenVINO int8 static": "openvino_sides.OpenVinoStatic",
@@ -204,6 +203,13 @@ def measure(side: Side, task: Task, workloads: Workloads, born: float) -> dict[s
     return found
 
 
+def convert(side: Side, calibration: Sequence[Pair]) -> None:
+    """What a side needs, after what that is made from."""
+    if side.needs and not (side.work / side.needs.converts).is_dir():
+        convert(side.needs(side.checkpoint, side.work, side.threads, side.max_length), calibration)
+    side.convert(calibration)
+
+
 def main() -> None:
     born = float(os.environ.get("CONTEST_BORN", time.time()))
     path = Path(sys.argv[1])
@@ -211,7 +217,7 @@ def main() -> None:
     workloads = Workloads.read(Path(task.workloads))
     side = side_class(task.side)(Path(task.checkpoint), Path(task.work), task.threads, 512)
     if task.action == "convert":
-        side.convert(workloads.calibration)
+        convert(side, workloads.calibration)
         found: dict[str, Any] = {}
     else:
         found = measure(side, task, workloads, born)
