@@ -225,6 +225,40 @@ def test_what_cannot_be_in_time_is_refused_at_once() -> None:
     asyncio.run(main())
 
 
+def test_where_large_requests_were_late_fewer_are_accepted() -> None:
+    async def main() -> None:
+        engine = fake(seconds_per_token=0.0001)
+        async with registry(engine, quantum=20) as served:
+            engine.gate.clear()
+            hog = begin(served, pairs(400, "hog"))
+            await until(lambda: value(served, "te_queue_size") > 350)
+
+            async def least(count: int) -> float:
+                """The least time, in steps of a fifth, with which so many pairs are accepted."""
+                seconds = 0.01
+                while True:
+                    work = begin(served, Work(pairs(count), deadline=time.monotonic() + seconds))
+                    await asyncio.sleep(0.005)
+                    refused = work.done()
+                    work.cancel()
+                    await asyncio.gather(work, return_exceptions=True)
+                    if not refused:
+                        return seconds
+                    seconds *= 1.2
+
+            large, small = await least(50), await least(1)
+            for _ in range(16):
+                with pytest.raises(DeadlineError, match="pairs were left"):
+                    await served.score(Work(pairs(5), deadline=time.monotonic() + 0.15))
+            assert 1.6 * large < await least(50) < 5 * large
+            assert await least(1) <= 1.5 * small  # it goes before the large ones
+            hog.cancel()
+            engine.gate.set()
+            await asyncio.gather(hog, return_exceptions=True)
+
+    asyncio.run(main())
+
+
 def test_who_goes_away_takes_the_pairs_along() -> None:
     async def main() -> None:
         engine = fake()

@@ -115,6 +115,7 @@ class Job:
             are not tokenised.
         estimates: tokens of each pair, before it is tokenised.
         quantum: a request with no more tokens is small; see ``Flow``.
+        large: it is not.
         next: the first pair that is not tokenised.
         remaining: pairs without a logit.
         ended: an answer or an error is on its way; what still comes for it is dropped.
@@ -132,6 +133,7 @@ class Job:
     tokens: list[int] = field(init=False)
     keys: list[bytes] = field(default_factory=list)
     reserved: int = field(init=False)
+    large: bool = field(init=False)
     remaining: int = field(init=False)
     next: int = 0
     cached: int = 0
@@ -146,7 +148,8 @@ class Job:
         self.truncated = [False] * count
         self.tokens = [0] * count
         self.reserved = sum(self.estimates)
-        self.flow = Flow(self.model, self.work.priority, small=self.reserved <= self.quantum)
+        self.large = self.reserved > self.quantum
+        self.flow = Flow(self.model, self.work.priority, small=not self.large)
         self.remaining = count
 
     def expect(self, index: int, tokens: int, truncated: bool) -> None:

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import stat
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ _BACKLOG = 2048
 
 _KEEP_ALIVE = 75
 """Seconds that a connection may be idle: longer than clients keep theirs, so that it is they who close it."""
+
+_SWITCH_SECONDS = 0.0005
+"""After so long a thread that runs Python lets another: the engine's waits for it after every pack."""
 
 _GRACE = 5.0
 """Seconds beyond the drain timeout, for answers that are being written."""
@@ -102,6 +106,7 @@ def run(settings: Settings, *, listening: Callable[[str], None] | None = None) -
         InputError: a setting does not work here.
         CrossRankError: a model cannot be loaded.
     """
+    sys.setswitchinterval(_SWITCH_SECONDS)
     tracer = tracer_of_environment()
     registry = settings.registry()
     app = create_app(settings, registry, tracer)

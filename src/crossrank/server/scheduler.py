@@ -46,6 +46,10 @@ _logger = logging.getLogger(__name__)
 STUCK_SECONDS = 60.0
 """An engine that runs a pack for longer, and for 20 times as long as expected, is called stuck."""
 
+_LATER, _SOONER, _MOST_LATE = 1.05, 0.999, 4.0
+"""How much longer than the queue alone says large requests wait: more after each that was late, and less
+after each that was not."""
+
 
 class Scheduler:
     """Runs jobs, fairly. ``start`` it once.
@@ -80,6 +84,9 @@ class Scheduler:
         self._jobs: set[Job] = set()
         self._reserved = 0
         self._blocked: set[LoadedModel] = set()
+        # What is queued now says nothing of what will come and share the turns: whether requests were
+        # late of late does. 1: they wait as long as is expected.
+        self._lateness = 1.0
         self._closing = False
         self._running: tuple[float, float] | None = None  # since when a pack runs, its expected seconds
         self._thread = threading.Thread(target=self._run, name="crossrank-engine", daemon=True)
@@ -132,6 +139,9 @@ class Scheduler:
     def expire(self, job: Job) -> None:
         """A job's deadline is here."""
         left = job.remaining
+        with self._changed:
+            if job.large and not job.ended:
+                self._lateness = min(_MOST_LATE, self._lateness * _LATER)
         self.drop(
             job,
             DeadlineError(f"the request's time is over; {left} of its {len(job.work.pairs)} pairs were left"),
@@ -303,20 +313,21 @@ class Scheduler:
                 f"the request has about {job.reserved} tokens, {alone:.1f} s of work here, and "
                 f"{left:.1f} s until its deadline; send fewer documents at once, or allow more time"
             )
+        late = self._lateness if job.large else 1.0
         wait = self._seconds(self._jobs)
-        if alone + wait <= left:
+        if late * (alone + wait) <= left:
             return
         ahead = sum(
             _before(job, other) / other.model.rate
             for other in self._jobs
             if other.work.priority <= job.work.priority and other.model.rate
         )
-        if alone + ahead > left:
+        if late * (alone + ahead) > left and (ahead or alone > left):
             self._metrics.refused("deadline")
             raise OverloadedError(
                 f"about {ahead:.1f} s of work are queued before the request, and its deadline is in "
                 f"{left:.1f} s; try again later",
-                _retry(min(wait, alone + ahead - left)),
+                _retry(min(wait, late * (alone + ahead) - left)),
             )
 
     def _seconds(self, jobs: Iterable[Job]) -> float:
@@ -332,6 +343,8 @@ class Scheduler:
         if job.ended:
             return
         job.ended = True
+        if error is None and job.large:
+            self._lateness = max(1.0, self._lateness * _SOONER)
         self._jobs.discard(job)
         self._queue.remove(job.flow)
         self._reserve(job, -job.reserved)
