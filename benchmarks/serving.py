@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -516,14 +516,17 @@ def overload(model: str, seconds: float, connections: int, times: float, timeout
 
 @dataclass
 class Figures:
-    """All that was measured; a part that was left out is None."""
+    """All that was measured; a part that was left out is None.
+
+    ``others_cpu``: for each part, cores that neither side nor this process used: 0 on a quiet machine.
+    """
 
     cpu: str
     cores: int
     model: str
     precision: str
     threads: int
-    others_cpu: float = 0.0
+    others_cpu: dict[str, float] = field(default_factory=dict)
     throughput: Throughput | None = None
     overhead: Overhead | None = None
     fairness: Fairness | None = None
@@ -599,6 +602,8 @@ def table(figures: Figures) -> str:
             ),
             ("share of one core that the sender took", f"{100 * v.sender_cpu:.0f} %", ""),
         ]
+    others = ", ".join(f"{part} {100 * share:.0f} %" for part, share in figures.others_cpu.items())
+    rows.append(("share of one core that other processes took meanwhile", others, ""))
     lines = [f"| {what} | {figure} | {wanted} |" for what, figure, wanted in rows]
     return "\n".join(["| what | figure | promised |", "|---|---|---|", *lines])
 
@@ -646,30 +651,24 @@ def main() -> None:
     probe.close()
     if arguments.json and arguments.json.exists():
         earlier = json.loads(arguments.json.read_text())
+        figures.others_cpu = earlier["others_cpu"]
         for name, kind in zip(PARTS, (Throughput, Overhead, Fairness, Overload), strict=True):
             if earlier.get(name):
                 setattr(figures, name, kind(**earlier[name]))
-    parts = arguments.parts.split(",")
-    begun, before = time.monotonic(), busy_seconds()
-    if "throughput" in parts:
-        figures.throughput = throughput(arguments.model, arguments.seconds, arguments.rounds)
-    if "overhead" in parts:
-        figures.overhead = overhead(arguments.model, arguments.calls)
-    if "fairness" in parts:
-        figures.fairness = fairness(arguments.model, arguments.seconds)
-    if "overload" in parts:
-        figures.overload = overload(
-            arguments.model,
-            arguments.overload_seconds,
-            arguments.connections,
-            arguments.times,
-            arguments.timeout,
-        )
-    in_use, own = (after - first for after, first in zip(busy_seconds(), before, strict=True))
-    figures.others_cpu = (in_use - own) / (time.monotonic() - begun)
+    a = arguments
+    runs: dict[str, Callable[[], Any]] = {
+        "throughput": lambda: throughput(a.model, a.seconds, a.rounds),
+        "overhead": lambda: overhead(a.model, a.calls),
+        "fairness": lambda: fairness(a.model, a.seconds),
+        "overload": lambda: overload(a.model, a.overload_seconds, a.connections, a.times, a.timeout),
+    }
+    for part in arguments.parts.split(","):
+        begun, before = time.monotonic(), busy_seconds()
+        setattr(figures, part, runs[part]())
+        in_use, own = (after - first for after, first in zip(busy_seconds(), before, strict=True))
+        figures.others_cpu[part] = max(0.0, (in_use - own) / (time.monotonic() - begun))
     text = table(figures)
     print(text)
-    print(f"others took {100 * figures.others_cpu:.0f} % of one core meanwhile")
     if arguments.json:
         arguments.json.write_text(json.dumps(asdict(figures), indent=1) + "\n")
     if arguments.write:
