@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 from haystack import Document, component, default_from_dict, default_to_dict
-from haystack.utils import Secret
+from haystack.utils import Secret, deserialize_secrets_inplace
 
 from crossrank.errors import InputError
 from crossrank.integrations.ranker import Model, Ranker, is_url
@@ -102,7 +102,7 @@ class CrossRankRanker:
             model=os.fspath(self.model),
             top_k=self.top_k,
             score_threshold=self.score_threshold,
-            api_key=self.api_key,
+            api_key=self.api_key.to_dict() if self.api_key else None,
             meta_fields_to_embed=self.meta_fields_to_embed,
             embedding_separator=self.embedding_separator,
             options=self.options,
@@ -112,7 +112,9 @@ class CrossRankRanker:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "CrossRankRanker":
         """The component of a dictionary."""
-        made: CrossRankRanker = default_from_dict(cls, data)
+        parameters = dict(data.get("init_parameters", {}))
+        deserialize_secrets_inplace(parameters, ["api_key"])
+        made: CrossRankRanker = default_from_dict(cls, data | {"init_parameters": parameters})
         return made
 
     @component.output_types(documents=list[Document])  # type: ignore[untyped-decorator]
