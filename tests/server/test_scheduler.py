@@ -108,6 +108,27 @@ def engine_rows(packs: list[Pack], name: str) -> list[npt.NDArray[np.int32]]:
     return [pair.token_ids for pair in ENCODER.encode_pairs(pairs(3, name))]
 
 
+def test_packs_are_longer_where_nobody_small_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        engine = fake(seconds_per_token=0.0001, batch_tokens=10_000, fill_tokens=1)
+        async with registry(engine, quantum=50, pack_seconds=0.01) as served:
+
+            async def largest() -> int:
+                """Tokens of the largest pack of a large request; about a hundred take 0.01 s."""
+                engine.packs.clear()
+                await served.score(Work(pairs(60)))
+                return max(len(pack.token_ids) for pack in engine.packs)
+
+            before = await largest()
+            await served.score(Work(pairs(1)))
+            beside = await largest()
+            monkeypatch.setattr("crossrank.server.scheduler._QUIET_SECONDS", 0.0)  # as if it were long ago
+            after = await largest()
+            assert min(before, after) > 1.5 * beside
+
+    asyncio.run(main())
+
+
 def test_a_lower_number_goes_first() -> None:
     async def main() -> None:
         engine = fake(batch_tokens=40)

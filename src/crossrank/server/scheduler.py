@@ -6,7 +6,9 @@ tokenising or while an engine runs.
 
 A pack is small: as many tokens as keep the engine full (``Engine.fill_tokens``), or as it does in
 ``pack_seconds``, whichever is more. A request that comes while a pack runs waits for the rest of it,
-so a pack is the measure of how quickly a server can answer.
+so a pack is the measure of how quickly a server can answer. Where no small request has come for a while
+there is nobody to answer quickly, and packs are longer: at the end of each the engine's threads wait for the
+one that was held up by other work of this process.
 """
 
 from __future__ import annotations
@@ -45,6 +47,11 @@ _logger = logging.getLogger(__name__)
 
 STUCK_SECONDS = 60.0
 """An engine that runs a pack for longer, and for 20 times as long as expected, is called stuck."""
+
+_QUIET_SECONDS = 30.0
+"""After so long without a small request packs are longer, by
+_LONGER: so that the first that comes again is not much later than the others."""
+_LONGER = 2.5
 
 _LATER, _SOONER, _MOST_LATE = 1.05, 0.999, 4.0
 """How much longer than the queue alone says large requests wait: more after each that was late, and less
@@ -87,6 +94,7 @@ class Scheduler:
         # What is queued now says nothing of what will come and share the turns: whether requests were
         # late of late does. 1: they wait as long as is expected.
         self._lateness = 1.0
+        self._small_came = -math.inf  # when the last small request was accepted
         self._closing = False
         self._running: tuple[float, float] | None = None  # since when a pack runs, its expected seconds
         self._thread = threading.Thread(target=self._run, name="crossrank-engine", daemon=True)
@@ -130,6 +138,8 @@ class Scheduler:
             self._check_deadline(job)
             self._jobs.add(job)
             self._reserved += need
+            if not job.large:
+                self._small_came = time.monotonic()
 
     def drop(self, job: Job, error: BaseException) -> None:
         """End a job whose client went, or whose time is over: its pairs leave the queue."""
@@ -236,11 +246,15 @@ class Scheduler:
 
     def _room(self, group: object) -> Room:
         assert isinstance(group, LoadedModel)
-        return Room(group.budget(self.pack_seconds), group.most, group.lanes)
+        return Room(self._budget(group), group.most, group.lanes)
+
+    def _budget(self, model: LoadedModel) -> int:
+        quiet = time.monotonic() - self._small_came > _QUIET_SECONDS
+        return model.budget(self.pack_seconds * (_LONGER if quiet else 1.0))
 
     def _execute(self, pack: list[WaitingPair]) -> None:
         model = pack[0].job.model
-        budget = model.budget(self.pack_seconds)
+        budget = self._budget(model)
         tokens = sum(each.tokens for each in pack)
         begun = time.monotonic()
         self._running = (begun, tokens / model.rate if model.rate else 0.0)
