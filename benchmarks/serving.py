@@ -624,7 +624,9 @@ def write_docs(text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="crossrank-mini")
-    parser.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
+    parser.add_argument(
+        "--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)}; empty: only show what --json has"
+    )
     parser.add_argument(
         "--seconds", type=float, default=10.0, help="of a round of throughput, and of fairness"
     )
@@ -662,7 +664,7 @@ def main() -> None:
         "fairness": lambda: fairness(a.model, a.seconds),
         "overload": lambda: overload(a.model, a.overload_seconds, a.connections, a.times, a.timeout),
     }
-    for part in arguments.parts.split(","):
+    for part in filter(None, arguments.parts.split(",")):
         begun, before = time.monotonic(), busy_seconds()
         setattr(figures, part, runs[part]())
         in_use, own = (after - first for after, first in zip(busy_seconds(), before, strict=True))
