@@ -94,7 +94,7 @@ class WordVectors:
         self._words = checkpoint.tensors()["bert.embeddings.word_embeddings.weight"]  # (vocabulary, 384)
         counts = np.ones(len(self._words))
         for ids in self._ids(texts):
-            counts[np.unique(ids)] += 1
+            counts[list(set(ids))] += 1
         self._weights = np.log(1 + len(texts) / counts)
         self._middle = np.zeros(self._words.shape[1])  # what all texts have in common says nothing
         self._middle = self(texts).mean(axis=0)
