@@ -107,7 +107,8 @@ def test_the_server_answers_as_is_shown(tmp_path: Path) -> None:
 def test_every_dependency_has_its_reason() -> None:
     metadata = (ROOT / "pyproject.toml").read_text()
     table = READMES[0].read_text().split("## What it needs")[1]
-    extras = re.findall(r"^(?:server|client|otel) = \[.*?\]$", metadata, re.MULTILINE | re.DOTALL)
+    ours = "server|client|otel|langchain|llamaindex|haystack|pyterrier|rag"
+    extras = re.findall(rf"^(?:{ours}) = \[.*?\]$", metadata, re.MULTILINE | re.DOTALL)
     for name in re.findall(r'"([a-z0-9-]+)>=', metadata.split("[project.optional")[0] + "".join(extras)):
         if name in ("scikit-build-core", "nanobind"):  # what builds it, not what it needs
             continue
