@@ -35,7 +35,7 @@ function read() {
   state.query = $("query").value.trim();
   state.documents = $("documents").value;
   state.split = document.querySelector("[name=split]:checked").value;
-  state.models = [...document.querySelectorAll("#models input:checked")].map((input) => input.value);
+  if (infos.length) state.models = [...document.querySelectorAll("#models input:checked")].map((input) => input.value);
   return splitText(state.documents, state.split);
 }
 
@@ -97,7 +97,9 @@ async function persist(something, mine) {
         mine.abort();
         return tell(problem.kind, { message: problem.kind === "late" ? null : problem.message, again: () => run() });
       }
-      if (!(await wait(problem, mine))) return tell("stopped", { again: () => run() });
+      const goesOn = await wait(problem, mine);
+      if (running !== mine) return null;
+      if (!goesOn) return tell("stopped", { again: () => run() });
       hush();
     }
   }
@@ -158,11 +160,11 @@ function present(fresh) {
   $("top-n").max = most;
   $("top-n").value = state.topN ?? most;
   $("threshold").value = state.threshold;
-  view.show(results, infos, state, fresh);
-  refine();
+  refine(() => view.show(results, infos, state, fresh));
 }
 
-function refine() {
+/** Take the sliders and the switch into account: by ``show``, or by an update of what is there. */
+function refine(show = () => view.update(state)) {
   if (!results) return;
   const most = results.documents.length;
   const topN = Number($("top-n").value);
@@ -172,7 +174,7 @@ function refine() {
   $("top-n-value").textContent = number(topN);
   const logit = Math.log(state.threshold / (1 - state.threshold));
   $("threshold-value").textContent = state.threshold.toFixed(2) + (state.scale === "logit" && Number.isFinite(logit) ? ` (${logit.toFixed(1)})` : "");
-  view.update(state);
+  show();
   const answer = results.answers[0];
   const cut = answer.documents.filter((each) => each.truncated).length;
   const kept = answer.documents.filter((each) => isKept(each, state)).length;
@@ -216,12 +218,12 @@ function tell(kind, options = {}) {
   notice = { kind, options };
   const { message, extra, again, focus } = options;
   const buttons = options.buttons ?? (again ? [["again", again]] : []);
-  const text = { refused: null, failed: null, lost: "lost_text" }[kind] === null ? null : t(`${kind}_text`);
+  const text = ["refused", "failed"].includes(kind) ? null : t(`${kind}_text`);
   $("notice").hidden = false;
   $("working").hidden = true;
   $("notice").replaceChildren(
-    h("strong", "", {}, t(kind)),
-    h("p", "", {}, [text, message].filter(Boolean).join(" "), extra ? " " : "", extra ?? ""),
+    h("strong", "", {}, options.title?.() ?? t(kind)),
+    h("p", "", {}, [text, typeof message === "function" ? message() : message].filter(Boolean).join(" "), extra ? " " : "", extra ?? ""),
   );
   if (buttons.length) {
     const made = buttons.map(([label, action]) => {
@@ -289,13 +291,8 @@ async function take(file) {
     say($("count").textContent);
   } catch (error) {
     if (!(error instanceof FileError)) throw error;
-    tellFile(file.name, error);
+    tell("refused", { title: () => t("bad_file", { file: file.name }), message: () => t(error.message, error.values) });
   }
-}
-
-function tellFile(name, error) {
-  tell("refused", { message: t(error.message, error.values) });
-  $("notice").querySelector("strong").textContent = t("bad_file", { file: name });
 }
 
 async function copy(text) {
@@ -321,7 +318,7 @@ const EXPORTS = {
   async link() {
     const packed = await remember();
     if (packed) showCode("code_link", BASE + packed);
-    else tell("refused", { message: t("too_long_link") });
+    else tell("refused", { title: () => t("export_link"), message: () => t("too_long_link") });
   },
   curl: () => showCode("code_curl", asCurl(results, state, BASE, Boolean(key.get()))),
   python: () => showCode("code_python", asPython(results, state, infos)),
@@ -403,12 +400,16 @@ document.addEventListener("click", (event) => {
   if (!$("export").contains(event.target)) $("export").open = false;
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) run();
+  const open = document.querySelector("dialog[open]");
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !open) {
+    event.preventDefault(); // or a field would submit the form once more
+    run();
+  }
   if (event.key === "Escape") {
     if ($("export").open) {
       $("export").open = false;
       $("export").querySelector("summary").focus();
-    } else if (!document.querySelector("dialog[open]")) running?.abort();
+    } else if (!open) running?.abort();
   }
 });
 addEventListener("hashchange", restore);

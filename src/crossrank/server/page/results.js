@@ -59,6 +59,7 @@ export class Results {
   /** Show results; ``fresh``: they have just come, so the cards move from the keyword order to their own. */
   show(results, infos, state, fresh) {
     this.results = results;
+    this.state = state;
     this.columns = columnsOf(results, infos);
     this.cards = this.columns.map(() => []);
     this.places = this.columns.map((column) => new Map(column.order.map((document, i) => [document.index, i])));
@@ -79,7 +80,7 @@ export class Results {
     this.measure();
     this.fill(0, AT_ONCE);
     this.update(state);
-    this.rest(AT_ONCE, state, this.version);
+    this.rest(AT_ONCE, this.version);
     if (fresh) this.animate();
   }
 
@@ -129,13 +130,13 @@ export class Results {
   }
 
   /** The cards that do not fit on a first screen, while nothing else is to do. */
-  rest(from, state, version) {
+  rest(from, version) {
     if (from >= this.results.documents.length) return;
     setTimeout(() => {
       if (version !== this.version) return;
       this.fill(from, from + 150);
-      this.update(this.state ?? state, from, from + 150);
-      this.rest(from + 150, state, version);
+      this.update(this.state, from, from + 150);
+      this.rest(from + 150, version);
     });
   }
 
@@ -207,7 +208,7 @@ export class Results {
         }
       });
     });
-    this.drawLinks();
+    if (from === 0) this.drawLinks();
   }
 
   drawLinks() {
@@ -223,7 +224,7 @@ export class Results {
       drawing.setAttribute("preserveAspectRatio", "none");
       for (const each of this.columns[i + 1].order) {
         const before = this.columns[i].order[left.get(each.index)];
-        if (this.state && (!isKept(each, this.state) || (i && !isKept(before, this.state)))) continue;
+        if (!isKept(each, this.state) || (i && !isKept(before, this.state))) continue;
         const [from, to] = [left.get(each.index), right.get(each.index)];
         const path = document.createElementNS(svg, "path");
         path.setAttribute("d", `M3 ${y(from)}C50 ${y(from)} 50 ${y(to)} 97 ${y(to)}`);
