@@ -26,6 +26,8 @@ def progress_bar(wanted: bool, description: str, total: int | None = None) -> It
     columns = [TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()]
     if total is not None:
         columns.append(DownloadColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    # In a file or a pipe a bar that is to vanish would leave empty lines.
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(description, total=total)
         yield lambda bytes_: progress.advance(task, bytes_)
