@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +57,19 @@ def test_both_languages_have_the_same_code(language: str) -> None:
     english, chinese = (blocks(page, language) for page in PAGES)
     assert english == chinese
     assert english
+
+
+def test_the_example_prints_what_is_shown() -> None:
+    """All but the scores, and the order below the first, which the next model may change."""
+    [command] = [line for code in blocks(PAGES[0], "sh") for line in code.splitlines() if "rag.py" in line]
+    done = subprocess.run(
+        [sys.executable, *shlex.split(command)[1:]], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    [shown] = blocks(PAGES[0], "text")
+    heads = [text.split("\n\nafter: CrossRank\n1  ") for text in (shown, done.stdout)]
+    assert heads[0][0] == heads[1][0]
+    first = [re.sub(r"^0\.\d+ ", "", after.splitlines()[0]) for _, after in heads]
+    assert first[0] == first[1]
 
 
 def test_langchain(capsys: pytest.CaptureFixture[str]) -> None:
