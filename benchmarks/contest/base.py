@@ -56,6 +56,9 @@ class Side:
     needs: ClassVar[type[Side] | None] = None
     """The side whose conversion this one starts from."""
 
+    flight: ClassVar[int] = 1
+    """Batches that it works on at once."""
+
     def __init__(self, checkpoint: Path, work: Path, threads: int, max_length: int) -> None:
         self.checkpoint = checkpoint
         self.work = work
@@ -78,6 +81,13 @@ class Side:
     def logits(self, batch: Batch) -> npt.NDArray[np.float32]:
         """One logit for each pair of a batch: float32 (B,)."""
         raise NotImplementedError
+
+    def begin_many(self) -> None:
+        """Single pairs are done, many batches come: for sides that run them another way."""
+
+    def run(self, batches: Sequence[Batch]) -> list[npt.NDArray[np.float32]]:
+        """The logits of several batches; sides that keep ``flight`` of them going override it."""
+        return [self.logits(batch) for batch in batches]
 
     def plan(self, pairs: Sequence[Pair], size: int) -> list[list[int]]:
         """Batches of at most ``size`` pairs of like length, longest first, as indices."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -60,6 +61,27 @@ def describe(threads: int) -> dict[str, Any]:
         "kernel": os.uname().release,
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+class Others:
+    """What processes other than this one's children took of the machine since it was made."""
+
+    def __init__(self) -> None:
+        self._began = self._now()
+
+    def share(self) -> float:
+        """From 0 to 1, of all cores; the hypervisor's other guests count."""
+        wall, busy, own = (now - then for now, then in zip(self._now(), self._began, strict=True))
+        return max(0.0, (busy - own) / (wall * (os.cpu_count() or 1)))
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        """Seconds: of the clock, of all processors' work, and of the children that have ended."""
+        # user, nice, system, idle, iowait, irq, softirq, steal
+        ticks = [int(value) for value in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        busy = (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return time.perf_counter(), busy, usage.ru_utime + usage.ru_stime
 
 
 @contextmanager

@@ -38,6 +38,10 @@ WORDS = {
         "zh": "相比不需要校准数据的最快引擎",
     },
     "failed": {"en": "cannot run: {}", "zh": "无法运行：{}"},
+    "disturbed": {
+        "en": "Other processes took up to {} % of the machine while these were measured: {}.",
+        "zh": "测量下列引擎时，其他进程占用了机器的至多 {} %：{}。",
+    },
     "what": {"en": "what", "zh": "项目"},
     "figure": {"en": "figure", "zh": "数值"},
     "machine": {"en": "machine", "zh": "机器"},
@@ -72,6 +76,9 @@ WORDS = {
 }
 
 Results = dict[str, Any]
+
+QUIET = 0.03
+"""What other processes may take of the machine."""
 
 
 def rate(results: Results, side: str, cell: str) -> float | None:
@@ -146,6 +153,15 @@ def ratios(results: Results, language: str) -> str:
     return table(header, rows)
 
 
+def disturbed(results: Results, language: str) -> str:
+    """Which sides were measured on a machine that was not quiet; "": none."""
+    shares = {side: found.get("others", 0.0) for side, found in results["sides"].items()}
+    loud = {side: share for side, share in shares.items() if share > QUIET}
+    if not loud:
+        return ""
+    return WORDS["disturbed"][language].format(f"{100 * max(loud.values()):.0f}", ", ".join(loud))
+
+
 def alone(results: Results, language: str) -> str:
     """CrossRank's figures that no peer was asked for."""
     m = results["machine"]
@@ -180,6 +196,8 @@ def page(all_results: list[Results], language: str) -> str:
     for results in all_results:
         parts.append(f"## {TITLES[results['model']][language]}")
         parts += [speeds(results, language), ratios(results, language)]
+        if noise := disturbed(results, language):
+            parts.append(noise)
         if results["machine"]:
             parts.append(alone(results, language))
     return "\n\n".join(parts)

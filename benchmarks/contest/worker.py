@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -89,17 +90,24 @@ def memory_mb(field: str) -> float:
 
 def timed(side: Side, batches: Sequence[Batch], seconds: float) -> float:
     """Pairs a second: batches in turn, for at least so long."""
-    done, turn, began = 0, 0, time.perf_counter()
+    # Sides that work on several batches at once get enough of them to stay busy.
+    group = 1 if side.flight == 1 else 2 * side.flight
+    turn = cycle(batches)
+    done, began = 0, time.perf_counter()
     while time.perf_counter() - began < seconds:
-        batch = batches[turn % len(batches)]
-        side.logits(batch)
-        done += len(batch)
-        turn += 1
+        some = list(islice(turn, group))
+        side.run(some)
+        done += sum(map(len, some))
     return done / (time.perf_counter() - began)
 
 
 def batches_of(side: Side, pairs: Sequence[Pair], size: int) -> list[list[Pair]]:
     return [[pairs[i] for i in indices] for indices in side.plan(pairs, size)]
+
+
+def warm(side: Side, batches: Sequence[Batch]) -> None:
+    """One batch on each of the side's places."""
+    side.run([batches[0]] * side.flight)
 
 
 def best_size(side: Side, workload: Workload) -> int:
@@ -112,7 +120,7 @@ def best_size(side: Side, workload: Workload) -> int:
         if rates and len(batches[0]) / max(rates.values()) > TRIAL_SECONDS:
             break
         if len(side.batch_sizes) > 1:
-            side.logits(batches[0])
+            warm(side, batches)
             rates[size] = timed(side, batches, 0.7)
         else:
             rates[size] = 1
@@ -121,7 +129,7 @@ def best_size(side: Side, workload: Workload) -> int:
 
 def equal_rate(side: Side, workload: Workload, size: int, seconds: float) -> float:
     batches = batches_of(side, workload.pairs, size)
-    side.logits(batches[0])
+    warm(side, batches)
     return timed(side, batches, seconds)
 
 
@@ -130,8 +138,9 @@ def mixed_pass(side: Side, workload: Workload, size: int) -> tuple[float, npt.ND
     began = time.perf_counter()
     plan = side.plan(workload.pairs, size)
     logits = np.empty(len(workload.pairs), np.float32)
-    for indices in plan:
-        logits[indices] = side.logits([workload.pairs[i] for i in indices])
+    found = side.run([[workload.pairs[i] for i in indices] for indices in plan])
+    for indices, values in zip(plan, found, strict=True):
+        logits[indices] = values
     return time.perf_counter() - began, logits
 
 
@@ -184,6 +193,7 @@ def measure(side: Side, task: Task, workloads: Workloads, born: float) -> dict[s
         "pairs_per_second": {},
         "batch": {},
     }
+    side.begin_many()
     for workload in workloads.timed:
         if workload.name not in task.cells:
             continue
