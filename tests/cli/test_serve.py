@@ -21,7 +21,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     return settings
 
 
-_DEFAULTS = {
+_DEFAULTS: dict[str, Any] = {
     "revision": None,
     "source": "hub",
     "max_length": None,
