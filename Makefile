@@ -1,6 +1,7 @@
 # make demo      set everything up and rerank real text with the bundled model
 # make test      set everything up and run the tests
 # make lint      style, types
+# make screenshots  the pictures of docs/playground.md, taken anew
 # make format    rewrite the code in the project's style
 # make sanitize  the C++ and its tests under the address and undefined-behaviour sanitizers (Linux, GCC)
 # make aarch64   the kernels and the encoder cross-compiled, and tested under qemu
@@ -18,14 +19,21 @@ BIN := $(VENV)/bin
 CXX_FILES := $(wildcard native/*.cpp native/*.h)
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint format sanitize aarch64 peers clean
+.PHONY: demo test browser screenshots lint format sanitize aarch64 peers clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
 	@$(BIN)/crossrank demo
 
-test: $(VENV)/.dev $(FLAG_VENV)/.ready $(CLIENTS_VENV)/.ready
+test: $(VENV)/.dev $(FLAG_VENV)/.ready $(CLIENTS_VENV)/.ready browser
 	$(BIN)/python -m pytest
+
+# Chromium for the tests of the page, where there is none.
+browser:
+	@sh tests/browser/chromium.sh
+
+screenshots: $(VENV)/.dev browser
+	CROSSRANK_SCREENSHOTS=docs/images $(BIN)/python -m pytest -q tests/browser/test_screenshots.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,0 +1,179 @@
+"""For everybody: two languages, light and dark, keyboard and screen reader, phone width."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser.conftest import cards, fill, page_of, texts
+from tests.server.process import Server
+
+RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+
+
+def check(page: Page) -> None:
+    """No violation of WCAG AA, by axe-core."""
+    found = Axe().run(page, options=RULES)
+    assert found.response["passes"]
+    assert found.violations_count == 0, found.generate_report()
+
+
+@pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("options", [{}, PHONE], ids=["desktop", "phone"])
+def test_axe_finds_nothing(
+    browser: Browser, server: Server, locale: str, scheme: str, options: dict[str, Any]
+) -> None:
+    with page_of(browser, server, locale=locale, color_scheme=scheme, **options) as page:
+        page.goto(server.url)
+        expect(page.locator("#found")).to_be_visible()
+        page.click("[data-example=long]")
+        expect(page.locator(".column.model .tag.cut")).to_have_count(1)
+        page.locator("#threshold").fill("0.1")
+        check(page)
+        page.locator(".column.model .tag.cut").locator("xpath=ancestor::button").click()
+        expect(page.locator("#why table")).to_be_visible()
+        check(page)
+        page.keyboard.press("Escape")
+        page.click("#export summary")
+        check(page)
+        page.click("[data-export=python]")
+        check(page)
+        page.keyboard.press("Escape")
+        page.fill("#query", "")
+        page.click("#run")
+        expect(page.locator("#notice")).to_be_visible()
+        check(page)
+
+
+def test_it_speaks_chinese_and_english(browser: Browser, server: Server) -> None:
+    with page_of(browser, server, locale="zh-TW") as page:
+        page.goto(server.url)
+        expect(page.locator("html")).to_have_attribute("lang", "zh-CN")
+        expect(page.locator("#run")).to_contain_text("排序")
+        expect(page.locator("#query")).to_have_value("手机电池怎么保养才耐用？")
+        expect(page.locator("#summary")).to_contain_text("4 篇文档")
+        page.click("#language")
+        expect(page.locator("html")).to_have_attribute("lang", "en")
+        expect(page.locator("#run")).to_contain_text("Rank")
+        expect(page.locator("#summary")).to_contain_text("4 documents")
+        expect(page.locator(".keywords h3")).to_have_text("Keywords (BM25)")
+        page.reload()
+        expect(page.locator("#run")).to_contain_text("Rank")
+        english, chinese = page.evaluate("async () => (await import('/page/i18n.js')).keys()")
+        assert english == chinese
+        for attribute in ("data-t", "data-label"):
+            for element in page.locator(f"[{attribute}]").all():
+                assert element.get_attribute(attribute) in english
+
+
+def test_light_and_dark_follow_the_system_or_the_switch(browser: Browser, server: Server) -> None:
+    def background(page: Page) -> str:
+        return str(page.evaluate("() => getComputedStyle(document.body).backgroundColor"))
+
+    with page_of(browser, server, color_scheme="dark") as page:
+        page.goto(server.url)
+        dark = background(page)
+        page.emulate_media(color_scheme="light")
+        light = background(page)
+        assert dark != light
+        page.click("#theme")
+        expect(page.locator("#theme")).to_contain_text("Light")
+        page.click("#theme")
+        expect(page.locator("#theme")).to_contain_text("Dark")
+        assert background(page) == dark
+        page.reload()
+        assert background(page) == dark
+        expect(page.locator("#found")).to_be_visible()
+
+
+def test_the_keyboard_alone_is_enough(browser: Browser, server: Server) -> None:
+    with page_of(browser, server) as page:
+        page.goto(server.url)
+        expect(page.locator("#found")).to_be_visible()
+        page.keyboard.press("Tab")
+        expect(page.locator("#skip")).to_be_focused()
+        page.keyboard.press("Enter")
+        expect(page.locator("#results")).to_be_focused()
+        assert "#results" not in page.url
+        page.focus("#query")
+        page.keyboard.press("Control+A")
+        page.keyboard.type("capital of France")
+        page.keyboard.press("Tab")
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("Tab")
+        expect(page.locator("#documents")).to_be_focused()
+        page.keyboard.press("Control+A")
+        page.keyboard.type("Paris is the capital.\n\nCats sleep.\n\nLyon is a city.")
+        page.keyboard.press("Control+Enter")
+        expect(page.locator("#said")).to_contain_text("3 documents ranked")
+        expect(page.locator("#said")).to_contain_text("First: Paris is the capital.")
+        page.locator(".column.model .card").first.focus()
+        for key, place in (
+            ("ArrowDown", 1),
+            ("ArrowDown", 2),
+            ("ArrowDown", 2),
+            ("Home", 0),
+            ("End", 2),
+            ("ArrowUp", 1),
+        ):
+            page.keyboard.press(key)
+            expect(cards(page, 1).nth(place)).to_be_focused()
+        page.keyboard.press("Shift+Tab")
+        page.keyboard.press("Tab")
+        expect(cards(page, 1).nth(1)).to_be_focused()
+        page.keyboard.press("Enter")
+        expect(page.locator("#why-title")).to_be_focused()
+        page.keyboard.press("Escape")
+        expect(cards(page, 1).nth(1)).to_be_focused()
+        page.focus("#top-n")
+        page.keyboard.press("ArrowLeft")
+        expect(cards(page, 1)).to_have_count(2)
+        page.focus("#export summary")
+        page.keyboard.press("Enter")
+        expect(page.locator("[data-export=link]")).to_be_visible()
+        page.keyboard.press("Escape")
+        expect(page.locator("[data-export=link]")).to_be_hidden()
+        expect(page.locator("#export summary")).to_be_focused()
+
+
+def test_a_phone_shows_one_ranking_at_a_time(browser: Browser, server: Server) -> None:
+    with page_of(browser, server, **PHONE) as page:
+        page.goto(server.url)
+        expect(page.locator("#found")).to_be_visible()
+        fill(page, "capital of France", ["Lyon is a city in France. " * 9, "Paris is the capital."])
+        expect(page.locator(".column.model")).to_be_visible()
+        expect(page.locator(".column.keywords")).to_be_hidden()
+        expect(page.locator(".links").first).to_be_hidden()
+        expect(page.locator("#results")).to_be_in_viewport()
+        page.locator("#tabs label").first.click()
+        expect(page.locator(".column.keywords")).to_be_visible()
+        expect(page.locator(".column.model")).to_be_hidden()
+        assert len(texts(page, 0)) == 2
+        page.set_viewport_size({"width": 320, "height": 640})
+        cards(page, 0).first.click()
+        expect(page.locator("#why table")).to_be_visible()
+        for selector in ("html", "#why"):
+            wide = page.locator(selector).evaluate("e => e.scrollWidth - e.clientWidth")
+            assert wide == 0, selector
+
+
+def test_the_cards_move_to_their_places_unless_that_is_unwanted(browser: Browser, server: Server) -> None:
+    count = "document.getAnimations().filter((each) => each.effect.target.tagName === 'LI').length"
+    watch = f"""() => {{
+        window.moving = 0;
+        const observer = new MutationObserver(() => (window.moving += {count}));
+        observer.observe(document.getElementById("columns"), {{ childList: true }});
+        }}"""
+    for motion, moves in (("no-preference", True), ("reduce", False)):
+        with page_of(browser, server, reduced_motion=motion) as page:
+            page.goto(server.url)
+            expect(page.locator("#found")).to_be_visible()
+            page.evaluate(watch)
+            page.click("[data-example=bread]")
+            expect(cards(page, 1).first).to_contain_text("Throw the whole loaf away")
+            assert (page.evaluate("() => window.moving") > 0) is moves

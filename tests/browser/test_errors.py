@@ -1,0 +1,194 @@
+"""What goes wrong is said in words, with a way on."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser.conftest import FAILURES, MINI, cards, fill, metric, page_of, until
+from tests.checkpoints import write_xlm_roberta
+from tests.hub import Hub
+from tests.server.process import Server, serving
+
+# Several seconds of work on one thread.
+LARGE = {"query": "sky", "texts": [f"{i} " + "The sky is blue. " * 20 for i in range(300)]}
+
+
+@contextmanager
+def at_work(server: Server) -> Iterator[http.client.HTTPConnection]:
+    """A request of somebody else's that the server is busy with, until the connection is closed."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port)
+    try:
+        connection.request("POST", "/rerank", json.dumps(LARGE))
+        until(lambda: metric(server, "te_queue_size") > 0)
+        yield connection
+    finally:
+        connection.close()
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with narrow limits and a key."""
+    limits = ["--max-concurrent-requests", "1", "--max-documents", "5", "--max-document-chars", "2000000"]
+    env = {"CROSSRANK_API_KEY": "opensesame"}
+    with serving(tmp_path_factory.mktemp("strict"), *MINI, *limits, "--timeout", "4", env=env) as running:
+        running.wait_until_ready()
+        yield running
+
+
+@pytest.fixture
+def guest(browser: Browser, strict: Server) -> Iterator[Page]:
+    """A page of the strict server, not yet with its key."""
+    with page_of(browser, strict, allowed=FAILURES) as page:
+        page.goto(strict.url)
+        expect(page.locator("#notice")).to_contain_text("This server asks for an API key")
+        yield page
+
+
+def enter(page: Page, key: str) -> None:
+    page.fill("#key", key)
+    page.press("#key", "Enter")
+
+
+def test_a_key_is_asked_for_and_kept_in_the_tab_only(guest: Page, strict: Server) -> None:
+    expect(guest.locator("#key")).to_be_focused()
+    enter(guest, "wrong")
+    expect(guest.locator("#notice")).to_contain_text("This key is not right")
+    enter(guest, "opensesame")
+    expect(cards(guest, 1)).to_have_count(4)
+    expect(guest.locator("#notice")).to_be_hidden()
+    cards(guest, 1).first.click()
+    expect(guest.locator("#why table")).to_be_visible()
+    shown = guest.url
+    guest.keyboard.press("Escape")
+    guest.wait_for_url(lambda url: url != shown)  # or the explanation would come back
+    guest.reload()
+    expect(cards(guest, 1)).to_have_count(4)
+    assert "sesame" not in json.dumps(
+        guest.evaluate("() => [{...localStorage}, location.href, document.cookie]")
+    )
+    assert "sesame" not in strict.log.read_text()
+    other = guest.context.new_page()
+    other.goto(strict.url)
+    expect(other.locator("#notice")).to_contain_text("This server asks for an API key")
+    guest.click("#export summary")
+    guest.click("[data-export=curl]")
+    command = guest.locator("#code-text").text_content() or ""
+    assert "$CROSSRANK_API_KEY" in command
+    assert "sesame" not in command
+    env = {"CROSSRANK_API_KEY": "opensesame", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(["bash", "-euc", command], env=env, capture_output=True, text=True, check=True)
+    assert len(json.loads(done.stdout)["results"]) == 4
+
+
+def test_what_the_server_refuses_is_told_in_its_words(guest: Page) -> None:
+    enter(guest, "opensesame")
+    expect(cards(guest, 1)).to_have_count(4)
+    guest.fill("#documents", "\n".join("abcdef"))
+    guest.click("#run")
+    expect(guest.locator("#notice")).to_contain_text("The server did not take this")
+    expect(guest.locator("#notice")).to_contain_text("6 > maximum allowed batch size 5")
+    guest.fill("#documents", "\n".join("abcde"))
+    guest.click("[data-way=again]")
+    expect(cards(guest, 1)).to_have_count(5)
+
+
+def test_a_busy_server_is_asked_again_by_itself(browser: Browser, tmp_path: Path) -> None:
+    with serving(tmp_path, *MINI, "--max-concurrent-requests", "1") as server:
+        server.wait_until_ready()
+        with page_of(browser, server, allowed=FAILURES) as page:
+            page.goto(server.url)
+            expect(cards(page, 1)).to_have_count(4)
+            with at_work(server):
+                page.fill("#documents", "one\ntwo")
+                page.click("#run")
+                expect(page.locator("#notice")).to_contain_text("The server is busy")
+                expect(page.locator("#notice")).to_contain_text("again in 1 s")
+                expect(page.locator("#notice")).to_contain_text("--max-concurrent-requests")
+            expect(cards(page, 1)).to_have_count(2)
+            expect(page.locator("#notice")).to_be_hidden()
+            with at_work(server) as other:
+                page.click("#run")
+                page.click("[data-way=give_up]")
+                expect(page.locator("#notice")).to_contain_text("Stopped")
+                cards(page, 1).first.click()
+                expect(page.locator("#why [role=alert]")).to_contain_text("The server is busy")
+                other.close()
+                until(lambda: metric(server, "te_queue_size") == 0)
+                page.click("#why-body .main")
+                expect(page.locator("#why table")).to_be_visible()
+
+
+def test_a_model_that_is_loading_is_waited_for(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    with Hub() as hub:
+        hub.add("some/model", write_xlm_roberta(tmp_path / "model"))
+        hub.stall["model.safetensors"] = 100
+        env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "0"}
+        options = ["--model", "some/model", "--threads", "1"]
+        with (
+            serving(tmp_path, *options, env=env) as server,
+            page_of(browser, server, allowed=FAILURES, locale="zh-CN") as page,
+        ):
+            page.goto(server.url)
+            expect(page.locator("#notice")).to_contain_text("模型还没有准备好")
+            expect(page.locator("#notice")).to_contain_text("some/model is loading")
+            hub.stall.clear()  # or what goes on from there would stand still again
+            hub.resume.set()
+            expect(cards(page, 1)).to_have_count(4)
+            expect(page.locator("#notice")).to_be_hidden()
+
+
+def test_a_lost_connection_is_found_again(browser: Browser, tmp_path: Path) -> None:
+    with serving(tmp_path, *MINI) as server:
+        server.wait_until_ready()
+        port = str(server.port)
+        with page_of(browser, server, allowed=FAILURES) as page:
+            page.goto(server.url)
+            expect(cards(page, 1)).to_have_count(4)
+            page.fill("#documents", "\n".join(LARGE["texts"]))
+            page.click("#run")
+            until(lambda: metric(server, "te_queue_size") > 0)
+            server.signal(signal.SIGKILL)
+            expect(page.locator("#notice")).to_contain_text("The server does not answer")
+            expect(page.locator("#notice")).to_contain_text("Your texts are still here")
+            page.fill("#documents", "one\ntwo")  # what was asked stays what it was: this is for the next time
+            cards(page, 1).first.click()
+            expect(page.locator("#why [role=alert]")).to_contain_text("The server does not answer")
+            page.keyboard.press("Escape")
+            page.click("[data-way=give_up]")
+            expect(page.locator("#notice")).to_contain_text("Stopped")
+            page.click("#run")
+            expect(page.locator("#notice")).to_contain_text("The server does not answer")
+            (tmp_path / "again").mkdir()
+            with serving(tmp_path / "again", *MINI, "--port", port) as again:
+                again.wait_until_ready()
+                expect(cards(page, 1)).to_have_count(2)
+                expect(page.locator("#notice")).to_be_hidden()
+                fill(page, "q", ["a", "b", "c"])
+
+
+def test_a_request_that_takes_too_long_says_what_helps(guest: Page) -> None:
+    enter(guest, "opensesame")
+    expect(cards(guest, 1)).to_have_count(4)
+    guest.fill("#query", "sky " * 5000)
+    guest.fill("#documents", "\n".join("The sky. " * 100_000 for _ in range(5)))
+    guest.route(
+        "**/compare",
+        lambda route: route.continue_(headers={**route.request.headers, "x-request-timeout": "0.001"}),
+    )
+    guest.click("#run")
+    expect(guest.locator("#notice")).to_contain_text("It took too long")
+    guest.unroute("**/compare")
+    guest.fill("#query", "sky")
+    guest.fill("#documents", "one\ntwo")
+    guest.click("[data-way=again]")
+    expect(cards(guest, 1)).to_have_count(2)

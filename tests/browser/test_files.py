@@ -1,0 +1,104 @@
+"""Files of documents, chosen and dropped."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import cards
+
+GOOD = {
+    "lines.txt": (b"\xef\xbb\xbfone\r\n\r\ntwo\r\n", "one\ntwo", "line", None),
+    "blocks.txt": ("one\nmore\n\n\n二\n".encode(), "one\nmore\n\n二", "block", None),
+    "a.jsonl": (
+        b'{"text": "one", "query": "which?"}\n\n"two"\n{"document": "three"}\n',
+        "one\ntwo\nthree",
+        "line",
+        "which?",
+    ),
+    "b.jsonl": (b'{"text": "one\\n\\nmore"}\n{"text": "two"}\n', "one\nmore\n\ntwo", "block", None),
+    "c.json": (b'[{"text": "one"}, "two"]', "one\ntwo", "line", None),
+    "d.json": (b'{"query": "q?", "documents": ["one", {"text": "two"}]}', "one\ntwo", "line", "q?"),
+    "e.csv": (
+        b'id,Text,query\n1,"one, ""quoted""",q?\n2,"two\nlines",\n3,,\n',
+        'one, "quoted"\n\ntwo\nlines',
+        "block",
+        "q?",
+    ),
+    "f.csv": (
+        b"1,a long first text,x\n2,a long second text,y",
+        "a long first text\na long second text",
+        "line",
+        None,
+    ),
+    "g.tsv": (b"text\tid\none, two\t1\n", "one, two", "line", None),
+    "old.txt": ("北京\n上海\n".encode("gb18030"), "北京\n上海", "line", None),
+    "wide.txt": ("北京\nx".encode("utf-16"), "北京\nx", "line", None),
+}
+BAD = {
+    "a.jsonl": (
+        b'{"text": "one"}\n{"title": "two"}\n',
+        'Line 2 is not a JSON string, nor an object with a "text".',
+    ),
+    "b.jsonl": (b'{"text": "one"}\n{"text": \n', "Line 2 is not"),
+    "c.txt": (b" \n\n", "There are no documents in it."),
+    "d.csv": (b"text\n", "There are no documents in it."),
+    "e.pdf": (b"%PDF-1.7\x00\x01\x02", "It is not text."),
+    "f.txt": (b"x" * (17 << 20), "It is larger than 16 MB"),
+}
+
+
+def choose(page: Page, name: str, content: bytes) -> None:
+    page.set_input_files("#file", {"name": name, "mimeType": "", "buffer": content})
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_file_becomes_documents(page: Page, name: str) -> None:
+    content, text, split, query = GOOD[name]
+    before = page.input_value("#query")
+    choose(page, name, content)
+    expect(page.locator("#documents")).to_have_value(text)
+    assert page.is_checked(f"[name=split][value={split}]")
+    assert page.input_value("#query") == (query or before)
+    expect(page.locator("#count")).to_contain_text(f"from {name}")
+
+
+def test_what_was_changed_or_guessed_of_a_file_is_said(page: Page) -> None:
+    choose(page, "b.jsonl", GOOD["b.jsonl"][0])
+    expect(page.locator("#count")).to_contain_text("Blank lines within a document were taken out.")
+    choose(page, "old.txt", GOOD["old.txt"][0])
+    expect(page.locator("#count")).to_have_text("2 documents from old.txt The file was read as GB18030.")
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_file_that_cannot_be_used_says_why(page: Page, name: str) -> None:
+    content, message = BAD[name]
+    before = page.input_value("#documents")
+    choose(page, name, content)
+    expect(page.locator("#notice")).to_contain_text(f"{name} cannot be used")
+    expect(page.locator("#notice")).to_contain_text(message)
+    assert page.input_value("#documents") == before
+
+
+def test_a_file_is_dropped_anywhere(page: Page) -> None:
+    data = base64.b64encode(b"one\ntwo\nthree").decode()
+    transfer = page.evaluate_handle(
+        """(data) => {
+        const transfer = new DataTransfer();
+        transfer.items.add(new File([Uint8Array.from(atob(data), (c) => c.charCodeAt(0))], "dropped.txt"));
+        return transfer;
+        }""",
+        data,
+    )
+    page.dispatch_event("main", "dragenter", {"dataTransfer": transfer})
+    expect(page.locator("#drop")).to_be_visible()
+    page.dispatch_event("main", "dragleave", {"dataTransfer": transfer})
+    expect(page.locator("#drop")).to_be_hidden()
+    page.dispatch_event("main", "dragenter", {"dataTransfer": transfer})
+    page.dispatch_event("main", "drop", {"dataTransfer": transfer})
+    expect(page.locator("#drop")).to_be_hidden()
+    expect(page.locator("#documents")).to_have_value("one\ntwo\nthree")
+    page.click("#run")
+    expect(cards(page, 1)).to_have_count(3)
