@@ -186,13 +186,18 @@ class Contest:
         # Found once, and kept for the rounds that follow and for measuring anew.
         sizes = self.work / f"batches-{slug(side)}.json"
         batches = json.loads(sizes.read_text()) if sizes.is_file() else {}
+        found = self._quiet(side, f"{slug(side)}-task", batches, cells)
+        if not batches and "error" not in found:
+            sizes.write_text(json.dumps(found["batch"]))
+        return found
+
+    def _quiet(self, side: str, name: str, batches: dict[str, int], cells: list[str]) -> dict[str, Any]:
+        """One process that measures, and another if the machine was not quiet meanwhile."""
         for _ in range(TRIES):
-            found = self._worker("measure", side, f"{slug(side)}-task", batches, cells)
+            found = self._worker("measure", side, name, batches, cells)
             if "error" in found or found["others"] <= report.QUIET:
                 break
             print(f"{side}: other processes took {100 * found['others']:.0f} % of the machine", flush=True)
-        if not batches and "error" not in found:
-            sizes.write_text(json.dumps(found["batch"]))
         return found
 
     def measure_crossrank(self) -> None:
@@ -206,7 +211,7 @@ class Contest:
         idle, busy, peaks = [], [], []
         for _ in range(3):
             peaks.append(machine.int8_peak(THREADS))
-            idle.append(self._worker("measure", side, "idle", {"128": 0}, ["128"]))
+            idle.append(self._quiet(side, "idle", {"128": 0}, ["128"]))
             with machine.busy_cores(THREADS):
                 busy.append(self._worker("measure", side, "busy", {"128": 0}, ["128"]))
         rate = median(run["pairs_per_second"]["128"] for run in idle)
