@@ -11,6 +11,7 @@ ended. ``--fresh`` measures anew; conversions stay. A side that cannot run is li
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -40,6 +41,8 @@ MODELS = ("v2-m3-shape", "crossrank-mini")
 CELLS = [*map(str, EQUAL), "mixed"]
 REFERENCE = "transformers fp32"
 CALIBRATION = {"v2-m3-shape": 32, "crossrank-mini": 128}
+STAMP = "made-of"
+"""In an unpacked checkpoint: the digest of the bundled weights."""
 TRIES = 2
 """Of a run during which other processes take much of the machine: threads that wait for each other after
 every operation lose far more than their share."""
@@ -67,13 +70,22 @@ class Contest:
 
     def prepare(self) -> None:
         """The checkpoint, the workloads and the conversions, as far as they are not there yet."""
-        if not (self.checkpoint / "config.json").is_file():
+        if not self._is_current():
+            shutil.rmtree(self.work, ignore_errors=True)
+            self.runs.mkdir(parents=True)
             self._write_checkpoint()
         if not self.workloads.is_file():
             tokenizer = self.checkpoint / "tokenizer.json"
             make(self.arguments.data.resolve(), tokenizer, CALIBRATION[self.model]).write(self.workloads)
         for side in self.sides:
             self._convert(side)
+
+    def _is_current(self) -> bool:
+        """Whether the checkpoint is there and what it was made of has not changed since."""
+        if not (self.checkpoint / "config.json").is_file():
+            return False
+        stamp = self.checkpoint / STAMP
+        return self.model != "crossrank-mini" or (stamp.is_file() and stamp.read_text() == bundled_digest())
 
     def _write_checkpoint(self) -> None:
         partial = self.checkpoint.with_name("checkpoint.partial")
@@ -333,6 +345,16 @@ def write_unpacked(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(source.folder / name, folder / name)
+    (folder / STAMP).write_text(bundled_digest())
+
+
+def bundled_digest() -> str:
+    from crossrank.models import resolve
+
+    digest = hashlib.sha256()
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        digest.update((resolve("crossrank-mini") / name).read_bytes())
+    return digest.hexdigest()
 
 
 def main() -> None:
