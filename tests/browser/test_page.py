@@ -347,7 +347,7 @@ def test_curl_and_python_give_the_same_result(page: Page, server: Server, thresh
     documents = [
         'It\'s "blue" \\ $HOME `ls`',
         "the sky 蓝色的 😀",
-        "Air scatters sunlight; the sky looks blue.",
+        "Air molecules scatter short wavelengths of sunlight far more than long ones.",
         "Cats.",
     ]
     fill(page, QUERY, documents)
