@@ -20,13 +20,13 @@ from sources import read_all, read_medquad, split_sentences
 from teacher import Library
 from written import capital_groups, trap_groups
 
-PARALLEL = {"sentence": 330, "paragraph": 190, "title": 12, "statement": 45}
+PARALLEL = {"sentence": 130, "paragraph": 190, "title": 12, "statement": 45}
 """Groups of each kind for each language of XQuAD."""
-OTHERS = {"sentence": 800, "paragraph": 280, "title": 30, "statement": 60}
+OTHERS = {"sentence": 320, "paragraph": 280, "title": 30, "statement": 60}
 """Groups of each kind for each other file."""
 LANGUAGE_PAIRS = 60
 """Pairs of languages, of them a third Chinese and English."""
-CROSS = {"sentence": 24, "paragraph": 8}
+CROSS = {"sentence": 10, "paragraph": 8}
 """Groups of each kind for each pair of languages."""
 ANSWERS = 3000
 """Answers of MedQuAD that groups are made from."""
@@ -34,7 +34,7 @@ MEDICAL = {"question": 1300, "statement": 800}
 
 
 def training_groups(data: Path, work: Path, rng: random.Random, workers: int) -> list[Any]:
-    """All groups, in order of their kinds; one epoch has about 15 million tokens."""
+    """All groups, in order of their kinds; one epoch has about 12 million tokens."""
     library = Library(work / "start" / "model", work / "data" / "vectors.npy", workers)
     parts = {name: split[False] for name, split in read_all(data).items()}
     medical = rng.sample(read_medquad(data / "medquad" / "medquad.jsonl.gz")[False], ANSWERS)
