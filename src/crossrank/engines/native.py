@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -88,6 +89,26 @@ def default_threads() -> int:
     return cores
 
 
+def _pack(
+    checkpoint: Checkpoint, cache: PackedWeights, precision: str, threads: int, *, progress: bool
+) -> dict[str, npt.NDArray[Any]]:
+    """Packed tensors, kept in the cache and mapped from there; in memory where it cannot keep them."""
+    source = checkpoint.mapped()
+    try:
+        with progress_bar(progress, f"Packing {checkpoint.name} for {precision}, once"):
+            packed = _native.pack_weights(checkpoint.config, source, precision, threads)
+    except ValueError as error:
+        raise CheckpointError(f"{checkpoint.folder} cannot be loaded: {error}") from error
+    names = {id(array): name for name, array in source.items()}
+    tables = {name: names[id(array)] for name, array in packed.items() if id(array) in names}
+    own = {name: array for name, array in packed.items() if name not in tables}
+    size = sum(array.nbytes for array in own.values())
+    with progress_bar(progress, "Keeping what was packed", size) as advance:
+        cache.write(own, tables, advance)
+    # Products are faster from the page cache, whose pages may be larger, and the next process shares its memory.
+    return cache.read() or packed
+
+
 class NativeEngine:
     """Runs a checkpoint on the CPU.
 
@@ -124,19 +145,8 @@ class NativeEngine:
                 cache.warn_of_damage(error)
                 packed = None
         if packed is None:
-            source = checkpoint.mapped()
-            try:
-                with progress_bar(progress, f"Packing {checkpoint.name} for {precision}, once"):
-                    packed = _native.pack_weights(checkpoint.config, source, precision, self.threads)
-                self._engine = _native.Engine(checkpoint.config, packed, precision, self.threads, isa)
-            except ValueError as error:
-                raise CheckpointError(f"{checkpoint.folder} cannot be loaded: {error}") from error
-            names = {id(array): name for name, array in source.items()}
-            tables = {name: names[id(array)] for name, array in packed.items() if id(array) in names}
-            own = {name: array for name, array in packed.items() if name not in tables}
-            size = sum(array.nbytes for array in own.values())
-            with progress_bar(progress, "Keeping what was packed", size) as advance:
-                cache.write(own, tables, advance)
+            packed = _pack(checkpoint, cache, precision, self.threads, progress=progress)
+            self._engine = _native.Engine(checkpoint.config, packed, precision, self.threads, isa)
 
     @property
     def isa(self) -> str:
