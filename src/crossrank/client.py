@@ -8,7 +8,7 @@
         for hit in client.rank("capital of France", ["Lyon is a city.", "Paris is the seat of government."]):
             print(hit.rank, hit.index, hit.score, hit.text)
 
-``Client`` has the methods of ``Reranker``; ``AsyncClient`` the same to await. They ask /score, which
+``Client`` ranks and scores as ``Reranker`` does; ``AsyncClient`` the same to await. They ask /score, which
 has every pair's logit and whether it was cut, in every dialect that a server may be set to; order and
 scores are made of them here, as the library does.
 """

@@ -105,7 +105,7 @@ def _pack(
     size = sum(array.nbytes for array in own.values())
     with progress_bar(progress, "Keeping what was packed", size) as advance:
         cache.write(own, tables, advance)
-    # Products are faster from the page cache, whose pages may be larger, and the next process shares its memory.
+    # Products are faster from the page cache, whose pages may be larger; and other processes share it.
     return cache.read() or packed
 
 
