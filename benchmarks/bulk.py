@@ -35,6 +35,10 @@ from crossrank.packing import Pack, build_pack, plan_packs
 from crossrank.pairs import PairEncoder
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.pages import between  # noqa: E402
+
 # Common words, so that pairs have the lengths of real short ones.
 WORDS = re.findall(
     r"\w+",
@@ -222,19 +226,6 @@ def table(figures: Figures) -> str:
     return "\n".join(["| what | figure |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
 
 
-def write_docs(text: str) -> None:
-    for path in sorted((ROOT / "docs").glob("scaling*.md")):
-        page = path.read_text(encoding="utf-8")
-        new = re.sub(
-            r"(<!-- measured: begin -->\n).*?(<!-- measured: end -->)",
-            lambda found: f"{found[1]}{text}\n{found[2]}",
-            page,
-            flags=re.DOTALL,
-        )
-        path.write_text(new, encoding="utf-8")
-        print(f"{path} written")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=1_000_000)
@@ -254,7 +245,8 @@ def main() -> None:
     if arguments.json:
         arguments.json.write_text(json.dumps(asdict(figures), indent=1) + "\n")
     if arguments.write:
-        write_docs(text)
+        for path in sorted((ROOT / "docs").glob("scaling*.md")):
+            between(path, "measured", text)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,10 @@ from crossrank import Reranker
 from crossrank.engines.native import default_threads
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.pages import between  # noqa: E402
+
 PARTS = ("throughput", "overhead", "fairness", "overload")
 Ranked = tuple[str, list[str]]
 
@@ -608,19 +612,6 @@ def table(figures: Figures) -> str:
     return "\n".join(["| what | figure | promised |", "|---|---|---|", *lines])
 
 
-def write_docs(text: str) -> None:
-    for path in sorted((ROOT / "docs").glob("serving*.md")):
-        page = path.read_text(encoding="utf-8")
-        new = re.sub(
-            r"(<!-- measured: begin -->\n).*?(<!-- measured: end -->)",
-            lambda found: f"{found[1]}{text}\n{found[2]}",
-            page,
-            flags=re.DOTALL,
-        )
-        path.write_text(new, encoding="utf-8")
-        print(f"{path} written")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="crossrank-mini")
@@ -674,7 +665,8 @@ def main() -> None:
     if arguments.json:
         arguments.json.write_text(json.dumps(asdict(figures), indent=1) + "\n")
     if arguments.write:
-        write_docs(text)
+        for path in sorted((ROOT / "docs").glob("serving*.md")):
+            between(path, "measured", text)
 
 
 if __name__ == "__main__":

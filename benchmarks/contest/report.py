@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 from benchmarks.contest.worker import CALIBRATED
+from benchmarks.pages import between
 
 OURS = "CrossRank int8"
 REFERENCE = "transformers fp32"
@@ -259,16 +259,6 @@ def read(path: Path) -> Results:
     """Results as they were written."""
     found: Results = json.loads(path.read_text(encoding="utf-8"))
     return found
-
-
-def between(path: Path, mark: str, text: str) -> None:
-    """Put a text between a page's two marks."""
-    content = path.read_text(encoding="utf-8")
-    pattern = re.compile(rf"(<!-- {mark}: begin -->\n).*?(<!-- {mark}: end -->)", re.DOTALL)
-    if not pattern.search(content):
-        raise SystemExit(f"{path} has no place for the figures: <!-- {mark}: begin --> and end")
-    path.write_text(pattern.sub(lambda m: f"{m[1]}{text}\n{m[2]}", content), encoding="utf-8")
-    print(f"{path} written")
 
 
 def write(root: Path, all_results: list[Results]) -> None:
