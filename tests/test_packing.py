@@ -46,7 +46,7 @@ def test_equal_lengths_keep_their_order() -> None:
 
 def pair(ids: list[int], segments: list[int] | None = None) -> EncodedPair:
     as_array = None if segments is None else np.asarray(segments, np.int32)
-    return EncodedPair(np.asarray(ids, np.int32), as_array, False, None)
+    return EncodedPair(np.asarray(ids, np.int32), as_array, False)
 
 
 def test_a_pack_lays_pairs_end_to_end() -> None:

@@ -142,7 +142,7 @@ def plan_explanation(
     """
     if max_sentences < 1:
         raise InputError(f"max_sentences is {max_sentences}; it must be at least 1")
-    kept = encoder.encode(query, [document])[0].kept
+    kept = encoder.kept(query, document)
     read = len(document) if kept is None else kept
     found = sentence_spans(document)
     spans = tuple(islice(found, max_sentences))

@@ -34,14 +34,11 @@ class EncodedPair:
         segment_ids: int32 (T,), 0 for the query and 1 for the document, or None where the
             tokenizer does not tell them apart.
         truncated: whether the query or the document was cut to fit the window.
-        kept: characters of the document that were read, from its start, or from its end where
-            the start was cut; None if all were.
     """
 
     token_ids: npt.NDArray[np.int32]
     segment_ids: npt.NDArray[np.int32] | None
     truncated: bool
-    kept: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,17 +166,22 @@ class PairEncoder:
         """
         window = self._narrowed(cut)
         queries = list(dict.fromkeys(query for query, _ in pairs))
-        query_ids = {
-            query: np.asarray(encoding.ids, np.int32)
-            for query, (encoding, _) in zip(queries, self._tokenize(queries), strict=True)
-        }
+        query_ids = dict(zip(queries, self._ids(queries), strict=True))
         joined = []
-        for i, (encoding, size) in enumerate(self._tokenize([document for _, document in pairs], cut.side)):
+        for i, document in enumerate(self._ids([document for _, document in pairs], cut.side)):
             query = query_ids[pairs[i][0]]
             if not cut.allowed:
-                self._check_length(i, pairs[i], (len(query), len(encoding.ids)), cut, window)
-            joined.append(self._join(query, encoding, size, cut, window))
+                self._check_length(i, pairs[i], (len(query), len(document)), cut, window)
+            joined.append(self._join(query, document, cut, window))
         return joined
+
+    def kept(self, query: str, document: str) -> int | None:
+        """Characters of the document that its pair has, from its start; None: all of them."""
+        ((query_ids,), (encoding,)) = self._ids([query]), self._encodings([document], offsets=True)
+        _, keep = self._window(len(query_ids), len(encoding.ids), self.max_length)
+        if keep == len(encoding.ids):
+            return None
+        return int(encoding.offsets[keep - 1][1]) if keep else 0
 
     def _narrowed(self, cut: Cut) -> int:
         """The window of a call."""
@@ -204,8 +206,14 @@ class PairEncoder:
         lengths = _capped((len(whole[0].ids), len(whole[1].ids)), cut)
         raise TooLongError(index, sum(lengths) + self._template.size, window)
 
-    def _tokenize(self, texts: list[str], side: Side = "right") -> list[tuple[Encoding, int]]:
-        """Encodings without special tokens, and how many characters each was made of.
+    def _ids(self, texts: list[str], side: Side = "right") -> list[list[int]]:
+        """Token ids of each text, without special tokens; of a very long one as ``_encodings``."""
+        return [encoding.ids for encoding in self._encodings(texts, side)]
+
+    def _encodings(
+        self, texts: list[str], side: Side = "right", *, offsets: bool = False
+    ) -> list[Encoding]:
+        """Encodings without special tokens; ``offsets``: with the characters of each, which takes longer.
 
         Of a very long text, at least what the window can use is tokenised.
 
@@ -213,53 +221,32 @@ class PairEncoder:
         it. So the end that is kept of a long text is tried first, and trusted if it fills the
         window and as much again.
         """
+        encode = self._tokenizer.encode_batch if offsets else self._tokenizer.encode_batch_fast
         limit, enough = 64 * self.max_length, 2 * self.max_length
         texts = [clean(text) for text in texts]
         ends = [text[:limit] if side == "right" else text[-limit:] for text in texts]
-        encodings = self._tokenizer.encode_batch(ends, add_special_tokens=False)
-        found = [(encoding, len(end)) for encoding, end in zip(encodings, ends, strict=True)]
-        short = [i for i, e in enumerate(encodings) if len(texts[i]) > limit and len(e.ids) < enough]
-        again = self._tokenizer.encode_batch([texts[i] for i in short], add_special_tokens=False)
-        for i, encoding in zip(short, again, strict=True):
-            found[i] = (encoding, len(texts[i]))
+        found: list[Encoding] = encode(ends, add_special_tokens=False)
+        short = [i for i, e in enumerate(found) if len(texts[i]) > limit and len(e.ids) < enough]
+        if short:
+            again = encode([texts[i] for i in short], add_special_tokens=False)
+            for i, encoding in zip(short, again, strict=True):
+                found[i] = encoding
         return found
 
-    def _join(
-        self, query: npt.NDArray[np.int32], encoding: Encoding, size: int, cut: Cut, window: int
-    ) -> EncodedPair:
-        """One pair; the document's encoding was made of ``size`` characters."""
-        document = np.asarray(encoding.ids, np.int32)
+    def _join(self, query: list[int], document: list[int], cut: Cut, window: int) -> EncodedPair:
         keep_query, keep_document = self._window(*_capped((len(query), len(document)), cut), window)
         truncated = keep_query < len(query) or keep_document < len(document)
-        kept = None
-        first = 0
-        if keep_document < len(document):
+        if truncated:
             first = len(document) - keep_document if cut.side == "left" else 0
-            if not keep_document:
-                kept = 0
-            elif cut.side == "left":
-                kept = size - encoding.offsets[first][0]
-            else:
-                kept = encoding.offsets[keep_document - 1][1]
+            query, document = query[:keep_query], document[first : first + keep_document]
         t = self._template
-        parts = [
-            np.asarray(part, np.int32)
-            for part in (
-                t.before,
-                query[:keep_query],
-                t.between,
-                document[first : first + keep_document],
-                t.after,
-            )
-        ]
-        segment_ids = None
-        if self._with_segments:
-            segments = [
-                np.broadcast_to(np.asarray(segment, np.int32), len(part))
-                for part, segment in zip(parts, t.segments, strict=True)
-            ]
-            segment_ids = np.concatenate(segments)
-        return EncodedPair(np.concatenate(parts), segment_ids, truncated, kept)
+        # Lists are joined faster than arrays so short.
+        token_ids = np.array([*t.before, *query, *t.between, *document, *t.after], np.int32)
+        if not self._with_segments:
+            return EncodedPair(token_ids, None, truncated)
+        before, of_query, between, of_document, after = t.segments
+        parts = [*before, *[of_query] * len(query), *between, *[of_document] * len(document), *after]
+        return EncodedPair(token_ids, np.array(parts, np.int32), truncated)
 
     def _window(self, query: int, document: int, window: int) -> tuple[int, int]:
         """Tokens to keep of a query and a document of these lengths."""

@@ -286,11 +286,18 @@ class _Request:
     def read(cls, query: str, documents: Sequence[Document]) -> _Request:
         return cls(query, *read_request(query, documents))
 
-    def rank(self, logits: npt.NDArray[np.float32], top_n: int | None, threshold: float | None) -> Ranking:
+    def rank(
+        self,
+        logits: npt.NDArray[np.float32],
+        top_n: int | None,
+        threshold: float | None,
+        scores: npt.NDArray[np.float64] | None = None,
+    ) -> Ranking:
         return rank(
             self.query,
             self.texts,
             logits,
+            scores=scores,
             truncated=[pair.truncated for pair in self.pairs],
             fields=self.fields,
             top_n=top_n,
@@ -319,7 +326,8 @@ def _rankings(
     threshold: float | None,
 ) -> Iterator[Ranking]:
     logits, start = working.result(), 0
+    scores = sigmoid(logits)
     for request in window:
         end = start + len(request.texts)
-        yield request.rank(logits[start:end], top_n, threshold)
+        yield request.rank(logits[start:end], top_n, threshold, scores[start:end])
         start = end

@@ -49,6 +49,15 @@ def ask(url: str, body: Any = None, key: str = "key") -> Any:
         return json.load(answer)
 
 
+def refusal(url: str, body: Any, key: str = "key") -> int:
+    """The status of an answer that is an error."""
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        ask(f"{url}/v1/rerank", body, key)
+    # It is the answer too, whose socket stays open until it is closed.
+    with refused.value as answer:
+        return answer.code
+
+
 def replicas() -> dict[str, str]:
     """Replica -> state."""
     found = serve.status().applications["crossrank"].deployments["crossrank"].replica_states
@@ -66,12 +75,8 @@ def test_answers_are_the_librarys(url: str, folder: Path) -> None:
 
 def test_errors_and_health_are_the_servers(url: str) -> None:
     assert ask(f"{url}/health") == {"status": "ready"}
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        ask(f"{url}/v1/rerank", {"query": "q", "documents": ["d"]}, key="wrong")
-    assert refused.value.code == 401
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        ask(f"{url}/v1/rerank", {"query": "q", "documents": ["d"], "model": "other"})
-    assert refused.value.code == 404
+    assert refusal(url, {"query": "q", "documents": ["d"]}, key="wrong") == 401
+    assert refusal(url, {"query": "q", "documents": ["d"], "model": "other"}) == 404
 
 
 def test_replicas_are_added_under_load(url: str) -> None:

@@ -277,6 +277,7 @@ def _hub() -> Finding:
         with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
             return Finding("Hub", State.OK, f"{endpoint} answers ({answer.status})")
     except urllib.error.HTTPError as error:
+        error.close()  # it holds the connection
         if error.code < 500:
             return Finding("Hub", State.OK, f"{endpoint} answers ({error.code})")
         return Finding("Hub", State.WARNING, f"{endpoint} answers with an error ({error.code})", cure)
