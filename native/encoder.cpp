@@ -418,7 +418,8 @@ class Pass {
 // group that has the fewest tokens.
 std::vector<Group> plan(const std::int32_t* offsets, const std::vector<std::int32_t>& pairs,
                         std::ptrdiff_t tokens, int threads) {
-    const std::ptrdiff_t rounds = ceil_div(tokens, std::ptrdiff_t{threads} * kGroupTokens);
+    const std::ptrdiff_t round = std::ptrdiff_t{threads} * kGroupTokens;
+    const std::ptrdiff_t rounds = std::max<std::ptrdiff_t>(1, (tokens + round / 2) / round);
     std::vector<Group> groups(std::min(static_cast<std::size_t>(rounds * threads), pairs.size()));
     const auto more = [&](std::size_t a, std::size_t b) { return groups[a].tokens > groups[b].tokens; };
     std::vector<std::size_t> heap(groups.size());
@@ -439,6 +440,21 @@ std::ptrdiff_t busiest(const std::vector<Group>& groups, int threads) {
     for (const Group& group : groups) *std::min_element(load.begin(), load.end()) += group.tokens;
     return *std::max_element(load.begin(), load.end());
 }
+
+// Counts a call while it lasts.
+class Counted {
+  public:
+    explicit Counted(std::atomic<int>& calls) : calls_(calls), others_(calls.fetch_add(1)) {}
+    ~Counted() { --calls_; }
+    Counted(const Counted&) = delete;
+    Counted& operator=(const Counted&) = delete;
+
+    bool others() const { return others_ > 0; }
+
+  private:
+    std::atomic<int>& calls_;
+    const int others_;
+};
 
 }  // namespace
 
@@ -511,7 +527,9 @@ void Encoder::logits(const std::int32_t* token_ids, std::int64_t tokens, const s
             "load the model in the child process");
     check(token_ids, tokens, offsets, pairs, segment_ids);
     if (pairs == 0) return;
-    const std::lock_guard<std::mutex> turn(turn_);
+    // Beside another call that keeps the other threads busy, this one need not be spread over them.
+    const Counted call(calls_);
+    const int spread = call.others() ? 1 : threads_;
 
     const Input input{token_ids, offsets, segment_ids, out};
     const bool attention_bf16 = model_.precision != Precision::fp32 && kernels_.native_bf16;
@@ -528,37 +546,36 @@ void Encoder::logits(const std::int32_t* token_ids, std::int64_t tokens, const s
         return offsets[a + 1] - offsets[a] > offsets[b + 1] - offsets[b];
     });
     Group shared;
-    std::vector<Group> groups = plan(offsets, order, tokens, threads_);
-    while (threads_ > 1 && !order.empty()) {
+    std::vector<Group> groups = plan(offsets, order, tokens, spread);
+    while (spread > 1 && !order.empty()) {
         const std::ptrdiff_t rest = tokens - shared.tokens;
-        if (busiest(groups, threads_) * threads_ <= rest + rest / 4) break;
+        if (busiest(groups, spread) * spread <= rest + rest / 4) break;
         shared.add(order.front(), offsets);
         order.erase(order.begin());
-        groups = plan(offsets, order, tokens - shared.tokens, threads_);
+        groups = plan(offsets, order, tokens - shared.tokens, spread);
     }
 
     if (!shared.pairs.empty()) {
+        const std::lock_guard<std::mutex> alone(team_);
         Team team(threads_);
         const std::size_t bytes = workspace(shared.tokens, threads_, nullptr).size;
-        const Workspace memory = workspace(shared.tokens, threads_, arenas_[0].reserve(bytes));
+        const Workspace memory = workspace(shared.tokens, threads_, team_arena_.reserve(bytes));
         const Pass pass(model_, kernels_, attention_bf16, input, shared, team, memory);
-        pool_->run([&](int rank) { pass.run(rank); });
+        pool_->run(threads_, [&](std::ptrdiff_t member, int) { pass.run(static_cast<int>(member)); });
+        team_arena_.trim(kKeptBytes);
     }
     if (!groups.empty()) {
         // Groups come largest first: none is larger than the first.
         const std::size_t bytes = workspace(groups[0].tokens, 1, nullptr).size;
-        for (Arena& arena : arenas_) (void)arena.reserve(bytes);
-        std::atomic<std::size_t> next{0};
-        pool_->run([&](int rank) {
+        pool_->run(static_cast<std::ptrdiff_t>(groups.size()), [&](std::ptrdiff_t i, int rank) {
             Team alone(1);
-            for (std::size_t i; (i = next.fetch_add(1)) < groups.size();) {
-                char* place = arenas_[static_cast<std::size_t>(rank)].reserve(bytes);
-                const Workspace memory = workspace(groups[i].tokens, 1, place);
-                Pass(model_, kernels_, attention_bf16, input, groups[i], alone, memory).run(0);
-            }
+            const Group& group = groups[static_cast<std::size_t>(i)];
+            Arena& arena = arenas_[static_cast<std::size_t>(rank)];
+            const Workspace memory = workspace(group.tokens, 1, arena.reserve(bytes));
+            Pass(model_, kernels_, attention_bf16, input, group, alone, memory).run(0);
+            arena.trim(kKeptBytes);
         });
     }
-    for (Arena& arena : arenas_) arena.trim(kKeptBytes);
 }
 
 }  // namespace crossrank

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <sys/types.h>
+#include <atomic>
 
 #include <memory>
 #include <mutex>
@@ -34,8 +35,9 @@ class Encoder {
     Encoder& operator=(const Encoder&) = delete;
 
     // token_ids (T), offsets (pairs + 1), segment_ids (T) or null (all zero) -> out (pairs).
-    // Safe to call from several threads: calls take turns, each using all of the engine's threads.
-    // Throws std::invalid_argument for a pack that is wrong, std::runtime_error after fork.
+    // Safe to call from several threads: the engine's threads go on with the next call's pairs when they are
+    // done with theirs of the one before. Throws std::invalid_argument for a pack that is wrong,
+    // std::runtime_error after fork.
     void logits(const std::int32_t* token_ids, std::int64_t tokens, const std::int32_t* offsets,
                 std::int64_t pairs, const std::int32_t* segment_ids, float* out);
 
@@ -51,9 +53,11 @@ class Encoder {
     const Kernels& kernels_;
     const int threads_;
     const pid_t process_;
-    std::mutex turn_;
+    std::atomic<int> calls_{0};  // that are being answered
     std::unique_ptr<ThreadPool> pool_;
-    std::vector<Arena> arenas_;  // one for each thread; a team shares the first
+    std::vector<Arena> arenas_;  // one for each thread
+    std::mutex team_;            // one team at a time,
+    Arena team_arena_;           // which has this
 };
 
 }  // namespace crossrank

@@ -248,8 +248,8 @@ std::vector<PackedTensor> pack(const Config& config, Precision precision, const 
     packer.copy("head.classifier.weight", classifier + ".weight", {1, hidden});
     packer.copy("head.classifier.bias", classifier + ".bias", {1});
 
-    pool.for_each(static_cast<std::ptrdiff_t>(packer.work.size()),
-                  [&](std::ptrdiff_t i) { packer.work[static_cast<std::size_t>(i)](); });
+    pool.run(static_cast<std::ptrdiff_t>(packer.work.size()),
+             [&](std::ptrdiff_t i, int) { packer.work[static_cast<std::size_t>(i)](); });
     return std::move(packer.packed);
 }
 

@@ -1,6 +1,6 @@
 #include "threads.h"
 
-#include <utility>
+#include <algorithm>
 
 namespace crossrank {
 
@@ -29,53 +29,54 @@ ThreadPool::~ThreadPool() {
 }
 
 void ThreadPool::serve(int rank) {
-    unsigned long seen = 0;
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
-        wake_.wait(lock, [&] { return stopping_ || round_ != seen; });
+        wake_.wait(lock, [&] { return stopping_ || !runs_.empty(); });
         if (stopping_) return;
-        seen = round_;
-        const std::function<void(int)>* work = work_;
-        lock.unlock();
-        attempt(*work, rank);
-        lock.lock();
-        if (--busy_ == 0) done_.notify_one();
+        work_on(*runs_.front(), rank, lock);
     }
 }
 
-void ThreadPool::attempt(const std::function<void(int)>& work, int rank) {
+void ThreadPool::work_on(Run& run, int rank, std::unique_lock<std::mutex>& lock) {
+    const std::ptrdiff_t task = run.next++;
+    ++run.at_work;
+    if (--run.waiting == 0) {
+        runs_.pop_front();
+        callers_.notify_all();  // the next one's turn
+    }
+    lock.unlock();
+    std::exception_ptr error;
     try {
-        work(rank);
+        (*run.work)(task, rank);
     } catch (...) {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        if (!error_) error_ = std::current_exception();
+        error = std::current_exception();
     }
+    lock.lock();
+    if (error && !run.error) run.error = error;
+    if (error && run.waiting > 0) {
+        run.waiting = 0;
+        runs_.erase(std::find(runs_.begin(), runs_.end(), &run));
+    }
+    if (--run.at_work == 0 && run.waiting == 0) callers_.notify_all();
 }
 
-void ThreadPool::run(const std::function<void(int)>& work) {
-    {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        work_ = &work;
-        busy_ = static_cast<int>(workers_.size());
-        ++round_;
-    }
-    wake_.notify_all();
-    attempt(work, 0);
+void ThreadPool::run(std::ptrdiff_t tasks, const std::function<void(std::ptrdiff_t, int)>& work) {
+    if (tasks == 0) return;
+    Run run{&work, tasks, 0, 0, nullptr};
     std::unique_lock<std::mutex> lock(mutex_);
-    done_.wait(lock, [&] { return busy_ == 0; });
-    if (const std::exception_ptr error = std::exchange(error_, nullptr)) std::rethrow_exception(error);
-}
-
-void ThreadPool::for_each(std::ptrdiff_t count, const std::function<void(std::ptrdiff_t)>& work) {
-    std::atomic<std::ptrdiff_t> next{0};
-    run([&](int) {
-        try {
-            for (std::ptrdiff_t i; (i = next.fetch_add(1)) < count;) work(i);
-        } catch (...) {
-            next = count;  // the others need not go on
-            throw;
+    runs_.push_back(&run);
+    if (tasks > 1 || runs_.size() > 1 || caller_works_) wake_.notify_all();
+    while (run.waiting > 0 || run.at_work > 0) {
+        if (run.waiting > 0 && runs_.front() == &run && !caller_works_) {
+            caller_works_ = true;
+            work_on(run, 0, lock);
+            caller_works_ = false;
+            callers_.notify_all();
+        } else {
+            callers_.wait(lock);
         }
-    });
+    }
+    if (run.error) std::rethrow_exception(run.error);
 }
 
 void Team::wait_for_all() {

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <deque>
 #include <exception>
 #include <functional>
 #include <mutex>
@@ -11,7 +12,9 @@
 
 namespace crossrank {
 
-// `size` threads, the caller being one of them. One run() at a time: the owner holds a lock.
+// `size` threads, one of them a caller. Several may call at a time: whoever is free takes the next task of
+// the first call that has one left, so that no thread waits for the last task of another. One caller works at
+// a time, so that no more than `size` threads do.
 class ThreadPool {
   public:
     explicit ThreadPool(int size);
@@ -21,24 +24,29 @@ class ThreadPool {
 
     int size() const { return static_cast<int>(workers_.size()) + 1; }
 
-    // work(rank) once for each rank in [0, size()), the caller's rank being 0; returns when all are done. The
-    // first exception is thrown again.
-    void run(const std::function<void(int)>& work);
-
-    // work(i) for each i in [0, count), on whichever threads are free.
-    void for_each(std::ptrdiff_t count, const std::function<void(std::ptrdiff_t)>& work);
+    // work(i, rank) for each i in [0, tasks), on whichever threads are free; no two threads have the same
+    // rank, in [0, size()), at a time. Returns when all are done. After an exception, the first of which is
+    // thrown again, no more of them begin. `size` tasks that wait for each other run side by side.
+    void run(std::ptrdiff_t tasks, const std::function<void(std::ptrdiff_t, int)>& work);
 
   private:
+    struct Run {
+        const std::function<void(std::ptrdiff_t, int)>* work;
+        std::ptrdiff_t waiting;  // tasks that nobody has taken
+        std::ptrdiff_t next;
+        std::ptrdiff_t at_work;
+        std::exception_ptr error;
+    };
+
     void serve(int rank);
-    void attempt(const std::function<void(int)>& work, int rank);
+    // One task, the lock being given back meanwhile.
+    void work_on(Run& run, int rank, std::unique_lock<std::mutex>& lock);
 
     std::mutex mutex_;
-    std::condition_variable wake_, done_;
-    const std::function<void(int)>* work_ = nullptr;
-    unsigned long round_ = 0;
-    int busy_ = 0;
+    std::condition_variable wake_, callers_;
+    std::deque<Run*> runs_;  // that have tasks which nobody has taken
+    bool caller_works_ = false;
     bool stopping_ = false;
-    std::exception_ptr error_;
     std::vector<std::thread> workers_;
 };
 

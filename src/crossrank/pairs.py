@@ -210,9 +210,7 @@ class PairEncoder:
         """Token ids of each text, without special tokens; of a very long one as ``_encodings``."""
         return [encoding.ids for encoding in self._encodings(texts, side)]
 
-    def _encodings(
-        self, texts: list[str], side: Side = "right", *, offsets: bool = False
-    ) -> list[Encoding]:
+    def _encodings(self, texts: list[str], side: Side = "right", *, offsets: bool = False) -> list[Encoding]:
         """Encodings without special tokens; ``offsets``: with the characters of each, which takes longer.
 
         Of a very long text, at least what the window can use is tokenised.

@@ -16,7 +16,7 @@ def write(path: Path, text: str) -> Path:
     data = text.encode()
     compress = {
         ".gz": lambda part: gzip.compress(part),
-        ".zst": lambda part: zstandard.ZstdCompressor().compress(part),
+        ".zst": lambda part: bytes(zstandard.ZstdCompressor().compress(part)),
     }.get(path.suffix, lambda part: part)
     path.write_bytes(compress(data[:9]) + compress(data[9:]))
     return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -343,6 +344,20 @@ def test_many_python_threads_at_once(xlm_roberta: Reference) -> None:
         thread.join()
     for e, g in zip(expected, got, strict=True):
         np.testing.assert_array_equal(g, e)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_calls_overlap_and_give_the_same_bits(xlm_roberta: Reference, threads: int) -> None:
+    # Many short pairs, which threads take group by group, beside long ones, for which they stand together.
+    engine = xlm_roberta.engine("int8", threads)
+    work = [
+        xlm_roberta.pairs([90] if i % 3 == 0 else [7 + i % 5] * (1 + 40 * (i % 3)), seed=i) for i in range(12)
+    ]
+    expected = [run(engine, pairs) for pairs in work]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(10):
+            for e, g in zip(expected, pool.map(lambda pairs: run(engine, pairs), work), strict=True):
+                np.testing.assert_array_equal(g, e)
 
 
 def _score_in_child(engine: Any, pairs: Any, queue: Any) -> None:

@@ -227,3 +227,24 @@ def test_the_longest_pairs_of_a_request_go_first_and_fill_the_lanes() -> None:
     fill(queue, one, [40, 20, 60, 25])
     packs = [[pair.tokens for pair in queue.take(lambda _: Room(100, 1000, 3))] for _ in range(3)]
     assert packs == [[60, 50, 40], [30, 25, 20, 10], []]
+
+
+def test_a_pack_of_the_small_is_filled_with_the_large_up_to_what_is_enough() -> None:
+    queue = Queue(QUANTUM)
+    fill(queue, flow(), [50] * 6)
+    fill(queue, flow(small=True), [30, 30])
+    packs = [[pair.tokens for pair in queue.take(lambda _: Room(100, 1000, enough=60))] for _ in range(2)]
+    assert packs == [[30, 30], [50, 50]]
+    fill(queue, flow(small=True), [30])
+    assert [pair.tokens for pair in queue.take(lambda _: Room(100, 1000, enough=60))] == [30, 50]
+
+
+def test_a_pack_of_one_group_though_it_is_another_ones_turn() -> None:
+    queue = Queue(QUANTUM)
+    first = fill(queue, flow(group="A"), [20])
+    second = fill(queue, flow(group="B"), [20])
+    assert queue.next_group() == "A"
+    assert queue.next_group({"A"}) == "B"
+    assert queue.take(room, (), "B") == second
+    assert queue.take(room) == first
+    assert queue.next_group() is None

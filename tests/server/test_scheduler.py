@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crossrank import Reranker
 from crossrank.errors import (
     CrossRankError,
     DeadlineError,
@@ -24,8 +27,21 @@ from crossrank.errors import (
     UnavailableError,
 )
 from crossrank.packing import Pack
+from crossrank.server.registry import ModelSpec
 from crossrank.server.work import Answer, Work
-from tests.server.serving import begin, expected, fake, pairs, registry, tokens, until, value
+from tests.server.serving import (
+    ENCODER,
+    begin,
+    checksum,
+    expected,
+    fake,
+    pairs,
+    registry,
+    serve,
+    tokens,
+    until,
+    value,
+)
 
 
 def test_an_answer_has_everything_in_the_clients_order() -> None:
@@ -502,5 +518,94 @@ def test_every_request_ends_and_no_answer_is_anothers(plan: list[tuple[str, int,
             engine.fail = None
             await until(lambda: served.state.ready)
             assert (await served.score(Work(pairs(3)))).logits.tolist() == expected(pairs(3))
+
+    asyncio.run(main())
+
+
+def test_the_next_pack_is_there_before_the_one_at_hand_is_done() -> None:
+    async def main() -> None:
+        engine = fake(calls=2)
+        async with registry(engine) as served:
+            engine.gate.clear()
+            task = begin(served, pairs(100))
+            await until(lambda: len(engine.packs) == 2)
+            await asyncio.sleep(0.05)
+            assert len(engine.packs) == 2  # and no more than it takes
+            engine.gate.set()
+            answer = await task
+            assert answer.logits.tolist() == expected(pairs(100))
+            # The first had nobody beside it; the others share the engine.
+            sizes = [len(pack.token_ids) for pack in engine.packs]
+            assert sizes[0] > 90
+            assert all(size < 70 for size in sizes[1:])
+
+    asyncio.run(main())
+
+
+def test_packs_that_overlap_are_not_counted_twice() -> None:
+    async def main() -> None:
+        engine = fake(calls=2, seconds=0.02)
+        async with registry(engine) as served:
+            begun = time.monotonic()
+            answer = await served.score(Work(pairs(100)))
+            assert len(engine.packs) > 10
+            assert answer.inference_s <= time.monotonic() - begun
+
+    asyncio.run(main())
+
+
+def test_packs_beside_one_that_fails_fail_with_it_and_the_engine_restarts_once() -> None:
+    def broken(ids: npt.NDArray[np.int32]) -> float:
+        if failing.is_set():
+            raise EngineError("the device is gone")
+        return checksum(ids)
+
+    async def main() -> None:
+        first = fake(broken, calls=2)
+        engines = [fake(calls=2), first]
+        spec = ModelSpec("model", lambda: Reranker.from_parts(ENCODER, engines.pop()))
+        async with registry(spec) as served:
+            first.packs.clear()
+            first.gate.clear()
+            tasks = []
+            for name in ("one", "other"):
+                tasks.append(begin(served, pairs(3, name)))
+                await until(lambda: len(first.packs) == len(tasks))
+            failing.set()
+            first.gate.set()
+            for task in tasks:
+                with pytest.raises(EngineError, match="the device is gone"):
+                    await task
+            await until(lambda: served.state.ready)
+            assert not engines
+            assert value(served, "crossrank_engine_failures_total", model="model") == 1
+            assert value(served, "crossrank_engine_restarts_total", model="model") == 1
+            assert (await served.score(Work(pairs(8)))).logits.tolist() == expected(pairs(8))
+
+    failing = threading.Event()
+    asyncio.run(main())
+
+
+def test_two_models_never_run_at_the_same_time() -> None:
+    async def main() -> None:
+        running: list[str] = []
+        seen: set[frozenset[str]] = set()
+
+        def logit(name: str) -> Callable[[npt.NDArray[np.int32]], float]:
+            def run(ids: npt.NDArray[np.int32]) -> float:
+                running.append(name)
+                seen.add(frozenset(running))
+                time.sleep(0.0005)
+                running.remove(name)
+                return checksum(ids)
+
+            return run
+
+        models = [serve(fake(logit(name), calls=2), name) for name in ("A", "B")]
+        async with registry(*models) as served:
+            tasks = [begin(served, pairs(60, f"r{i}"), model="AB"[i % 2]) for i in range(6)]
+            for i, task in enumerate(tasks):
+                assert (await task).logits.tolist() == expected(pairs(60, f"r{i}"))
+        assert seen == {frozenset("A"), frozenset("B")}
 
     asyncio.run(main())

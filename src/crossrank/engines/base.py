@@ -45,6 +45,7 @@ class Engine(Protocol):
             where there is more to do, and not much more where others may come.
         lanes: pairs that it works on side by side. Of a pack whose pairs are no multiple of it,
             some lane has less to do than the others.
+        calls: of ``logits`` at a time that keep it busy from one pack to the next; a server makes so many.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Engine(Protocol):
     batch_tokens: int
     fill_tokens: int
     lanes: int
+    calls: int
 
     def logits(self, pack: Pack) -> npt.NDArray[np.float32]:
         """One logit for each pair: float32 (B,) for a pack of B pairs, in the pack's order.

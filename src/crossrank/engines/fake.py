@@ -25,6 +25,7 @@ class FakeEngine:
         batch_tokens: tokens of the largest pack.
         fill_tokens: tokens of the smallest pack that keeps it busy; None: ``batch_tokens``.
         lanes: pairs that it would work on side by side.
+        calls: that it takes at a time.
         seconds: that a pack takes, and
         seconds_per_token: that each of its tokens takes in addition.
 
@@ -45,6 +46,7 @@ class FakeEngine:
         *,
         fill_tokens: int | None = None,
         lanes: int = 1,
+        calls: int = 1,
         seconds: float = 0.0,
         seconds_per_token: float = 0.0,
     ) -> None:
@@ -52,6 +54,7 @@ class FakeEngine:
         self.batch_tokens = batch_tokens
         self.fill_tokens = fill_tokens or batch_tokens
         self.lanes = lanes
+        self.calls = calls
         self.seconds = seconds
         self.seconds_per_token = seconds_per_token
         self.packs: list[Pack] = []

@@ -133,6 +133,8 @@ class NativeEngine:
         self.threads = threads or default_threads()
         self.fill_tokens = TOKENS_OF_A_THREAD * self.threads
         self.lanes = self.threads
+        # A thread that is done with its part of a pack goes on with the next one's; a lone thread has it all.
+        self.calls = 2 if self.threads > 1 else 1
         # A tokenizer may tell segments apart for a model that does not.
         self._has_segments = int(checkpoint.config.get("type_vocab_size") or 2) > 1
         isa = instruction_set()

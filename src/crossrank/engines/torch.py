@@ -107,7 +107,7 @@ class TorchEngine:
         self.precision = precision
         self.batch_tokens = 2048 if device == "cpu" else 16384
         self.fill_tokens = 512 if device == "cpu" else 4096
-        self.lanes = 1
+        self.lanes = self.calls = 1
         pad = self._model.config.pad_token_id
         self._pad = 0 if pad is None else int(pad)
 

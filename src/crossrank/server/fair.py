@@ -44,12 +44,15 @@ class Room(NamedTuple):
     Attributes:
         budget: pairs are taken until they have so many tokens,
         lanes: and until their number is a multiple of this, so that no lane of the engine idles;
-        most: but never more tokens than this, unless a single pair has more.
+        most: but never more tokens than this, unless a single pair has more;
+        enough: a pack that begins with pairs of small flows is filled with those of large ones up to so
+            many tokens, as the small ones wait for all of it; None: up to the budget.
     """
 
     budget: int
     most: int
     lanes: int = 1
+    enough: int | None = None
 
 
 T = TypeVar("T", bound=Item)
@@ -166,22 +169,34 @@ class FairQueue(Generic[T]):
         """Whether ``take`` would find something."""
         return any(flow.group not in blocked for flow in self.flows())
 
+    def next_group(self, blocked: Collection[object] = ()) -> object | None:
+        """The group whose turn it is; None: nothing waits."""
+        flow = self._turn(_Allowed(blocked))
+        return None if flow is None else flow.group
+
     def flows(self) -> Iterator[Flow[T]]:
         """Flows with pairs waiting."""
         for band in self._bands.values():
             yield from band.small
             yield from band.large
 
-    def take(self, room: Callable[[object], Room], blocked: Collection[object] = ()) -> list[T]:
+    def take(
+        self,
+        room: Callable[[object], Room],
+        blocked: Collection[object] = (),
+        group: object | None = None,
+    ) -> list[T]:
         """The next pairs, all of one group.
 
         Args:
             room: how large a pack of a group is.
             blocked: groups that must wait.
+            group: of this one; None: of that whose turn it is.
         """
         taken: list[T] = []
-        tokens, size_of = 0, Room(1, 0)
+        tokens, size_of, small, enough = 0, Room(1, 0), False, 0
         allowed = _Allowed(blocked)
+        allowed.group = group
         while tokens < size_of.budget or len(taken) % size_of.lanes:
             flow = self._choose(allowed)
             if flow is None:
@@ -190,7 +205,8 @@ class FairQueue(Generic[T]):
             if not taken:
                 allowed.group = flow.group
                 size_of = room(flow.group)
-            elif tokens + size > size_of.most:
+                small, enough = flow.small, size_of.budget if size_of.enough is None else size_of.enough
+            elif tokens + size > size_of.most or (small and not flow.small and tokens >= enough):
                 break
             taken.append(self._serve(flow))
             tokens += size

@@ -31,7 +31,7 @@ class LoadedModel:
         encoder: stays, so that waiting pairs fit the engine that comes.
         identity: differs wherever logits may differ.
         most: tokens of its largest pack; less once memory ran out.
-        lanes: of its engine.
+        lanes, calls: of its engine.
         tokens_per_character: of its texts so far, for estimates.
         retired: a newer loading took its place; it only finishes its requests.
         why: what is wrong, while there is no engine.
@@ -56,6 +56,7 @@ class LoadedModel:
         self.engine: Engine | None = reranker.engine
         self.most = reranker.batch_tokens
         self.lanes = reranker.engine.lanes
+        self.calls = reranker.engine.calls
         self.why = ""
 
     def detach(self, why: str) -> None:
@@ -64,7 +65,7 @@ class LoadedModel:
         self.why = why
 
     def ran(self, tokens: int, seconds: float) -> None:
-        """A pack of so many tokens took so long; the last packs count most."""
+        """So many tokens took the engine so long; the last packs count most."""
         self._tokens = 0.9 * self._tokens + tokens
         self._seconds = 0.9 * self._seconds + seconds
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from crossrank.engines import Engine
 from crossrank.errors import EngineError, OutOfMemoryError
 from crossrank.packing import build_pack
 from crossrank.server.job import LoadedModel, WaitingPair
@@ -21,7 +22,7 @@ Outcome = npt.NDArray[np.float32] | EngineError
 
 
 def run_pack(
-    model: LoadedModel, pack: list[WaitingPair], metrics: Metrics
+    model: LoadedModel, engine: Engine, pack: list[WaitingPair], metrics: Metrics
 ) -> Iterator[tuple[list[WaitingPair], Outcome]]:
     """Run a pack. Where memory does not suffice, its halves, and later packs are no larger.
 
@@ -30,8 +31,6 @@ def run_pack(
         for a pair that does not fit alone (the engine is as it was), or another EngineError
         (the engine may be broken).
     """
-    engine = model.engine
-    assert engine is not None  # who takes packs leaves out models without an engine
     try:
         logits = engine.logits(build_pack([each.pair for each in pack]))
     except (OutOfMemoryError, MemoryError) as error:
@@ -67,5 +66,5 @@ def run_pack(
         return
     # Outside of the handler, or the halves would run while the error holds its memory.
     middle = (len(pack) + 1) // 2
-    yield from run_pack(model, pack[:middle], metrics)
-    yield from run_pack(model, pack[middle:], metrics)
+    yield from run_pack(model, engine, pack[:middle], metrics)
+    yield from run_pack(model, engine, pack[middle:], metrics)

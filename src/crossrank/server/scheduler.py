@@ -1,14 +1,14 @@
-"""One queue of pairs over all requests, and the one thread that runs the engines.
+"""One queue of pairs over all requests, and the threads that run the engines.
 
 Who changes what: the event loop submits jobs and drops them, tokeniser threads add their pairs, the
-engine thread takes packs and gives logits; all under one lock, which nobody holds while
-tokenising or while an engine runs.
+engine threads take packs and give logits; all under one lock, which nobody holds while
+tokenising or while an engine runs. One model runs at a time. Where its engine takes more than one call
+(``Engine.calls``), the next pack is there before the one at hand is done, and no core waits for Python.
 
 A pack is small: as many tokens as keep the engine full (``Engine.fill_tokens``), or as it does in
 ``pack_seconds``, whichever is more. A request that comes while a pack runs waits for the rest of it,
 so a pack is the measure of how quickly a server can answer. Where no small request has come for a while
-there is nobody to answer quickly, and packs are longer: at the end of each the engine's threads wait for the
-one that was held up by other work of this process.
+there is nobody to answer quickly, and packs are longer.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from crossrank.engines import Engine
 from crossrank.errors import (
     CrossRankError,
     DeadlineError,
@@ -56,6 +58,18 @@ _LONGER = 2.5
 _LATER, _SOONER, _MOST_LATE = 1.05, 0.999, 4.0
 """How much longer than the queue alone says large requests wait: more after each that was late, and less
 after each that was not."""
+
+_THREADS = 2
+"""That give packs to engines."""
+
+
+@dataclass(eq=False, slots=True)
+class _Running:
+    """A pack in an engine: since when, and how many seconds it should take."""
+
+    model: LoadedModel
+    begun: float
+    expected: float
 
 
 class Scheduler:
@@ -96,8 +110,12 @@ class Scheduler:
         self._lateness = 1.0
         self._small_came = -math.inf  # when the last small request was accepted
         self._closing = False
-        self._running: tuple[float, float] | None = None  # since when a pack runs, its expected seconds
-        self._thread = threading.Thread(target=self._run, name="crossrank-engine", daemon=True)
+        self._running: list[_Running] = []  # packs, all of one model
+        self._last_end = -math.inf  # when a pack was done
+        self._threads = [
+            threading.Thread(target=self._run, name=f"crossrank-engine-{number}", daemon=True)
+            for number in range(_THREADS)
+        ]
         metrics.watch(
             te_queue_size=("Pairs that wait", lambda: self._queue.pairs),
             crossrank_queue_tokens=("Tokens of requests that wait or run", lambda: self._reserved),
@@ -106,8 +124,9 @@ class Scheduler:
         )
 
     def start(self) -> None:
-        """Start the engine thread."""
-        self._thread.start()
+        """Start the engine threads."""
+        for thread in self._threads:
+            thread.start()
 
     # --- called on the event loop ---
 
@@ -214,69 +233,99 @@ class Scheduler:
     @property
     def stuck(self) -> float:
         """Seconds for which the engine has not answered, where that is beyond all expectation; else 0."""
-        running = self._running
-        if running is None:
+        now = time.monotonic()
+        with self._changed:
+            longest = max(self._running, key=lambda each: now - each.begun, default=None)
+        if longest is None:
             return 0.0
-        seconds = time.monotonic() - running[0]
-        return seconds if seconds > max(STUCK_SECONDS, 20 * running[1]) else 0.0
+        seconds = now - longest.begun
+        return seconds if seconds > max(STUCK_SECONDS, 20 * longest.expected) else 0.0
 
     def close(self, timeout: float = 10.0) -> None:
-        """Fail what is left and stop the thread, once the pack that it runs is done."""
+        """Fail what is left and stop the threads, once the packs that they run are done."""
         self.fail_all(None, UnavailableError("the server is stopping", 1.0))
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        if self._thread.is_alive():
-            self._thread.join(timeout)
+        end = time.monotonic() + timeout
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(max(0.0, end - time.monotonic()))
 
-    # --- the engine thread ---
+    # --- the engine threads ---
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closing or self._queue.ready(self._blocked))
+                self._changed.wait_for(lambda: self._closing or self._next_model() is not None)
                 if self._closing:
                     return
-                pack = self._queue.take(self._room, self._blocked)
+                model = self._next_model()
+                assert model is not None
+                engine = model.engine
+                assert engine is not None  # models without one are blocked
+                budget = self._room(model).budget
+                pack = self._queue.take(self._room, self._blocked, model)
+                running = _Running(model, time.monotonic(), 0.0)
+                self._running.append(running)
             try:
-                self._execute(pack)
+                self._execute(running, engine, pack, budget)
             except Exception:  # whatever it is, nobody may wait for ever
                 _logger.exception("a pack was lost")
                 self._fail_pack(pack, EngineError("the pack was lost by an error of the server; see its log"))
+            finally:
+                self._done(running)
 
-    def _room(self, group: object) -> Room:
-        assert isinstance(group, LoadedModel)
-        return Room(self._budget(group), group.most, group.lanes)
-
-    def _budget(self, model: LoadedModel) -> int:
-        quiet = time.monotonic() - self._small_came > _QUIET_SECONDS
-        return model.budget(self.pack_seconds * (_LONGER if quiet else 1.0))
-
-    def _execute(self, pack: list[WaitingPair]) -> None:
-        model = pack[0].job.model
-        budget = self._budget(model)
-        tokens = sum(each.tokens for each in pack)
-        begun = time.monotonic()
-        self._running = (begun, tokens / model.rate if model.rate else 0.0)
-        try:
-            for part, outcome in run_pack(model, pack, self._metrics):
-                if isinstance(outcome, EngineError):
-                    if isinstance(outcome, OutOfMemoryError):
-                        self._fail_pack(part, outcome)
-                        continue
-                    self._fail_engine(model, pack, outcome)
-                    return
-                self._deliver(part, outcome)
-        finally:
-            self._running = None
-        seconds = time.monotonic() - begun
-        model.ran(tokens, seconds)
-        self._metrics.pack(model.name, len(pack), tokens, budget, seconds)
+    def _done(self, running: _Running) -> None:
+        """There is room for the next pack."""
         with self._changed:
+            if running in self._running:
+                self._running.remove(running)
+                self._changed.notify_all()
+
+    def _next_model(self) -> LoadedModel | None:
+        """The model that a pack may be taken of now; None: nothing waits, or all must."""
+        if self._running and len(self._running) >= self._running[0].model.calls:
+            return None
+        model = self._queue.next_group(self._blocked)
+        assert model is None or isinstance(model, LoadedModel)
+        # Two engines at a time would have more threads than there are cores.
+        return None if self._running and model is not self._running[0].model else model
+
+    def _room(self, model: object) -> Room:
+        """How large a pack is; smaller beside one that runs, as it has a part of the engine's threads."""
+        assert isinstance(model, LoadedModel)
+        quiet = time.monotonic() - self._small_came > _QUIET_SECONDS
+        budget = model.budget(self.pack_seconds * (_LONGER if quiet else 1.0))
+        if self._running:
+            half = budget // (2 * model.calls)
+            return Room(-(-budget // model.calls), model.most, enough=half)
+        return Room(budget, model.most, model.lanes)
+
+    def _execute(self, running: _Running, engine: Engine, pack: list[WaitingPair], budget: int) -> None:
+        model = running.model
+        tokens = sum(each.tokens for each in pack)
+        running.expected = tokens / model.rate if model.rate else 0.0
+        for part, outcome in run_pack(model, engine, pack, self._metrics):
+            if isinstance(outcome, EngineError):
+                if isinstance(outcome, OutOfMemoryError):
+                    self._fail_pack(part, outcome)
+                    continue
+                self._fail_engine(model, engine, pack, outcome)
+                return
+            self._deliver(part, outcome)
+        now = time.monotonic()
+        self._done(running)
+        with self._changed:
+            # Packs overlap: what each adds to the time that the engine was at work.
+            seconds = now - max(running.begun, self._last_end)
+            self._last_end = now
+            model.ran(tokens, seconds)
             for job in {each.job for each in pack}:
                 job.inference_s += seconds
                 if not job.remaining:
                     self._end(job, None)
+        self._metrics.pack(model.name, len(pack), tokens, budget, now - running.begun)
 
     def _deliver(self, part: list[WaitingPair], logits: npt.NDArray[np.float32]) -> None:
         with self._changed:
@@ -301,16 +350,21 @@ class Scheduler:
                 if job.remaining:
                     self._end(job, error)
 
-    def _fail_engine(self, model: LoadedModel, pack: list[WaitingPair], error: EngineError) -> None:
+    def _fail_engine(
+        self, model: LoadedModel, engine: Engine, pack: list[WaitingPair], error: EngineError
+    ) -> None:
         """The requests that it touched fail; the others wait for the next engine."""
-        _logger.error("the engine of %s failed: %s", model.name, error)
-        self._metrics.engine_failed(model.name)
         with self._changed:
-            model.detach(f"the engine of {model.name} failed and is being restarted: {error}")
-            self._blocked.add(model)
+            first = model.engine is engine  # and not the pack that ran beside one that failed
+            if first:
+                model.detach(f"the engine of {model.name} failed and is being restarted: {error}")
+                self._blocked.add(model)
             for job in {each.job for each in pack}:
                 self._end(job, error)
-        self._on_failure(model)
+        if first:
+            _logger.error("the engine of %s failed: %s", model.name, error)
+            self._metrics.engine_failed(model.name)
+            self._on_failure(model)
 
     # --- under the lock ---
 
