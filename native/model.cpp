@@ -1,5 +1,8 @@
 #include "model.h"
 
+#include <unistd.h>
+
+#include <cerrno>
 #include <cstring>
 #include <stdexcept>
 
@@ -84,7 +87,26 @@ float half_to_float(std::uint16_t half) {
 }
 
 void Table::read(std::int64_t row, float* to) const {
-    each_value(*this, row, [to](int i, float value) { to[i] = value; });
+    if (file < 0) {
+        each_value(*this, row, [to](int i, float value) { to[i] = value; });
+        return;
+    }
+    // Not mapped: with each row the system would map the pages around it too, and in time all of the table.
+    const std::size_t size = static_cast<std::size_t>(columns) * (type == Type::f32 ? 4 : 2);
+    thread_local std::vector<char> bytes;
+    bytes.resize(size);
+    for (std::size_t done = 0; done < size;) {
+        const std::int64_t place =
+            start + row * static_cast<std::int64_t>(size) + static_cast<std::int64_t>(done);
+        const ssize_t got = pread(file, bytes.data() + done, size - done, static_cast<off_t>(place));
+        if (got < 0 && errno == EINTR) continue;
+        if (got <= 0)
+            throw std::runtime_error("row " + std::to_string(row) +
+                                     " of the word embeddings cannot be read: " +
+                                     (got < 0 ? std::strerror(errno) : "the file has become shorter"));
+        done += static_cast<std::size_t>(got);
+    }
+    each_value(Table{bytes.data(), nullptr, type, columns}, 0, [to](int i, float value) { to[i] = value; });
 }
 
 void Table::add(std::int64_t row, float* to) const {

@@ -49,7 +49,10 @@ struct Table {
     const void* scales = nullptr;  // fp16 (rows, columns / 32): 4-bit only
     Type type = Type::f32;
     int columns = 0;
+    int file = -1;  // open; it has the rows, from `start` on, and they are read from it. -1: from memory
+    std::int64_t start = 0;
 
+    // Throws std::runtime_error where the file cannot be read.
     void read(std::int64_t row, float* to) const;
     void add(std::int64_t row, float* to) const;  // to += row
 };

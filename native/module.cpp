@@ -6,6 +6,9 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <unistd.h>
+
+#include <cerrno>
 #include <chrono>
 #include <cstring>
 #include <optional>
@@ -164,12 +167,32 @@ nb::dict pack_weights(const nb::dict& config_dict, const nb::dict& dict, const s
     return out;
 }
 
+// A descriptor of its own.
+class File {
+  public:
+    explicit File(int descriptor) : descriptor_(descriptor < 0 ? -1 : dup(descriptor)) {
+        if (descriptor >= 0 && descriptor_ < 0)
+            throw std::runtime_error("dup: " + std::string(strerror(errno)));
+    }
+    ~File() {
+        if (descriptor_ >= 0) close(descriptor_);
+    }
+    File(const File&) = delete;
+    File& operator=(const File&) = delete;
+
+    int descriptor() const { return descriptor_; }
+
+  private:
+    const int descriptor_;
+};
+
 class Engine {
   public:
     Engine(const nb::dict& config, const nb::dict& tensors, const std::string& precision, int threads,
-           const std::string& isa)
+           const std::string& isa, int words_file, std::int64_t words_start)
         : arrays_(tensors),
-          encoder_(Model(config_of(config), precision_of(precision), arrays_.aligned()), find_kernels(isa),
+          words_(words_file),
+          encoder_(model(config_of(config), precision_of(precision), words_start), find_kernels(isa),
                    threads) {}
 
     nb::ndarray<nb::numpy, float> logits(
@@ -199,7 +222,17 @@ class Engine {
     int max_tokens() const { return encoder_.model().config.max_tokens(); }
 
   private:
+    Model model(const Config& config, Precision precision, std::int64_t words_start) const {
+        Model made(config, precision, arrays_.aligned());
+        if (words_.descriptor() >= 0 && made.words.type == Type::u8)
+            throw std::invalid_argument("4-bit word embeddings are read from memory only");
+        made.words.file = words_.descriptor();
+        made.words.start = words_start;
+        return made;
+    }
+
     Arrays arrays_;
+    File words_;
     Encoder encoder_;
 };
 
@@ -335,9 +368,12 @@ NB_MODULE(_native, m) {
     m.doc() = "CrossRank's encoder on the CPU.";
 
     nb::class_<Engine>(m, "Engine")
-        .def(nb::init<const nb::dict&, const nb::dict&, const std::string&, int, const std::string&>(),
-             "config"_a, "tensors"_a, "precision"_a, "threads"_a, "isa"_a = "",
-             "An encoder on packed tensors, which it keeps and does not copy.")
+        .def(nb::init<const nb::dict&, const nb::dict&, const std::string&, int, const std::string&, int,
+                      std::int64_t>(),
+             "config"_a, "tensors"_a, "precision"_a, "threads"_a, "isa"_a = "", "words_file"_a = -1,
+             "words_start"_a = 0,
+             "An encoder on packed tensors, which it keeps and does not copy. words_file: a descriptor that "
+             "embedding.words is read from, row by row, its bytes being there from words_start on.")
         .def("logits", &Engine::logits, "token_ids"_a.noconvert(), "offsets"_a.noconvert(),
              "segment_ids"_a.noconvert().none() = nb::none(),
              "int32 (T), int32 (B+1), int32 (T) -> float32 (B). Raises ValueError for a pack that is wrong.")

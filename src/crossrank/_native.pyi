@@ -19,6 +19,8 @@ class Engine:
         precision: _Precision,
         threads: int,
         isa: str = "",
+        words_file: int = -1,
+        words_start: int = 0,
     ) -> None: ...
     def logits(self, token_ids: _Int, offsets: _Int, segment_ids: _Int | None = None) -> _Float: ...
     @property

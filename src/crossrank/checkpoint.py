@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,16 @@ def map_tensors(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]
         if entry["dtype"] in _NUMPY:  # 8-bit floats have no numpy type, and no engine reads them
             tensors[name] = data[start:end].view(f"<{_NUMPY[entry['dtype']]}").reshape(entry["shape"])
     return tensors, metadata
+
+
+def place_in_file(array: npt.NDArray[Any]) -> tuple[Path, int] | None:
+    """Where an array of ``map_tensors`` is mapped from: the file, and its first byte there; None: nowhere."""
+    whole: object = array
+    while isinstance(whole, np.ndarray) and not isinstance(whole.base, mmap.mmap):
+        whole = whole.base
+    if not isinstance(whole, np.memmap) or whole.filename is None:
+        return None
+    return Path(whole.filename), array.ctypes.data - whole.ctypes.data
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 import gzip
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,8 @@ LINES = [(1, "first"), (3, "third, 中国\u2028still third"), (4, "x" * 600_000)
 def write(path: Path, text: str) -> Path:
     """Compressed in two members (frames), as appending writes them."""
     data = text.encode()
-    compress = {
-        ".gz": lambda part: gzip.compress(part),
-        ".zst": lambda part: bytes(zstandard.ZstdCompressor().compress(part)),
-    }.get(path.suffix, lambda part: part)
+    kinds: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".zst": zstandard.compress}
+    compress = kinds.get(path.suffix, lambda part: part)
     path.write_bytes(compress(data[:9]) + compress(data[9:]))
     return path
 

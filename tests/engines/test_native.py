@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import save_file as save_torch_file
 
 from crossrank import _native
 from crossrank.checkpoint import Checkpoint
@@ -80,6 +82,27 @@ def test_packed_weights_are_kept_and_used_again(folder: Path, cache: Path) -> No
     assert not any(name.startswith("embedding.words") for name in load_file(kept))
     logits(folder, "bf16")
     assert len(list(cache.iterdir())) == 2
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+def test_large_word_embeddings_are_read_from_their_file(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    folder = write_xlm_roberta(tmp_path / "m")
+    file = folder / "model.safetensors"
+    tensors = {name: torch.from_numpy(array) for name, array in load_file(file).items()}
+    to = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[dtype]
+    save_torch_file({name: tensor.to(to) for name, tensor in tensors.items()}, file)
+    mapped = logits(folder)
+    monkeypatch.setattr("crossrank.engines.native.LARGE_TABLE", 1)
+    assert logits(folder).tolist() == mapped.tolist()
+    # And from nowhere else: a file that becomes shorter is an error, not a crash.
+    engine = NativeEngine(Checkpoint(folder), precision="fp32", threads=1)
+    pack = build_pack(PairEncoder(folder / "tokenizer.json").encode("query", DOCUMENTS))
+    with file.open("r+b") as cut:
+        cut.truncate(1000)
+    with pytest.raises(EngineError, match="word embeddings cannot be read: the file has become shorter"):
+        engine.logits(pack)
 
 
 def test_other_weights_are_not_served_from_the_cache(tmp_path: Path, cache: Path) -> None:

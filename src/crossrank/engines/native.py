@@ -1,7 +1,7 @@
 """The native engine: BERT, RoBERTa and XLM-RoBERTa on the CPU, by CrossRank's own encoder (native/).
 
 Weights are packed once for a precision and kept in the cache; the next start maps them. Embedding
-tables are not packed: they are read row by row through a map of the checkpoint.
+tables are not packed: their rows are read from the checkpoint, where it keeps them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crossrank.checkpoint import Checkpoint
+from crossrank.checkpoint import Checkpoint, place_in_file
 from crossrank.errors import CheckpointError, EngineError, InputError, OutOfMemoryError
 from crossrank.packed import PackedWeights
 from crossrank.packing import Pack
@@ -34,6 +34,11 @@ __all__ = [
     "instruction_set",
     "why_not",
 ]
+
+LARGE_TABLE = 128 << 20
+"""Bytes of word embeddings that are read from their file instead of through a map of it. With each row
+of a map the system maps what lies around it, and soon the whole table: 1 GB of resident memory for
+BAAI/bge-reranker-v2-m3."""
 
 TOKENS_OF_A_THREAD = 128
 """In the smallest pack that keeps the threads busy. On crossrank-mini, 70 to 140 tokens of a thread take
@@ -109,6 +114,19 @@ def _pack(
     return cache.read() or packed
 
 
+def _engine(
+    checkpoint: Checkpoint, packed: dict[str, npt.NDArray[Any]], precision: str, threads: int
+) -> _native.Engine:
+    """An engine on packed tensors; a large table is read from its file."""
+    settings = (checkpoint.config, packed, precision, threads, instruction_set())
+    words = packed.get("embedding.words")
+    place = None if words is None or words.nbytes < LARGE_TABLE else place_in_file(words)
+    if place is None or words is None or words.dtype == np.uint8:
+        return _native.Engine(*settings)
+    with place[0].open("rb") as file:
+        return _native.Engine(*settings, file.fileno(), place[1])
+
+
 class NativeEngine:
     """Runs a checkpoint on the CPU.
 
@@ -137,18 +155,17 @@ class NativeEngine:
         self.calls = 2 if self.threads > 1 else 1
         # A tokenizer may tell segments apart for a model that does not.
         self._has_segments = int(checkpoint.config.get("type_vocab_size") or 2) > 1
-        isa = instruction_set()
         cache = PackedWeights(checkpoint, precision)
         packed = cache.read()
         if packed is not None:
             try:
-                self._engine = _native.Engine(checkpoint.config, packed, precision, self.threads, isa)
+                self._engine = _engine(checkpoint, packed, precision, self.threads)
             except ValueError as error:
                 cache.warn_of_damage(error)
                 packed = None
         if packed is None:
             packed = _pack(checkpoint, cache, precision, self.threads, progress=progress)
-            self._engine = _native.Engine(checkpoint.config, packed, precision, self.threads, isa)
+            self._engine = _engine(checkpoint, packed, precision, self.threads)
 
     @property
     def isa(self) -> str:
