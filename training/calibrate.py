@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/training"))
     work = parser.parse_args().work
-    reranker = Reranker((work / "model").absolute(), max_length=256)
+    reranker = Reranker((work / "model").absolute())
     logits, labels = [], []
     for group in jsonl.read(work / "data" / "calibration.jsonl"):
         # The positive comes first.

@@ -22,7 +22,7 @@ from crossrank.keywords import KeywordIndex
 
 TEMPERATURE = 0.02
 """Of the teacher's cosines: most candidates lie within 0.1 of each other."""
-KEYWORD_SHARE = 1.0
+KEYWORD_SHARE = 0.5
 """Weight of a standard deviation of BM25 beside ``cosine / TEMPERATURE``."""
 HARD = 14
 """Hard negatives come from the first so many of either ranking."""

@@ -20,17 +20,17 @@ from sources import read_all, read_medquad, split_sentences
 from teacher import Library
 from written import capital_groups, trap_groups
 
-PARALLEL = {"sentence": 130, "paragraph": 190, "title": 12, "statement": 45}
+PARALLEL = {"sentence": 100, "paragraph": 150, "title": 12, "statement": 90}
 """Groups of each kind for each language of XQuAD."""
-OTHERS = {"sentence": 320, "paragraph": 280, "title": 30, "statement": 60}
+OTHERS = {"sentence": 300, "paragraph": 300, "title": 30, "statement": 150}
 """Groups of each kind for each other file."""
 LANGUAGE_PAIRS = 60
 """Pairs of languages, of them a third Chinese and English."""
 CROSS = {"sentence": 10, "paragraph": 8}
 """Groups of each kind for each pair of languages."""
-ANSWERS = 3000
+ANSWERS = 4500
 """Answers of MedQuAD that groups are made from."""
-MEDICAL = {"question": 1300, "statement": 800}
+MEDICAL = {"question": 1300, "statement": 1800}
 
 
 def training_groups(data: Path, work: Path, rng: random.Random, workers: int) -> list[Any]:

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModel
 
 MAX_LENGTH = 256
+"""Tokens of a text, as a teacher: what training groups are ranked by."""
 BATCH_TOKENS = 4096
 
 Vectors = npt.NDArray[np.float32]
@@ -24,9 +25,11 @@ Vectors = npt.NDArray[np.float32]
 class BiEncoder:
     """Unit vectors: mean-pooled embeddings, with e5's own prefixes."""
 
-    def __init__(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, folder: Path, dtype: torch.dtype = torch.float32, max_length: int = MAX_LENGTH
+    ) -> None:
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._tokenizer.enable_truncation(MAX_LENGTH)
+        self._tokenizer.enable_truncation(max_length)
         self._tokenizer.no_padding()
         self._model: Any = AutoModel.from_pretrained(folder, dtype=dtype).eval()
 

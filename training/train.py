@@ -37,7 +37,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from crossrank.checkpoint import Checkpoint
 from crossrank.engines.torch import tight_batches
 
-MAX_TOKENS = 256
+MAX_TOKENS = 384
 QUERY_TOKENS = 64
 WARM_STEPS = 10
 SAVE_EVERY = 300
