@@ -28,8 +28,7 @@ class CrossRankInt8(Side):
         from crossrank.pairs import EncodedPair
 
         encoded = [
-            EncodedPair(p.token_ids.astype(np.int32), p.segment_ids.astype(np.int32), False)
-            for p in batch
+            EncodedPair(p.token_ids.astype(np.int32), p.segment_ids.astype(np.int32), False) for p in batch
         ]
         return self.engine.logits(build_pack(encoded))
 
