@@ -120,6 +120,20 @@ def test_many_threads_at_once(client: Client, reranker: Reranker) -> None:
             assert each.result() == reranker.rank(f"query {i}", ["one", f"two {i}"])
 
 
+LONG = (
+    "Lyon is a city. Paris is the seat of the French government! Nobody\udcff knows? 北京是首都。"
+    + " Cats." * 400
+)
+
+
+@pytest.mark.parametrize("document", [LONG, {"text": "Paris. Lyon.", "id": 7}, ""])
+def test_an_explanation_is_the_librarys(client: Client, reranker: Reranker, document: Any) -> None:
+    assert client.explain(QUERY, document) == reranker.explain(QUERY, document)
+    some = client.explain(QUERY, document, max_sentences=2)
+    assert some == reranker.explain(QUERY, document, max_sentences=2)
+    assert some.sentences_left_out == (402 if document is LONG else 0)
+
+
 def test_all_of_it_to_await(server: Server, reranker: Reranker) -> None:
     pairs = [(QUERY, "Paris"), ("another query", "Paris")]
     requests = [(f"query {i}", ["one", "two", "three"][: i % 4]) for i in range(20)]
@@ -134,6 +148,7 @@ def test_all_of_it_to_await(server: Server, reranker: Reranker) -> None:
             assert (await client.logits(pairs)).tobytes() == reranker.logits(pairs).tobytes()
             assert (await client.score(pairs)).tobytes() == reranker.score(pairs).tobytes()
             assert await client.score_pairs(pairs) == reranker.score_pairs(pairs)
+            assert await client.explain(QUERY, LONG) == reranker.explain(QUERY, LONG)
             assert await client.models() == ["crossrank-mini", "other"]
             expected = list(reranker.rank_many(requests))
             assert [each async for each in client.rank_many(requests)] == expected
@@ -189,6 +204,8 @@ def test_errors_of_a_real_server(server: Server, client: Client) -> None:
     with Client(server.url, api_key=KEY, model="no-such") as wrong:
         with pytest.raises(UnknownModelError, match="crossrank-mini, other") as caught:
             wrong.rank("q", ["a"])
+        with pytest.raises(UnknownModelError, match="crossrank-mini, other"):
+            wrong.explain("q", "a")
         assert caught.value.known == ["crossrank-mini", "other"]
     with (
         Client(f"{server.url}/elsewhere", api_key=KEY) as lost,
@@ -196,10 +213,17 @@ def test_errors_of_a_real_server(server: Server, client: Client) -> None:
     ):
         lost.rank("q", ["a"])
 
+    with pytest.raises(InputError, match="max_sentences"):
+        client.explain("q", "a", max_sentences=0)
+    with pytest.raises(InputError, match="document 0 is a int"):
+        client.explain("q", 7)  # type: ignore[arg-type]
+
     async def ask() -> None:
         async with AsyncClient(server.url, api_key=KEY, model="no-such") as wrong:
             with pytest.raises(UnknownModelError, match="crossrank-mini, other"):
                 await wrong.rank("q", ["a"])
+            with pytest.raises(UnknownModelError, match="crossrank-mini, other"):
+                await wrong.explain("q", "a")
 
     asyncio.run(ask())
 
@@ -465,3 +489,13 @@ def test_a_unix_socket(tmp_path: Path) -> None:
             assert client.models() == ["crossrank-mini"]
             assert client.rank("q", ["a"])[0].text == "a"
     path.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("body", [{}, {"sentences": 7}, {"sentences": [{"start": 0}]}, {"sentences": []}])
+def test_what_is_no_explanation(body: dict[str, Any]) -> None:
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, json=body))
+    with (
+        Client("http://a", transport=transport) as client,
+        pytest.raises(ServiceError, match="without an explanation; is it CrossRank"),
+    ):
+        client.explain("q", "a")

@@ -8,9 +8,9 @@
         for hit in client.rank("capital of France", ["Lyon is a city.", "Paris is the seat of government."]):
             print(hit.rank, hit.index, hit.score, hit.text)
 
-``Client`` ranks and scores as ``Reranker`` does; ``AsyncClient`` the same to await. They ask /score, which
-has every pair's logit and whether it was cut, in every dialect that a server may be set to; order and
-scores are made of them here, as the library does.
+``Client`` ranks, scores and explains as ``Reranker`` does; ``AsyncClient`` the same to await. They ask
+/score, which has every pair's logit and whether it was cut, in every dialect that a server may be set to;
+order and scores are made of them here, as the library does. Explanations come from /explain as they are.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from crossrank.errors import (
     UnavailableError,
     UnknownModelError,
 )
+from crossrank.explain import DEFAULT_SENTENCES, ExplainedSentence, Explanation
 from crossrank.pairs import clean
 from crossrank.ranking import Ranking, ScoredPair, check_finite, check_options, rank, sigmoid
 
@@ -213,6 +214,14 @@ class _Base(Generic[Http, Transport]):
             "documents": [clean(document) for _, document in pairs],
             "use_activation": False,
         }
+        return self._post("score", body, seconds)
+
+    def _explain_request(self, query: str, text: str, max_sentences: int, seconds: float) -> httpx.Request:
+        body = {"query": clean(query), "document": clean(text), "max_sentences": max_sentences}
+        return self._post("explain", body, seconds)
+
+    def _post(self, path: str, body: dict[str, Any], seconds: float) -> httpx.Request:
+        """A request that the model answers."""
         if self._model is not None:
             body["model"] = self._model
         if self._priority:
@@ -223,7 +232,7 @@ class _Base(Generic[Http, Transport]):
             "content-type": "application/json",
             "x-request-timeout": f"{seconds - min(0.5, 0.1 * seconds):.3f}",
         }
-        return self._request("POST", "score", seconds, content, headers)
+        return self._request("POST", path, seconds, content, headers)
 
     def _models_request(self, seconds: float) -> httpx.Request:
         return self._request("GET", "v1/models", seconds)
@@ -292,6 +301,25 @@ class _Base(Generic[Http, Transport]):
             raise ServiceError(f"{self._url} gave an answer without {count} scores; is it CrossRank?")
         check_finite(logits)
         return _Scored(logits, truncated)
+
+    def _explained(self, body: dict[str, Any], query: str, text: str) -> Explanation:
+        """The explanation of an answer.
+
+        Raises:
+            ServiceError: it has none.
+        """
+        try:
+            # What was sent is what it was made of, lone surrogates apart, which have the same places.
+            sentences = tuple(
+                ExplainedSentence(**each | {"text": text[each["start"] : each["end"]]})
+                for each in body["sentences"]
+            )
+            names = ("score", "logit", "truncated", "read", "sentences_left_out")
+            return Explanation(query, text, sentences=sentences, **{name: body[name] for name in names})
+        except (LookupError, TypeError):
+            raise ServiceError(
+                f"{self._url} gave an answer without an explanation; is it CrossRank?"
+            ) from None
 
     def _names(self, body: dict[str, Any]) -> list[str]:
         try:
@@ -416,6 +444,24 @@ class Client(_Base[httpx.Client, httpx.BaseTransport]):
         check_pairs(pairs)
         return self._score(pairs).pairs()
 
+    def explain(
+        self, query: str, document: Document, *, max_sentences: int = DEFAULT_SENTENCES
+    ) -> Explanation:
+        """What each sentence of a document does for its score; see ``Reranker.explain``.
+
+        Args:
+            query, document: as ``rank`` takes them.
+            max_sentences: a longer document is explained up to this one; a server takes 1 to 1,000.
+
+        Raises:
+            CrossRankError: as ``rank``.
+        """
+        (text,) = _Request.read(query, [document]).texts
+        body = self._call(partial(self._explain_request, query, text, max_sentences))
+        if body is None:
+            raise UnknownModelError(str(self._model), self.models())
+        return self._explained(body, query, text)
+
     def models(self) -> list[str]:
         """The served models; the first answers who names none.
 
@@ -517,6 +563,16 @@ class AsyncClient(_Base[httpx.AsyncClient, httpx.AsyncBaseTransport]):
         """As ``Client.score_pairs``."""
         check_pairs(pairs)
         return (await self._score(pairs)).pairs()
+
+    async def explain(
+        self, query: str, document: Document, *, max_sentences: int = DEFAULT_SENTENCES
+    ) -> Explanation:
+        """As ``Client.explain``."""
+        (text,) = _Request.read(query, [document]).texts
+        body = await self._call(partial(self._explain_request, query, text, max_sentences))
+        if body is None:
+            raise UnknownModelError(str(self._model), await self.models())
+        return self._explained(body, query, text)
 
     async def models(self) -> list[str]:
         """As ``Client.models``."""
