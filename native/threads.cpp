@@ -56,6 +56,7 @@ void ThreadPool::work_on(Run& run, int rank, std::unique_lock<std::mutex>& lock)
     if (error && run.waiting > 0) {
         run.waiting = 0;
         runs_.erase(std::find(runs_.begin(), runs_.end(), &run));
+        callers_.notify_all();
     }
     if (--run.at_work == 0 && run.waiting == 0) callers_.notify_all();
 }
