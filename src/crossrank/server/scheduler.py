@@ -207,7 +207,7 @@ class Scheduler:
             self._reserve(job, tokens - sum(job.estimates[first : job.next]))
             if waiting:
                 self._queue.add(job.flow, waiting)
-                self._changed.notify_all()
+                self._changed.notify()  # one thread: another would only be in its way
             if not job.remaining:
                 self._end(job, None)
 
@@ -268,6 +268,8 @@ class Scheduler:
                 pack = self._queue.take(self._room, self._blocked, model)
                 running = _Running(model, time.monotonic(), 0.0)
                 self._running.append(running)
+                if self._next_model() is not None:
+                    self._changed.notify()
             try:
                 self._execute(running, engine, pack, budget)
             except Exception:  # whatever it is, nobody may wait for ever
@@ -281,7 +283,7 @@ class Scheduler:
         with self._changed:
             if running in self._running:
                 self._running.remove(running)
-                self._changed.notify_all()
+                self._changed.notify()
 
     def _next_model(self) -> LoadedModel | None:
         """The model that a pack may be taken of now; None: nothing waits, or all must."""
@@ -300,7 +302,9 @@ class Scheduler:
         if self._running:
             half = budget // (2 * model.calls)
             return Room(-(-budget // model.calls), model.most, enough=half)
-        return Room(budget, model.most, model.lanes)
+        # What is there is done sooner as a whole than as a pack and a rest beside it.
+        whole = self._queue.tokens
+        return Room(whole if whole <= 2 * budget else budget, model.most, model.lanes)
 
     def _execute(self, running: _Running, engine: Engine, pack: list[WaitingPair], budget: int) -> None:
         model = running.model
