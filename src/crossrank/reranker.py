@@ -173,7 +173,7 @@ class Reranker:
 
         Pairs of several queries share packs, which is faster than ``rank`` for each where queries
         have few documents. Requests are drawn a little ahead of the rankings, in the caller's
-        thread, while the engine works in others: memory does not grow with their number.
+        thread, while the engine works in another: memory does not grow with their number.
 
         Args:
             requests: queries with their documents, as ``rank`` takes them.
@@ -183,13 +183,12 @@ class Reranker:
             InputError, EngineError: as ``rank``, when the rankings are drawn.
         """
         check_options(top_n, threshold)
-        calls = self._engine.calls
-        with ThreadPoolExecutor(calls, "crossrank-engine") as engine:
+        with ThreadPoolExecutor(1, "crossrank-engine") as engine:
             working: deque[tuple[list[_Request], Future[npt.NDArray[np.float32]]]] = deque()
             for window in self._windows(requests):
                 pairs = [pair for request in window for pair in request.pairs]
                 working.append((window, engine.submit(self._logits, pairs)))
-                if len(working) > calls:
+                if len(working) > 1:
                     yield from _rankings(*working.popleft(), top_n, threshold)
             while working:
                 yield from _rankings(*working.popleft(), top_n, threshold)
