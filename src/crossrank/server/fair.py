@@ -165,10 +165,6 @@ class FairQueue(Generic[T]):
             self._retire(flow)
         return count
 
-    def ready(self, blocked: Collection[object] = ()) -> bool:
-        """Whether ``take`` would find something."""
-        return any(flow.group not in blocked for flow in self.flows())
-
     def next_group(self, blocked: Collection[object] = ()) -> object | None:
         """The group whose turn it is; None: nothing waits."""
         flow = self._turn(_Allowed(blocked))

@@ -63,11 +63,15 @@ _THREADS = 2
 """That give packs to engines."""
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, frozen=True, slots=True)
 class _Running:
-    """A pack in an engine: since when, and how many seconds it should take."""
+    """A pack in an engine: filled up to ``budget`` tokens, since when, and its expected seconds."""
 
     model: LoadedModel
+    engine: Engine
+    pack: list[WaitingPair]
+    tokens: int
+    budget: int
     begun: float
     expected: float
 
@@ -256,27 +260,36 @@ class Scheduler:
 
     def _run(self) -> None:
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closing or self._next_model() is not None)
-                if self._closing:
-                    return
-                model = self._next_model()
-                assert model is not None
-                engine = model.engine
-                assert engine is not None  # models without one are blocked
-                budget = self._room(model).budget
-                pack = self._queue.take(self._room, self._blocked, model)
-                running = _Running(model, time.monotonic(), 0.0)
-                self._running.append(running)
-                if self._next_model() is not None:
-                    self._changed.notify()
+            running = self._take()
+            if running is None:
+                return
             try:
-                self._execute(running, engine, pack, budget)
+                self._execute(running)
             except Exception:  # whatever it is, nobody may wait for ever
                 _logger.exception("a pack was lost")
-                self._fail_pack(pack, EngineError("the pack was lost by an error of the server; see its log"))
+                error = EngineError("the pack was lost by an error of the server; see its log")
+                self._fail_pack(running.pack, error)
             finally:
                 self._done(running)
+
+    def _take(self) -> _Running | None:
+        """The next pack, as soon as there is one; None: the scheduler closes."""
+        with self._changed:
+            model = self._changed.wait_for(lambda: self._closing or self._next_model())
+            if self._closing:
+                return None
+            assert isinstance(model, LoadedModel)
+            engine = model.engine
+            assert engine is not None  # models without one are blocked
+            room = self._room(model)
+            pack = self._queue.take(lambda _: room, self._blocked, model)
+            tokens = sum(each.tokens for each in pack)
+            expected = tokens / model.rate if model.rate else 0.0
+            running = _Running(model, engine, pack, tokens, room.budget, time.monotonic(), expected)
+            self._running.append(running)
+            if self._next_model() is not None:
+                self._changed.notify()
+            return running
 
     def _done(self, running: _Running) -> None:
         """There is room for the next pack."""
@@ -294,9 +307,8 @@ class Scheduler:
         # Two engines at a time would have more threads than there are cores.
         return None if self._running and model is not self._running[0].model else model
 
-    def _room(self, model: object) -> Room:
+    def _room(self, model: LoadedModel) -> Room:
         """How large a pack is; smaller beside one that runs, as it has a part of the engine's threads."""
-        assert isinstance(model, LoadedModel)
         quiet = time.monotonic() - self._small_came > _QUIET_SECONDS
         budget = model.budget(self.pack_seconds * (_LONGER if quiet else 1.0))
         if self._running:
@@ -306,30 +318,29 @@ class Scheduler:
         whole = self._queue.tokens
         return Room(whole if whole <= 2 * budget else budget, model.most, model.lanes)
 
-    def _execute(self, running: _Running, engine: Engine, pack: list[WaitingPair], budget: int) -> None:
-        model = running.model
-        tokens = sum(each.tokens for each in pack)
-        running.expected = tokens / model.rate if model.rate else 0.0
-        for part, outcome in run_pack(model, engine, pack, self._metrics):
+    def _execute(self, running: _Running) -> None:
+        model, pack = running.model, running.pack
+        for part, outcome in run_pack(model, running.engine, pack, self._metrics):
             if isinstance(outcome, EngineError):
                 if isinstance(outcome, OutOfMemoryError):
                     self._fail_pack(part, outcome)
                     continue
-                self._fail_engine(model, engine, pack, outcome)
+                self._fail_engine(running, outcome)
                 return
             self._deliver(part, outcome)
         now = time.monotonic()
         self._done(running)
+        # Before anybody has an answer, who may look at them.
+        self._metrics.pack(model.name, len(pack), running.tokens, running.budget, now - running.begun)
         with self._changed:
             # Packs overlap: what each adds to the time that the engine was at work.
             seconds = now - max(running.begun, self._last_end)
             self._last_end = now
-            model.ran(tokens, seconds)
+            model.ran(running.tokens, seconds)
             for job in {each.job for each in pack}:
                 job.inference_s += seconds
                 if not job.remaining:
                     self._end(job, None)
-        self._metrics.pack(model.name, len(pack), tokens, budget, now - running.begun)
 
     def _deliver(self, part: list[WaitingPair], logits: npt.NDArray[np.float32]) -> None:
         with self._changed:
@@ -354,16 +365,15 @@ class Scheduler:
                 if job.remaining:
                     self._end(job, error)
 
-    def _fail_engine(
-        self, model: LoadedModel, engine: Engine, pack: list[WaitingPair], error: EngineError
-    ) -> None:
+    def _fail_engine(self, running: _Running, error: EngineError) -> None:
         """The requests that it touched fail; the others wait for the next engine."""
+        model = running.model
         with self._changed:
-            first = model.engine is engine  # and not the pack that ran beside one that failed
+            first = model.engine is running.engine  # and not the pack that ran beside one that failed
             if first:
                 model.detach(f"the engine of {model.name} failed and is being restarted: {error}")
                 self._blocked.add(model)
-            for job in {each.job for each in pack}:
+            for job in {each.job for each in running.pack}:
                 self._end(job, error)
         if first:
             _logger.error("the engine of %s failed: %s", model.name, error)
