@@ -5,7 +5,8 @@ Only this module knows about sigmoid, order, ties, top_n and thresholds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
@@ -92,12 +93,11 @@ def sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         return 1.0 / (1.0 + np.exp(-np.asarray(logits, np.float64)))
 
 
-def check_finite(logits: npt.NDArray[np.float32]) -> None:
+def check_finite(logits: Iterable[float]) -> None:
     """Raise NonFiniteLogitError for the first logit that is NaN or infinite."""
-    finite = np.isfinite(logits)
-    if not finite.all():
-        first = int(finite.argmin())
-        raise NonFiniteLogitError(first, float(logits[first]))
+    for i, logit in enumerate(logits):
+        if not math.isfinite(logit):
+            raise NonFiniteLogitError(i, float(logit))
 
 
 def check_options(top_n: int | None, threshold: float | None) -> None:
@@ -136,24 +136,23 @@ def rank(
         NonFiniteLogitError: a logit is NaN or infinite.
     """
     check_options(top_n, threshold)
-    check_finite(logits)
-    if scores is None:
-        scores = sigmoid(logits)
-    order = np.argsort(-logits, kind="stable")
+    # Lists: most queries have few documents, and numpy takes longer to start than a short list to sort.
+    points = (sigmoid(logits) if scores is None else scores).tolist()
+    values = logits.tolist()
+    check_finite(values)
+    order = sorted(range(len(values)), key=values.__getitem__, reverse=True)  # stable in reverse too
     if threshold is not None:
-        order = order[scores[order] >= threshold]
-    order = order[:top_n]
-    found = zip(order.tolist(), scores[order].tolist(), logits[order].tolist(), strict=True)
+        order = [i for i in order if points[i] >= threshold]
     hits = [
         RankedDocument(
             rank=place,
             index=i,
-            score=score,
-            logit=logit,
+            score=points[i],
+            logit=values[i],
             truncated=truncated[i] if truncated is not None else False,
             text=texts[i],
             fields=fields[i] if fields is not None else {},
         )
-        for place, (i, score, logit) in enumerate(found, start=1)
+        for place, i in enumerate(order[:top_n], start=1)
     ]
     return Ranking(query, hits)
