@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Response, Route, expect
 
 from tests.browser.conftest import FAILURES, MINI, cards, fill, metric, page_of, until
 from tests.checkpoints import write_xlm_roberta
@@ -125,6 +125,42 @@ def test_a_busy_server_is_asked_again_by_itself(browser: Browser, tmp_path: Path
                 until(lambda: metric(server, "te_queue_size") == 0)
                 page.click("#why-body .main")
                 expect(page.locator("#why table")).to_be_visible()
+
+
+def test_two_models_take_turns_where_the_server_takes_one_request(browser: Browser, tmp_path: Path) -> None:
+    tiny = write_xlm_roberta(tmp_path / "tiny")
+    options = [*MINI, "--model", f"tiny={tiny}", "--max-concurrent-requests", "1"]
+    with serving(tmp_path, *options) as server:
+        server.wait_until_ready()
+        with page_of(browser, server, allowed=FAILURES) as page:
+            page.goto(server.url)
+            expect(cards(page, 1)).to_have_count(4)
+            page.check("#models input[value=tiny]")
+            asked: list[tuple[str, int]] = []
+
+            def note(response: Response) -> None:
+                if response.url.endswith("/compare"):
+                    asked.append((response.request.post_data_json["model"], response.status))
+
+            page.on("response", note)
+            fill(page, "sky", LARGE["texts"][:20])
+            expect(cards(page, 2)).to_have_count(20)
+            assert asked == [("crossrank-mini", 200), ("tiny", 200)]
+            # An answer that is there is not asked for again when the next one has to wait.
+            asked.clear()
+            page.route("**/compare", lambda route: busy_once(route, "tiny", asked))
+            page.click("#run")
+            expect(page.locator("#notice")).to_contain_text("The server is busy")
+            expect(page.locator("#notice")).to_be_hidden()
+            assert asked == [("crossrank-mini", 200), ("tiny", 429), ("tiny", 200)]
+
+
+def busy_once(route: Route, model: str, asked: list[tuple[str, int]]) -> None:
+    """Answer the first request for a model with 429."""
+    if route.request.post_data_json["model"] == model and not any(name == model for name, _ in asked):
+        route.fulfill(status=429, json={"error": {"message": "full"}})
+    else:
+        route.continue_()
 
 
 def test_a_model_that_is_loading_is_waited_for(browser: Browser, tmp_path: Path) -> None:
