@@ -208,6 +208,14 @@ export class Results {
         }
       });
     });
+    this.lists.forEach((list) => {
+      // The Tab key stops at a card that is there.
+      const stop = list.querySelector(".card[tabindex='0']");
+      const first = list.querySelector("li:not([hidden]) > .card");
+      if (!stop.parentElement.hidden || !first) return;
+      stop.tabIndex = -1;
+      first.tabIndex = 0;
+    });
     if (from === 0) this.drawLinks();
   }
 
