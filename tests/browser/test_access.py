@@ -41,6 +41,9 @@ def test_axe_finds_nothing(
         page.locator(".column.model .tag.cut").locator("xpath=ancestor::button").click()
         expect(page.locator("#why table")).to_be_visible()
         check(page)
+        page.check("#why [name=colour][value=alone]", force=True)
+        page.locator("#why .strip").evaluate("strip => { strip.scrollTop = strip.scrollHeight; }")
+        check(page)
         page.keyboard.press("Escape")
         page.click("#export summary")
         check(page)
@@ -142,6 +145,22 @@ def test_the_keyboard_alone_is_enough(browser: Browser, server: Server) -> None:
         page.keyboard.press("Escape")
         expect(page.locator("[data-export=link]")).to_be_hidden()
         expect(page.locator("#export summary")).to_be_focused()
+
+
+def test_a_column_stays_within_reach_of_tab_when_fewer_are_kept(browser: Browser, server: Server) -> None:
+    with page_of(browser, server) as page:
+        page.goto(server.url)
+        expect(page.locator("#found")).to_be_visible()
+        cards(page, 1).first.focus()
+        page.keyboard.press("End")
+        page.locator("#top-n").fill("1")
+        stops = page.locator(".column.model li:not([hidden]) .card[tabindex='0']")
+        expect(stops).to_have_count(1)
+        page.locator("#top-n").fill("4")
+        expect(stops).to_have_count(1)
+        page.locator(".column.keywords .card[tabindex='0']").focus()
+        page.keyboard.press("Tab")
+        expect(stops).to_be_focused()
 
 
 def test_a_phone_shows_one_ranking_at_a_time(browser: Browser, server: Server) -> None:
