@@ -3,11 +3,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import mteb
 import numpy as np
 import pytest
 from datasets import Dataset
+from mteb import ResultCache
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
 from mteb.models import CrossEncoderWrapper
@@ -15,10 +17,12 @@ from mteb.models.models_protocols import CrossEncoderProtocol
 from sentence_transformers import CrossEncoder
 from torch.utils.data import DataLoader
 
-from crossrank import CrossRankError, Reranker
+from crossrank import CrossRankError, Reranker, UnavailableError, UnknownModelError
+from crossrank.engines.fake import FakeEngine
 from crossrank.integrations.mteb import CrossRankCrossEncoder
-from tests.integrations import DOCUMENTS, QUERY
-from tests.server.process import Server
+from tests.checkpoints import write_xlm_roberta
+from tests.integrations import DOCUMENTS, LONG, QUERY
+from tests.server.process import Server, serving
 
 QUERIES = {"q1": QUERY, "q2": "大熊猫吃什么？", "q3": "a query without candidates' order", "q4": QUERY}
 
@@ -96,13 +100,78 @@ def test_logits_of_pairs_in_their_order(reranker: Reranker) -> None:
         model.predict(fewer, loaders[1], **task)
 
 
-def test_results_are_kept_by_weights_and_precision(folder: Path, reranker: Reranker) -> None:
+def is_run(model: CrossRankCrossEncoder, cache: ResultCache) -> bool:
+    """Whether MTEB asks the model, or has its result in the cache."""
+    asked = []
+    predict = model.predict
+
+    def noted(*args: Any, **options: Any) -> Any:
+        asked.append(args)
+        return predict(*args, **options)
+
+    with patch.object(model, "predict", noted):
+        mteb.evaluate(model, Task(), cache=cache, co2_tracker=False, show_progress_bar=False)
+    return bool(asked)
+
+
+def test_results_are_kept_by_all_that_changes_them(folder: Path, reranker: Reranker, tmp_path: Path) -> None:
     model = CrossRankCrossEncoder(reranker)
     assert isinstance(model, CrossEncoderProtocol)
     meta = model.mteb_model_meta
     assert (meta.name, meta.max_tokens) == ("crossrank/tiny", 512)
-    other = CrossRankCrossEncoder(folder, options={"precision": "bf16", "threads": 1}).mteb_model_meta
-    assert meta.revision.removesuffix("-fp32") == other.revision.removesuffix("-bf16")
+    cache = ResultCache(tmp_path)
+    assert is_run(model, cache)
+    assert not is_run(CrossRankCrossEncoder(reranker), cache)
+    changes: list[dict[str, Any]] = [
+        {"precision": "bf16"},
+        {"max_length": 16},
+        {"max_length": 16, "truncation": "longest_first"},
+        {"max_length": 16, "query_share": 0.3},
+    ]
+    for change in changes:
+        options = {"precision": "fp32", "threads": 1} | change
+        assert is_run(CrossRankCrossEncoder(folder, options=options), cache), change
+        assert not is_run(CrossRankCrossEncoder(folder, options=options), cache), change
+
+
+def test_results_of_parts_are_never_reused(reranker: Reranker, tmp_path: Path) -> None:
+    for _ in range(2):
+        parts = Reranker.from_parts(reranker.encoder, FakeEngine())
+        assert is_run(CrossRankCrossEncoder(parts), ResultCache(tmp_path))
+
+
+def test_a_servers_results_are_kept_while_it_serves_the_same(folder: Path, tmp_path: Path) -> None:
+    cache = ResultCache(tmp_path / "cache")
+    other = write_xlm_roberta(tmp_path / "other", seed=1)
+    options = ["--precision", "fp32", "--threads", "1"]
+    with serving(tmp_path, "--model", f"tiny={folder}", *options) as server:
+        server.wait_until_ready()
+        url, port = server.url, server.port
+        model = CrossRankCrossEncoder(url)
+        meta = model.mteb_model_meta
+        assert (meta.name, meta.max_tokens) == ("crossrank/tiny", 512)
+        assert is_run(model, cache)
+        assert not is_run(CrossRankCrossEncoder(url), cache)
+        with pytest.raises(UnknownModelError, match="no model 'none' is served here; there is: tiny"):
+            is_run(CrossRankCrossEncoder(url, options={"model": "none"}), cache)
+    gone = CrossRankCrossEncoder(url, options={"retries": 0})
+    with pytest.raises(UnavailableError):
+        is_run(gone, cache)
+    with serving(tmp_path, "--model", f"tiny={other}", *options, "--port", str(port)) as server:
+        server.wait_until_ready()
+        assert is_run(model, cache)  # the object from before the server's restart
+        assert not is_run(CrossRankCrossEncoder(url), cache)
+
+
+def test_cut_documents_are_reported_once(reranker: Reranker, caplog: pytest.LogCaptureFixture) -> None:
+    documents = [*DOCUMENTS[:2], LONG, LONG]
+    loaders = [
+        DataLoader(Dataset.from_dict({"text": side}), batch_size=2)
+        for side in ([QUERY, QUERY, QUERY, "x"], documents)
+    ]
+    task: Any = {"task_metadata": Task.metadata, "hf_split": "test", "hf_subset": "default"}
+    CrossRankCrossEncoder(reranker).predict(*loaders, **task)
+    assert caplog.messages == ["2 of 4 pairs were cut to fit the model's window"]
 
 
 def test_errors_are_crossranks(server: Server) -> None:

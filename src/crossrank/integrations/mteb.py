@@ -10,7 +10,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import PurePath
@@ -20,7 +25,8 @@ import numpy as np
 import numpy.typing as npt
 from mteb.models import ModelMeta
 
-from crossrank.integrations.ranker import Model, Ranker, is_url
+from crossrank.errors import ServiceError, UnavailableError, UnknownModelError
+from crossrank.integrations.ranker import Model, Ranker
 from crossrank.models import BUNDLED
 from crossrank.reranker import Reranker
 
@@ -29,7 +35,11 @@ if TYPE_CHECKING:
     from mteb.types import BatchedInput, PromptType
     from torch.utils.data import DataLoader
 
+    from crossrank.client import Client
+
 __all__ = ["CrossRankCrossEncoder"]
+
+_logger = logging.getLogger(__name__)
 
 
 class CrossRankCrossEncoder:
@@ -39,10 +49,6 @@ class CrossRankCrossEncoder:
         model: a Reranker, a model's name or folder, or a server's URL.
         api_key: for a server that asks for one.
         options: more arguments of ``Reranker`` or ``Client``, by name.
-
-    Attributes:
-        mteb_model_meta: MTEB keeps results by its name and revision. The revision is made of the weights
-            and the precision; of a server's model nothing is known but the name.
 
     Raises:
         InputError, ModelError, EngineError: as ``crossrank.integrations.ranker.Ranker``.
@@ -56,8 +62,22 @@ class CrossRankCrossEncoder:
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self._ranker = Ranker(model, api_key=api_key, options=options)
-        name = (options or {}).get("model", "server") if is_url(model) else self._ranker.name
-        self.mteb_model_meta = _meta(name, self._ranker)
+        self._served = dict(options or {}).get("model")  # of a server: the model that is asked
+        # Taken when it is loaded: the files may change later.
+        self._meta = _meta_here(self._ranker) if isinstance(self._ranker.sync, Reranker) else None
+
+    @property
+    def mteb_model_meta(self) -> ModelMeta:
+        """MTEB keeps results by its name and revision.
+
+        The revision is made of the weights, the engine, the precision and what decides where texts are
+        cut. A server is asked each time, and its revision is made of its URL, what it says of the
+        model, and when it loaded it: it may be started anew with other weights.
+
+        Raises:
+            ServiceError: the server does not answer, is not ready, or has no such model.
+        """
+        return self._meta or _meta_there(self._ranker, self._served)
 
     def predict(
         self,
@@ -70,7 +90,7 @@ class CrossRankCrossEncoder:
         prompt_type: PromptType | None = None,  # noqa: ARG002
         **kwargs: Any,  # noqa: ARG002  batch_size and the like: packs are planned by tokens
     ) -> npt.NDArray[np.float32]:
-        """The logits of pairs: float32 (pairs,), input order.
+        """The logits of pairs: float32 (pairs,), input order. A warning is logged if some were cut.
 
         Args:
             inputs1, inputs2: batches whose ``text`` has the queries, and the documents.
@@ -83,8 +103,12 @@ class CrossRankCrossEncoder:
         # MTEB gives a query's pairs one after the other.
         requests = ((query, [text for _, text in group]) for query, group in groupby(pairs, itemgetter(0)))
         logits: list[float] = []
+        cut = 0
         for ranking in self._ranker.sync.rank_many(requests):
             logits += [hit.logit for hit in sorted(ranking, key=lambda hit: hit.index)]
+            cut += sum(hit.truncated for hit in ranking)
+        if cut:  # MTEB has no place for it
+            _logger.warning("%d of %d pairs were cut to fit the model's window", cut, len(logits))
         return np.array(logits, np.float32)
 
 
@@ -92,12 +116,47 @@ def _texts(batches: Iterable[BatchedInput]) -> Iterator[str]:
     return chain.from_iterable(batch["text"] for batch in batches)
 
 
-def _meta(name: str, ranker: Ranker) -> ModelMeta:
-    known: dict[str, Any] = {"model_type": ["cross-encoder"]}
-    if isinstance(ranker.sync, Reranker):
-        known["max_tokens"] = ranker.sync.max_length
-        checkpoint, precision = ranker.sync.checkpoint, ranker.sync.engine.precision
-        known["revision"] = f"{checkpoint.fingerprint()}-{precision}" if checkpoint else precision
-    # MTEB wants "organisation/model".
-    known["name"] = name if name.count("/") == 1 else f"crossrank/{PurePath(name).name}"
+def _meta_here(ranker: Ranker) -> ModelMeta:
+    reranker = ranker.sync
+    assert isinstance(reranker, Reranker)
+    checkpoint, engine, encoder = reranker.checkpoint, reranker.engine, reranker.encoder
+    parts = [
+        # Of parts of the user's own nobody knows what is in them: no revision twice.
+        checkpoint.fingerprint() if checkpoint else uuid.uuid4().hex,
+        engine.name,
+        engine.device.partition(":")[0],
+        engine.precision,
+        encoder.max_length,
+        encoder.truncation,
+        encoder.query_share,
+    ]
+    return _meta(ranker.name, "-".join(map(str, parts)), encoder.max_length)
+
+
+def _meta_there(ranker: Ranker, wanted: str | None) -> ModelMeta:
+    client: Client = ranker.sync  # type: ignore[assignment]
+    body = client._call(partial(client._request, "GET", "info")) or {}  # as all requests: key, tries, errors
+    try:
+        models = {model["name"]: model for model in body["models"]}
+        model = models.get(wanted or next(iter(models)))
+        if model is None:
+            raise UnknownModelError(str(wanted), list(models))
+        if model["state"] == "loading":
+            raise UnavailableError(model["why"], 1.0)
+        known = [model[key] for key in ("source", "revision", "engine", "device", "created")]
+        name, precision, max_length = model["name"], model["precision"], model["max_length"]
+    except (LookupError, TypeError, StopIteration):
+        raise ServiceError(f"{ranker.name} does not say what model it serves; is it CrossRank?") from None
+    digest = hashlib.sha256(json.dumps([ranker.name, *known]).encode()).hexdigest()[:16]
+    return _meta(name, f"{digest}-{precision}-{max_length}", max_length)
+
+
+def _meta(name: str, revision: str, max_tokens: int) -> ModelMeta:
+    known = {
+        "model_type": ["cross-encoder"],
+        # MTEB wants "organisation/model".
+        "name": name if name.count("/") == 1 else f"crossrank/{PurePath(name).name}",
+        "revision": revision,
+        "max_tokens": max_tokens,
+    }
     return ModelMeta.create_empty(overwrites=known)
