@@ -1,5 +1,6 @@
 """The same as rag.py in Haystack: a pipeline of its BM25 and vector retrievers, a joiner, and CrossRank.
 
+pip install '.[haystack,rag]'
 python examples/haystack_rag.py "成吉思汗的妻子被谁抢走了？"
 """
 

@@ -1,5 +1,6 @@
 """The same as rag.py in LangChain: an EnsembleRetriever fuses keywords and vectors, and CrossRank reranks.
 
+pip install '.[langchain,rag]' langchain-classic
 python examples/langchain_rag.py "成吉思汗的妻子被谁抢走了？"
 """
 
@@ -56,13 +57,14 @@ def main() -> None:
     documents = [Document(text, metadata={"source": one.source}) for text, one in passages.items()]
     store = InMemoryVectorStore(Vectors(list(passages)))
     store.add_documents(documents)
-    retriever = EnsembleRetriever(
+    fused = EnsembleRetriever(
         retrievers=[
             Keywords(documents=documents, index=KeywordIndex(list(passages))),
             store.as_retriever(search_kwargs={"k": CANDIDATES}),
         ],
         weights=[0.5, 0.5],
     )
+    retriever = fused | (lambda found: found[:CANDIDATES])  # it gives all that either has found
     reranked = ContextualCompressionRetriever(
         base_retriever=retriever, base_compressor=CrossRankCompressor(asked.model, top_n=asked.top)
     )

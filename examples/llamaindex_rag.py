@@ -1,5 +1,6 @@
 """The same as rag.py in LlamaIndex: a fusion retriever over keywords and vectors, and CrossRank after it.
 
+pip install '.[llamaindex,rag]'
 python examples/llamaindex_rag.py "成吉思汗的妻子被谁抢走了？"
 """
 

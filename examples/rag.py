@@ -4,6 +4,8 @@
     python examples/rag.py "成吉思汗的妻子被谁抢走了？"
     python examples/rag.py "..." --folder my/notes --model BAAI/bge-reranker-v2-m3
 
+It needs pip install '.[rag]', from a clone.
+
 Passages are found twice, by keywords (BM25) and by vectors (FAISS), both lists are fused, and CrossRank puts
 the candidates in order. Shown are the best before and after, and what would go to a language model.
 
@@ -54,11 +56,13 @@ class Passage:
 def read_folder(folder: Path) -> list[Passage]:
     """The passages of all Markdown and text files in a folder and its folders."""
     files = sorted(path for path in folder.rglob("*") if path.suffix in (".md", ".txt") and path.is_file())
-    found = [
-        passage
-        for path in files
-        for passage in split(path.read_text(encoding="utf-8"), str(path.relative_to(folder)))
-    ]
+    found: list[Passage] = []
+    for path in files:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from error
+        found += split(text, str(path.relative_to(folder)))
     if not found:
         raise InputError(f"{folder} has no Markdown or text files to read")
     return found
@@ -167,7 +171,10 @@ def arguments(description: str) -> argparse.Namespace:
     )
     parser.add_argument("--model", default=BUNDLED, help="a model's name or folder, or a server's URL")
     parser.add_argument("--top", type=int, default=3, help="passages for the language model")
-    return parser.parse_args()
+    asked = parser.parse_args()
+    if not asked.question.strip():
+        raise InputError("the question is empty")
+    return asked
 
 
 def main() -> None:
@@ -185,8 +192,11 @@ def run(main: Callable[[], None]) -> None:
     """Run an example; what goes wrong is one line."""
     try:
         main()
-    except CrossRankError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:
+        ours = error if isinstance(error, CrossRankError) else error.__cause__  # Haystack's pipelines wrap it
+        if not isinstance(ours, CrossRankError):
+            raise
+        print(f"error: {ours}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -63,6 +63,7 @@ def test_the_answer_comes_first_with_its_source(script: str) -> None:
     done = run(script)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
+    assert "\n\nbefore: keywords and vectors, 20 candidates\n" in done.stdout
     before, after, passages = re.split(r"\n\n(?:after: CrossRank|for the language model)\n", done.stdout)
     source, answer = "en/amazon_rainforest.md:3", "Amazon rainforest The majority of the forest is contained"
     assert f"  {source}  {answer}" not in before
@@ -83,13 +84,23 @@ def test_a_question_in_chinese_over_a_folder_of_your_own(tmp_path: Path) -> None
     assert "[1] notes/a.md:3\n说明\n手机要充电。电池保持在两成到八成之间最耐用。" in done.stdout
 
 
-def test_a_folder_without_texts_and_a_server_that_is_not_there(tmp_path: Path) -> None:
-    done = run("rag.py", "--folder", str(tmp_path))
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"error: {tmp_path} has no Markdown or text files to read\n"
-    done = run("haystack_rag.py", "--model", "./no-such-model")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: the model folder no-such-model does not exist")
+@pytest.mark.parametrize("script", RAG)
+def test_what_goes_wrong_is_one_line(script: str, tmp_path: Path) -> None:
+    def error(*arguments: str) -> str:
+        done = run(script, *arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        [line] = done.stderr.splitlines()
+        return line
+
+    assert error("--folder", str(tmp_path)) == f"error: {tmp_path} has no Markdown or text files to read"
+    (tmp_path / "a.md").write_text("Cats sleep most of the day.", encoding="utf-8")
+    assert run(script, "What?", "--folder", str(tmp_path)).returncode == 0
+    assert error(" ", "--folder", str(tmp_path)) == "error: the question is empty"
+    there = ("What?", "--folder", str(tmp_path), "--model")
+    assert error(*there, "./none").startswith("error: the model folder none does not exist")
+    assert error(*there, "http://127.0.0.1:9").startswith("error: http://127.0.0.1:9/ does not answer: ")
+    (tmp_path / "b.txt").write_text("说明", encoding="gb18030")
+    assert error("--folder", str(tmp_path)).startswith(f"error: {tmp_path / 'b.txt'} is not UTF-8: ")
 
 
 def test_a_question_to_a_server(tmp_path: Path) -> None:
