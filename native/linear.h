@@ -22,29 +22,37 @@ template <bool int8, Gelu gelu_kind, bool bf16>
 void finish(const Linear& w, const Activations& x, const Output& out, int first, int rows, int column,
             const float* sums) {
     constexpr int kVectorsOfPanel = kPanel / kLanes;
+    Vf bias[kVectorsOfPanel], scale[kVectorsOfPanel];
+#pragma GCC unroll 8
     for (int v = 0; v < kVectorsOfPanel; ++v) {
-        const int at = column + v * kLanes;
-        const Vf bias = load<Vf>(w.bias + at);
-        const Vf scale = int8 ? load<Vf>(w.scale + at) : Vf{};
-        for (int r = 0; r < rows; ++r) {
-            const int row = first + r;
+        bias[v] = load<Vf>(w.bias + column + v * kLanes);
+        if constexpr (int8) scale[v] = load<Vf>(w.scale + column + v * kLanes);
+    }
+    char* to = static_cast<char*>(out.data) + first * out.stride + column * (bf16 ? 2 : 4);
+    const char* residual = reinterpret_cast<const char*>(out.residual);
+    if (residual) residual += first * out.residual_stride + 4 * column;
+    for (int r = 0; r < rows; ++r) {
+        // The shift is what the 128 added to the weights put in.
+        const Vi shift = int8 ? CR_WEIGHT_OFFSET * x.sum[first + r] - Vi{} : Vi{};
+        const Vf factor = int8 ? splat(x.scale[first + r]) : Vf{};
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectorsOfPanel; ++v) {
             Vf y;
             if constexpr (int8) {
-                // The shift is what the 128 added to the weights put in.
-                const Vi sum = load<Vi>(sums + r * kPanel + v * kLanes) - CR_WEIGHT_OFFSET * x.sum[row];
-                y = fma(__builtin_convertvector(sum, Vf) * x.scale[row], scale, bias);
+                const Vi sum = load<Vi>(sums + v * kLanes) - shift;
+                y = fma(__builtin_convertvector(sum, Vf) * factor, scale[v], bias[v]);
             } else {
-                y = load<Vf>(sums + r * kPanel + v * kLanes) + bias;
+                y = load<Vf>(sums + v * kLanes) + bias[v];
             }
             if constexpr (gelu_kind == Gelu::fine) y = gelu(y);
             if constexpr (gelu_kind == Gelu::coarse) y = gelu_coarse(y);
-            if (out.residual)
-                y += load<Vf>(reinterpret_cast<const char*>(out.residual) + row * out.residual_stride +
-                              4 * at);
-            char* to = static_cast<char*>(out.data) + row * out.stride;
-            if constexpr (bf16) store(to + 2 * at, to_bf16(y));
-            else store(to + 4 * at, y);
+            if (residual) y += load<Vf>(residual + 4 * v * kLanes);
+            if constexpr (bf16) store(to + 2 * v * kLanes, to_bf16(y));
+            else store(to + 4 * v * kLanes, y);
         }
+        sums += kPanel;
+        to += out.stride;
+        if (residual) residual += out.residual_stride;
     }
 }
 
