@@ -1,4 +1,6 @@
 import math
+import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,9 +53,14 @@ def test_top_n(top_n: int | None, expected: int) -> None:
     assert len(ranked([1.0, 3.0, 2.0], top_n=top_n)) == expected
 
 
-def test_a_negative_top_n_is_refused() -> None:
-    with pytest.raises(InputError, match="top_n is -1"):
-        ranked([1.0], top_n=-1)
+@pytest.mark.parametrize("top_n", [-1, "3", 2.5, 2.0, True, [1]])
+def test_what_is_no_count_is_refused_as_top_n(top_n: Any) -> None:
+    with pytest.raises(InputError, match=f"top_n is {re.escape(repr(top_n))}; it must be an integer"):
+        ranked([1.0], top_n=top_n)
+
+
+def test_numpys_numbers_are_numbers() -> None:
+    assert len(ranked([1.0, 3.0, 2.0], top_n=np.int64(2), threshold=np.float32(0.5))) == 2  # type: ignore[arg-type]
 
 
 def test_a_threshold_leaves_out_lower_scores_and_keeps_equal_ones() -> None:
@@ -62,9 +69,9 @@ def test_a_threshold_leaves_out_lower_scores_and_keeps_equal_ones() -> None:
     assert [hit.rank for hit in ranked([-1.0, 0.0, 1.0], top_n=1, threshold=0.1)] == [1]
 
 
-@pytest.mark.parametrize("threshold", [-0.1, 1.1, math.nan])
-def test_a_threshold_outside_of_0_to_1_is_refused(threshold: float) -> None:
-    with pytest.raises(InputError, match="threshold is"):
+@pytest.mark.parametrize("threshold", [-0.1, 1.1, math.nan, "x", "0.5", True, [0.5]])
+def test_what_is_no_number_of_0_to_1_is_refused_as_threshold(threshold: Any) -> None:
+    with pytest.raises(InputError, match=f"threshold is {re.escape(repr(threshold))}; it must be a number"):
         ranked([1.0], threshold=threshold)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any, overload
 
 import numpy as np
@@ -101,11 +102,16 @@ def check_finite(logits: Iterable[float]) -> None:
 
 
 def check_options(top_n: int | None, threshold: float | None) -> None:
-    """Raise InputError if top_n is negative or threshold is not between 0 and 1."""
-    if top_n is not None and top_n < 0:
-        raise InputError(f"top_n is {top_n}; it must be 0 or more, or None for all")
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise InputError(f"threshold is {threshold}; a score lies between 0 and 1")
+    """Raise InputError if top_n is no integer of 0 or more, or threshold is no number between 0 and 1."""
+    if top_n is not None and not (_is(top_n, Integral) and top_n >= 0):
+        raise InputError(f"top_n is {top_n!r}; it must be an integer of 0 or more, or None for all")
+    if threshold is not None and not (_is(threshold, Real) and 0 <= threshold <= 1):
+        raise InputError(f"threshold is {threshold!r}; it must be a number between 0 and 1, as scores are")
+
+
+def _is(value: object, kind: type[Integral] | type[Real]) -> bool:
+    """Whether it is such a number, numpy's included; True and False are none here."""
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def rank(
@@ -132,7 +138,7 @@ def rank(
         threshold: leave out documents with a score below it.
 
     Raises:
-        InputError: top_n is negative, or threshold is not between 0 and 1.
+        InputError: as ``check_options``.
         NonFiniteLogitError: a logit is NaN or infinite.
     """
     check_options(top_n, threshold)
