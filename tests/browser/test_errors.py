@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, Response, Route, expect
+from playwright.sync_api import Browser, Page, Request, Response, Route, expect
 
 from tests.browser.conftest import FAILURES, MINI, cards, fill, metric, page_of, until
 from tests.checkpoints import write_xlm_roberta
@@ -19,7 +19,8 @@ from tests.hub import Hub
 from tests.server.process import Server, serving
 
 # Several seconds of work on one thread.
-LARGE = {"query": "sky", "texts": [f"{i} " + "The sky is blue. " * 20 for i in range(300)]}
+MANY = [f"{i} " + "The sky is blue. " * 20 for i in range(300)]
+LARGE = {"query": "sky", "texts": MANY}
 
 
 @contextmanager
@@ -140,10 +141,10 @@ def test_two_models_take_turns_where_the_server_takes_one_request(browser: Brows
 
             def note(response: Response) -> None:
                 if response.url.endswith("/compare"):
-                    asked.append((response.request.post_data_json["model"], response.status))
+                    asked.append((model_of(response.request), response.status))
 
             page.on("response", note)
-            fill(page, "sky", LARGE["texts"][:20])
+            fill(page, "sky", MANY[:20])
             expect(cards(page, 2)).to_have_count(20)
             assert asked == [("crossrank-mini", 200), ("tiny", 200)]
             # An answer that is there is not asked for again when the next one has to wait.
@@ -155,9 +156,13 @@ def test_two_models_take_turns_where_the_server_takes_one_request(browser: Brows
             assert asked == [("crossrank-mini", 200), ("tiny", 429), ("tiny", 200)]
 
 
+def model_of(request: Request) -> str:
+    return str(json.loads(request.post_data or "")["model"])
+
+
 def busy_once(route: Route, model: str, asked: list[tuple[str, int]]) -> None:
     """Answer the first request for a model with 429."""
-    if route.request.post_data_json["model"] == model and not any(name == model for name, _ in asked):
+    if model_of(route.request) == model and model not in [name for name, _ in asked]:
         route.fulfill(status=429, json={"error": {"message": "full"}})
     else:
         route.continue_()
@@ -190,7 +195,7 @@ def test_a_lost_connection_is_found_again(browser: Browser, tmp_path: Path) -> N
         with page_of(browser, server, allowed=FAILURES) as page:
             page.goto(server.url)
             expect(cards(page, 1)).to_have_count(4)
-            page.fill("#documents", "\n".join(LARGE["texts"]))
+            page.fill("#documents", "\n".join(MANY))
             page.click("#run")
             until(lambda: metric(server, "te_queue_size") > 0)
             server.signal(signal.SIGKILL)
@@ -228,3 +233,49 @@ def test_a_request_that_takes_too_long_says_what_helps(guest: Page) -> None:
     guest.fill("#documents", "one\ntwo")
     guest.click("[data-way=again]")
     expect(cards(guest, 1)).to_have_count(2)
+
+
+HTML = "<html><body>nginx</body></html>"
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "tries"),
+    [
+        (502, "The server does not answer", 2),
+        (503, "The model is not ready yet", 2),
+        (429, "The server is busy", 2),
+        (413, "The server did not take this", 1),
+        (500, "The server failed", 1),
+        (200, "The server failed", 1),
+    ],
+)
+def test_what_a_proxy_says_is_understood(
+    browser: Browser, server: Server, status: int, said: str, tries: int
+) -> None:
+    """An answer that is not JSON: it is tried again where the server's own would be, and only there."""
+    with page_of(browser, server, allowed=FAILURES) as page:
+        page.goto(server.url)
+        expect(cards(page, 1)).to_have_count(4)
+        asked: list[str] = []
+
+        def answer(route: Route) -> None:
+            asked.append(route.request.url)
+            if len(asked) == 1:
+                route.fulfill(status=status, content_type="text/html", body=HTML)
+            else:
+                route.continue_()
+
+        page.route("**/compare", answer)
+        page.fill("#documents", "one\ntwo")
+        page.click("#run")
+        expect(page.locator("#notice")).to_contain_text(said)
+        expect(page.locator("#notice")).not_to_contain_text("SyntaxError")
+        if status != 502:
+            expect(page.locator("#notice")).to_contain_text(f"HTTP {status}")
+        if tries > 1:
+            expect(cards(page, 1)).to_have_count(2)
+            expect(page.locator("#notice")).to_be_hidden()
+        else:
+            page.wait_for_timeout(1500)
+            expect(page.locator("#notice")).to_contain_text(said)
+        assert len(asked) == tries

@@ -19,23 +19,29 @@ export class Problem extends Error {
   }
 }
 
-const KINDS = { 401: "key", 408: "late", 429: "busy", 503: "loading", 504: "late" };
+// 502 is a proxy's word for a server that is away.
+const KINDS = { 401: "key", 408: "late", 429: "busy", 502: "lost", 503: "loading", 504: "late" };
 
 async function ask(path, options) {
   const headers = { "x-client-name": "playground" };
   if (key.get()) headers.authorization = `Bearer ${key.get()}`;
   let response;
-  let body;
+  let text;
   try {
     response = await fetch(path, { ...options, headers, cache: "no-store", credentials: "omit" });
-    body = await response.json();
+    text = await response.text();
   } catch (error) {
-    if (options.signal?.aborted) throw new Problem("stopped");
-    throw new Problem(response && !response.ok ? "failed" : "lost", String(error));
+    throw new Problem(options.signal?.aborted ? "stopped" : "lost", String(error));
   }
-  if (response.ok) return body;
+  let body = null;
+  try {
+    body = JSON.parse(text);
+  } catch {
+    // The answer is somebody else's: a proxy's, say.
+  }
+  if (response.ok && body) return body;
   const message = body?.error?.message ?? body?.message ?? `HTTP ${response.status}`;
-  const kind = KINDS[response.status] ?? (response.status < 500 ? "refused" : "failed");
+  const kind = KINDS[response.status] ?? (response.status >= 400 && response.status < 500 ? "refused" : "failed");
   throw new Problem(kind, message, Number(response.headers.get("retry-after")) || 1);
 }
 
