@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import FilePayload, Page, expect
 
 from tests.browser.conftest import cards
 
@@ -33,6 +33,24 @@ GOOD = {
         None,
     ),
     "g.tsv": (b"text\tid\none, two\t1\n", "one, two", "line", None),
+    "spaces.csv": (b'id, text\n1, "hello, there" \n2,  bare\n', "hello, there\nbare", "line", None),
+    "excel.csv": (
+        'id;text;query\r\n1;"eins; zwei";Was?\r\n2;drei, vier;\r\n'.encode("utf-16"),
+        "eins; zwei\ndrei, vier",
+        "line",
+        "Was?",
+    ),
+    "tabs.csv": (b"id\ttext\n1\tone, two; three\n", "one, two; three", "line", None),
+    "single.csv": (b'text\none, two\n"three; ""four"""\n', 'one, two\nthree; "four"', "line", None),
+    "title.csv": (b"title,description\nA,long text\n", "long text", "line", None),
+    "body.csv": (b"title,body\nA rather long title,b\n", "b", "line", None),
+    "brace.txt": (
+        b'{"name"} is a placeholder\nand this a line\n',
+        '{"name"} is a placeholder\nand this a line',
+        "line",
+        None,
+    ),
+    "json.txt": (b'{"text": "one"}\n{"text": "two"}\n', "one\ntwo", "line", None),
     "old.txt": ("北京\n上海\n".encode("gb18030"), "北京\n上海", "line", None),
     "wide.txt": ("北京\nx".encode("utf-16"), "北京\nx", "line", None),
 }
@@ -44,6 +62,8 @@ BAD = {
     "b.jsonl": (b'{"text": "one"}\n{"text": \n', "Line 2 is not"),
     "c.txt": (b" \n\n", "There are no documents in it."),
     "d.csv": (b"text\n", "There are no documents in it."),
+    "quote.csv": (b'id,text\n1,"one"\n2,"two\n3,three\n', "The quotation marks from line 3 on do not match."),
+    "stray.csv": (b'id,text\n1,"one" more\n', "The quotation marks from line 2 on do not match."),
     "e.pdf": (b"%PDF-1.7\x00\x01\x02", "It is not text."),
 }
 
@@ -66,7 +86,30 @@ def test_what_was_changed_or_guessed_of_a_file_is_said(page: Page) -> None:
     choose(page, "b.jsonl", GOOD["b.jsonl"][0])
     expect(page.locator("#count")).to_contain_text("Blank lines within a document were taken out.")
     choose(page, "old.txt", GOOD["old.txt"][0])
-    expect(page.locator("#count")).to_have_text("2 documents from old.txt The file was read as GB18030.")
+    expect(page.locator("#count")).to_have_text("2 documents from old.txt. old.txt was read as GB18030.")
+    choose(page, "other.csv", b"id,blurb\n1,a long first text\n")
+    expect(page.locator("#count")).to_have_text(
+        "2 documents from other.csv. "
+        "No column of other.csv is called text: column 2 was read, with its first line."
+    )
+
+
+def test_several_files_are_joined(page: Page) -> None:
+    files: list[FilePayload] = [
+        {"name": "a.txt", "mimeType": "", "buffer": b"one\ntwo"},
+        {"name": "b.jsonl", "mimeType": "", "buffer": b'{"text": "three", "query": "which?"}'},
+        {"name": "c.txt", "mimeType": "", "buffer": "四\n五".encode("gb18030")},
+    ]
+    page.set_input_files("#file", files)
+    expect(page.locator("#count")).to_have_text(
+        "5 documents from a.txt, b.jsonl, c.txt. c.txt was read as GB18030."
+    )
+    expect(page.locator("#documents")).to_have_value("one\ntwo\nthree\n四\n五")
+    expect(page.locator("#query")).to_have_value("which?")
+    files[1] = {"name": "d.txt", "mimeType": "", "buffer": b"\n"}
+    page.set_input_files("#file", files)
+    expect(page.locator("#notice")).to_contain_text("d.txt cannot be used")
+    expect(page.locator("#documents")).to_have_value("one\ntwo\nthree\n四\n五")
 
 
 def test_a_file_that_cannot_be_used_says_why(page: Page) -> None:

@@ -287,20 +287,30 @@ async function restore() {
   return true;
 }
 
-async function take(file) {
-  try {
-    const found = await readFile(file);
-    const { text, split, changed } = joinTexts(found.documents);
-    Object.assign(state, { documents: text, split, query: found.query || $("query").value });
-    write();
-    hush();
-    const told = t("read", { documents: counted(found.documents.length), file: file.name });
-    $("count").textContent = told + (found.encoding === "UTF-8" ? "" : t("read_encoding", { encoding: found.encoding })) + (changed ? t("read_block") : "");
-    say($("count").textContent);
-  } catch (error) {
-    if (!(error instanceof FileError)) throw error;
-    tell("refused", { title: () => t("bad_file", { file: file.name }), message: () => t(error.message, error.values) });
+/** Put the documents of files, one after another, in the place of those that are there. */
+async function take(files) {
+  let documents = [];
+  let query = "";
+  let notes = "";
+  for (const file of files) {
+    try {
+      const found = await readFile(file);
+      documents = documents.concat(found.documents);
+      query ||= found.query;
+      if (found.encoding !== "UTF-8") notes += t("read_encoding", { file: file.name, encoding: found.encoding });
+      if (found.guessed) notes += t("read_column", { file: file.name, n: number(found.guessed) });
+    } catch (error) {
+      if (!(error instanceof FileError)) throw error;
+      return tell("refused", { title: () => t("bad_file", { file: file.name }), message: () => t(error.message, error.values) });
+    }
   }
+  const { text, split, changed } = joinTexts(documents);
+  Object.assign(state, { documents: text, split, query: query || $("query").value });
+  write();
+  hush();
+  const told = t("read", { documents: counted(documents.length), file: files.map((file) => file.name).join(", ") });
+  $("count").textContent = told + notes + (changed ? t("read_block") : "");
+  say($("count").textContent);
 }
 
 async function copy(text) {
@@ -393,7 +403,10 @@ $("theme").addEventListener("click", () => {
   store("theme", next);
 });
 $("skip").addEventListener("click", (event) => (event.preventDefault(), $("results").focus()));
-$("file").addEventListener("change", (event) => event.target.files[0] && take(event.target.files[0]).then(() => (event.target.value = "")));
+$("file").addEventListener("change", async (event) => {
+  if (event.target.files.length) await take([...event.target.files]);
+  event.target.value = ""; // or the same file could not be chosen again
+});
 $("code-close").addEventListener("click", () => $("code").close());
 $("code-copy").addEventListener("click", async () => {
   $("code-copy").textContent = t((await copy($("code-text").textContent)) ? "copied" : "copy_failed");
@@ -438,7 +451,7 @@ addEventListener("drop", (event) => {
   event.preventDefault();
   dragged = 0;
   $("drop").hidden = true;
-  if (event.dataTransfer.files[0]) take(event.dataTransfer.files[0]);
+  if (event.dataTransfer.files.length) take([...event.dataTransfer.files]);
 });
 
 setTheme(stored("theme") ?? "auto");

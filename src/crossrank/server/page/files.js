@@ -1,7 +1,11 @@
 // Files of documents: plain text, JSON Lines, CSV.
 
 const LARGEST = 16 * 2 ** 20;
-const COLUMNS = ["text", "document", "passage", "content", "body", "文本", "内容", "文档", "正文"];
+// What the column of documents may be called, the likeliest first.
+const COLUMNS = [
+  ...["text", "document", "passage", "content", "body", "chunk", "answer", "description", "title"],
+  ...["文本", "内容", "文档", "正文", "段落", "答案", "描述", "标题"],
+];
 
 /** A file's documents and query, or an error whose message is a key of i18n.js. */
 export class FileError extends Error {
@@ -16,9 +20,9 @@ export async function readFile(file) {
   const [text, encoding] = decode(new Uint8Array(await file.arrayBuffer()));
   const ending = file.name.toLowerCase().match(/\.(\w+)$/)?.[1] ?? "";
   let found;
-  if (["jsonl", "ndjson", "json"].includes(ending) || /^\s*\{"/.test(text)) found = readJsonLines(text);
-  else if (ending === "csv" || ending === "tsv") found = readTable(text, ending === "tsv" ? "\t" : ",");
-  else found = { documents: splitText(text, /\n[^\S\n]*\n/.test(text.trim()) ? "block" : "line") };
+  if (["jsonl", "ndjson", "json"].includes(ending)) found = readJsonLines(text);
+  else if (ending === "csv" || ending === "tsv") found = readTable(text, ending === "tsv" ? "\t" : separatorOf(text));
+  else found = readText(text);
   if (!found.documents.length) throw new FileError("bad_empty");
   return { query: "", ...found, encoding };
 }
@@ -54,6 +58,18 @@ export function joinTexts(documents) {
   return { text: blocks.join("\n\n"), split: "block", changed };
 }
 
+/** Lines or blocks, or JSON Lines under a name that does not say so. */
+function readText(text) {
+  if (/^\s*\{"/.test(text)) {
+    try {
+      return readJsonLines(text);
+    } catch (error) {
+      if (!(error instanceof FileError)) throw error; // else it only looked like JSON
+    }
+  }
+  return { documents: splitText(text, /\n[^\S\n]*\n/.test(text.trim()) ? "block" : "line") };
+}
+
 function readJsonLines(text) {
   let query = "";
   const documents = [];
@@ -84,11 +100,19 @@ function readJsonLines(text) {
   return { query, documents: documents.filter(Boolean) };
 }
 
+/** What the first line has most of: Excel writes semicolons in many countries. */
+function separatorOf(text) {
+  const first = text.split("\n", 1)[0].replace(/"[^"]*"/g, "");
+  const count = (separator) => first.split(separator).length - 1;
+  const best = [",", ";", "\t"].reduce((top, each) => (count(each) > count(top) ? each : top));
+  return count(best) ? best : "\0"; // a single column, in which commas are text
+}
+
 function readTable(text, separator) {
   const rows = cells(text, separator).filter((row) => row.some((cell) => cell.trim()));
   if (!rows.length) return { documents: [] };
   const names = rows[0].map((cell) => cell.trim().toLowerCase());
-  let column = names.findIndex((name) => COLUMNS.includes(name));
+  let column = names.indexOf(COLUMNS.find((name) => names.includes(name)));
   const headed = column >= 0;
   if (!headed) {
     const length = (i) => rows.reduce((sum, row) => sum + (row[i]?.length ?? 0), 0);
@@ -97,16 +121,17 @@ function readTable(text, separator) {
   const body = headed ? rows.slice(1) : rows;
   const asked = headed ? names.indexOf("query") : -1;
   const query = asked >= 0 ? (body[0]?.[asked]?.trim() ?? "") : "";
-  return { query, documents: body.map((row) => (row[column] ?? "").trim()).filter(Boolean) };
+  return { query, documents: body.map((row) => (row[column] ?? "").trim()).filter(Boolean), guessed: headed ? null : column + 1 };
 }
 
-/** CSV by RFC 4180: quotes around a cell, doubled within it. */
+/** CSV by RFC 4180: quotes around a cell, doubled within it. Spaces outside the quotes are nobody's text. */
 function cells(text, separator) {
   const rows = [[]];
-  const pattern = new RegExp(`(?:"((?:[^"]|"")*)"|([^"\\n${separator}][^\\n${separator}]*)?)(${separator}|\\r?\\n|$)`, "gy");
+  const pattern = new RegExp(`(?: *"([^"]*(?:""[^"]*)*)" *|(?! *")([^\\n${separator}]*?))(${separator}|\\r?\\n|$)`, "gy");
   while (pattern.lastIndex < text.length) {
+    const begin = pattern.lastIndex;
     const found = pattern.exec(text);
-    if (!found) throw new FileError("bad_kind");
+    if (!found) throw new FileError("bad_csv", { line: text.slice(0, begin).split("\n").length });
     rows.at(-1).push(found[1] !== undefined ? found[1].replaceAll('""', '"') : (found[2] ?? ""));
     if (found[3] !== separator) rows.push([]);
   }
