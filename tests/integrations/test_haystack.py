@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 from haystack import Document, Pipeline
@@ -22,7 +23,7 @@ from tests.server.process import Server
 def documents() -> list[Document]:
     texts = [*DOCUMENTS[3:], LONG, *DOCUMENTS[:3]]
     return [
-        Document(id=str(i), content=text, meta={"title": f"title {i}"}, score=0.5)
+        Document(id=str(i), content=text, meta={"title": f"title {i}", "pages": [i]}, score=0.5)
         for i, text in enumerate(texts)
     ]
 
@@ -61,8 +62,11 @@ def test_copies_with_new_scores(
         (str(h.index), h.score) for h in expected
     ]
     assert [document.meta for document in found] == [
-        {"title": f"title {hit.index}", "truncated": hit.index == 12} for hit in expected
+        {"title": f"title {hit.index}", "pages": [hit.index], "truncated": hit.index == 12}
+        for hit in expected
     ]
+    for document in found:
+        document.meta["pages"].append("changed")
     assert given == before
 
 
@@ -123,12 +127,44 @@ def test_documents_of_one_id_are_ranked_once(reranker: Reranker) -> None:
     assert CrossRankRanker(reranker).run(QUERY, [*given, *documents()]) == once
 
 
+def test_of_documents_of_one_id_the_best_is_ranked(reranker: Reranker) -> None:
+    given = [
+        Document(id="a", content=f"text {i}", score=score)
+        for i, score in enumerate([None, 0.3, 0.9, 0.9, 0.1])
+    ]
+    [found] = CrossRankRanker(reranker).run(QUERY, given)["documents"]
+    assert found.content == "text 2"
+
+
 def test_the_model_is_loaded_by_warm_up(tmp_path: Path) -> None:
     ranker = CrossRankRanker(tmp_path / "none")
     with pytest.raises(ModelNotFoundError):
         ranker.warm_up()
     with pytest.raises(ModelNotFoundError):
         asyncio.run(ranker.run_async(QUERY, documents()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"top_k": "3"}, "top_n is '3'"),
+        ({"top_k": 2.5}, "top_n is 2.5"),
+        ({"score_threshold": "x"}, "threshold is 'x'"),
+        ({"model": None}, "model is None"),
+        ({"options": [1]}, r"options is \[1\]"),
+        ({"model": "http://127.0.0.1:9", "api_key": "abc"}, "api_key is a "),
+    ],
+)
+def test_wrong_types_are_errors(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        CrossRankRanker(**arguments)
+
+
+def test_wrong_types_of_one_run_are_errors(reranker: Reranker) -> None:
+    wrong: list[dict[str, Any]] = [{"top_k": 2.5}, {"score_threshold": "x"}]
+    for options in wrong:
+        with pytest.raises(InputError, match="it must be a"):
+            CrossRankRanker(reranker).run(QUERY, documents(), **options)
 
 
 def test_mistakes_are_errors(reranker: Reranker, server: Server) -> None:

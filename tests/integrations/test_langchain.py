@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,43 @@ def test_top_n_and_threshold(reranker: Reranker) -> None:
     above = CrossRankCompressor(reranker, top_n=None, threshold=scores[4])
     assert [d.metadata["relevance_score"] for d in above.compress_documents(given, QUERY)] == scores[:5]
     assert above.compress_documents([], QUERY) == []
+
+
+def test_what_comes_back_shares_nothing_with_what_was_given(reranker: Reranker) -> None:
+    given = documents()
+    found = CrossRankCompressor(reranker, top_n=None).compress_documents(given, QUERY)
+    for document in found:
+        document.metadata["page"].append("changed")
+    assert given == documents()
+
+
+def test_copied_and_pickled(folder: Path, reranker: Reranker) -> None:
+    named = CrossRankCompressor(folder, options={"precision": "fp32", "threads": 1})
+    expected = named.compress_documents(documents(), QUERY)
+    for again in (
+        copy.deepcopy(named),
+        pickle.loads(pickle.dumps(named)),
+        copy.deepcopy(CrossRankCompressor(reranker)),
+    ):
+        assert again.compress_documents(documents(), QUERY) == expected
+    with pytest.raises(InputError, match="a Reranker object cannot be saved"):
+        pickle.dumps(CrossRankCompressor(reranker))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"top_n": "3"}, "top_n is '3'"),
+        ({"top_n": 2.5}, "top_n is 2.5"),
+        ({"threshold": "x"}, "threshold is 'x'"),
+        ({"model": None}, "model is None"),
+        ({"options": [1]}, r"options is \[1\]"),
+        ({"model": "http://127.0.0.1:9", "api_key": 1}, "api_key is a int"),
+    ],
+)
+def test_wrong_types_are_errors(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        CrossRankCompressor(**arguments)
 
 
 def test_mistakes_are_errors(reranker: Reranker, key: str, server: Server) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ def nodes() -> list[NodeWithScore]:
             node=TextNode(
                 text=text,
                 id_=str(i),
-                metadata={"title": f"title {i}", "page": i},
+                metadata={"title": f"title {i}", "page": [i]},
                 excluded_embed_metadata_keys=["page"],
             ),
             score=None if i == 4 else 1 / (i + 1),
@@ -113,6 +115,59 @@ def test_saved_and_made_again(folder: Path, reranker: Reranker, server: Server, 
     )
     assert again.postprocess_nodes(nodes(), query_str=QUERY) == expected
     assert key not in str(CrossRankPostprocessor(server.url, api_key=key).to_dict())
+
+
+def test_what_comes_back_shares_nothing_with_what_was_given(reranker: Reranker) -> None:
+    given = nodes()
+    for node in CrossRankPostprocessor(reranker, top_n=None).postprocess_nodes(given, query_str=QUERY):
+        node.metadata["page"].append("changed")
+    assert given == nodes()
+
+
+def test_a_second_pass_keeps_the_first_retrieval_score(reranker: Reranker) -> None:
+    processor = CrossRankPostprocessor(reranker, top_n=None)
+    once = processor.postprocess_nodes(nodes()[:4], query_str=QUERY)
+    twice = processor.postprocess_nodes(once, query_str="another query")
+    assert {node.node_id: node.metadata["retrieval_score"] for node in twice} == {
+        node.node_id: node.score for node in nodes()[:4]
+    }
+    for node in twice:
+        assert node.node.excluded_llm_metadata_keys == ["truncated", "retrieval_score"]
+        assert node.node.excluded_embed_metadata_keys == ["page", "truncated", "retrieval_score"]
+
+
+def test_copied_and_pickled(folder: Path, reranker: Reranker) -> None:
+    named = CrossRankPostprocessor(folder, options={"precision": "fp32", "threads": 1})
+    expected = named.postprocess_nodes(nodes(), query_str=QUERY)
+    for again in (
+        copy.deepcopy(named),
+        pickle.loads(pickle.dumps(named)),
+        copy.deepcopy(CrossRankPostprocessor(reranker)),
+    ):
+        assert again.postprocess_nodes(nodes(), query_str=QUERY) == expected
+
+
+def test_a_reranker_object_is_not_saved(reranker: Reranker) -> None:
+    processor = CrossRankPostprocessor(reranker)
+    for save in (processor.to_dict, processor.to_json, lambda: pickle.dumps(processor)):
+        with pytest.raises(InputError, match="a Reranker object cannot be saved"):
+            save()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"top_n": "3"}, "top_n is '3'"),
+        ({"top_n": 2.5}, "top_n is 2.5"),
+        ({"threshold": "x"}, "threshold is 'x'"),
+        ({"model": None}, "model is None"),
+        ({"options": [1]}, r"options is \[1\]"),
+        ({"model": "http://127.0.0.1:9", "api_key": 1}, "api_key is a "),
+    ],
+)
+def test_wrong_types_are_errors(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        CrossRankPostprocessor(**arguments)
 
 
 def test_mistakes_are_errors(reranker: Reranker, server: Server) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -115,6 +117,53 @@ def test_another_column(reranker: Reranker) -> None:
     given = results().rename(columns={"text": "body"})
     found = CrossRankTransformer(reranker, text_field="body")(given)
     assert found["score"].tolist() == CrossRankTransformer(reranker)(results())["score"].tolist()
+
+
+def test_copied_and_pickled(folder: Path, reranker: Reranker) -> None:
+    named = CrossRankTransformer(folder, options={"precision": "fp32", "threads": 1})
+    expected = named(results())
+    for again in (
+        copy.deepcopy(named),
+        pickle.loads(pickle.dumps(named)),
+        copy.deepcopy(CrossRankTransformer(reranker)),
+    ):
+        pd.testing.assert_frame_equal(again(results()), expected)
+    with pytest.raises(InputError, match="a Reranker object cannot be saved"):
+        pickle.dumps(CrossRankTransformer(reranker))
+
+
+def test_its_name_and_attributes(reranker: Reranker, server: Server, key: str) -> None:
+    transformer = CrossRankTransformer(reranker, top_n=3)
+    assert repr(transformer) == "CrossRankTransformer('tiny', top_n=3)"
+    found = {each.name: each.value for each in pt.inspect.transformer_attributes(transformer)}
+    assert found == {
+        "model": reranker,
+        "text_field": "text",
+        "top_n": 3,
+        "threshold": None,
+        "api_key": None,
+        "options": None,
+    }
+    fewer = pt.inspect.transformer_apply_attributes(transformer, top_n=1)
+    assert len(fewer(results())) == len(QUERIES)
+    served = CrossRankTransformer(server.url, api_key=key, options={"model": "tiny"})
+    assert repr(served) == f"CrossRankTransformer('{server.url}', options={{'model': 'tiny'}})"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"top_n": "3"}, "top_n is '3'"),
+        ({"top_n": 2.5}, "top_n is 2.5"),
+        ({"threshold": "x"}, "threshold is 'x'"),
+        ({"model": None}, "model is None"),
+        ({"options": [1]}, r"options is \[1\]"),
+        ({"model": "http://127.0.0.1:9", "api_key": 1}, "api_key is a "),
+    ],
+)
+def test_wrong_types_are_errors(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        CrossRankTransformer(**arguments)
 
 
 def test_mistakes_are_errors(reranker: Reranker, server: Server) -> None:

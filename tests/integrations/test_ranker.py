@@ -1,7 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
+import pickle
+import re
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -22,7 +27,7 @@ def ranker(request: pytest.FixtureRequest, folder: Path, reranker: Reranker, key
     if request.param == "name":
         return Ranker(folder, options={"precision": "fp32", "threads": 1, "device": "cpu"})
     server: Server = request.getfixturevalue("server")
-    return Ranker(server.url, api_key=key, options={"model": "tiny"})
+    return Ranker(server.url.upper(), api_key=key, options={"model": "tiny"})
 
 
 def test_all_three_rank_alike(ranker: Ranker, reranker: Reranker) -> None:
@@ -90,9 +95,17 @@ def test_the_event_loop_is_free_meanwhile(reranker: Reranker) -> None:
         ("http://127.0.0.1:9", {"options": {"api_key": "k"}}, "Client has no option api_key"),
         ("http://", {}, "'http://' is not an address"),
         ("crossrank-mini", {"options": {"threads": 0}}, "threads is 0"),
+        ("crossrank-mini", {"options": [1]}, r"options is \[1\]; it must be a dictionary"),
+        ("crossrank-mini", {"options": {1: 2}}, "Reranker has no option 1; it has device"),
+        ("http://127.0.0.1:9", {"api_key": 1}, "api_key is a int; it must be a string"),
+        (None, {}, "model is None; it must be a Reranker, a name, a folder or a server's URL"),
+        (123, {}, "model is 123"),
+        (b"crossrank-mini", {}, "model is b'crossrank-mini'"),
+        ("localhost:8124", {}, "'localhost:8124' is no model's name; .* 'http://localhost:8124'"),
+        ("127.0.0.1:80/x", {}, "'http://127.0.0.1:80/x'"),
     ],
 )
-def test_what_does_not_go_together_is_said(model: str, options: dict[str, Any], message: str) -> None:
+def test_what_does_not_go_together_is_said(model: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Ranker(model, **options)
 
@@ -100,6 +113,43 @@ def test_what_does_not_go_together_is_said(model: str, options: dict[str, Any], 
 def test_a_rerankers_options_are_its_own(reranker: Reranker) -> None:
     with pytest.raises(InputError, match="threads: a Reranker has its options already"):
         Ranker(reranker, options={"threads": 1})
+
+
+def test_a_copy_shares_the_model(ranker: Ranker) -> None:
+    assert copy.deepcopy(ranker).sync is ranker.sync
+
+
+def test_a_pickle_is_opened_again(ranker: Ranker, reranker: Reranker) -> None:
+    if ranker.model is reranker:
+        with pytest.raises(InputError, match="a Reranker object cannot be saved"):
+            pickle.dumps(ranker)
+    else:
+        again = pickle.loads(pickle.dumps(ranker))
+        assert again.sync.rank(QUERY, DOCUMENTS) == reranker.rank(QUERY, DOCUMENTS)
+
+
+FRAMEWORKS = ("haystack", "langchain_core", "llama_index", "mteb", "pyterrier", "torch", "httpx", "pydantic")
+
+
+def test_no_framework_is_imported_before_it_is_asked_for() -> None:
+    code = (
+        f"import crossrank, crossrank.integrations.ranker, sys; print(sys.modules.keys() & {set(FRAMEWORKS)})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("name", ["haystack", "langchain", "llamaindex", "mteb", "pyterrier"])
+def test_a_framework_that_is_missing_is_named_with_its_extra(name: str) -> None:
+    [framework] = [one for one in FRAMEWORKS if one.replace("_", "").startswith(name)]
+    code = f"import sys; sys.modules['{framework}'] = None; import crossrank.integrations.{name}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    last = done.stderr.splitlines()[-1]
+    assert re.fullmatch(
+        rf"ModuleNotFoundError: .* needs {framework}.*, which is not installed: "
+        rf"pip install 'crossrank\[{name}\]'",
+        last,
+    )
 
 
 def test_errors_are_crossranks(server: Server, tmp_path: Path) -> None:

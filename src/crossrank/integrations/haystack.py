@@ -7,24 +7,27 @@
 
     pipeline.add_component("ranker", CrossRankRanker("crossrank-mini", top_k=3))
     pipeline.connect("retriever.documents", "ranker.documents")
-    Pipeline.loads(pipeline.dumps(), allowed_modules=["crossrank.*"])
+    Pipeline.loads(pipeline.dumps(), allowed_modules=["crossrank.*"])  # Haystack 2: without allowed_modules
 """
 
 # Without `from __future__ import annotations`: Haystack reads the types of run, and not from strings.
 import asyncio
 import os
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
+from math import inf
 from typing import Any
 
-from haystack import Document, component, default_from_dict, default_to_dict
-from haystack.utils import Secret, deserialize_secrets_inplace
-
 from crossrank.errors import InputError
-from crossrank.integrations.ranker import Model, Ranker, is_url
+from crossrank.integrations.ranker import NOT_SAVED, Model, Ranker, check_arguments, extra, is_url
 from crossrank.models import BUNDLED
 from crossrank.ranking import Ranking, check_options
 from crossrank.reranker import Reranker
+
+with extra("haystack"):
+    from haystack import Document, component, default_from_dict, default_to_dict
+    from haystack.utils import Secret, deserialize_secrets_inplace
 
 __all__ = ["CrossRankRanker"]
 
@@ -36,7 +39,8 @@ class CrossRankRanker:
     """Documents in the order in which they answer the query, best first.
 
     What comes back are copies with new scores (0 to 1), whose meta has ``truncated`` (whether the
-    document was cut to fit the model's window). Documents of the same id are ranked once.
+    document was cut to fit the model's window; a field of that name is replaced). Of documents of the
+    same id the one with the highest score is ranked.
 
     Args:
         model: a Reranker, a model's name or folder, or a server's URL. A Reranker cannot be saved.
@@ -48,7 +52,7 @@ class CrossRankRanker:
         options: more arguments of ``Reranker`` or ``Client``, by name.
 
     Raises:
-        InputError: an option is out of range.
+        InputError: an argument is not as described, or out of range.
     """
 
     def __init__(
@@ -62,7 +66,10 @@ class CrossRankRanker:
         embedding_separator: str = "\n",
         options: dict[str, Any] | None = None,
     ) -> None:
+        check_arguments(model, options)
         check_options(top_k, score_threshold)
+        if not isinstance(api_key, Secret | None):
+            raise InputError(f"api_key is a {type(api_key).__name__}; it must be a haystack.utils.Secret")
         self.model = model
         self.top_k = top_k
         self.score_threshold = score_threshold
@@ -94,9 +101,7 @@ class CrossRankRanker:
             ValueError: the key is a token; take it from an environment variable.
         """
         if isinstance(self.model, Reranker):
-            raise InputError(
-                "a Reranker object cannot be saved; give its model's name, and what else it needs as options"
-            )
+            raise InputError(NOT_SAVED)
         saved: dict[str, Any] = default_to_dict(
             self,
             model=os.fspath(self.model),
@@ -163,8 +168,11 @@ class CrossRankRanker:
 
     def _read(self, documents: Sequence[Document]) -> tuple[list[Document], list[str]]:
         """Documents without doubles, and the text of each."""
-        unique = list({document.id: document for document in documents}.values())
-        return unique, [self._text(document) for document in unique]
+        best: dict[str, Document] = {}
+        for document in documents:
+            if document.id not in best or _score(document) > _score(best[document.id]):
+                best[document.id] = document
+        return list(best.values()), [self._text(document) for document in best.values()]
 
     def _text(self, document: Document) -> str:
         values = [*(document.meta.get(name) for name in self.meta_fields_to_embed), document.content]
@@ -174,12 +182,16 @@ class CrossRankRanker:
         return self.embedding_separator.join(parts)
 
 
+def _score(document: Document) -> float:
+    return -inf if document.score is None else float(document.score)
+
+
 def _ranked(documents: Sequence[Document], ranking: Ranking) -> list[Document]:
     return [
         replace(
             documents[hit.index],
             score=hit.score,
-            meta=documents[hit.index].meta | {"truncated": hit.truncated},
+            meta=deepcopy(documents[hit.index].meta) | {"truncated": hit.truncated},
         )
         for hit in ranking
     ]

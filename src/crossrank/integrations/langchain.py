@@ -13,15 +13,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
-from langchain_core.callbacks import Callbacks
-from langchain_core.documents import BaseDocumentCompressor, Document
-from pydantic import ConfigDict, PrivateAttr, SecretStr
-
-from crossrank.integrations.ranker import Model, Ranker
+from crossrank.integrations.ranker import Model, Ranker, extra
 from crossrank.models import BUNDLED
 from crossrank.ranking import Ranking, check_options
+
+with extra("langchain"):
+    from langchain_core.callbacks import Callbacks
+    from langchain_core.documents import BaseDocumentCompressor, Document
+    from pydantic import ConfigDict, PrivateAttr, SecretStr
 
 __all__ = ["CrossRankCompressor"]
 
@@ -30,7 +32,7 @@ class CrossRankCompressor(BaseDocumentCompressor):  # type: ignore[misc]  # mypy
     """Documents in the order in which they answer the query, best first.
 
     What comes back are copies, whose metadata has ``relevance_score`` (0 to 1) and ``truncated``
-    (whether the document was cut to fit the model's window).
+    (whether the document was cut to fit the model's window); fields of these names are replaced.
 
     Args:
         model: a Reranker, a model's name or folder, or a server's URL.
@@ -94,6 +96,6 @@ def _ranked(documents: Sequence[Document], ranking: Ranking) -> list[Document]:
     found = []
     for hit in ranking:
         document = documents[hit.index]
-        metadata = document.metadata | {"relevance_score": hit.score, "truncated": hit.truncated}
+        metadata = deepcopy(document.metadata) | {"relevance_score": hit.score, "truncated": hit.truncated}
         found.append(document.model_copy(update={"metadata": metadata}))
     return found

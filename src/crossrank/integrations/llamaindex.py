@@ -12,17 +12,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
-from llama_index.core.bridge.pydantic import Field, PrivateAttr
-from llama_index.core.callbacks import CBEventType, EventPayload
-from llama_index.core.postprocessor.types import BaseNodePostprocessor
-from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
-
 from crossrank.errors import InputError
-from crossrank.integrations.ranker import Model, Ranker
+from crossrank.integrations.ranker import NOT_SAVED, Model, Ranker, extra
 from crossrank.models import BUNDLED
 from crossrank.ranking import Ranking, check_options
+from crossrank.reranker import Reranker
+
+with extra("llamaindex"):
+    from llama_index.core.bridge.pydantic import Field, PrivateAttr
+    from llama_index.core.callbacks import CBEventType, EventPayload
+    from llama_index.core.postprocessor.types import BaseNodePostprocessor
+    from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 
 __all__ = ["CrossRankPostprocessor"]
 
@@ -32,11 +35,11 @@ class CrossRankPostprocessor(BaseNodePostprocessor):  # type: ignore[misc]  # my
 
     The text that is read is the one for embedding (``MetadataMode.EMBED``). What comes back are copies
     with new scores (0 to 1), whose metadata has ``truncated`` (whether the text was cut to fit the
-    model's window) and ``retrieval_score`` (the score before, if there was one); neither is shown
-    to an LLM or an embedding model.
+    model's window; a field of that name is replaced) and ``retrieval_score`` (the score before, if there
+    was one, and the metadata has none yet); neither is shown to an LLM or an embedding model.
 
     Args:
-        model: a Reranker, a model's name or folder, or a server's URL.
+        model: a Reranker, a model's name or folder, or a server's URL. A Reranker cannot be saved.
         top_n: how many nodes to return; None: all.
         threshold: leave out nodes with a score below it.
         api_key: for a server that asks for one.
@@ -70,6 +73,25 @@ class CrossRankPostprocessor(BaseNodePostprocessor):  # type: ignore[misc]  # my
     def class_name(cls) -> str:
         """The name in serialised form."""
         return "CrossRankPostprocessor"
+
+    def to_dict(self, **kwargs: Any) -> dict[str, Any]:
+        """The postprocessor as a dictionary, without the key.
+
+        Raises:
+            InputError: the model is a Reranker object.
+        """
+        self._check_saved()
+        saved: dict[str, Any] = super().to_dict(**kwargs)
+        return saved
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._check_saved()  # LlamaIndex would leave the model out
+        state: dict[str, Any] = super().__getstate__()
+        return state
+
+    def _check_saved(self) -> None:
+        if isinstance(self._ranker.model, Reranker):
+            raise InputError(NOT_SAVED)
 
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
@@ -111,13 +133,13 @@ def _ranked(nodes: Sequence[NodeWithScore], ranking: Ranking) -> list[NodeWithSc
     for hit in ranking:
         given = nodes[hit.index]
         ours: dict[str, Any] = {"truncated": hit.truncated}
-        if given.score is not None:
+        if given.score is not None and "retrieval_score" not in given.node.metadata:
             ours["retrieval_score"] = given.score
+        hidden = ("excluded_llm_metadata_keys", "excluded_embed_metadata_keys")
         node = given.node.model_copy(
             update={
-                "metadata": given.node.metadata | ours,
-                "excluded_llm_metadata_keys": [*given.node.excluded_llm_metadata_keys, *ours],
-                "excluded_embed_metadata_keys": [*given.node.excluded_embed_metadata_keys, *ours],
+                "metadata": deepcopy(given.node.metadata) | ours,
+                **{name: list(dict.fromkeys([*getattr(given.node, name), *ours])) for name in hidden},
             }
         )
         found.append(NodeWithScore(node=node, score=hit.score))

@@ -23,12 +23,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from mteb.models import ModelMeta
 
 from crossrank.errors import ServiceError, UnavailableError, UnknownModelError
-from crossrank.integrations.ranker import Model, Ranker
+from crossrank.integrations.ranker import Model, Ranker, extra
 from crossrank.models import BUNDLED
 from crossrank.reranker import Reranker
+
+with extra("mteb"):
+    from mteb.models import ModelMeta
 
 if TYPE_CHECKING:
     from mteb import TaskMetadata

@@ -13,12 +13,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import pyterrier as pt
 
-from crossrank.integrations.ranker import Model, Ranker
+from crossrank.integrations.ranker import Model, Ranker, extra
 from crossrank.models import BUNDLED
 from crossrank.ranking import RankedDocument, check_options
+
+with extra("pyterrier"):
+    import pandas as pd
+    import pyterrier as pt
 
 __all__ = ["CrossRankTransformer"]
 
@@ -28,7 +30,8 @@ class CrossRankTransformer(pt.Transformer):  # type: ignore[misc]  # mypy does n
 
     Reads the columns qid, query and the text; gives all columns back in a new frame, with ``score``
     (the logit, by which PyTerrier orders: scores of 0 to 1 would make ties of the best), ``rank`` (from
-    0, as PyTerrier counts) and ``truncated`` (whether the text was cut to fit the model's window).
+    0, as PyTerrier counts) and ``truncated`` (whether the text was cut to fit the model's window); columns
+    of these names are replaced.
 
     Args:
         model: a Reranker, a model's name or folder, or a server's URL.
@@ -57,6 +60,25 @@ class CrossRankTransformer(pt.Transformer):  # type: ignore[misc]  # mypy does n
         self.top_n = top_n
         self.threshold = threshold
         self._ranker = Ranker(model, api_key=api_key, options=options)
+
+    # What PyTerrier calls attributes: the arguments by their names.
+
+    @property
+    def model(self) -> Model:
+        return self._ranker.model
+
+    @property
+    def api_key(self) -> str | None:
+        return self._ranker.api_key
+
+    @property
+    def options(self) -> Mapping[str, Any] | None:
+        return self._ranker.options
+
+    def __repr__(self) -> str:
+        given = {name: getattr(self, name) for name in ("top_n", "threshold", "options")}
+        more = "".join(f", {name}={value!r}" for name, value in given.items() if value is not None)
+        return f"CrossRankTransformer({self._ranker.name!r}{more})"
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Rank the results of every query.

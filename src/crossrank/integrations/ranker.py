@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import re
 import weakref
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from crossrank.documents import Document
@@ -17,14 +20,21 @@ from crossrank.reranker import Reranker
 if TYPE_CHECKING:
     from crossrank.client import AsyncClient, Client
 
-__all__ = ["Model", "Ranker", "is_url"]
+__all__ = ["NOT_SAVED", "Model", "Ranker", "check_arguments", "extra", "is_url"]
 
 Model: TypeAlias = Reranker | str | os.PathLike[str]
 """A Reranker, a model's name or folder, or the URL of a server (http:// or https://)."""
 
+NOT_SAVED = "a Reranker object cannot be saved; give its model's name, and what else it needs as options"
+
+_HOST_AND_PORT = re.compile(r"[\w.-]+:\d+(/.*)?")
+
 
 class Ranker:
     """A model, opened.
+
+    A copy shares the model. What is pickled is the name or URL, the key and the options, of which it is
+    opened again.
 
     Args:
         model: a Reranker; a model's name or folder, which is loaded; or a server's URL.
@@ -33,18 +43,23 @@ class Ranker:
             ``Client`` (model, timeout ...) for a URL.
 
     Attributes:
+        model, api_key, options: what it was made of.
         name: of the model, or the URL.
         sync: what has ``rank`` and ``rank_many``, and is closed with this object; ``rank`` of this class is
             the one to await.
 
     Raises:
-        InputError: an option is unknown, or does not go with the model.
+        InputError: an argument is not as described, an option is unknown, or does not go with the model.
         ModelError, EngineError: as ``Reranker``.
     """
 
     def __init__(
         self, model: Model, *, api_key: str | None = None, options: Mapping[str, Any] | None = None
     ) -> None:
+        check_arguments(model, options)
+        if not isinstance(api_key, str | None):
+            raise InputError(f"api_key is a {type(api_key).__name__}; it must be a string")
+        self.model, self.api_key, self.options = model, api_key, options
         options = dict(options or {})
         self.name = model_name(model)
         self.sync: Reranker | Client
@@ -65,6 +80,14 @@ class Ranker:
             raise InputError(f"{', '.join(options)}: a Reranker has its options already; give them to it")
         else:
             self.sync = model
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Ranker:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if isinstance(self.model, Reranker):
+            raise InputError(NOT_SAVED)
+        return _opened, (self.model, self.api_key, self.options)
 
     async def rank(
         self,
@@ -104,9 +127,39 @@ class Ranker:
                 self._clients.pop(loop, None)
 
 
+def _opened(model: Model, api_key: str | None, options: Mapping[str, Any] | None) -> Ranker:
+    """For pickle, which gives no arguments by name."""
+    return Ranker(model, api_key=api_key, options=options)
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Let an import that fails inside say the extra that has what it needs."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"crossrank.integrations.{name} needs {error.name}, which is not installed: "
+            f"pip install 'crossrank[{name}]'",
+            name=error.name,
+        ) from error
+
+
 def is_url(model: Model) -> bool:
     """Whether a server is meant."""
-    return isinstance(model, str) and model.startswith(("http://", "https://"))
+    return isinstance(model, str) and model.lower().startswith(("http://", "https://"))
+
+
+def check_arguments(model: Model, options: Mapping[str, Any] | None) -> None:
+    """Raise InputError if they cannot be a model and its options."""
+    if not isinstance(model, Reranker | str | os.PathLike):
+        raise InputError(f"model is {model!r}; it must be a Reranker, a name, a folder or a server's URL")
+    if isinstance(model, str) and _HOST_AND_PORT.fullmatch(model) and not Path(model).exists():
+        raise InputError(
+            f"{model!r} is no model's name; a server's URL begins with http://: 'http://{model}'"
+        )
+    if not isinstance(options, Mapping | None):
+        raise InputError(f"options is {options!r}; it must be a dictionary: arguments by name")
 
 
 def model_name(model: Model) -> str:
@@ -118,6 +171,6 @@ def model_name(model: Model) -> str:
 
 def _check(options: Mapping[str, Any], taker: type[Reranker | Client], *, but: Sequence[str]) -> None:
     known = [name for name in inspect.signature(taker).parameters if name not in but]
-    wrong = [name for name in options if name not in known]
+    wrong = [str(name) for name in options if name not in known]
     if wrong:
         raise InputError(f"{taker.__name__} has no option {', '.join(wrong)}; it has {', '.join(known)}")
