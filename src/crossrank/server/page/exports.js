@@ -18,7 +18,11 @@ export function asJson(results, state) {
 }
 
 export function asCsv(results, state) {
-  const cell = (value) => (/[",\r\n]/.test(String(value)) ? `"${String(value).replaceAll('"', '""')}"` : String(value));
+  const cell = (value) => {
+    // A spreadsheet takes what begins so for a formula, and runs it; behind a ' it is text.
+    const text = typeof value === "string" && /^[=+\-@\t\r]/.test(value) ? `'${value}` : String(value);
+    return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  };
   const names = ["rank", "index", "score", "logit", "keyword_rank", "keyword_score", "truncated", "tokens"];
   const rows = results.answers.flatMap((answer) =>
     byRank(answer, state).map((each) => [answer.model, ...names.map((name) => each[name]), results.documents[each.index]]),
