@@ -145,7 +145,7 @@ def test_sliders_and_the_switch_act_without_a_request(browser: Browser, server: 
         expected = by(compared(server, QUERY, DOCUMENTS), "rank")
         slide(page, "top-n", 2)
         expect(cards(page, 1)).to_have_count(2)
-        expect(page.locator("#summary")).to_contain_text("2 kept")
+        expect(page.locator(".column.model p")).to_contain_text("2 kept")
         assert texts(page, 1) == [DOCUMENTS[document["index"]] for document in expected[:2]]
         expect(page.locator(".keywords .dropped")).to_have_count(3)
         expect(page.locator(".links path")).to_have_count(2)
@@ -264,6 +264,47 @@ def test_several_models_stand_side_by_side(page: Page, server: Server) -> None:
     expect(page.locator("#notice")).to_contain_text("Choose a model")
 
 
+def test_two_models_and_their_scores_fit_a_small_screen(browser: Browser, server: Server) -> None:
+    with page_of(browser, server, viewport={"width": 1280, "height": 720}) as page:
+        page.goto(server.url)
+        page.check("#models input[value=tiny]")
+        fill(page, QUERY, DOCUMENTS)
+        columns = page.locator("#columns")
+        assert columns.evaluate("e => e.scrollWidth - e.clientWidth") == 0
+        right = columns.evaluate("e => e.getBoundingClientRect().right")
+        for number in cards(page, 2).locator(".number").all():
+            assert number.evaluate("e => e.getBoundingClientRect().right") <= right
+            inside = (
+                "e => e.getBoundingClientRect().right <= e.closest('.card').getBoundingClientRect().right"
+            )
+            assert number.evaluate(inside)
+
+
+def test_what_is_kept_and_moved_is_said_of_each_model(page: Page, server: Server) -> None:
+    page.check("#models input[value=tiny]")
+    fill(page, QUERY, DOCUMENTS)
+    orders = [by(compared(server, QUERY, DOCUMENTS, model), "rank") for model in ("crossrank-mini", "tiny")]
+    places = {document["index"]: document["rank"] for document in orders[0]}
+    for card, document in zip(cards(page, 2).all(), orders[1], strict=True):
+        up = places[document["index"]] - document["rank"]
+        shown = card.locator(".move > [aria-hidden]").text_content()
+        assert shown == (f"▲ {up}" if up > 0 else f"▼ {-up}" if up < 0 else "=")
+        words = card.locator(".move").get_attribute("title") or ""
+        assert words.endswith("crossrank-mini")
+        path = page.locator(f".links >> nth=1 >> path[data-index='{document['index']}']")
+        kind = "rise" if up > 0 else "fall" if up < 0 else "level"
+        assert path.get_attribute("class") == kind
+    threshold = 0.5
+    slide(page, "threshold", threshold)
+    kept = [{d["index"] for d in order if d["score"] >= threshold} for order in orders]
+    assert len(kept[0]) != len(kept[1])
+    for column in (1, 2):
+        expect(page.locator(".column").nth(column).locator("p")).to_contain_text(
+            f"{len(kept[column - 1])} kept"
+        )
+    expect(page.locator(".keywords .dropped")).to_have_count(len(DOCUMENTS) - len(kept[0] | kept[1]))
+
+
 def test_a_link_holds_the_whole_state_and_no_log_sees_it(browser: Browser, server: Server) -> None:
     secret = "zebracorn documents"
     with page_of(browser, server) as page:
@@ -332,7 +373,7 @@ def test_what_is_shown_can_be_taken_along(page: Page, server: Server) -> None:
         [d["score"] for d in expected], abs=1e-3
     )
     rows = list(csv.DictReader(io.StringIO(export(page, "csv").read_bytes().decode("utf-8-sig"), newline="")))
-    assert [row["text"] for row in rows] == [documents[d["index"]] for d in expected]
+    assert [row["text"] for row in rows] == [documents[d["index"]].replace("=1", "'=1") for d in expected]
     assert [float(row["logit"]) for row in rows] == pytest.approx([d["logit"] for d in expected], abs=1e-2)
     with Image.open(export(page, "png")) as picture:
         assert picture.format == "PNG"
@@ -340,6 +381,34 @@ def test_what_is_shown_can_be_taken_along(page: Page, server: Server) -> None:
         colours = picture.convert("RGB").getcolors(1 << 24)
         assert colours is not None
         assert len(colours) > 50
+
+
+def test_no_text_of_a_csv_is_a_formula(page: Page) -> None:
+    evil = ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "plain = text", "'quoted'"]
+    fill(page, QUERY, evil)
+    rows = list(csv.DictReader(io.StringIO(export(page, "csv").read_bytes().decode("utf-8-sig"), newline="")))
+    assert sorted(row["text"] for row in rows) == sorted(
+        [*("'" + text for text in evil[:4]), "plain = text", "'quoted'"]
+    )
+    assert any(row["logit"].startswith("-") for row in rows)
+
+
+def test_a_picture_says_how_many_it_shows(page: Page) -> None:
+    page.evaluate(
+        """() => {
+        window.written = [];
+        const write = CanvasRenderingContext2D.prototype.fillText;
+        CanvasRenderingContext2D.prototype.fillText = function (text, ...rest) {
+            window.written.push(text);
+            return write.call(this, text, ...rest);
+        };
+        }"""
+    )
+    fill(page, QUERY, [f"Passage {i} of the sky" for i in range(1000)])
+    with Image.open(export(page, "png")) as picture:
+        assert picture.format == "PNG"
+    written = page.evaluate("() => window.written")
+    assert "CrossRank: 30 of 1,000 documents" in written
 
 
 @pytest.mark.parametrize("threshold", [0, 0.3])

@@ -13,6 +13,8 @@ export const figure = (value, scale) => value.toFixed(scale === "logit" ? 2 : 4)
 /** Which documents of a model's ranking are kept: the best n that have the score. */
 export const isKept = (document, state) => document.rank <= (state.topN ?? Infinity) && document.score >= state.threshold;
 
+export const keptOf = (documents, state) => documents.filter((each) => isKept(each, state)).length;
+
 /** The orders to show: [{ name, title, note, order: documents, best first, model or null }] */
 export function columnsOf(results, infos) {
   const by = (documents, name) => [...documents].sort((a, b) => a[name] - b[name]);
@@ -43,6 +45,7 @@ export class Results {
     this.columns = [];
     this.cards = []; // for each column: the card of each document, by its index
     this.lists = [];
+    this.notes = [];
     this.version = 0;
     this.element.addEventListener("click", (event) => this.choose(event));
     this.element.addEventListener("keydown", (event) => this.move(event));
@@ -65,17 +68,18 @@ export class Results {
     this.places = this.columns.map((column) => new Map(column.order.map((document, i) => [document.index, i])));
     this.version += 1;
     const children = [];
+    this.notes = this.columns.map((column) => h("p", "", { title: column.note }, column.note));
     this.lists = this.columns.map((column, i) => {
       const list = h("ol", "", { "aria-labelledby": `column-${i}` });
       const title = h("h3", "", { id: `column-${i}`, title: column.title }, column.title);
-      const note = h("p", "", { title: column.note }, column.note);
       if (i) children.push(h("div", "links", { "aria-hidden": "true" }));
-      children.push(h("div", `column ${i ? "model" : "keywords"}`, {}, title, note, list));
+      children.push(h("div", `column ${i ? "model" : "keywords"}`, {}, title, this.notes[i], list));
       return list;
     });
     this.element.replaceChildren(...children);
-    const wide = this.columns.length > 2 ? "minmax(260px, 1fr)" : "minmax(0, 1fr)";
-    this.element.style.gridTemplateColumns = this.columns.map(() => wide).join(" 84px ");
+    // Three columns fit beside the texts on a screen of 1280 pixels.
+    const [wide, links] = this.columns.length > 2 ? ["minmax(230px, 1fr)", " 44px "] : ["minmax(0, 1fr)", " 84px "];
+    this.element.style.gridTemplateColumns = this.columns.map(() => wide).join(links);
     this.fillTabs();
     this.measure();
     this.fill(0, AT_ONCE);
@@ -121,7 +125,7 @@ export class Results {
   fill(from, to) {
     this.columns.forEach((column, i) => {
       const cards = column.order.slice(from, to).map((document, k) => {
-        const card = this.card(column, document, from + k);
+        const card = this.card(i, document, from + k);
         this.cards[i][document.index] = card;
         return h("li", from + k === 0 ? "first" : "", {}, card);
       });
@@ -140,7 +144,7 @@ export class Results {
     });
   }
 
-  card(column, document, place) {
+  card(i, document, place) {
     const text = this.results.documents[document.index];
     const spans = document.keyword_spans.filter(([, end]) => end <= SHOWN);
     const body = h(
@@ -148,7 +152,7 @@ export class Results {
       "",
       {},
       h("span", "text", { dir: "auto" }, ...marked(text.slice(0, SHOWN), spans)),
-      h("span", "numbers", {}, h("span", "bar", {}, h("span")), h("span", "number"), ...this.tags(column, document)),
+      h("span", "numbers", {}, h("span", "bar", {}, h("span")), h("span", "number"), ...this.tags(i, document)),
     );
     const far = place >= 99 ? "place far" : "place";
     return h(
@@ -160,11 +164,17 @@ export class Results {
     );
   }
 
-  tags(column, document) {
-    if (!column.model) return [h("span", "tag", { hidden: true }, t("dropped"))];
-    const up = document.keyword_rank - document.rank;
+  /** How much better the place of a document is than in the column to the left, where its line comes from. */
+  rise(i, index) {
+    return this.places[i - 1].get(index) - this.places[i].get(index);
+  }
+
+  tags(i, document) {
+    if (!this.columns[i].model) return [h("span", "tag", { hidden: true }, t("dropped"))];
+    const up = this.rise(i, document.index);
     const kind = up > 0 ? "up" : up < 0 ? "down" : "";
-    const words = up ? t(up > 0 ? "moved_up" : "moved_down", { n: number(Math.abs(up)), from: number(document.keyword_rank) }) : t("stays");
+    const moved = { n: number(Math.abs(up)), from: number(document.rank + up), where: this.columns[i - 1].title };
+    const words = t(up > 0 ? "moved_up" : up < 0 ? "moved_down" : "stays", moved);
     const move = h(
       "span",
       `move ${kind}`,
@@ -178,7 +188,7 @@ export class Results {
   /** Numbers, bars, and what is kept: all that the switch and the sliders change. */
   update(state, from = 0, to = Infinity) {
     this.state = state;
-    const first = this.results.answers[0].documents;
+    const answers = this.results.answers;
     this.columns.forEach((column, i) => {
       const number = column.model ? state.scale : "keyword_score";
       const values = column.order.map((document) => document[number]);
@@ -202,21 +212,32 @@ export class Results {
         if (column.model) {
           card.parentElement.hidden = !isKept(document, state);
         } else {
-          const dropped = !isKept(first[document.index], state);
+          const dropped = !answers.some((answer) => isKept(answer.documents[document.index], state));
           card.classList.toggle("dropped", dropped);
           card.querySelector(".tag").hidden = !dropped;
         }
       });
     });
-    this.lists.forEach((list) => {
-      // The Tab key stops at a card that is there.
-      const stop = list.querySelector(".card[tabindex='0']");
+    for (const list of this.lists) {
       const first = list.querySelector("li:not([hidden]) > .card");
-      if (!stop.parentElement.hidden || !first) return;
-      stop.tabIndex = -1;
-      first.tabIndex = 0;
+      if (first && this.stopOf(list).parentElement.hidden) this.stopAt(first);
+    }
+    if (from > 0) return;
+    this.columns.forEach(({ model, order, note }, i) => {
+      const kept = model ? keptOf(order, state) : order.length;
+      this.notes[i].textContent = kept < order.length ? [t("kept", { n: number(kept) }), note].filter(Boolean).join(" · ") : note;
     });
-    if (from === 0) this.drawLinks();
+    this.drawLinks();
+  }
+
+  /** The card of a column at which the Tab key stops. */
+  stopOf(list) {
+    return list.querySelector(".card[tabindex='0']");
+  }
+
+  stopAt(card) {
+    this.stopOf(card.closest("ol")).tabIndex = -1;
+    card.tabIndex = 0;
   }
 
   drawLinks() {
@@ -245,13 +266,13 @@ export class Results {
     });
   }
 
-  /** Cards of the model's column come from where keywords had put them. */
+  /** Cards of a model's column come from where the column to the left has them. */
   animate() {
     if (this.results.documents.length > ANIMATED || matchMedia("(prefers-reduced-motion: reduce)").matches) return;
     this.columns.forEach((column, i) => {
-      if (!column.model) return;
+      if (!i) return;
       for (const document of column.order) {
-        const way = (document.keyword_rank - document.rank) * (this.row + GAP);
+        const way = this.rise(i, document.index) * (this.row + GAP);
         if (!way) continue;
         this.cards[i][document.index].parentElement.animate(
           [{ transform: `translateY(${way}px)` }, { transform: "none" }],
@@ -271,7 +292,7 @@ export class Results {
     this.onChoose(column.model ?? this.results.answers[0].model, Number(card.dataset.index));
   }
 
-  /** Arrow keys go through a column, so that it is one stop of the Tab key. */
+  /** Arrow keys go through a column, so that it is one stop of the Tab key, and to the same document in the next. */
   move(event) {
     const card = event.target.closest?.(".card");
     if (!card || event.altKey || event.ctrlKey || event.metaKey) return;
@@ -280,11 +301,11 @@ export class Results {
     const here = cards.indexOf(card);
     const page = 10;
     const to = { ArrowDown: here + 1, ArrowUp: here - 1, PageDown: here + page, PageUp: here - page, Home: 0, End: cards.length - 1 }[event.key];
-    if (to === undefined) return;
+    const aside = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    const next = aside ? this.cards[this.lists.indexOf(list) + aside]?.[card.dataset.index] : cards[Math.max(0, Math.min(cards.length - 1, to))];
+    if (!next || next.parentElement.hidden) return;
     event.preventDefault();
-    const next = cards[Math.max(0, Math.min(cards.length - 1, to))];
-    card.tabIndex = -1;
-    next.tabIndex = 0;
+    this.stopAt(next);
     next.focus();
   }
 
