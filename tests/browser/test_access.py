@@ -8,7 +8,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.conftest import cards, fill, page_of, texts
+from tests.browser.conftest import FAILURES, cards, fill, page_of, texts
 from tests.server.process import Server
 
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
@@ -161,6 +161,85 @@ def test_a_column_stays_within_reach_of_tab_when_fewer_are_kept(browser: Browser
         page.locator(".column.keywords .card[tabindex='0']").focus()
         page.keyboard.press("Tab")
         expect(stops).to_be_focused()
+
+
+def test_left_and_right_go_to_the_same_document(browser: Browser, server: Server) -> None:
+    with page_of(browser, server) as page:
+        page.goto(server.url)
+        expect(page.locator("#found")).to_be_visible()
+        fill(page, "blue sky", [f"Passage {i}, {'blue ' * (i % 4)}{'sky ' * (i % 3)}" for i in range(200)])
+        expect(cards(page, 1)).to_have_count(200)
+        card = cards(page, 1).first
+        index = card.get_attribute("data-index")
+        card.focus()
+        page.keyboard.press("ArrowLeft")
+        partner = page.locator(f".column.keywords .card[data-index='{index}']")
+        expect(partner).to_be_focused()
+        expect(partner).to_be_in_viewport()
+        expect(page.locator(".column.keywords .card[tabindex='0']")).to_have_count(1)
+        page.keyboard.press("ArrowLeft")
+        expect(partner).to_be_focused()
+        page.keyboard.press("ArrowRight")
+        expect(card).to_be_focused()
+
+
+def test_rank_is_within_reach_on_a_low_window(browser: Browser, server: Server) -> None:
+    with page_of(browser, server, viewport={"width": 1366, "height": 600}) as page:
+        page.goto(server.url)
+        page.check("#models input[value=tiny]")
+        fill(page, "sky", [f"Passage {i}" for i in range(300)])
+        for y in (0, 5000):
+            page.evaluate("y => scrollTo(0, y)", y)
+            expect(page.locator("#run")).to_be_in_viewport(ratio=1)
+        page.set_viewport_size({"width": 1000, "height": 600})
+        assert page.locator("#form").evaluate("e => e.scrollHeight - e.clientHeight") == 0
+
+
+def test_the_focus_is_never_lost(browser: Browser, server: Server) -> None:
+    with page_of(browser, server, allowed=FAILURES) as page:
+        page.goto(server.url)
+        expect(page.locator("#found")).to_be_visible()
+        for name in ("link", "curl", "python"):
+            page.focus("#export summary")
+            page.keyboard.press("Enter")
+            page.focus(f"[data-export={name}]")
+            page.keyboard.press("Enter")
+            expect(page.locator("#code")).to_be_visible()
+            page.keyboard.press("Escape")
+            expect(page.locator("#code")).to_be_hidden()
+            expect(page.locator("#export summary")).to_be_focused()
+        page.route("**/compare", lambda route: route.fulfill(status=500, json={"message": "no"}))
+        page.click("#run")
+        expect(page.locator("#notice")).to_contain_text("The server failed")
+        page.focus("[data-way=again]")
+        page.keyboard.press("Enter")
+        expect(page.locator("#results")).to_be_focused()
+        page.unroute("**/compare")
+        page.route("**/compare", lambda route: route.fulfill(status=429, json={"message": "full"}))
+        page.click("#run")
+        page.focus("[data-way=give_up]")
+        page.keyboard.press("Enter")
+        expect(page.locator("#notice")).to_contain_text("Stopped")
+        expect(page.locator("#results")).to_be_focused()
+
+
+def test_what_changes_elsewhere_is_announced(browser: Browser, server: Server) -> None:
+    with page_of(browser, server) as page:
+        page.goto(server.url)
+        expect(page.locator("#said")).to_contain_text("4 documents ranked")
+        page.focus("#top-n")
+        page.keyboard.press("ArrowLeft")
+        expect(page.locator("#said")).to_have_text("3 kept")
+        page.locator("#threshold").fill("1")
+        expect(page.locator("#said")).to_have_text("0 kept")
+        page.fill("#documents", "one\ntwo")
+        expect(page.locator("#said")).to_contain_text("2 documents")
+        page.check("#models input[value=tiny]")
+        page.click("#run")
+        expect(page.locator("#said")).to_contain_text("2 documents ranked")
+        page.locator("#threshold").fill("0")
+        page.locator("#top-n").fill("1")
+        expect(page.locator("#said")).to_have_text("crossrank-mini: 1 kept; tiny: 1 kept")
 
 
 def test_a_phone_shows_one_ranking_at_a_time(browser: Browser, server: Server) -> None:

@@ -7,11 +7,12 @@ import { asCsv, asCurl, asJson, asPython, save } from "./exports.js";
 import { FileError, joinTexts, readFile, splitText } from "./files.js";
 import { documents as counted, locale, number, speak, t } from "./i18n.js";
 import { draw } from "./picture.js";
-import { Results, isKept } from "./results.js";
+import { Results, keptOf } from "./results.js";
 import { pack, unpack } from "./state.js";
 import { Why } from "./why.js";
 
 const THEMES = ["auto", "light", "dark"];
+const REST = 500; // milliseconds without a change
 const BASE = new URL(".", location.href.split("#")[0]).href;
 
 let infos = []; // the served models
@@ -183,15 +184,18 @@ function refine(show = () => view.update(state)) {
   const logit = Math.log(state.threshold / (1 - state.threshold));
   $("threshold-value").textContent = state.threshold.toFixed(2) + (state.scale === "logit" && Number.isFinite(logit) ? ` (${logit.toFixed(1)})` : "");
   show();
-  const answer = results.answers[0];
-  const cut = answer.documents.filter((each) => each.truncated).length;
-  const kept = answer.documents.filter((each) => isKept(each, state)).length;
+  const cut = results.documents.filter((_, i) => results.answers.some((answer) => answer.documents[i].truncated)).length;
   const tokens = results.answers.reduce((sum, each) => sum + each.usage.total_tokens, 0);
   $("summary").textContent =
     t("summary", { documents: counted(most), tokens: number(tokens), ms: number(Math.round(results.ms)) }) +
-    (cut ? t("summary_cut", { n: number(cut) }) : "") +
-    (kept < most ? t("summary_kept", { n: number(kept) }) : "");
+    (cut ? t("summary_cut", { n: number(cut) }) : "");
 }
+
+/** How many documents are kept, of each model. */
+const keptWords = () =>
+  results.answers
+    .map((answer) => (results.answers.length > 1 ? `${answer.model}: ` : "") + t("kept", { n: number(keptOf(answer.documents, state)) }))
+    .join("; ");
 
 function openWhy(model, index) {
   why = [model, index];
@@ -227,6 +231,7 @@ function tell(kind, options = {}) {
   const { message, extra, again, focus } = options;
   const buttons = options.buttons ?? (again ? [["again", again]] : []);
   const text = ["refused", "failed"].includes(kind) ? null : t(`${kind}_text`);
+  leaveNotice();
   $("notice").hidden = false;
   $("working").hidden = true;
   $("notice").replaceChildren(
@@ -245,14 +250,24 @@ function tell(kind, options = {}) {
   return null;
 }
 
+/** A button that goes away takes the focus with it, unless it is moved before. */
+function leaveNotice() {
+  if ($("notice").contains(document.activeElement)) $("results").focus({ preventScroll: true });
+}
+
 function hush() {
+  leaveNotice();
   notice = null;
   $("notice").hidden = true;
   $("notice").replaceChildren();
 }
 
-function say(text) {
-  $("said").textContent = text;
+let saying = 0;
+
+/** Tell a screen reader; what changes with every key or step of a slider, when it has come to rest. */
+function say(text, after = 0) {
+  clearTimeout(saying);
+  saying = setTimeout(() => ($("said").textContent = text), after);
 }
 
 // --- links, files, exports ---
@@ -388,10 +403,10 @@ const store = (name, value) => localStorage.setItem(`crossrank-${name}`, value);
 const stored = (name) => localStorage.getItem(`crossrank-${name}`);
 
 $("form").addEventListener("submit", (event) => (event.preventDefault(), run()));
-$("documents").addEventListener("input", count);
+$("documents").addEventListener("input", () => (count(), say($("count").textContent, REST)));
 for (const radio of document.querySelectorAll("[name=split]")) radio.addEventListener("change", count);
 for (const radio of document.querySelectorAll("[name=scale]")) radio.addEventListener("change", () => (refine(), rememberSoon()));
-for (const id of ["top-n", "threshold"]) $(id).addEventListener("input", () => (refine(), rememberSoon()));
+for (const id of ["top-n", "threshold"]) $(id).addEventListener("input", () => (refine(), rememberSoon(), say(keptWords(), REST)));
 $("stop").addEventListener("click", () => running?.abort());
 $("language").addEventListener("click", () => {
   setLanguage(locale() === "zh" ? "en" : "zh");
@@ -415,6 +430,7 @@ $("export").addEventListener("click", (event) => {
   const wanted = event.target.dataset?.export;
   if (!wanted) return;
   $("export").open = false;
+  $("export").querySelector("summary").focus(); // a dialog gives the focus back to what had it
   EXPORTS[wanted]();
 });
 document.addEventListener("click", (event) => {

@@ -1,5 +1,6 @@
 // The rankings as a picture, drawn on a canvas.
 
+import { documents as counted, number, t } from "./i18n.js";
 import { columnsOf, figure, isKept } from "./results.js";
 
 const MOST = 30; // rows
@@ -73,7 +74,8 @@ export function draw(results, infos, state) {
       pen.stroke();
     });
   });
-  write("CrossRank", EDGE, height - 20, 12.5, "soft", 600);
+  const all = results.documents.length;
+  write(rows < all ? t("picture_rows", { n: number(rows), documents: counted(all) }) : "CrossRank", EDGE, height - 20, 12.5, "soft", 600);
   return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
 }
 
