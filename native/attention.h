@@ -129,8 +129,8 @@ CR_INLINE float weigh(float* scores, int count, float maximum, std::uint16_t* as
     }
     if (whole < count) {
         // The scores' row has room for a whole vector; lanes beyond the last key weigh nothing.
-        Vf w = exp2_nonpositive<bf16>(load<Vf>(scores + whole) - maximum);
-        for (int i = count - whole; i < kLanes; ++i) w[i] = 0;
+        const Vf all = exp2_nonpositive<bf16>(load<Vf>(scores + whole) - maximum);
+        const Vf w = kLane < count - whole ? all : Vf{};
         total += w;
         if constexpr (bf16) store(as_bf16 + whole, to_bf16(w));
         else store(scores + whole, w);
@@ -140,16 +140,17 @@ CR_INLINE float weigh(float* scores, int count, float maximum, std::uint16_t* as
     return sum(total);
 }
 
+// Whole vectors: scores beyond the last key are those of the last key again (pack_keys).
 CR_INLINE float maximum_of(const float* scores, int count) {
+    static_assert(kPanel % kLanes == 0);
     constexpr int kAtOnce = 4;  // independent maxima: one would wait for itself
     Vf largest[kAtOnce];
-    for (Vf& v : largest) v = splat(-__builtin_inff());
-    int i = 0;
-    for (; i + kAtOnce * kLanes <= count; i += kAtOnce * kLanes)
+    for (Vf& v : largest) v = load<Vf>(scores);
+    int i = kLanes;
+    for (; i + (kAtOnce - 1) * kLanes < count; i += kAtOnce * kLanes)
         for (int v = 0; v < kAtOnce; ++v) largest[v] = max(largest[v], load<Vf>(scores + i + v * kLanes));
-    float m = max_of(max(max(largest[0], largest[1]), max(largest[2], largest[3])));
-    for (; i < count; ++i) m = scores[i] > m ? scores[i] : m;
-    return m;
+    for (; i < count; i += kLanes) largest[0] = max(largest[0], load<Vf>(scores + i));
+    return max_of(max(max(largest[0], largest[1]), max(largest[2], largest[3])));
 }
 
 // out = (out * rescale + sums) * inverse for `width` columns; in the first block of keys, out = sums *
