@@ -72,6 +72,57 @@ def test_the_example_prints_what_is_shown() -> None:
     assert first[0] == first[1]
 
 
+# Of what is imported: what is installed for it. The rest comes with these, or with crossrank itself.
+DISTRIBUTIONS = {
+    "faiss": "faiss-cpu",
+    "haystack": "haystack-ai",
+    "langchain_classic": "langchain-classic",
+    "langchain_core": "langchain-core",
+    "llama_index": "llama-index-core",
+    "mteb": "mteb",
+    "pyterrier": "pyterrier",
+}
+
+
+def needed(code: str) -> set[str]:
+    """What a program imports, the examples' rag.py followed; and a client, since --model may be a URL."""
+    imported = set(re.findall(r"^(?:from|import) (\w+)", code, re.MULTILINE))
+    rag = needed((ROOT / "examples" / "rag.py").read_text(encoding="utf-8")) if "rag" in imported else set()
+    return rag | {"httpx"} | {DISTRIBUTIONS[name] for name in imported & DISTRIBUTIONS.keys()}
+
+
+def installed(command: str) -> set[str]:
+    """What an install line names, by itself or in CrossRank's extras."""
+    metadata = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    found = set()
+    for word in shlex.split(command)[2:]:
+        extras = re.fullmatch(r"(?:\.|crossrank)\[(.*)\]", word)
+        if extras is None:
+            found.add(re.split("[>=;]", word)[0])
+            continue
+        for extra in extras[1].split(","):
+            [listed] = re.findall(rf"^{extra} = \[(.*)\]$", metadata, re.MULTILINE)
+            found |= installed("pip install " + listed.replace('", "', '" "'))
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_install_lines_have_all_that_is_imported(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    lines = dict(re.findall(r"`(crossrank\.integrations\.\w+)\.\w+` \| `(pip install .*?)`", text))
+    lines |= dict(re.findall(r"`examples/(\w+\.py)` \| `(pip install .*?)`", text))
+    [command] = [line for code in blocks(page, "sh") for line in code.splitlines() if "pip install" in line]
+    lines["rag.py"] = command
+    assert len(lines) == 9
+    for what, line in lines.items():
+        if what.endswith(".py"):
+            code = (ROOT / "examples" / what).read_text(encoding="utf-8")
+            assert line.removeprefix("pip install ") in code.split('"""')[1]
+        else:
+            code = block(what.rpartition(".")[2])
+        assert needed(code) <= installed(line), what
+
+
 def test_langchain(capsys: pytest.CaptureFixture[str]) -> None:
     store = InMemoryVectorStore(DeterministicFakeEmbedding(size=8))
     store.add_documents([Document(text) for text in TEXTS])
@@ -101,6 +152,7 @@ def test_haystack(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(lines) == 3
     assert re.fullmatch(rf"0\.\d+ False {re.escape(TEXTS[0])}", lines[0])
     assert names["again"].to_dict() == pipeline.to_dict()
+    assert "# Haystack 2: without allowed_modules" in block("haystack")
 
 
 @pytest.mark.filterwarnings("ignore:The inplace keyword in DataFrame")
