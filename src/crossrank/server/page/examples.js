@@ -1,7 +1,7 @@
 // Examples to click. The bundled model was trained on none of these texts.
 
 const LEASE = `Harbour View Apartments, general conditions of lease.
-The landlord lets the apartment to the tenant for the purpose of living in it, and for no other. The rent is due on the first working day of each month, and is paid to the account named on the first page. A deposit of two months' rent is kept on a separate account, and is paid back with interest within six weeks after the keys have been returned.
+The landlord lets the apartment to the tenant for the purpose of living in it, and for no other. The rent is due on the first working day of each month, and is paid to the account named on the first page. A deposit of two months' rent is kept on a separate account.
 The tenant keeps the rooms clean and airs them daily. Small repairs of up to 80 euros are the tenant's own business; everything beyond that is reported to the caretaker, who sends a craftsman. Windows are cleaned at least twice a year. Bicycles are kept in the cellar, and prams may stand in the hall as long as the way to the stairs stays free. Music and noise are kept down between ten in the evening and seven in the morning.
 Pets need the landlord's consent, which is given unless the neighbours have good reasons against it. Fish and other small animals in cages or tanks need none. Smoking is not allowed in the hall, in the lift and in the cellar. A satellite dish may be put up only where no cable connection is offered.
 Whoever wants to move out before the agreed term has ended may do so with three months' notice in writing, if a new job is more than fifty kilometres away or an illness makes the stairs impossible. In all other cases a successor must be found whom the landlord accepts.

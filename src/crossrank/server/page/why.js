@@ -107,7 +107,7 @@ export class Why {
       children.push(
         strip,
         h("div", "between scale small", {}, this.colours(found, pieces), h("p", "scale", {}, h("span", "scale-text"), h("i", "", { "aria-hidden": "true" }), h("span", "scale-end"))),
-        this.table(rows),
+        h("div", "rows", { tabindex: 0, role: "group", "aria-label": t("why_table") }, this.table(rows)),
       );
     }
     if (found.sentences_left_out) children.push(h("p", "small", {}, t("why_left", { n: number(found.sentences_left_out) })));
@@ -116,6 +116,10 @@ export class Why {
     this.colour("fall", found, pieces);
     const warmest = found.sentences.reduce((top, each, i) => ((each.logit_fall ?? 0) > (found.sentences[top].logit_fall ?? 0) ? i : top), 0);
     strip.scrollTop = pieces[warmest].offsetTop - strip.offsetTop - strip.clientHeight / 2;
+    if (!(found.sentences[warmest].logit_fall > 0)) return;
+    rows[warmest].classList.add("decisive");
+    const table = this.body.querySelector(".rows");
+    table.scrollTop = rows[warmest].offsetTop - table.clientHeight / 2;
   }
 
   /** The switch between the two ways to colour the text. */
