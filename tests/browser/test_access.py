@@ -242,6 +242,34 @@ def test_what_changes_elsewhere_is_announced(browser: Browser, server: Server) -
         expect(page.locator("#said")).to_have_text("crossrank-mini: 1 kept; tiny: 1 kept")
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_ranking_of_other_texts_is_seen_as_such(browser: Browser, server: Server, scheme: str) -> None:
+    with page_of(browser, server, allowed=FAILURES, color_scheme=scheme) as page:
+        page.goto(server.url)
+        expect(page.locator("#found")).to_be_visible()
+        changed = page.locator("#changed")
+        expect(changed).to_be_hidden()
+        texts = page.input_value("#documents")
+        page.fill("#documents", texts + "\none more")
+        expect(changed).to_contain_text("The texts have changed")
+        expect(page.locator("#found")).to_have_class("old")
+        expect(page.locator("#said")).to_contain_text("The texts have changed")
+        check(page)
+        page.fill("#documents", texts + "\n ")
+        expect(changed).to_be_hidden()
+        page.fill("#query", "another")
+        expect(changed).to_be_visible()
+        page.click("#run")
+        expect(changed).to_be_hidden()
+        expect(page.locator("#found")).to_have_class("")
+        page.set_input_files("#file", {"name": "a.txt", "mimeType": "", "buffer": b"one\ntwo"})
+        expect(changed).to_be_visible()
+        page.route("**/compare", lambda route: route.fulfill(status=429, json={"message": "full"}))
+        page.click("#run")
+        page.click("[data-way=give_up]")
+        expect(changed).to_be_visible()
+
+
 def test_a_phone_shows_one_ranking_at_a_time(browser: Browser, server: Server) -> None:
     with page_of(browser, server, **PHONE) as page:
         page.goto(server.url)

@@ -233,7 +233,14 @@ def test_a_long_document_is_cut_and_the_page_says_where(page: Page, server: Serv
     unread = [sentence["text"] for sentence in found["sentences"] if not sentence["read"]]
     assert page.locator("#why .strip > .unread").all_text_contents() == unread
     assert page.locator("#why tbody tr", has_text="not read").count() == len(unread) > 3
-    expect(page.locator("#why .strip > .warm", has_text="Whoever wants to move out")).to_be_in_viewport()
+    answer = "Whoever wants to move out"
+    expect(page.locator("#why .strip > .warm", has_text=answer)).to_be_in_viewport()
+    row = page.locator("#why tbody tr.decisive")
+    expect(row).to_contain_text(answer)
+    expect(row).to_be_in_viewport(ratio=1)
+    assert int(row.locator("td").first.evaluate("e => getComputedStyle(e).fontWeight")) > 500
+    # Of the documented example the answer is the best sentence by itself as well.
+    assert max(found["sentences"], key=lambda each: each["score"])["text"].startswith(answer)
 
 
 def test_an_answer_beyond_the_window_is_pointed_out(page: Page) -> None:
@@ -337,11 +344,61 @@ def test_a_link_holds_the_whole_state_and_no_log_sees_it(browser: Browser, serve
     assert link.partition("#")[2] not in server.log.read_text()
 
 
-@pytest.mark.parametrize("fragment", ["#1.AAAA", "#1.", "#other", "#1.q1YqLE0tqlSyUkrOzy1ILMpJTVGqBQA"])
-def test_a_link_that_is_broken_is_a_first_visit(browser: Browser, server: Server, fragment: str) -> None:
+@pytest.mark.parametrize("fragment", ["#1.AAAA", "#1.", "#1.garbage", "#1.q1YqLE0tqlSyUkrOzy1ILM"])
+def test_a_link_that_is_broken_is_called_so(browser: Browser, server: Server, fragment: str) -> None:
     with page_of(browser, server) as page:
         page.goto(server.url + "/" + fragment)
-        expect(page.locator("#found, #notice").filter(visible=True)).to_have_count(1)
+        expect(page.locator("#notice")).to_contain_text("This link is damaged")
+        expect(page.locator("#empty")).to_be_visible()
+        expect(page.locator("#found")).to_be_hidden()
+        page.click("[data-example=bread]")
+        expect(cards(page, 1)).to_have_count(4)
+        expect(page.locator("#notice")).to_be_hidden()
+        page.evaluate("hash => { location.hash = hash; }", fragment)
+        expect(page.locator("#notice")).to_contain_text("This link is damaged")
+        expect(page.locator("#empty")).to_be_hidden()
+        expect(cards(page, 1)).to_have_count(4)
+
+
+def test_another_fragment_is_a_first_visit(browser: Browser, server: Server) -> None:
+    with page_of(browser, server) as page:
+        page.goto(server.url + "/#other")
+        expect(cards(page, 1)).to_have_count(4)
+        expect(page.locator("#notice")).to_be_hidden()
+
+
+def test_models_of_a_link_that_are_not_served_are_named(page: Page, server: Server) -> None:
+    state = {"query": "q", "documents": "one\ntwo", "models": ["tiny", "gone/model"]}
+    script = "async (state) => (await import('/page/state.js')).pack(state)"
+    link = server.url + "/" + page.evaluate(script, state)
+    page.evaluate("link => { location.href = link; }", link)  # into a page that is open
+    for _ in range(2):
+        expect(page.locator("#notice")).to_contain_text("Not all models of this link are here")
+        expect(page.locator("#notice")).to_contain_text("gone/model")
+        assert page.locator(".column h3").all_text_contents() == ["Keywords (BM25)", "tiny"]
+        expect(cards(page, 1)).to_have_count(2)
+        page.goto("about:blank")
+        page.goto(link)
+
+
+def test_what_an_example_or_a_file_replaces_is_a_step_back(page: Page) -> None:
+    fill(page, "my question", ["my first", "my second", "my third"])
+    page.fill("#documents", "mine, not yet ranked\nand another")
+    page.click("[data-example=bread]")
+    expect(cards(page, 1)).to_have_count(4)
+    page.go_back()
+    expect(page.locator("#documents")).to_have_value("mine, not yet ranked\nand another")
+    expect(page.locator("#query")).to_have_value("my question")
+    expect(cards(page, 1)).to_have_count(2)
+    page.go_forward()
+    expect(page.locator("#query")).to_have_value("Is it safe to eat moldy bread?")
+    page.set_input_files("#file", {"name": "a.txt", "mimeType": "", "buffer": b"from a file"})
+    expect(page.locator("#documents")).to_have_value("from a file")
+    page.wait_for_timeout(100)
+    page.click("#run")
+    expect(cards(page, 1)).to_have_count(1)
+    page.go_back()
+    expect(cards(page, 1)).to_have_count(4)
 
 
 def export(page: Page, name: str) -> Path:

@@ -8,7 +8,7 @@ import { FileError, joinTexts, readFile, splitText } from "./files.js";
 import { documents as counted, locale, number, speak, t } from "./i18n.js";
 import { draw } from "./picture.js";
 import { Results, keptOf } from "./results.js";
-import { pack, unpack } from "./state.js";
+import { isLink, pack, unpack } from "./state.js";
 import { Why } from "./why.js";
 
 const THEMES = ["auto", "light", "dark"];
@@ -49,7 +49,21 @@ function write() {
   count();
 }
 
-const count = () => ($("count").textContent = counted(read().length));
+function count() {
+  $("count").textContent = counted(read().length);
+  age();
+}
+
+/** Say so where the ranking that is shown is of other texts than those that are written. */
+function age() {
+  const documents = read();
+  const same = () => state.query === results.query && documents.length === results.documents.length && documents.every((text, i) => text === results.documents[i]);
+  const old = results !== null && running === null && !same();
+  $("found").classList.toggle("old", old);
+  $("changed").hidden = !old;
+}
+
+const changedWords = () => ($("changed").hidden ? "" : t("changed"));
 
 async function run(asked = true) {
   const documents = read();
@@ -61,6 +75,7 @@ async function run(asked = true) {
   const mine = (running = new AbortController());
   why = null;
   hush();
+  age();
   const begun = performance.now();
   const clock = working(mine, () => t("working", { documents: counted(documents.length), s: Math.floor((performance.now() - begun) / 1000) }));
   const query = state.query;
@@ -150,6 +165,8 @@ function askKey() {
 async function connect(signal) {
   infos = (await info(signal)).models;
   const known = state.models.filter((name) => infos.some((each) => each.name === name));
+  const unknown = state.models.filter((name) => !known.includes(name));
+  if (unknown.length) tell("unserved", { message: unknown.join(", ") });
   state.models = known.length ? known : [infos[0].name];
   $("models").hidden = infos.length < 2;
   $("models").replaceChildren(
@@ -165,6 +182,7 @@ async function connect(signal) {
 function present(fresh) {
   $("empty").hidden = true;
   $("found").hidden = false;
+  age();
   const most = results.documents.length;
   $("top-n").max = most;
   $("top-n").value = state.topN ?? most;
@@ -218,6 +236,7 @@ function working(mine, text) {
     clearInterval(clock);
     if (running !== mine) return; // another one took its place
     running = null;
+    age();
     $("working").hidden = true;
     if ($("stop") === document.activeElement) $("run").focus();
     $("stop").hidden = true;
@@ -287,10 +306,25 @@ function rememberSoon() {
   later = setTimeout(remember, 250);
 }
 
+/** Keep what is on the page as a step of the browser's way back, before something else takes its place. */
+async function leave() {
+  clearTimeout(later);
+  read();
+  await remember();
+  history.pushState(null, "", location.href);
+}
+
+/** Show what the address holds; false where it holds nothing. */
 async function restore() {
+  if (!isLink(location.hash)) return false;
   const found = await unpack(location.hash);
-  if (!found) return false;
+  if (!found) {
+    $("empty").hidden = results !== null;
+    tell("bad_link");
+    return true;
+  }
   const { why: opened, topN, ...rest } = found;
+  infos = []; // so that the models are looked up: these may be others
   Object.assign(state, rest);
   write();
   await run(false);
@@ -320,6 +354,7 @@ async function take(files) {
     }
   }
   const { text, split, changed } = joinTexts(documents);
+  await leave();
   Object.assign(state, { documents: text, split, query: query || $("query").value });
   write();
   hush();
@@ -373,7 +408,10 @@ function setLanguage(wanted) {
   $("examples").replaceChildren(
     ...EXAMPLES.map((example) => {
       const button = h("button", "", { type: "button", "data-example": example.id }, example.label[locale()]);
-      button.addEventListener("click", () => useExample(example));
+      button.addEventListener("click", async () => {
+        await leave();
+        useExample(example);
+      });
       return button;
     }),
   );
@@ -403,7 +441,8 @@ const store = (name, value) => localStorage.setItem(`crossrank-${name}`, value);
 const stored = (name) => localStorage.getItem(`crossrank-${name}`);
 
 $("form").addEventListener("submit", (event) => (event.preventDefault(), run()));
-$("documents").addEventListener("input", () => (count(), say($("count").textContent, REST)));
+$("query").addEventListener("input", () => (age(), say(changedWords(), REST)));
+$("documents").addEventListener("input", () => (count(), say(`${$("count").textContent}. ${changedWords()}`, REST)));
 for (const radio of document.querySelectorAll("[name=split]")) radio.addEventListener("change", count);
 for (const radio of document.querySelectorAll("[name=scale]")) radio.addEventListener("change", () => (refine(), rememberSoon()));
 for (const id of ["top-n", "threshold"]) $(id).addEventListener("input", () => (refine(), rememberSoon(), say(keptWords(), REST)));

@@ -20,9 +20,10 @@ export async function pack(state) {
   return text.length > LONGEST ? null : text;
 }
 
-/** The state of a fragment, or null where it has none that can be read. */
+export const isLink = (fragment) => fragment.startsWith("#1.");
+
+/** The state of a link's fragment, or null where it cannot be read: links are cut on their way. */
 export async function unpack(fragment) {
-  if (!fragment.startsWith("#1.")) return null;
   try {
     const bytes = await through(toBytes(fragment.slice(3)), new DecompressionStream("deflate-raw"));
     return checked(JSON.parse(new TextDecoder().decode(bytes)));
