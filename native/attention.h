@@ -108,8 +108,8 @@ void pack_values_bf16(const char* v, std::ptrdiff_t stride, int count, int dim, 
                 odd = reinterpret_cast<const char*>(o);
             }
             for (int n = 0; n < kPanel; n += kLanes) {
-                const Vu low = __builtin_convertvector(load<Vh>(even + 2 * n), Vu);
-                const Vu high = __builtin_convertvector(load<Vh>(odd + 2 * n), Vu);
+                const Vu low = widen(load<Vh>(even + 2 * n));
+                const Vu high = widen(load<Vh>(odd + 2 * n));
                 store(panels + n, low | high << 16);
             }
         }

@@ -7,18 +7,25 @@
 namespace crossrank::CR_ISA {
 
 void layer_norm(const float* x, const float* gamma, const float* beta, float eps, int n, float* y) {
-    const int whole = n / kLanes * kLanes, rest = n - whole;
-    Vf total{};
-    for (int i = 0; i < whole; i += kLanes) total += load<Vf>(x + i);
-    if (rest) total += load_some(x + whole, rest);
-    const float mean = sum(total) / static_cast<float>(n);
+    constexpr int kAtOnce = 4;  // independent sums: one would wait for itself
+    const int whole = n / kLanes * kLanes, rest = n - whole,
+              most = whole / (kAtOnce * kLanes) * kAtOnce * kLanes;
+    Vf totals[kAtOnce] = {};
+    for (int i = 0; i < most; i += kAtOnce * kLanes)
+        for (int v = 0; v < kAtOnce; ++v) totals[v] += load<Vf>(x + i + v * kLanes);
+    for (int i = most; i < whole; i += kLanes) totals[0] += load<Vf>(x + i);
+    if (rest) totals[1] += load_some(x + whole, rest);
+    const float mean = sum((totals[0] + totals[1]) + (totals[2] + totals[3])) / static_cast<float>(n);
 
-    Vf squares{};
-    for (int i = 0; i < whole; i += kLanes) {
+    Vf squares[kAtOnce] = {};
+    const auto add_square = [&](int v, int i) {
         const Vf d = load<Vf>(x + i) - mean;
-        squares = fma(d, d, squares);
-    }
-    float variance = sum(squares);
+        squares[v] = fma(d, d, squares[v]);
+    };
+    for (int i = 0; i < most; i += kAtOnce * kLanes)
+        for (int v = 0; v < kAtOnce; ++v) add_square(v, i + v * kLanes);
+    for (int i = most; i < whole; i += kLanes) add_square(0, i);
+    float variance = sum((squares[0] + squares[1]) + (squares[2] + squares[3]));
     for (int i = whole; i < n; ++i) variance += (x[i] - mean) * (x[i] - mean);
     const float inverse = 1.0f / __builtin_sqrtf(variance / static_cast<float>(n) + eps);
 
@@ -40,12 +47,12 @@ struct Fp32Row {
 
 struct Bf16Row {
     const std::uint16_t* x;
-    CR_INLINE static Vf widen(Vh h) { return from_bits(__builtin_convertvector(h, Vi) << 16); }
-    CR_INLINE Vf at(std::ptrdiff_t i) const { return widen(load<Vh>(x + i)); }
+    CR_INLINE static Vf value(Vh h) { return reinterpret_cast<Vf>(widen(h) << 16); }
+    CR_INLINE Vf at(std::ptrdiff_t i) const { return value(load<Vh>(x + i)); }
     CR_INLINE Vf some(std::ptrdiff_t i, std::ptrdiff_t n) const {
         Vh h{};
         __builtin_memcpy(&h, x + i, static_cast<std::size_t>(n) * 2);
-        return widen(h);
+        return value(h);
     }
 };
 

@@ -111,6 +111,15 @@ CR_INLINE Vf butterfly(Vf v) {
 
 CR_INLINE Vi max(Vi a, Vi b) { return a > b ? a : b; }
 
+CR_INLINE Vu widen(Vh h) {
+#if CR_LANES == 16
+    return reinterpret_cast<Vu>(
+        _mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(h)));  // GCC 12 makes five of it
+#else
+    return __builtin_convertvector(h, Vu);
+#endif
+}
+
 CR_INLINE std::int32_t max_of(Vi v) {
 #if CR_LANES == 16
     return _mm512_reduce_max_epi32(reinterpret_cast<__m512i>(v));
