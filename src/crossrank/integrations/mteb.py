@@ -66,7 +66,8 @@ class CrossRankCrossEncoder:
         self._ranker = Ranker(model, api_key=api_key, options=options)
         self._served = dict(options or {}).get("model")  # of a server: the model that is asked
         # Taken when it is loaded: the files may change later.
-        self._meta = _meta_here(self._ranker) if isinstance(self._ranker.sync, Reranker) else None
+        sync = self._ranker.sync
+        self._meta = _meta_here(self._ranker.name, sync) if isinstance(sync, Reranker) else None
 
     @property
     def mteb_model_meta(self) -> ModelMeta:
@@ -79,7 +80,10 @@ class CrossRankCrossEncoder:
         Raises:
             ServiceError: the server does not answer, is not ready, or has no such model.
         """
-        return self._meta or _meta_there(self._ranker, self._served)
+        sync = self._ranker.sync
+        if isinstance(sync, Reranker):
+            return self._meta
+        return _meta_there(self._ranker.name, sync, self._served)
 
     def predict(
         self,
@@ -118,9 +122,7 @@ def _texts(batches: Iterable[BatchedInput]) -> Iterator[str]:
     return chain.from_iterable(batch["text"] for batch in batches)
 
 
-def _meta_here(ranker: Ranker) -> ModelMeta:
-    reranker = ranker.sync
-    assert isinstance(reranker, Reranker)
+def _meta_here(name: str, reranker: Reranker) -> ModelMeta:
     checkpoint, engine, encoder = reranker.checkpoint, reranker.engine, reranker.encoder
     parts = [
         # Of parts of the user's own nobody knows what is in them: no revision twice.
@@ -132,11 +134,10 @@ def _meta_here(ranker: Ranker) -> ModelMeta:
         encoder.truncation,
         encoder.query_share,
     ]
-    return _meta(ranker.name, "-".join(map(str, parts)), encoder.max_length)
+    return _meta(name, "-".join(map(str, parts)), encoder.max_length)
 
 
-def _meta_there(ranker: Ranker, wanted: str | None) -> ModelMeta:
-    client: Client = ranker.sync  # type: ignore[assignment]
+def _meta_there(url: str, client: Client, wanted: str | None) -> ModelMeta:
     body = client._call(partial(client._request, "GET", "info")) or {}  # as all requests: key, tries, errors
     try:
         models = {model["name"]: model for model in body["models"]}
@@ -148,8 +149,8 @@ def _meta_there(ranker: Ranker, wanted: str | None) -> ModelMeta:
         known = [model[key] for key in ("source", "revision", "engine", "device", "created")]
         name, precision, max_length = model["name"], model["precision"], model["max_length"]
     except (LookupError, TypeError, StopIteration):
-        raise ServiceError(f"{ranker.name} does not say what model it serves; is it CrossRank?") from None
-    digest = hashlib.sha256(json.dumps([ranker.name, *known]).encode()).hexdigest()[:16]
+        raise ServiceError(f"{url} does not say what model it serves; is it CrossRank?") from None
+    digest = hashlib.sha256(json.dumps([url, *known]).encode()).hexdigest()[:16]
     return _meta(name, f"{digest}-{precision}-{max_length}", max_length)
 
 
