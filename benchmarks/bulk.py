@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import re
 import subprocess
@@ -30,13 +29,14 @@ from pathlib import Path
 from crossrank import Reranker
 from crossrank.data.rows import read_rows
 from crossrank.engines import Precision
-from crossrank.engines.native import default_threads
+from crossrank.engines.native import default_threads, instruction_set
 from crossrank.packing import Pack, build_pack, plan_packs
 from crossrank.pairs import PairEncoder
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.contest.machine import processor  # noqa: E402
 from benchmarks.pages import between  # noqa: E402
 
 # Common words, so that pairs have the lengths of real short ones.
@@ -66,13 +66,6 @@ class Figures:
     ray_pairs: int
     ray_pairs_per_second: float
     ray_local_pairs_per_second: float
-
-
-def cpu_name() -> str:
-    try:
-        return str(re.findall(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())[0]).strip()
-    except (OSError, IndexError):
-        return platform.processor() or platform.machine()
 
 
 def write_pairs(path: Path, count: int) -> None:
@@ -180,7 +173,7 @@ def measure(arguments: argparse.Namespace, work: Path) -> Figures:
         if (work / "local.jsonl").read_bytes() != (work / "ray.jsonl").read_bytes():
             print("note: Ray's logits differ in their last digits from the single process's")
     return Figures(
-        cpu_name(),
+        f"{processor()[0]} ({instruction_set()})",
         threads,
         arguments.model,
         precision,

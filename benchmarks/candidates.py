@@ -18,9 +18,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import random
-import re
 import statistics
 import sys
 import time
@@ -32,11 +30,12 @@ import ir_measures
 from ir_measures import Success, nDCG
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "training")]
+sys.path[:0] = [str(ROOT), str(ROOT / "examples"), str(ROOT / "training")]
 
 from rag import FirstStage, split  # noqa: E402
 from sources import read_squad  # noqa: E402
 
+from benchmarks.contest.machine import processor  # noqa: E402
 from crossrank import Reranker  # noqa: E402
 from crossrank.data.collection import load_collection  # noqa: E402
 from crossrank.data.trec import Qrels  # noqa: E402
@@ -265,20 +264,12 @@ def main() -> None:
     ]
     engine = reranker.engine
     cores = len(os.sched_getaffinity(0))
-    note = f"{given.model}, {engine.precision}, {engine.name} engine, {cores} cores of {_cpu()}"
+    note = f"{given.model}, {engine.precision}, {engine.name} engine, {cores} cores of {processor()[0]}"
     for curve in curves:
         print(f"\n{curve.name}: {curve.queries} queries over {curve.texts} texts\n\n{table(curve, ENGLISH)}")
     print(f"\n{note}")
     if given.write:
         write(curves, note, given.write)
-
-
-def _cpu() -> str:
-    try:
-        found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    return found.group(1) if found else platform.processor()
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import random
 import re
 import statistics
@@ -40,11 +39,12 @@ from typing import Any, TypeVar, cast
 import uvloop
 
 from crossrank import Reranker
-from crossrank.engines.native import default_threads
+from crossrank.engines.native import default_threads, instruction_set
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.contest.machine import processor  # noqa: E402
 from benchmarks.pages import between  # noqa: E402
 
 PARTS = ("throughput", "overhead", "fairness", "overload")
@@ -546,18 +546,6 @@ def busy_seconds() -> tuple[float, float]:
     return in_use, own.user + own.system + own.children_user + own.children_system
 
 
-def cpu_name() -> str:
-    """The processor, and what it has for int8 and bf16, which its name may not say."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor() or platform.machine()
-    name = re.search(r"model name\s*:\s*(.+)", text)
-    flags = set(re.findall(r"\b(?:amx_int8|avx512_vnni|avx_vnni|asimddp)\b", text))
-    told = name[1].strip() if name else platform.machine()
-    return f"{told} ({', '.join(sorted(flags)) or 'no int8 instructions'})"
-
-
 def table(figures: Figures) -> str:
     rows = [
         ("CPU", f"{figures.cpu}, {figures.cores} cores", ""),
@@ -640,7 +628,8 @@ def main() -> None:
         library(arguments.model)
         return
     probe = Library(arguments.model)
-    figures = Figures(cpu_name(), os.cpu_count() or 1, arguments.model, probe.precision, probe.threads)
+    cpu = f"{processor()[0]} ({instruction_set()})"
+    figures = Figures(cpu, os.cpu_count() or 1, arguments.model, probe.precision, probe.threads)
     probe.close()
     if arguments.json and arguments.json.exists():
         earlier = json.loads(arguments.json.read_text())

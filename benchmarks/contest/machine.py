@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import resource
 import subprocess
@@ -47,15 +48,25 @@ if workload:
 """
 
 
-def describe(threads: int) -> dict[str, Any]:
-    """The processor's name, its instruction sets for matrices, and how many cores are used."""
-    text = Path("/proc/cpuinfo").read_text()
+def processor() -> tuple[str, list[str]]:
+    """The processor's name, and its instruction sets for matrices, which the name may not say."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine(), []
     name = re.search(r"model name\s*:\s*(.+)", text)
     flags = re.search(r"(?:flags|Features)\s*:\s*(.+)", text)
     known = flags[1].split() if flags else []
+    found = [title for flag, title in INSTRUCTIONS.items() if flag in known]
+    return name[1].strip() if name else platform.machine(), found
+
+
+def describe(threads: int) -> dict[str, Any]:
+    """The processor, how many of its cores are used, the memory, the system and the day."""
+    name, instructions = processor()
     return {
-        "cpu": name[1].strip() if name else "unknown",
-        "instructions": [title for flag, title in INSTRUCTIONS.items() if flag in known],
+        "cpu": name,
+        "instructions": instructions,
         "threads": threads,
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "kernel": os.uname().release,
