@@ -17,7 +17,8 @@ from mteb.models.models_protocols import CrossEncoderProtocol
 from sentence_transformers import CrossEncoder
 from torch.utils.data import DataLoader
 
-from crossrank import CrossRankError, Reranker, UnavailableError, UnknownModelError
+from crossrank import CrossRankError, Reranker, ServiceError, UnavailableError, UnknownModelError
+from crossrank.client import Client
 from crossrank.engines.fake import FakeEngine
 from crossrank.integrations.mteb import CrossRankCrossEncoder
 from tests.checkpoints import write_xlm_roberta
@@ -161,6 +162,26 @@ def test_a_servers_results_are_kept_while_it_serves_the_same(folder: Path, tmp_p
         server.wait_until_ready()
         assert is_run(model, cache)  # the object from before the server's restart
         assert not is_run(CrossRankCrossEncoder(url), cache)
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "message"),
+    [
+        ({"model_id": "of another server"}, ServiceError, "http://x does not say what model it serves"),
+        ({"models": []}, ServiceError, "http://x does not say what model it serves"),
+        (
+            {"models": [{"name": "m", "state": "loading", "why": "m is loading"}]},
+            UnavailableError,
+            "m is load",
+        ),
+    ],
+)
+def test_a_server_that_does_not_say_what_it_serves(
+    body: dict[str, Any], error: type[ServiceError], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Client, "_call", lambda *_: body)
+    with pytest.raises(error, match=message):
+        _ = CrossRankCrossEncoder("http://x").mteb_model_meta
 
 
 def test_cut_documents_are_reported_once(reranker: Reranker, caplog: pytest.LogCaptureFixture) -> None:
