@@ -450,7 +450,7 @@ def test_no_text_of_a_csv_is_a_formula(page: Page) -> None:
     assert any(row["logit"].startswith("-") for row in rows)
 
 
-def test_a_picture_says_how_many_it_shows(page: Page) -> None:
+def test_a_picture_says_what_the_page_says(page: Page) -> None:
     page.evaluate(
         """() => {
         window.written = [];
@@ -466,6 +466,22 @@ def test_a_picture_says_how_many_it_shows(page: Page) -> None:
         assert picture.format == "PNG"
     written = page.evaluate("() => window.written")
     assert "CrossRank: 30 of 1,000 documents" in written
+    fill(page, QUERY, [*DOCUMENTS, "Sunlight is scattered by air molecules, so the sky is blue. " * 60])
+    slide(page, "top-n", 5)
+    page.evaluate("() => { window.written = []; }")
+    export(page, "png")
+    written = page.evaluate("() => window.written")
+    assert "CrossRank" in written
+    drawn = [" ".join(text.split()) for text in written]
+    parts = ".number, .move > [aria-hidden], .tag:not([hidden])"
+    shown = [
+        " ".join(card.locator(parts).all_text_contents())
+        for column in (0, 1)
+        for card in cards(page, column).all()
+    ]
+    for words in ("not kept", "▲", "=", "cut"):
+        assert any(words in row for row in shown), words
+    assert [row for row in shown if row not in drawn] == []
 
 
 @pytest.mark.parametrize("threshold", [0, 0.3])

@@ -43,6 +43,13 @@ export function draw(results, infos, state) {
     const x = EDGE + i * (WIDE + LINKS);
     write(column.title, x, TOP - 18, 16, column.model ? "blue" : "ochre", 650);
     const most = Math.max(1e-9, ...column.order.map((each) => each.keyword_score));
+    const places = i ? new Map(columns[i - 1].order.map((each, place) => [each.index, place])) : null;
+    /** What stands behind the number on the page too. */
+    const tags = (each, place) => {
+      if (!i) return results.answers.some((answer) => isKept(answer.documents[each.index], state)) ? [] : [t("dropped")];
+      const up = places.get(each.index) - place;
+      return [up > 0 ? `▲ ${up}` : up < 0 ? `▼ ${-up}` : "=", ...(each.truncated ? [t("cut")] : [])];
+    };
     column.order.slice(0, rows).forEach((each, place) => {
       if (!kept(i, each)) return;
       pen.fillStyle = colour("card");
@@ -58,10 +65,9 @@ export function draw(results, infos, state) {
       const share = column.model ? each.score : each.keyword_score / most;
       bar(pen, x + 46, y(place) + 54, 180, share, colour(column.model ? "blue" : "ochre"));
       const value = column.model ? figure(each[state.scale], state.scale) : each.keyword_score.toFixed(2);
-      write(value, x + 238, y(place) + 60, 12.5, "soft");
+      write([value, ...tags(each, place)].join("    "), x + 238, y(place) + 60, 12.5, "soft");
     });
     if (!i) return;
-    const places = new Map(columns[i - 1].order.map((each, place) => [each.index, place]));
     column.order.slice(0, rows).forEach((each, place) => {
       const from = places.get(each.index);
       if (from >= rows || !kept(i, each) || !kept(i - 1, columns[i - 1].order[from])) return;
