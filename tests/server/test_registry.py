@@ -1,8 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
+import time
 from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -16,9 +22,12 @@ from crossrank.errors import (
     UnavailableError,
     UnknownModelError,
 )
+from crossrank.packing import Pack
+from crossrank.server import job
 from crossrank.server import registry as module
 from crossrank.server.registry import ModelSpec, Options, Registry
 from crossrank.server.work import Work
+from tests.checkpoints import write_xlm_roberta
 from tests.server.serving import ENCODER, begin, expected, fake, pairs, registry, serve, until, value
 
 
@@ -155,6 +164,35 @@ def test_while_an_engine_restarts_it_says_so_and_the_other_model_goes_on() -> No
             go.set()
             await until(lambda: served.state.ready)
             assert (await served.score(Work(pairs(3)))).logits.tolist() == expected(pairs(3))
+
+    asyncio.run(main())
+
+
+def test_a_restart_that_finds_other_files_is_another_loading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_xlm_roberta(tmp_path / "tiny")
+    clock = SimpleNamespace(time=count(1).__next__, monotonic=time.monotonic)
+    monkeypatch.setattr(job, "time", clock)
+    loaded: list[Reranker] = []
+
+    def load() -> Reranker:
+        loaded.append(Reranker(folder, device="cpu"))
+        return loaded[-1]
+
+    def fail(pack: Pack) -> NoReturn:
+        os.utime(folder / "tokenizer.json", (0, 0))  # as if another were put there
+        raise EngineError("the device is gone")
+
+    async def main() -> None:
+        async with registry(ModelSpec("model", load)) as served:
+            before = served.models()[0]
+            monkeypatch.setattr(loaded[0].engine, "logits", fail)
+            with pytest.raises(EngineError, match="the device is gone"):
+                await served.score(Work(pairs(3)))
+            await until(lambda: served.state.ready)
+            assert served.models()[0].created > before.created
+            assert len((await served.score(Work(pairs(3)))).logits) == 3
 
     asyncio.run(main())
 

@@ -26,6 +26,7 @@ class LoadedModel:
 
     Attributes:
         name: its served name.
+        created: when it was loaded, in seconds since 1970.
         reranker: what was loaded.
         engine: None while it is being restarted.
         encoder: stays, so that waiting pairs fit the engine that comes.
@@ -40,6 +41,7 @@ class LoadedModel:
 
     def __init__(self, name: str, reranker: Reranker) -> None:
         self.name = name
+        self.created = int(time.time())
         self.encoder: PairEncoder = reranker.encoder
         self.identity = _identity(reranker)
         self.tokens_per_character = 0.3

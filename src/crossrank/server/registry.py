@@ -124,7 +124,6 @@ class _Served:
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
         self.current: LoadedModel | None = None
-        self.created = 0
         self.reloading = asyncio.Lock()
 
     @property
@@ -163,7 +162,7 @@ class _Served:
             state="ready" if self.ready else "failed",
             why=model.why,
             id2label={str(key): str(value) for key, value in (labels or {"0": "LABEL_0"}).items()},
-            created=self.created,
+            created=model.created,
         )
 
 
@@ -221,7 +220,6 @@ class Registry:
         self._scheduler.start()
         for served in self._served.values():
             served.current = await asyncio.to_thread(self._load, served.spec)
-            served.created = int(time.time())
 
     @property
     def state(self) -> State:
@@ -316,7 +314,6 @@ class Registry:
             async with served.reloading:
                 new = await asyncio.to_thread(self._load, served.spec)
                 old, served.current = served.current, new
-                served.created = int(time.time())
                 if old is not None:
                     old.retired = True
 
