@@ -28,6 +28,10 @@ constexpr std::size_t kKeptBytes = std::size_t{64} << 20;
 
 constexpr int kQueryChunk = 512;  // queries of one attention task
 
+// Values of rows that one member of a team goes through while the others wait, as that takes less than waking
+// them for a phase of its own. (With twice as many, rows that lie in another core's cache made it slower.)
+constexpr std::ptrdiff_t kAloneValues = std::ptrdiff_t{1} << 14;
+
 struct Input {
     const std::int32_t* token_ids;
     const std::int32_t* offsets;
@@ -148,18 +152,18 @@ class Pass {
             products({{layer.query, left(group_.tokens), heads(w_.q)},
                       {layer.key, left(group_.tokens), heads(w_.k)},
                       {layer.value, left(group_.tokens), heads(w_.v)}});
-            attend(rank, chunks_, false);
+            attend(rank, chunks_, group_.tokens, false);
             rest_of_layer(layer, group_.tokens);
         }
 
         // The last layer: keys and values of every token, all else for the first token of each pair only.
         const Layer& layer = model_.layers[layers - 1];
         products(
-            {{layer.key, left(group_.tokens), heads(w_.k)}, {layer.value, left(group_.tokens), heads(w_.v)}});
-        team_.phase(1, [&](std::ptrdiff_t) { keep_first_rows(); });
+            {{layer.key, left(group_.tokens), heads(w_.k)}, {layer.value, left(group_.tokens), heads(w_.v)}},
+            1, 0, [&](int) { keep_first_rows(); });
         const int pairs = static_cast<int>(group_.pairs.size());
         products({{layer.query, left(pairs), heads(w_.q)}});
-        attend(rank, firsts_, true);
+        attend(rank, firsts_, pairs, true);
         rest_of_layer(layer, pairs);
         classify(pairs);
     }
@@ -202,10 +206,10 @@ class Pass {
         });
     }
 
-    void attend(int rank, const std::vector<Chunk>& chunks, bool first_rows) const {
+    void attend(int rank, const std::vector<Chunk>& chunks, int rows, bool first_rows) const {
         const int heads_count = model_.config.heads, dim = model_.config.head_dim();
         const std::ptrdiff_t bytes = attention_bf16_ ? 2 : 4;
-        team_.phase(static_cast<std::ptrdiff_t>(chunks.size()) * heads_count, [&](std::ptrdiff_t task) {
+        const auto head_of_chunk = [&](std::ptrdiff_t task) {
             const Chunk& chunk = chunks[static_cast<std::size_t>(task / heads_count)];
             const std::ptrdiff_t head = task % heads_count;
             const std::size_t pair = static_cast<std::size_t>(chunk.pair);
@@ -223,22 +227,22 @@ class Pass {
             args.out_stride = w_.row_stride;
             args.scratch = w_.scratch + static_cast<std::size_t>(rank) * w_.scratch_bytes;
             kernels_.attention(args);
-        });
+        };
+        phase(static_cast<std::ptrdiff_t>(chunks.size()) * heads_count, head_of_chunk,
+              model_.precision == Precision::fp32 ? 0 : rows, hidden_,
+              [&](int r) { prepare(at(w_.context, r * w_.row_stride), r, false); });
     }
 
     // From what attention returned to the input of the next layer.
     void rest_of_layer(const Layer& layer, int rows) const {
-        const float epsilon = model_.config.epsilon;
-        if (model_.precision != Precision::fp32)
-            each_row(rows, [&](int r) { prepare(at(w_.context, r * w_.row_stride), r, false); });
+        const auto normalise = [&](const Norm& norm, int r) {
+            kernels_.layer_norm(row(r), norm.gamma, norm.beta, model_.config.epsilon, hidden_, row(r));
+            prepare(row(r), r);
+        };
         Activations context = left(rows);
         if (model_.precision == Precision::fp32) context.data = w_.context;
-        products({{layer.attention_output, context, residual(0)}});
-        each_row(rows, [&](int r) {
-            kernels_.layer_norm(row(r), layer.attention_norm.gamma, layer.attention_norm.beta, epsilon,
-                                hidden_, row(r));
-            prepare(row(r), r);
-        });
+        products({{layer.attention_output, context, residual(0)}}, rows, hidden_,
+                 [&](int r) { normalise(layer.attention_norm, r); });
 
         for (int first = 0; first < rows; first += kIntermediateRows) {
             const int count = std::min(kIntermediateRows, rows - first);
@@ -247,31 +251,29 @@ class Pass {
             wide.stride = w_.wide_stride;
             wide.bf16 = model_.precision != Precision::fp32;
             wide.gelu = model_.precision == Precision::fp32 ? Gelu::fine : Gelu::coarse;
-            products({{layer.intermediate, left(count, first), wide}});
             Activations wide_left;
             wide_left.data = w_.wide;
             wide_left.stride = w_.wide_stride;
             wide_left.rows = count;
-            if (model_.precision == Precision::int8) {
-                each_row(count, [&](int r) {
-                    kernels_.quantise_rotated_bf16(
-                        reinterpret_cast<const std::uint16_t*>(w_.wide + r * w_.wide_stride),
-                        model_.config.intermediate,
-                        reinterpret_cast<std::int8_t*>(w_.wide_input + r * w_.wide_input_stride),
-                        w_.wide_scale + r, w_.wide_sum + r);
-                });
+            const bool int8 = model_.precision == Precision::int8;
+            products({{layer.intermediate, left(count, first), wide}}, int8 ? count : 0,
+                     model_.config.intermediate, [&](int r) {
+                         kernels_.quantise_rotated_bf16(
+                             reinterpret_cast<const std::uint16_t*>(w_.wide + r * w_.wide_stride),
+                             model_.config.intermediate,
+                             reinterpret_cast<std::int8_t*>(w_.wide_input + r * w_.wide_input_stride),
+                             w_.wide_scale + r, w_.wide_sum + r);
+                     });
+            if (int8) {
                 wide_left.data = w_.wide_input;
                 wide_left.stride = w_.wide_input_stride;
                 wide_left.scale = w_.wide_scale;
                 wide_left.sum = w_.wide_sum;
             }
-            products({{layer.output, wide_left, residual(first)}});
+            const bool last = first + kIntermediateRows >= rows;
+            products({{layer.output, wide_left, residual(first)}}, last ? rows : 0, hidden_,
+                     [&](int r) { normalise(layer.output_norm, r); });
         }
-        each_row(rows, [&](int r) {
-            kernels_.layer_norm(row(r), layer.output_norm.gamma, layer.output_norm.beta, epsilon, hidden_,
-                                row(r));
-            prepare(row(r), r);
-        });
     }
 
     // Rows of first tokens move to the front, pair by pair: none is overwritten before it is read.
@@ -298,8 +300,7 @@ class Pass {
         Output out;
         out.data = w_.context;
         out.stride = w_.row_stride;
-        products({{model_.head, x, out}});
-        each_row(pairs, [&](int r) {
+        products({{model_.head, x, out}}, pairs, hidden_, [&](int r) {
             const float* pooled = at(w_.context, r * w_.row_stride);
             double logit = model_.classifier_bias;
             for (int i = 0; i < hidden_; ++i)
@@ -357,18 +358,29 @@ class Pass {
         return out;
     }
 
-    template <class Work>
-    void each_row(int rows, const Work& work) const {
+    // Tasks, and after them work(r) for each of `rows` rows of `width` values.
+    template <class Task, class Work>
+    void phase(std::ptrdiff_t tasks, const Task& task, int rows, int width, const Work& work) const {
+        if (team_.size() == 1 || std::ptrdiff_t{rows} * width <= kAloneValues)
+            return team_.phase(tasks, task, [&] {
+                for (int r = 0; r < rows; ++r) work(r);
+            });
         constexpr int kRowsAtATime = 8;
-        team_.phase(ceil_div(rows, kRowsAtATime), [&](std::ptrdiff_t task) {
-            const int first = static_cast<int>(task) * kRowsAtATime;
+        team_.phase(tasks, task);
+        team_.phase(ceil_div(rows, kRowsAtATime), [&](std::ptrdiff_t i) {
+            const int first = static_cast<int>(i) * kRowsAtATime;
             for (int r = first; r < std::min(rows, first + kRowsAtATime); ++r) work(r);
         });
     }
 
-    // Products that do not depend on each other, in one phase. A team's tasks are a few panels each, and
-    // where there are too few panels, some of the rows.
     void products(std::initializer_list<Product> list) const {
+        products(list, 0, 0, [](int) {});
+    }
+
+    // Products that do not depend on each other, in one phase. A team's tasks are a few panels each, and
+    // where there are too few panels, some of the rows. What comes after them is as in phase().
+    template <class Work>
+    void products(std::initializer_list<Product> list, int rows_after, int width, const Work& work) const {
         const std::ptrdiff_t wanted = team_.size() == 1 ? 1 : std::ptrdiff_t{4} * team_.size();
         std::ptrdiff_t panels = 0;
         for (const Product& p : list) panels += p.weights.panel_count();
@@ -381,7 +393,7 @@ class Pass {
         };
         std::ptrdiff_t tasks = 0;
         for (const Product& p : list) tasks += tasks_of(p);
-        team_.phase(tasks, [&](std::ptrdiff_t task) {
+        const auto multiply = [&](std::ptrdiff_t task) {
             const Product* p = list.begin();
             for (; task >= tasks_of(*p); ++p) task -= tasks_of(*p);
             const int count = p->weights.panel_count();
@@ -398,7 +410,8 @@ class Pass {
             out.data = static_cast<char*>(out.data) + from * out.stride;
             if (out.residual) out.residual = at(out.residual, from * out.residual_stride);
             kernels_.linear(p->weights, a, first, last, out);
-        });
+        };
+        phase(tasks, multiply, rows_after, width, work);
     }
 
     const Model& model_;

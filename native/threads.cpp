@@ -80,18 +80,17 @@ void ThreadPool::run(std::ptrdiff_t tasks, const std::function<void(std::ptrdiff
     if (run.error) std::rethrow_exception(run.error);
 }
 
-void Team::wait_for_all() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    if (++waiting_ == size_) {
-        waiting_ = 0;
-        next_.store(0, std::memory_order_relaxed);  // nobody takes tasks now; the mutex publishes it
-        ++round_;
-        lock.unlock();
-        all_here_.notify_all();
-        return;
-    }
+void Team::wait(std::unique_lock<std::mutex>& lock) {
     const unsigned long round = round_;
     all_here_.wait(lock, [&] { return round_ != round; });
+}
+
+void Team::release(std::unique_lock<std::mutex>& lock) {
+    waiting_ = 0;
+    next_.store(0, std::memory_order_relaxed);  // nobody takes tasks now; the mutex publishes it
+    ++round_;
+    lock.unlock();
+    all_here_.notify_all();
 }
 
 }  // namespace crossrank

@@ -61,19 +61,30 @@ class Team {
 
     int size() const { return size_; }
 
-    // Called by every member with the same arguments. Returns when all tasks of the phase are done.
-    template <class Task>
-    void phase(std::ptrdiff_t tasks, const Task& task) {
+    // Called by every member with the same arguments. Returns when all tasks of the phase are done, and
+    // then() after them: one member does that while the others still wait, which spares them a phase of its
+    // own.
+    template <class Task, class Then>
+    void phase(std::ptrdiff_t tasks, const Task& task, const Then& then) {
         if (size_ == 1) {
             for (std::ptrdiff_t i = 0; i < tasks; ++i) task(i);
-            return;
+            return then();
         }
         for (std::ptrdiff_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < tasks;) task(i);
-        wait_for_all();
+        std::unique_lock<std::mutex> lock(mutex_);
+        if (++waiting_ < size_) return wait(lock);
+        then();
+        release(lock);
+    }
+
+    template <class Task>
+    void phase(std::ptrdiff_t tasks, const Task& task) {
+        phase(tasks, task, [] {});
     }
 
   private:
-    void wait_for_all();
+    void wait(std::unique_lock<std::mutex>& lock);
+    void release(std::unique_lock<std::mutex>& lock);
 
     const int size_;
     std::atomic<std::ptrdiff_t> next_{0};
