@@ -193,6 +193,11 @@ def measure(arguments: argparse.Namespace, work: Path) -> Figures:
 def table(figures: Figures) -> str:
     bare = sum(figures.bare_pairs_per_second) / 2
     memory = figures.memory_mb
+    ray = (
+        f"Ray on this machine, {figures.ray_pairs:,} pairs",
+        f"{figures.ray_pairs_per_second:.0f} pairs/s with one actor's start, "
+        f"{figures.ray_local_pairs_per_second:.0f} without Ray",
+    )
     rows = [
         ("CPU", f"{figures.cpu}, {figures.threads} threads"),
         ("model", f"{figures.model}, {figures.precision}"),
@@ -205,11 +210,7 @@ def table(figures: Figures) -> str:
             "resident memory, first and last quarter",
             f"{memory['first_quarter_max']:.0f} and {memory['last_quarter_max']:.0f} MB",
         ),
-        (
-            f"Ray on this machine, {figures.ray_pairs:,} pairs",
-            f"{figures.ray_pairs_per_second:.0f} pairs/s with one actor's start, "
-            f"{figures.ray_local_pairs_per_second:.0f} without Ray",
-        ),
+        *([ray] if figures.ray_pairs > 0 else []),
         ("computed: 1,000,000 such pairs", f"{1e6 / figures.pairs_per_second / 60:.0f} minutes here"),
         *(
             (f"computed: {cores} cores like these", f"{bare / figures.threads * cores:.0f} pairs/s at most")

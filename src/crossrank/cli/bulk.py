@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +22,7 @@ from crossrank.errors import InputError
 from crossrank.models import BUNDLED
 
 _INPUT, _RAY = "Input options", "Cluster options"
+_SHOWN_SECONDS = 0.1  # telling the bar of every query would take longer than reading it
 
 
 def bulk(
@@ -131,19 +133,22 @@ def bulk(
         disable=not sys.stderr.isatty(),
     ) as bar:
         task = bar.add_task(to.name, total=counts.pairs if counts else None)
-        began: list[int] = []
+        done, began, shown = 0, 0.0, 0.0
 
         def progress(_queries: int, pairs: int) -> None:
+            nonlocal done, began, shown
+            done, now = pairs, time.monotonic()
             if not began:
-                began.append(pairs)
+                began = shown = now
                 bar.reset(task, completed=pairs)
-            else:
+            elif now >= shown + _SHOWN_SECONDS:
+                shown = now
                 bar.update(task, completed=pairs)
 
         resumed = job.run(work, to, answers, described, overwrite=overwrite, progress=progress)
-        seconds = bar.tasks[0].elapsed or 0.0
-    last = int(bar.tasks[0].completed)
-    fresh = last - resumed.pairs
+        bar.update(task, completed=done)
+        seconds = time.monotonic() - began
+    fresh = done - resumed.pairs
     note = f" (and {resumed.pairs} from before)" if resumed.pairs else ""
     rate = f", {fresh / seconds:.0f} pairs/s" if seconds > 0 and fresh else ""
     print(f"{to}: {fresh} pairs{note} in {seconds:.1f} s{rate}", file=sys.stderr)
