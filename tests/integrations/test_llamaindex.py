@@ -154,22 +154,6 @@ def test_a_reranker_object_is_not_saved(reranker: Reranker) -> None:
             save()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"top_n": "3"}, "top_n is '3'"),
-        ({"top_n": 2.5}, "top_n is 2.5"),
-        ({"threshold": "x"}, "threshold is 'x'"),
-        ({"model": None}, "model is None"),
-        ({"options": [1]}, r"options is \[1\]"),
-        ({"model": "http://127.0.0.1:9", "api_key": 1}, "api_key is a "),
-    ],
-)
-def test_wrong_types_are_errors(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        CrossRankPostprocessor(**arguments)
-
-
 def test_mistakes_are_errors(reranker: Reranker, server: Server) -> None:
     with pytest.raises(InputError, match="threshold is 2"):
         CrossRankPostprocessor(reranker, threshold=2)

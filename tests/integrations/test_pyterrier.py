@@ -150,22 +150,6 @@ def test_its_name_and_attributes(reranker: Reranker, server: Server, key: str) -
     assert repr(served) == f"CrossRankTransformer('{server.url}', options={{'model': 'tiny'}})"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"top_n": "3"}, "top_n is '3'"),
-        ({"top_n": 2.5}, "top_n is 2.5"),
-        ({"threshold": "x"}, "threshold is 'x'"),
-        ({"model": None}, "model is None"),
-        ({"options": [1]}, r"options is \[1\]"),
-        ({"model": "http://127.0.0.1:9", "api_key": 1}, "api_key is a "),
-    ],
-)
-def test_wrong_types_are_errors(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        CrossRankTransformer(**arguments)
-
-
 def test_mistakes_are_errors(reranker: Reranker, server: Server) -> None:
     with pytest.raises(pt.validate.InputValidationError, match="text"):
         CrossRankTransformer(reranker)(results().drop(columns="text"))
