@@ -50,13 +50,13 @@ function write() {
 }
 
 function count() {
-  $("count").textContent = counted(read().length);
-  age();
+  const documents = read();
+  $("count").textContent = counted(documents.length);
+  age(documents);
 }
 
 /** Say so where the ranking that is shown is of other texts than those that are written. */
-function age() {
-  const documents = read();
+function age(documents = read()) {
   const same = () => state.query === results.query && documents.length === results.documents.length && documents.every((text, i) => text === results.documents[i]);
   const old = results !== null && running === null && !same();
   $("found").classList.toggle("old", old);
@@ -75,7 +75,7 @@ async function run(asked = true) {
   const mine = (running = new AbortController());
   why = null;
   hush();
-  age();
+  age(documents);
   const begun = performance.now();
   const clock = working(mine, () => t("working", { documents: counted(documents.length), s: Math.floor((performance.now() - begun) / 1000) }));
   const query = state.query;

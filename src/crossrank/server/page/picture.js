@@ -1,7 +1,7 @@
 // The rankings as a picture, drawn on a canvas.
 
 import { documents as counted, number, t } from "./i18n.js";
-import { columnsOf, figure, isKept } from "./results.js";
+import { columnsOf, figure, isKept, isKeptByAny } from "./results.js";
 
 const MOST = 30; // rows
 const [ROW, GAP, WIDE, LINKS, EDGE, TOP] = [70, 8, 470, 80, 32, 116];
@@ -46,7 +46,7 @@ export function draw(results, infos, state) {
     const places = i ? new Map(columns[i - 1].order.map((each, place) => [each.index, place])) : null;
     /** What stands behind the number on the page too. */
     const tags = (each, place) => {
-      if (!i) return results.answers.some((answer) => isKept(answer.documents[each.index], state)) ? [] : [t("dropped")];
+      if (!i) return isKeptByAny(results.answers, each.index, state) ? [] : [t("dropped")];
       const up = places.get(each.index) - place;
       return [up > 0 ? `▲ ${up}` : up < 0 ? `▼ ${-up}` : "=", ...(each.truncated ? [t("cut")] : [])];
     };

@@ -13,6 +13,9 @@ export const figure = (value, scale) => value.toFixed(scale === "logit" ? 2 : 4)
 /** Which documents of a model's ranking are kept: the best n that have the score. */
 export const isKept = (document, state) => document.rank <= (state.topN ?? Infinity) && document.score >= state.threshold;
 
+/** Whether any model keeps a document. */
+export const isKeptByAny = (answers, index, state) => answers.some((answer) => isKept(answer.documents[index], state));
+
 export const keptOf = (documents, state) => documents.filter((each) => isKept(each, state)).length;
 
 /** The orders to show: [{ name, title, note, order: documents, best first, model or null }] */
@@ -188,7 +191,6 @@ export class Results {
   /** Numbers, bars, and what is kept: all that the switch and the sliders change. */
   update(state, from = 0, to = Infinity) {
     this.state = state;
-    const answers = this.results.answers;
     this.columns.forEach((column, i) => {
       const number = column.model ? state.scale : "keyword_score";
       const values = column.order.map((document) => document[number]);
@@ -212,7 +214,7 @@ export class Results {
         if (column.model) {
           card.parentElement.hidden = !isKept(document, state);
         } else {
-          const dropped = !answers.some((answer) => isKept(answer.documents[document.index], state));
+          const dropped = !isKeptByAny(this.results.answers, document.index, state);
           card.classList.toggle("dropped", dropped);
           card.querySelector(".tag").hidden = !dropped;
         }
