@@ -16,8 +16,10 @@ namespace crossrank {
 namespace {
 
 // Tokens that one thread takes through a layer together: enough that reading the weights costs little beside
-// using them, and few enough that their activations stay in the second- and third-level caches.
-constexpr int kGroupTokens = 256;
+// using them, and few enough that their activations stay in the second-level cache. Those of a large model do
+// not fit in any case, and its weights take longer to read.
+constexpr int kSmallHidden = 512;
+constexpr int group_tokens(const Config& config) { return config.hidden <= kSmallHidden ? 256 : 512; }
 
 // Rows of the intermediate layer that exist at a time: 4 or 8 times as wide as all else, it would be most of
 // the memory of a long pair.
@@ -353,8 +355,7 @@ class Pass {
         Output out;
         out.data = row(first);
         out.stride = w_.row_stride;
-        out.residual = row(first);
-        out.residual_stride = w_.row_stride;
+        out.add = true;
         return out;
     }
 
@@ -408,7 +409,6 @@ class Pass {
             a.rows = static_cast<int>(to - from);
             Output out = p->out;
             out.data = static_cast<char*>(out.data) + from * out.stride;
-            if (out.residual) out.residual = at(out.residual, from * out.residual_stride);
             kernels_.linear(p->weights, a, first, last, out);
         };
         phase(tasks, multiply, rows_after, width, work);
@@ -430,8 +430,8 @@ class Pass {
 // Pairs, longest first, to groups of about equal size, as many as the threads or a multiple: each pair to the
 // group that has the fewest tokens.
 std::vector<Group> plan(const std::int32_t* offsets, const std::vector<std::int32_t>& pairs,
-                        std::ptrdiff_t tokens, int threads) {
-    const std::ptrdiff_t round = std::ptrdiff_t{threads} * kGroupTokens;
+                        std::ptrdiff_t tokens, int threads, int group_tokens) {
+    const std::ptrdiff_t round = std::ptrdiff_t{threads} * group_tokens;
     const std::ptrdiff_t rounds = std::max<std::ptrdiff_t>(1, (tokens + round / 2) / round);
     std::vector<Group> groups(std::min(static_cast<std::size_t>(rounds * threads), pairs.size()));
     const auto more = [&](std::size_t a, std::size_t b) { return groups[a].tokens > groups[b].tokens; };
@@ -558,14 +558,15 @@ void Encoder::logits(const std::int32_t* token_ids, std::int64_t tokens, const s
     std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
         return offsets[a + 1] - offsets[a] > offsets[b + 1] - offsets[b];
     });
+    const int of_group = group_tokens(model_.config);
     Group shared;
-    std::vector<Group> groups = plan(offsets, order, tokens, spread);
+    std::vector<Group> groups = plan(offsets, order, tokens, spread, of_group);
     while (spread > 1 && !order.empty()) {
         const std::ptrdiff_t rest = tokens - shared.tokens;
         if (busiest(groups, spread) * spread <= rest + rest / 4) break;
         shared.add(order.front(), offsets);
         order.erase(order.begin());
-        groups = plan(offsets, order, tokens - shared.tokens, spread);
+        groups = plan(offsets, order, tokens - shared.tokens, spread, of_group);
     }
 
     if (!shared.pairs.empty()) {

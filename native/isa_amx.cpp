@@ -67,28 +67,32 @@ namespace crossrank::CR_ISA {
     if constexpr (int8) _tile_dpbsud(sums, activations, weights); \
     else _tile_dpbf16ps(sums, activations, weights)
 
-// One step: 64 bytes of each row, 16 units of the panel.
-template <bool int8>
-CR_INLINE void step(const char* a, std::ptrdiff_t stride, const char* b, bool two) {
+// One step: 64 bytes of each row, 16 units of the panel. between() is called after each product of tiles,
+// which goes on beside whatever else a core does.
+template <bool int8, class Between>
+CR_INLINE void step(const char* a, std::ptrdiff_t stride, const char* b, bool two, Between& between) {
     // Activations come as a stream, which spares the panel its place in the first-level cache.
     _tile_loadd(6, b, kPanel * kUnit);
     _tile_stream_loadd(4, a, stride);
     CR_MULTIPLY(0, 4, 6);
+    between();
     _tile_loadd(7, b + kTileBytes, kPanel * kUnit);
     CR_MULTIPLY(1, 4, 7);
+    between();
     if (two) {
         _tile_stream_loadd(5, a + kTileRows * stride, stride);
         CR_MULTIPLY(2, 5, 6);
+        between();
         CR_MULTIPLY(3, 5, 7);
+        between();
     }
 }
 
-// `rows` rows times `units` units of a panel, from nothing or on top of the sums that are there. between() is
-// called after each whole step: the multiplier of tiles works beside everything else that a core does.
+// `rows` rows times `units` units of a panel, from nothing or on top of the sums that are there.
 template <bool int8, class Between>
 CR_INLINE void multiply(Session& session, const char* a, std::ptrdiff_t stride, int rows, const char* panel,
                         int units, bool from_nothing, void* sums, std::ptrdiff_t sums_stride,
-                        const Between& between) {
+                        Between& between) {
     const bool two = rows > kTileRows;
     char *upper = static_cast<char*>(sums), *lower = upper + kTileRows * sums_stride;
     session.use(rows);
@@ -109,8 +113,7 @@ CR_INLINE void multiply(Session& session, const char* a, std::ptrdiff_t stride, 
         }
     }
     for (; units >= kTileUnits; units -= kTileUnits) {
-        step<int8>(a, stride, panel, two);
-        between();
+        step<int8>(a, stride, panel, two, between);
         a += kTileBytes;
         panel += kTileUnits * kPanel * kUnit;
     }
@@ -121,7 +124,7 @@ CR_INLINE void multiply(Session& session, const char* a, std::ptrdiff_t stride, 
             __builtin_memcpy(left + r * kTileBytes, a + r * stride, static_cast<std::size_t>(units) * kUnit);
         __builtin_memcpy(right, panel, static_cast<std::size_t>(units) * kPanel * kUnit);
         memory_barrier();
-        step<int8>(left, kTileBytes, right, two);
+        step<int8>(left, kTileBytes, right, two, between);
     }
     _tile_stored(0, upper, sums_stride);
     _tile_stored(1, upper + kTileBytes, sums_stride);
@@ -132,9 +135,14 @@ CR_INLINE void multiply(Session& session, const char* a, std::ptrdiff_t stride, 
     memory_barrier();
 }
 
+struct Nothing {
+    CR_INLINE void operator()() {}
+};
+
 template <bool int8>
 void tile_amx(const TileArgs& t, int rows) {
-    multiply<int8>(*t.session, t.a, t.a_stride, rows, t.panel, t.groups, true, t.c, t.c_stride * 4, [] {});
+    Nothing nothing;
+    multiply<int8>(*t.session, t.a, t.a_stride, rows, t.panel, t.groups, true, t.c, t.c_stride * 4, nothing);
 }
 
 template <int R>
@@ -174,86 +182,159 @@ namespace crossrank::CR_ISA {
 
 constexpr int kBlockUnits = 256;                 // of a panel: 32 KiB, in the first-level cache
 constexpr int kChunkRows = 256;                  // whose sums are kept from block to block
+constexpr int kMostChunkRows = 1024;             // where a block has all of a panel's inputs
 constexpr std::ptrdiff_t kChunkBytes = 1 << 20;  // of activations: half of the second-level cache
+
+// What a core does between the products of tiles, by units that would be idle: finished sums go to their
+// place, a row at a time, and the next panel is fetched. A few instructions at a time, or the products would
+// have to wait for them.
+template <bool int8, Gelu gelu_kind, bool bf16>
+class Meanwhile {
+  public:
+    struct Row {
+        float factor;
+        std::int32_t shift;
+    };
+
+    // `rows` are those of the chunk that begins with row `from` of `out`. (They are not a member: an object
+    // that something points into cannot live in registers.)
+    Meanwhile(const Linear& w, const Output& out, const Row* rows, int from)
+        : w_(w), out_(out), rows_(rows), from_(from), stride_(out.stride), add_(out.add) {}
+
+    // `rows` rows of sums from row `row` of the chunk on, in the panel from `column` on.
+    void finish(const float* sums, int row, int rows, int column) {
+        finisher_ = Finisher<int8, gelu_kind, bf16>(w_, column);
+        sums_ = sums;
+        end_ = sums + rows * kPanel;
+        row_ = rows_ + (int8 ? row : 0);
+        to_ = place_of(out_, from_ + row, column);
+    }
+
+    // What there is to finish is spread over `times` calls.
+    void spread(int times) {
+        rate_ = times ? static_cast<int>(((end_ - sums_) / kPanel * kWhole + times - 1) / times) : 0;
+        credit_ = 0;
+    }
+
+    // Memory from `first` to `last`, fetched within `times` calls.
+    void fetch(const char* first, const char* last, int times) {
+        ahead_ = first;
+        ahead_end_ = last;
+        lines_ = times ? static_cast<int>(ceil_div(last - first, std::ptrdiff_t{64} * times)) : 0;
+    }
+
+    CR_INLINE void operator()() {
+        if (ahead_ < ahead_end_)
+            for (int i = lines_; i > 0; --i, ahead_ += 64) __builtin_prefetch(ahead_, 0, 2);
+        for (credit_ += rate_; credit_ >= kWhole && sums_ < end_; credit_ -= kWhole) row();
+    }
+
+    void finish_rest() {
+        while (sums_ < end_) row();
+    }
+
+  private:
+    static constexpr int kWhole = 1 << 16;  // a row of credit
+
+    CR_INLINE void row() {
+        finisher_.row(sums_, row_->factor, row_->shift, add_, to_);
+        sums_ += kPanel;
+        to_ += stride_;
+        if constexpr (int8) ++row_;
+    }
+
+    const Linear& w_;
+    const Output& out_;
+    const Row* const rows_;
+    const int from_;
+    const std::ptrdiff_t stride_;
+    const bool add_;
+
+    Finisher<int8, gelu_kind, bf16> finisher_;
+    const float *sums_ = nullptr, *end_ = nullptr;
+    const Row* row_ = nullptr;
+    char* to_ = nullptr;
+    int credit_ = 0, rate_ = 0, lines_ = 0;
+    const char *ahead_ = nullptr, *ahead_end_ = nullptr;
+};
 
 // Tiles multiply so fast that the caches cannot follow: 32 rows and a panel have as many bytes. So a block of
 // the panel's inputs stays in the first-level cache while all rows pass by it, and where there are more
-// inputs, sums wait in memory for the next block. What is done to finished sums is done between the products
-// of the next rows, by units of the processor that would be idle.
-template <bool int8>
+// inputs, sums wait in memory for the next block.
+template <bool int8, Gelu gelu_kind, bool bf16_out>
 void multiply_rows(const Linear& w, const Activations& x, int first, int last, const Output& out, int from,
                    int count) {
     const RowBlocks blocks(count, kDotRows);
     const int groups = w.groups();
     const std::ptrdiff_t panel_bytes = std::ptrdiff_t{groups} * kPanel * kUnit;
-    const Finish finish_block = finish_for(w, out);
     const char* a = static_cast<const char*>(x.data) + from * x.stride;
-    const std::ptrdiff_t steps = std::ptrdiff_t{blocks.count} * ceil_div(groups, kTileUnits);
-    const std::ptrdiff_t ahead_step = round_up(ceil_div(panel_bytes, steps), 64);
     const bool whole = groups <= kBlockUnits;
     alignas(64) float kept[kChunkRows * kPanel];
     // One block's sums are finished while the next block's are made.
     const auto sums_of = [&](int block, int first_row) {
         return kept + (whole ? block % 2 * kDotRows : first_row) * kPanel;
     };
-    Session session;
-
-    // Sums that wait to be finished: rows [row, end) of the chunk in the panel from `column` on, some at a
-    // time.
-    int row = 0, end = 0, column = 0, some = 0, made = 0;
-    const float* sums = nullptr;
-    const auto finish_some = [&](int rows) {
-        if (row == end) return;
-        const int n = rows < end - row ? rows : end - row;
-        finish_block(w, x, out, from + row, n, column, sums);
-        row += n;
-        sums += n * kPanel;
+    const auto products = [&](int rows, int units) {
+        return (rows > kTileRows ? 4 : 2) * (units / kTileUnits);
     };
-
+    using Doing = Meanwhile<int8, gelu_kind, bf16_out>;
+    typename Doing::Row scales[int8 ? kMostChunkRows : 1];
+    if constexpr (int8)
+        for (int r = 0; r < count; ++r) scales[r] = {x.scale[from + r], shift_of(x, from + r)};
+    else scales[0] = {1.0f, 0};
+    Doing meanwhile(w, out, scales, from);
+    Session session;
+    int made = 0;
     for (int p = first; p < last; ++p) {
         const char* panel = static_cast<const char*>(w.panels) + p * panel_bytes;
-        const char* ahead = panel + panel_bytes;
-        const char* ahead_end = p + 1 < last ? ahead + panel_bytes : ahead;
+        if (p + 1 < last)
+            meanwhile.fetch(panel + panel_bytes, panel + 2 * panel_bytes,
+                            blocks.count * products(blocks.small, groups));
         for (int group = 0; group < groups; group += kBlockUnits) {
             const int units = groups - group < kBlockUnits ? groups - group : kBlockUnits;
-            const bool complete = group + units == groups;
             int block_row = 0;
             for (int block = 0; block < blocks.count; ++block) {
                 const int rows = blocks.size(block);
-                float* block_sums = sums_of(made, block_row);
+                float* sums = sums_of(made++, block_row);
+                meanwhile.spread(products(rows, units));
                 multiply<int8>(session, a + block_row * x.stride + std::ptrdiff_t{group} * kUnit, x.stride,
-                               rows, panel + std::ptrdiff_t{group} * kPanel * kUnit, units, group == 0,
-                               block_sums, kPanel * 4, [&] {
-                                   for (const char* e = ahead + ahead_step; ahead < e && ahead < ahead_end;
-                                        ahead += 64)
-                                       __builtin_prefetch(ahead, 0, 2);
-                                   finish_some(some);
-                               });
-                if (complete) {
-                    finish_some(kDotRows);
-                    sums = block_sums;
-                    row = block_row;
-                    end = block_row + rows;
-                    column = p * kPanel;
-                    some = (rows * kTileUnits + units - 1) / units;
+                               rows, panel + std::ptrdiff_t{group} * kPanel * kUnit, units, group == 0, sums,
+                               kPanel * 4, meanwhile);
+                if (group + units == groups) {
+                    meanwhile.finish_rest();
+                    meanwhile.finish(sums, block_row, rows, p * kPanel);
                 }
                 block_row += rows;
-                ++made;
             }
         }
     }
-    finish_some(kDotRows);
+    meanwhile.finish_rest();
+}
+
+using MultiplyRows = void (*)(const Linear&, const Activations&, int, int, const Output&, int, int);
+
+template <bool int8, Gelu gelu_kind>
+MultiplyRows multiply_rows_for(const Output& out) {
+    return out.bf16 ? multiply_rows<int8, gelu_kind, true> : multiply_rows<int8, gelu_kind, false>;
+}
+
+template <bool int8>
+MultiplyRows multiply_rows_for(const Output& out) {
+    return out.gelu == Gelu::none   ? multiply_rows_for<int8, Gelu::none>(out)
+           : out.gelu == Gelu::fine ? multiply_rows_for<int8, Gelu::fine>(out)
+                                    : multiply_rows_for<int8, Gelu::coarse>(out);
 }
 
 void linear_amx(const Linear& w, const Activations& x, int first, int last, const Output& out) {
     if (w.precision == Precision::fp32) return linear_by_tiles(w, x, first, last, out);
+    const MultiplyRows multiply =
+        w.precision == Precision::int8 ? multiply_rows_for<true>(out) : multiply_rows_for<false>(out);
+    const int limit = w.groups() <= kBlockUnits ? kMostChunkRows : kChunkRows;
     const std::ptrdiff_t fitting = kChunkBytes / (std::ptrdiff_t{w.groups()} * kUnit) / kDotRows * kDotRows;
-    const std::ptrdiff_t most = w.groups() <= kBlockUnits || fitting < kChunkRows ? fitting : kChunkRows;
-    const int chunk = static_cast<int>(most < kDotRows ? kDotRows : most);
+    const int chunk = fitting < kDotRows ? kDotRows : fitting < limit ? static_cast<int>(fitting) : limit;
     const RowBlocks chunks(x.rows, chunk);
     for (int i = 0, from = 0; i < chunks.count; from += chunks.size(i++))
-        (w.precision == Precision::int8 ? multiply_rows<true> : multiply_rows<false>)(w, x, first, last, out,
-                                                                                      from, chunks.size(i));
+        multiply(w, x, first, last, out, from, chunks.size(i));
 }
 
 }  // namespace crossrank::CR_ISA

@@ -85,8 +85,7 @@ struct Output {
     std::ptrdiff_t stride = 0;  // bytes from row to row
     bool bf16 = false;          // else fp32
     Gelu gelu = Gelu::none;
-    const float* residual = nullptr;     // added where given; may be `data` itself
-    std::ptrdiff_t residual_stride = 0;  // bytes
+    bool add = false;  // to what is there, which is fp32
 };
 
 // One head of one pair: out = softmax(q k^T) v, where q has been multiplied by log2(e) / sqrt(head_dim): the

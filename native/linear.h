@@ -17,42 +17,71 @@ struct RowBlocks {
     int size(int block) const { return small + (block < larger ? 1 : 0); }
 };
 
+// What turns the sums of one panel into a layer's outputs.
+template <bool int8, Gelu gelu_kind, bool bf16>
+class Finisher {
+  public:
+    Finisher() = default;
+    CR_INLINE Finisher(const Linear& w, int column) {
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectorsOfPanel; ++v) {
+            bias_[v] = load<Vf>(w.bias + column + v * kLanes);
+            if constexpr (int8) scale_[v] = load<Vf>(w.scale + column + v * kLanes);
+            if constexpr (gelu_kind == Gelu::coarse) {  // which takes numbers in a unit of its own
+                bias_[v] *= 1 / kGeluUnit;
+                scale_[v] = (int8 ? scale_[v] : splat(1.0f)) * (1 / kGeluUnit);
+            }
+        }
+    }
+
+    // One row of 32 sums; in int8, times `factor`, after the shift that the 128 added to the weights put in
+    // is taken out.
+    CR_INLINE void row(const float* sums, float factor, std::int32_t shift, bool add, char* to) const {
+        Vf y[kVectorsOfPanel];
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectorsOfPanel; ++v) {
+            if constexpr (int8) {
+                const Vi sum = load<Vi>(sums + v * kLanes) - (shift - Vi{});
+                y[v] = fma(__builtin_convertvector(sum, Vf) * splat(factor), scale_[v], bias_[v]);
+            } else if constexpr (gelu_kind == Gelu::coarse) {
+                y[v] = fma(load<Vf>(sums + v * kLanes), scale_[v], bias_[v]);
+            } else {
+                y[v] = load<Vf>(sums + v * kLanes) + bias_[v];
+            }
+            if constexpr (gelu_kind == Gelu::fine) y[v] = gelu(y[v]);
+            if constexpr (gelu_kind == Gelu::coarse) y[v] = gelu_coarse(y[v]);
+            if constexpr (!bf16) {
+                if (add) y[v] += load<Vf>(to + 4 * v * kLanes);
+                store(to + 4 * v * kLanes, y[v]);
+            }
+        }
+        if constexpr (bf16) {
+#pragma GCC unroll 4
+            for (int v = 0; v < kVectorsOfPanel; v += 2) store_bf16(to + 2 * v * kLanes, y[v], y[v + 1]);
+        }
+    }
+
+  private:
+    static constexpr int kVectorsOfPanel = kPanel / kLanes;
+    Vf bias_[kVectorsOfPanel] = {}, scale_[kVectorsOfPanel] = {};
+};
+
+CR_INLINE std::int32_t shift_of(const Activations& x, int row) { return CR_WEIGHT_OFFSET * x.sum[row]; }
+
+CR_INLINE char* place_of(const Output& out, int row, int column) {
+    return static_cast<char*>(out.data) + row * out.stride + column * (out.bf16 ? 2 : 4);
+}
+
 // Sums (rows, 32) to their place: one column block of `out` from row `first` on.
 template <bool int8, Gelu gelu_kind, bool bf16>
 void finish(const Linear& w, const Activations& x, const Output& out, int first, int rows, int column,
             const float* sums) {
-    constexpr int kVectorsOfPanel = kPanel / kLanes;
-    Vf bias[kVectorsOfPanel], scale[kVectorsOfPanel];
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectorsOfPanel; ++v) {
-        bias[v] = load<Vf>(w.bias + column + v * kLanes);
-        if constexpr (int8) scale[v] = load<Vf>(w.scale + column + v * kLanes);
-    }
-    char* to = static_cast<char*>(out.data) + first * out.stride + column * (bf16 ? 2 : 4);
-    const char* residual = reinterpret_cast<const char*>(out.residual);
-    if (residual) residual += first * out.residual_stride + 4 * column;
-    for (int r = 0; r < rows; ++r) {
-        // The shift is what the 128 added to the weights put in.
-        const Vi shift = int8 ? CR_WEIGHT_OFFSET * x.sum[first + r] - Vi{} : Vi{};
-        const Vf factor = int8 ? splat(x.scale[first + r]) : Vf{};
-#pragma GCC unroll 8
-        for (int v = 0; v < kVectorsOfPanel; ++v) {
-            Vf y;
-            if constexpr (int8) {
-                const Vi sum = load<Vi>(sums + v * kLanes) - shift;
-                y = fma(__builtin_convertvector(sum, Vf) * factor, scale[v], bias[v]);
-            } else {
-                y = load<Vf>(sums + v * kLanes) + bias[v];
-            }
-            if constexpr (gelu_kind == Gelu::fine) y = gelu(y);
-            if constexpr (gelu_kind == Gelu::coarse) y = gelu_coarse(y);
-            if (residual) y += load<Vf>(residual + 4 * v * kLanes);
-            if constexpr (bf16) store(to + 2 * v * kLanes, to_bf16(y));
-            else store(to + 4 * v * kLanes, y);
-        }
+    const Finisher<int8, gelu_kind, bf16> finisher(w, column);
+    char* to = place_of(out, first, column);
+    for (int r = first; r < first + rows; ++r) {
+        finisher.row(sums, int8 ? x.scale[r] : 1.0f, int8 ? shift_of(x, r) : 0, out.add, to);
         sums += kPanel;
         to += out.stride;
-        if (residual) residual += out.residual_stride;
     }
 }
 

@@ -157,6 +157,16 @@ CR_INLINE Vh to_bf16(Vf x) {
 #endif
 }
 
+// Two vectors as bf16, one after the other.
+CR_INLINE void store_bf16(void* to, Vf first, Vf second) {
+#ifdef CR_AVX512_BF16
+    store(to, _mm512_cvtne2ps_pbh(second, first));
+#else
+    store(to, to_bf16(first));
+    store(static_cast<char*>(to) + 2 * kLanes, to_bf16(second));
+#endif
+}
+
 // 2^x for x <= 0: 2^n 2^f with |f| <= 1/2, and 2^f by a polynomial fitted for the least relative error:
 // degree 5, 7.5e-8, or, for results that are rounded to bf16 next, degree 4, 2.6e-6. Below 2^-126 the result
 // is 2^-126 or less.
@@ -219,23 +229,25 @@ CR_INLINE Vf gelu(Vf x) {
     return fma(half, y * p, half);
 }
 
-// c = 3, degree 8: erf to 2.3e-5. For values that are rounded to bf16 or int8 next, whose steps are a hundred
-// times coarser.
-CR_INLINE Vf gelu_coarse(Vf x) {
-    constexpr float kClip = 4.2426405f, kScale = 0.111111112f;
-    const Vf y = min(max(x, splat(-kClip)), splat(kClip));
-    const Vf t = fma(y * kScale, y, splat(-1.0f));
-    Vf p = splat(0.00484417519f);
-    p = fma(p, t, splat(-0.0126326988f));
-    p = fma(p, t, splat(0.0170243308f));
-    p = fma(p, t, splat(-0.0280947443f));
-    p = fma(p, t, splat(0.0510150678f));
-    p = fma(p, t, splat(-0.0785896704f));
-    p = fma(p, t, splat(0.111438833f));
-    p = fma(p, t, splat(-0.16173552f));
-    p = fma(p, t, splat(0.332431197f));
-    const Vf half = x * 0.5f;
-    return fma(half, y * p, half);
+// c = 2.65, degree 6: erf to 1.1e-4. For values that are rounded to bf16 or int8 next, whose steps are ten
+// times coarser or more. Takes x / c, and P holds a factor c / 2: x/2 (1 + y P) is then z (c/2 + y P).
+constexpr float kGeluUnit = 2.65f;
+CR_INLINE Vf gelu_coarse(Vf z) {
+    constexpr float kClip = 1.41421356f;
+#if CR_LANES == 16
+    const Vf y = _mm512_range_ps(z, splat(kClip), 2);  // of both the nearer to 0, with z's sign
+#else
+    const Vf y = min(max(z, splat(-kClip)), splat(kClip));
+#endif
+    const Vf t = fma(y, y, splat(-1.0f));
+    Vf p = splat(0.0330526456f);
+    p = fma(p, t, splat(-0.0872745216f));
+    p = fma(p, t, splat(0.133997992f));
+    p = fma(p, t, splat(-0.227893665f));
+    p = fma(p, t, splat(0.38694343f));
+    p = fma(p, t, splat(-0.616367996f));
+    p = fma(p, t, splat(1.31439519f));
+    return z * fma(y, p, splat(0.5f * kGeluUnit));
 }
 
 }  // namespace crossrank::CR_ISA
