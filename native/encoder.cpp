@@ -13,26 +13,6 @@
 #include <string>
 
 namespace crossrank {
-namespace {
-
-// Tokens that one thread takes through a layer together: enough that reading the weights costs little beside
-// using them, and few enough that their activations stay in the second-level cache. Those of a large model do
-// not fit in any case, and its weights take longer to read.
-constexpr int kSmallHidden = 512;
-constexpr int group_tokens(const Config& config) { return config.hidden <= kSmallHidden ? 256 : 512; }
-
-// Rows of the intermediate layer that exist at a time: 4 or 8 times as wide as all else, it would be most of
-// the memory of a long pair.
-constexpr int kIntermediateRows = 256;
-
-// Memory that an idle engine keeps for each thread.
-constexpr std::size_t kKeptBytes = std::size_t{64} << 20;
-
-constexpr int kQueryChunk = 512;  // queries of one attention task
-
-// Values of rows that one member of a team goes through while the others wait, as that takes less than waking
-// them for a phase of its own. (With twice as many, rows that lie in another core's cache made it slower.)
-constexpr std::ptrdiff_t kAloneValues = std::ptrdiff_t{1} << 14;
 
 struct Input {
     const std::int32_t* token_ids;
@@ -51,15 +31,43 @@ struct Group {
     }
 };
 
+namespace {
+
+// Tokens that one thread takes through a layer together: enough that reading the weights costs little beside
+// using them, and few enough that their activations stay in the second-level cache. Those of a large model do
+// not fit in any case, and its weights take longer to read.
+constexpr int kSmallHidden = 512;
+bool is_small(const Config& config) { return config.hidden <= kSmallHidden; }
+int group_tokens(const Config& config) { return is_small(config) ? 256 : 512; }
+
+// Tokens of a pair that are worth a thread of their own. With fewer, threads do not wait long for each other,
+// but longer than they work (a small model), or all read all weights where each could read a part (a large
+// one).
+int thread_tokens(const Config& config) { return is_small(config) ? 32 : 64; }
+
+// Rows of the intermediate layer that exist at a time: 4 or 8 times as wide as all else, it would be most of
+// the memory of a long pair.
+constexpr int kIntermediateRows = 256;
+
+// Memory that an idle engine keeps for each thread.
+constexpr std::size_t kKeptBytes = std::size_t{64} << 20;
+
+constexpr int kQueryChunk = 512;  // queries of one attention task
+
+// Values of rows that one member of a team goes through while the others wait, as that takes less than waking
+// them for a phase of its own. (With twice as many, rows that lie in another core's cache made it slower.)
+constexpr std::ptrdiff_t kAloneValues = std::ptrdiff_t{1} << 14;
+
 // The working memory of a group, as places in one allocation. A stride is never a multiple of 4 KiB, or rows
 // would compete for the same few cache lines.
 struct Workspace {
     std::ptrdiff_t row_stride, head_stride, input_stride, wide_stride, wide_input_stride;  // bytes
-    float* x;            // (M, hidden) the residual stream
-    char *q, *k, *v;     // (M, hidden) in the precision of attention
-    float* context;      // (M, hidden) what attention returns
-    char* input;         // (M, hidden) left side of the next product, in its precision
-    float* input_scale;  // (M)
+    float* x;                      // (M, hidden) the residual stream
+    char *q, *k, *v;               // (M, hidden) in the precision of attention
+    std::ptrdiff_t next_keys = 0;  // bytes from k to the next layer's, and from v: 0, they are the same
+    float* context;                // (M, hidden) what attention returns
+    char* input;                   // (M, hidden) left side of the next product, in its precision
+    float* input_scale;            // (M)
     std::int32_t* input_sum;
     char* wide;  // (min(M, 256), intermediate) bf16, or fp32 in fp32: half the memory traffic, and finer than
                  // int8
@@ -70,8 +78,9 @@ struct Workspace {
     std::size_t scratch_bytes;
     std::size_t size;
 
+    // `own_keys`: with room for k and v.
     Workspace(const Model& model, const Kernels& kernels, bool attention_bf16, std::ptrdiff_t rows,
-              int members, char* memory) {
+              int members, char* memory, bool own_keys = true) {
         const auto stride = [](std::ptrdiff_t values, std::ptrdiff_t bytes) {
             return round_up(round_up(values, kPanel) * bytes, 64) + 64;
         };
@@ -94,8 +103,8 @@ struct Workspace {
         };
         x = reinterpret_cast<float*>(take(rows * row_stride));
         q = take(rows * head_stride);
-        k = take(rows * head_stride);
-        v = take(rows * head_stride);
+        k = take(own_keys ? rows * head_stride : 0);
+        v = take(own_keys ? rows * head_stride : 0);
         context = reinterpret_cast<float*>(take(rows * row_stride));
         input = take(model.precision == Precision::fp32 ? 0 : rows * input_stride);
         input_scale = reinterpret_cast<float*>(take(rows * 4));
@@ -118,54 +127,74 @@ const T* at(const T* base, std::ptrdiff_t bytes) {
     return reinterpret_cast<const T*>(reinterpret_cast<const char*>(base) + bytes);
 }
 
-// One group of pairs on its way through the model. Every member of the team calls run().
+// Rows of a group: one for each token.
+struct Rows {
+    int from, to;
+};
+
+// Rows of one group of pairs on their way through the model: all of them, by one thread or by a team whose
+// every member calls run(); or some, by one thread, beside others that have the rest and meet it once a
+// layer.
 class Pass {
   public:
     Pass(const Model& model, const Kernels& kernels, bool attention_bf16, const Input& input,
          const Group& group, Team& team, const Workspace& workspace)
+        : Pass(model, kernels, attention_bf16, input, group, team, workspace, {0, group.tokens}, nullptr) {}
+
+    // `workspace` is for the rows, but for k and v, which are everybody's. `team` is this thread alone.
+    Pass(const Model& model, const Kernels& kernels, bool attention_bf16, const Input& input,
+         const Group& group, Team& team, const Workspace& workspace, Rows rows, Team* others)
         : model_(model),
           kernels_(kernels),
           attention_bf16_(attention_bf16),
           in_(input),
           group_(group),
           team_(team),
+          others_(others),
           w_(workspace),
-          hidden_(model.config.hidden) {
+          hidden_(model.config.hidden),
+          rows_(rows) {
         int row = 0;
         for (const std::int32_t pair : group.pairs) {
             first_row_.push_back(row);
             row += in_.offsets[pair + 1] - in_.offsets[pair];
         }
         first_row_.push_back(row);
-        for (std::size_t pair = 0; pair < group.pairs.size(); ++pair)
-            for (int first = 0; first < length(pair); first += kQueryChunk)
+        for (std::size_t pair = 0; pair < group.pairs.size(); ++pair) {
+            const int start = first_row_[pair], end = std::min(first_row_[pair + 1], rows.to);
+            for (int first = std::max(start, rows.from); first < end; first += kQueryChunk)
                 chunks_.push_back(
-                    {static_cast<int>(pair), first, std::min(kQueryChunk, length(pair) - first)});
-        for (std::size_t pair = 0; pair < group.pairs.size(); ++pair)
-            firsts_.push_back({static_cast<int>(pair), 0, 1});
+                    {static_cast<int>(pair), first - start, std::min(kQueryChunk, end - first)});
+            if (rows.from <= start && start < rows.to) firsts_.push_back({static_cast<int>(pair), 0, 1});
+        }
     }
 
     // Allocates nothing, and so cannot fail and leave the team waiting.
     void run(int rank) const {
         embed();
+        const int rows = rows_.to - rows_.from;
         const std::size_t layers = model_.layers.size();
         for (std::size_t i = 0; i + 1 < layers; ++i) {
             const Layer& layer = model_.layers[i];
-            products({{layer.query, left(group_.tokens), heads(w_.q)},
-                      {layer.key, left(group_.tokens), heads(w_.k)},
-                      {layer.value, left(group_.tokens), heads(w_.v)}});
-            attend(rank, chunks_, group_.tokens, false);
-            rest_of_layer(layer, group_.tokens);
+            products({{layer.query, left(rows), heads(w_.q)},
+                      {layer.key, left(rows), heads(own(keys(i)))},
+                      {layer.value, left(rows), heads(own(values(i)))}});
+            meet_others();
+            attend(rank, i, chunks_, rows, false);
+            rest_of_layer(layer, rows);
         }
 
         // The last layer: keys and values of every token, all else for the first token of each pair only.
-        const Layer& layer = model_.layers[layers - 1];
-        products(
-            {{layer.key, left(group_.tokens), heads(w_.k)}, {layer.value, left(group_.tokens), heads(w_.v)}},
-            1, 0, [&](int) { keep_first_rows(); });
-        const int pairs = static_cast<int>(group_.pairs.size());
+        const std::size_t last = layers - 1;
+        const Layer& layer = model_.layers[last];
+        products({{layer.key, left(rows), heads(own(keys(last)))},
+                  {layer.value, left(rows), heads(own(values(last)))}},
+                 1, 0, [&](int) { keep_first_rows(); });
+        meet_others();
+        const int pairs = static_cast<int>(firsts_.size());
+        if (pairs == 0) return;
         products({{layer.query, left(pairs), heads(w_.q)}});
-        attend(rank, firsts_, pairs, true);
+        attend(rank, last, firsts_, pairs, true);
         rest_of_layer(layer, pairs);
         classify(pairs);
     }
@@ -183,6 +212,15 @@ class Pass {
 
     int length(std::size_t pair) const { return first_row_[pair + 1] - first_row_[pair]; }
 
+    // Keys and values of all rows of the group. Others may still read a layer's when the next ones are made.
+    char* keys(std::size_t layer) const { return w_.k + (layer % 2 ? w_.next_keys : 0); }
+    char* values(std::size_t layer) const { return w_.v + (layer % 2 ? w_.next_keys : 0); }
+    char* own(char* of_all) const { return of_all + rows_.from * w_.head_stride; }
+
+    void meet_others() const {
+        if (others_) others_->meet();
+    }
+
     // --- the parts of a layer ---
 
     void embed() const {
@@ -193,34 +231,39 @@ class Pass {
             // RoBERTa counts positions from padding_id + 1 and leaves out padding tokens, should a text hold
             // one.
             int position = config.padding_id;
-            for (int i = 0; i < length(pair); ++i) {
+            const int first = first_row_[pair] - rows_.from;  // among the rows here
+            const int end = std::min(length(pair), rows_.to - first_row_[pair]);
+            for (int i = 0; i < end; ++i) {
                 const std::int32_t token = in_.token_ids[start + i];
                 const bool counted = config.bert || token != config.padding_id;
                 if (counted && !config.bert) ++position;
-                float* x = row(first_row_[pair] + i);
+                if (first + i < 0) continue;
+                float* x = row(first + i);
                 model_.words.read(token, x);
                 model_.segments.add(in_.segment_ids ? in_.segment_ids[start + i] : 0, x);
                 model_.positions.add(config.bert ? i : counted ? position : config.padding_id, x);
                 kernels_.layer_norm(x, model_.embedding_norm.gamma, model_.embedding_norm.beta,
                                     config.epsilon, hidden_, x);
-                prepare(x, first_row_[pair] + i);
+                prepare(x, first + i);
             }
         });
     }
 
-    void attend(int rank, const std::vector<Chunk>& chunks, int rows, bool first_rows) const {
+    void attend(int rank, std::size_t layer, const std::vector<Chunk>& chunks, int rows,
+                bool first_rows) const {
         const int heads_count = model_.config.heads, dim = model_.config.head_dim();
         const std::ptrdiff_t bytes = attention_bf16_ ? 2 : 4;
         const auto head_of_chunk = [&](std::ptrdiff_t task) {
             const Chunk& chunk = chunks[static_cast<std::size_t>(task / heads_count)];
             const std::ptrdiff_t head = task % heads_count;
             const std::size_t pair = static_cast<std::size_t>(chunk.pair);
-            const std::ptrdiff_t query = first_rows ? chunk.pair : first_row_[pair] + chunk.first_query;
+            const std::ptrdiff_t query =
+                first_rows ? task / heads_count : first_row_[pair] + chunk.first_query - rows_.from;
             Attention args;
             args.bf16 = attention_bf16_;
             args.q = w_.q + query * w_.head_stride + head * dim * bytes;
-            args.k = w_.k + first_row_[pair] * w_.head_stride + head * dim * bytes;
-            args.v = w_.v + first_row_[pair] * w_.head_stride + head * dim * bytes;
+            args.k = keys(layer) + first_row_[pair] * w_.head_stride + head * dim * bytes;
+            args.v = values(layer) + first_row_[pair] * w_.head_stride + head * dim * bytes;
             args.q_stride = args.kv_stride = w_.head_stride;
             args.q_rows = chunk.queries;
             args.kv_rows = length(pair);
@@ -280,8 +323,9 @@ class Pass {
 
     // Rows of first tokens move to the front, pair by pair: none is overwritten before it is read.
     void keep_first_rows() const {
-        for (std::size_t pair = 0; pair < group_.pairs.size(); ++pair) {
-            const std::ptrdiff_t to = static_cast<std::ptrdiff_t>(pair), from = first_row_[pair];
+        for (std::size_t i = 0; i < firsts_.size(); ++i) {
+            const std::ptrdiff_t to = static_cast<std::ptrdiff_t>(i),
+                                 from = first_row_[static_cast<std::size_t>(firsts_[i].pair)] - rows_.from;
             if (to == from) continue;
             std::memcpy(at(w_.x, to * w_.row_stride), at(w_.x, from * w_.row_stride),
                         static_cast<std::size_t>(w_.row_stride));
@@ -308,7 +352,8 @@ class Pass {
             for (int i = 0; i < hidden_; ++i)
                 logit +=
                     static_cast<double>(model_.classifier[i]) * static_cast<double>(std::tanh(pooled[i]));
-            in_.out[group_.pairs[static_cast<std::size_t>(r)]] = static_cast<float>(logit);
+            const int pair = firsts_[static_cast<std::size_t>(r)].pair;
+            in_.out[group_.pairs[static_cast<std::size_t>(pair)]] = static_cast<float>(logit);
         });
     }
 
@@ -420,8 +465,10 @@ class Pass {
     const Input& in_;
     const Group& group_;
     Team& team_;
+    Team* const others_;
     const Workspace& w_;
     const int hidden_;
+    const Rows rows_;
     std::vector<std::int32_t> first_row_;  // of each pair in the group; and the number of rows
     std::vector<Chunk> chunks_;            // the queries that are attention's tasks
     std::vector<Chunk> firsts_;            // the same for the last layer
@@ -496,7 +543,11 @@ void Arena::trim(std::size_t bytes) {
 }
 
 Encoder::Encoder(Model model, const Kernels& kernels, int threads)
-    : model_(std::move(model)), kernels_(kernels), threads_(threads), process_(getpid()) {
+    : model_(std::move(model)),
+      kernels_(kernels),
+      attention_bf16_(model_.precision != Precision::fp32 && kernels.native_bf16),
+      threads_(threads),
+      process_(getpid()) {
     if (threads < 1 || threads > 4096) throw std::invalid_argument("threads must be 1 to 4096");
     pool_ = std::make_unique<ThreadPool>(threads);
     arenas_.resize(static_cast<std::size_t>(threads));
@@ -532,6 +583,42 @@ void Encoder::check(const std::int32_t* token_ids, std::int64_t tokens, const st
                                         std::to_string(config.segments - 1));
 }
 
+void Encoder::by_outputs(const Input& input, const Group& group) {
+    Team team(threads_);
+    const auto workspace = [&](char* memory) {
+        return Workspace(model_, kernels_, attention_bf16_, group.tokens, threads_, memory);
+    };
+    const Workspace memory = workspace(team_arena_.reserve(workspace(nullptr).size));
+    const Pass pass(model_, kernels_, attention_bf16_, input, group, team, memory);
+    pool_->run(threads_, [&](std::ptrdiff_t member, int) { pass.run(static_cast<int>(member)); });
+}
+
+void Encoder::by_rows(const Input& input, const Group& group, int members) {
+    const auto workspace = [&](std::ptrdiff_t rows, char* memory) {
+        return Workspace(model_, kernels_, attention_bf16_, rows, 1, memory, false);
+    };
+    const int most = static_cast<int>(ceil_div(group.tokens, members));
+    const Workspace sizes = workspace(most, nullptr);
+    const std::ptrdiff_t keys = group.tokens * sizes.head_stride,
+                         size = static_cast<std::ptrdiff_t>(sizes.size);
+    char* memory = team_arena_.reserve(static_cast<std::size_t>(4 * keys + members * size));
+    Team alone(1), all(members);
+    std::vector<Workspace> workspaces;
+    std::vector<Pass> passes;
+    workspaces.reserve(static_cast<std::size_t>(members));
+    passes.reserve(static_cast<std::size_t>(members));
+    for (int i = 0; i < members; ++i) {
+        const Rows rows{group.tokens * i / members, group.tokens * (i + 1) / members};
+        Workspace& own =
+            workspaces.emplace_back(workspace(rows.to - rows.from, memory + 4 * keys + i * size));
+        own.k = memory;
+        own.v = memory + keys;
+        own.next_keys = 2 * keys;
+        passes.emplace_back(model_, kernels_, attention_bf16_, input, group, alone, own, rows, &all);
+    }
+    pool_->run(members, [&](std::ptrdiff_t member, int) { passes[static_cast<std::size_t>(member)].run(0); });
+}
+
 void Encoder::logits(const std::int32_t* token_ids, std::int64_t tokens, const std::int32_t* offsets,
                      std::int64_t pairs, const std::int32_t* segment_ids, float* out) {
     if (getpid() != process_)
@@ -545,9 +632,8 @@ void Encoder::logits(const std::int32_t* token_ids, std::int64_t tokens, const s
     const int spread = call.others() ? 1 : threads_;
 
     const Input input{token_ids, offsets, segment_ids, out};
-    const bool attention_bf16 = model_.precision != Precision::fp32 && kernels_.native_bf16;
     const auto workspace = [&](std::ptrdiff_t rows, int members, char* memory) {
-        return Workspace(model_, kernels_, attention_bf16, rows, members, memory);
+        return Workspace(model_, kernels_, attention_bf16_, rows, members, memory);
     };
 
     // Each thread takes groups of pairs by itself, as long as that keeps all of them busy. The longest pairs,
@@ -561,7 +647,11 @@ void Encoder::logits(const std::int32_t* token_ids, std::int64_t tokens, const s
     const int of_group = group_tokens(model_.config);
     Group shared;
     std::vector<Group> groups = plan(offsets, order, tokens, spread, of_group);
-    while (spread > 1 && !order.empty()) {
+    const int least = thread_tokens(model_.config);
+    const auto is_shared = [&](std::int32_t pair) {
+        return !is_small(model_.config) || offsets[pair + 1] - offsets[pair] >= 2 * least;
+    };
+    while (spread > 1 && !order.empty() && is_shared(order.front())) {
         const std::ptrdiff_t rest = tokens - shared.tokens;
         if (busiest(groups, spread) * spread <= rest + rest / 4) break;
         shared.add(order.front(), offsets);
@@ -571,11 +661,11 @@ void Encoder::logits(const std::int32_t* token_ids, std::int64_t tokens, const s
 
     if (!shared.pairs.empty()) {
         const std::lock_guard<std::mutex> alone(team_);
-        Team team(threads_);
-        const std::size_t bytes = workspace(shared.tokens, threads_, nullptr).size;
-        const Workspace memory = workspace(shared.tokens, threads_, team_arena_.reserve(bytes));
-        const Pass pass(model_, kernels_, attention_bf16, input, shared, team, memory);
-        pool_->run(threads_, [&](std::ptrdiff_t member, int) { pass.run(static_cast<int>(member)); });
+        // Each thread takes some of the tokens, or, where they are few for a large model, some of the outputs
+        // of every product.
+        if (is_small(model_.config) || shared.tokens >= std::ptrdiff_t{threads_} * least)
+            by_rows(input, shared, std::min(threads_, std::max(1, shared.tokens / least)));
+        else by_outputs(input, shared);
         team_arena_.trim(kKeptBytes);
     }
     if (!groups.empty()) {
@@ -586,7 +676,7 @@ void Encoder::logits(const std::int32_t* token_ids, std::int64_t tokens, const s
             const Group& group = groups[static_cast<std::size_t>(i)];
             Arena& arena = arenas_[static_cast<std::size_t>(rank)];
             const Workspace memory = workspace(group.tokens, 1, arena.reserve(bytes));
-            Pass(model_, kernels_, attention_bf16, input, group, alone, memory).run(0);
+            Pass(model_, kernels_, attention_bf16_, input, group, alone, memory).run(0);
             arena.trim(kKeptBytes);
         });
     }

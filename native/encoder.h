@@ -26,6 +26,9 @@ class Arena {
     std::size_t size_ = 0;
 };
 
+struct Input;  // of one call: encoder.cpp
+struct Group;  // of its pairs
+
 class Encoder {
   public:
     // `model` points into tensors that must outlive the encoder.
@@ -49,8 +52,14 @@ class Encoder {
     void check(const std::int32_t* token_ids, std::int64_t tokens, const std::int32_t* offsets,
                std::int64_t pairs, const std::int32_t* segment_ids) const;
 
+    // A group for all threads together: each takes some of the outputs of every product, or some of the
+    // tokens.
+    void by_outputs(const Input& input, const Group& group);
+    void by_rows(const Input& input, const Group& group, int members);
+
     const Model model_;
     const Kernels& kernels_;
+    const bool attention_bf16_;  // else in fp32
     const int threads_;
     const pid_t process_;
     std::atomic<int> calls_{0};  // that are being answered

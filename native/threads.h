@@ -82,6 +82,11 @@ class Team {
         phase(tasks, task, [] {});
     }
 
+    // Returns when every member has called it.
+    void meet() {
+        phase(0, [](std::ptrdiff_t) {});
+    }
+
   private:
     void wait(std::unique_lock<std::mutex>& lock);
     void release(std::unique_lock<std::mutex>& lock);

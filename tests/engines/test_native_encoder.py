@@ -135,12 +135,20 @@ def test_a_logit_does_not_depend_on_its_pack(reference: Reference, isa: str, pre
     np.testing.assert_array_equal(run(reference.engine(precision, 1, isa), pairs), together)
 
 
-def test_threads_share_what_they_cannot_divide(xlm_roberta: Reference) -> None:
-    """Long pairs for all threads together, the rest by each thread alone; the logits are the same."""
-    pairs = xlm_roberta.pairs([290, 250, 200, *range(2, 60)])
-    np.testing.assert_array_equal(
-        run(xlm_roberta.engine("int8", 8), pairs), run(xlm_roberta.engine("int8", 1), pairs)
-    )
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize(("hidden", "heads"), [(96, 3), (576, 9)])
+def test_threads_share_what_they_cannot_divide(hidden: int, heads: int, precision: str) -> None:
+    """The same bits: long pairs go to all threads by their tokens, in a large model short ones by outputs."""
+    reference = Reference("xlm-roberta", hidden_size=hidden, num_attention_heads=heads)
+    packs = [
+        reference.pairs(n) for n in ([290, 250, 200, *range(2, 60)], [1], [40], [127], [290], [150, 140])
+    ]
+    one = reference.engine(precision, 1)
+    expected = [run(one, pairs) for pairs in packs]
+    for threads in (2, 3, 8):
+        engine = reference.engine(precision, threads)
+        for pairs, logits in zip(packs, expected, strict=True):
+            np.testing.assert_array_equal(run(engine, pairs), logits)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
@@ -161,8 +169,9 @@ def test_one_layer_and_heads_of_128() -> None:
 
 
 def test_a_padding_token_inside_a_text_counts_no_position(xlm_roberta: Reference) -> None:
-    pairs = xlm_roberta.pairs([30, 20])
+    pairs = xlm_roberta.pairs([30, 20, 200])  # the last one's tokens are shared by both threads
     pairs[0][0][[4, 9, 10, 29]] = 1
+    pairs[2][0][[9, 99, 100, 150]] = 1
     np.testing.assert_allclose(run(xlm_roberta.engine(), pairs), xlm_roberta.logits(pairs), atol=1e-4)
 
 
