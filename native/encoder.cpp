@@ -602,13 +602,14 @@ void Encoder::by_rows(const Input& input, const Group& group, int members) {
     const std::ptrdiff_t keys = group.tokens * sizes.head_stride,
                          size = static_cast<std::ptrdiff_t>(sizes.size);
     char* memory = team_arena_.reserve(static_cast<std::size_t>(4 * keys + members * size));
+    const auto share = [&](std::ptrdiff_t i) { return static_cast<int>(group.tokens * i / members); };
     Team alone(1), all(members);
     std::vector<Workspace> workspaces;
     std::vector<Pass> passes;
     workspaces.reserve(static_cast<std::size_t>(members));
     passes.reserve(static_cast<std::size_t>(members));
     for (int i = 0; i < members; ++i) {
-        const Rows rows{group.tokens * i / members, group.tokens * (i + 1) / members};
+        const Rows rows{share(i), share(i + 1)};
         Workspace& own =
             workspaces.emplace_back(workspace(rows.to - rows.from, memory + 4 * keys + i * size));
         own.k = memory;
@@ -632,8 +633,8 @@ void Encoder::logits(const std::int32_t* token_ids, std::int64_t tokens, const s
     const int spread = call.others() ? 1 : threads_;
 
     const Input input{token_ids, offsets, segment_ids, out};
-    const auto workspace = [&](std::ptrdiff_t rows, int members, char* memory) {
-        return Workspace(model_, kernels_, attention_bf16_, rows, members, memory);
+    const auto workspace = [&](std::ptrdiff_t rows, char* memory) {
+        return Workspace(model_, kernels_, attention_bf16_, rows, 1, memory);
     };
 
     // Each thread takes groups of pairs by itself, as long as that keeps all of them busy. The longest pairs,
@@ -670,12 +671,12 @@ void Encoder::logits(const std::int32_t* token_ids, std::int64_t tokens, const s
     }
     if (!groups.empty()) {
         // Groups come largest first: none is larger than the first.
-        const std::size_t bytes = workspace(groups[0].tokens, 1, nullptr).size;
+        const std::size_t bytes = workspace(groups[0].tokens, nullptr).size;
         pool_->run(static_cast<std::ptrdiff_t>(groups.size()), [&](std::ptrdiff_t i, int rank) {
             Team alone(1);
             const Group& group = groups[static_cast<std::size_t>(i)];
             Arena& arena = arenas_[static_cast<std::size_t>(rank)];
-            const Workspace memory = workspace(group.tokens, 1, arena.reserve(bytes));
+            const Workspace memory = workspace(group.tokens, arena.reserve(bytes));
             Pass(model_, kernels_, attention_bf16_, input, group, alone, memory).run(0);
             arena.trim(kKeptBytes);
         });
