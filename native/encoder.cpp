@@ -164,8 +164,9 @@ class Pass {
             const int start = first_row_[pair], end = std::min(first_row_[pair + 1], rows.to);
             for (int first = std::max(start, rows.from); first < end; first += kQueryChunk)
                 chunks_.push_back(
-                    {static_cast<int>(pair), first - start, std::min(kQueryChunk, end - first)});
-            if (rows.from <= start && start < rows.to) firsts_.push_back({static_cast<int>(pair), 0, 1});
+                    {static_cast<int>(pair), first - rows.from, std::min(kQueryChunk, end - first)});
+            if (rows.from <= start && start < rows.to)
+                firsts_.push_back({static_cast<int>(pair), static_cast<int>(firsts_.size()), 1});
         }
     }
 
@@ -180,7 +181,7 @@ class Pass {
                       {layer.key, left(rows), heads(own(keys(i)))},
                       {layer.value, left(rows), heads(own(values(i)))}});
             meet_others();
-            attend(rank, i, chunks_, rows, false);
+            attend(rank, i, chunks_, rows);
             rest_of_layer(layer, rows);
         }
 
@@ -194,14 +195,14 @@ class Pass {
         const int pairs = static_cast<int>(firsts_.size());
         if (pairs == 0) return;
         products({{layer.query, left(pairs), heads(w_.q)}});
-        attend(rank, last, firsts_, pairs, true);
+        attend(rank, last, firsts_, pairs);
         rest_of_layer(layer, pairs);
         classify(pairs);
     }
 
   private:
     struct Chunk {
-        int pair, first_query, queries;
+        int pair, row, queries;  // `row` has the first of the queries
     };
 
     struct Product {
@@ -249,26 +250,23 @@ class Pass {
         });
     }
 
-    void attend(int rank, std::size_t layer, const std::vector<Chunk>& chunks, int rows,
-                bool first_rows) const {
+    void attend(int rank, std::size_t layer, const std::vector<Chunk>& chunks, int rows) const {
         const int heads_count = model_.config.heads, dim = model_.config.head_dim();
         const std::ptrdiff_t bytes = attention_bf16_ ? 2 : 4;
         const auto head_of_chunk = [&](std::ptrdiff_t task) {
             const Chunk& chunk = chunks[static_cast<std::size_t>(task / heads_count)];
             const std::ptrdiff_t head = task % heads_count;
             const std::size_t pair = static_cast<std::size_t>(chunk.pair);
-            const std::ptrdiff_t query =
-                first_rows ? task / heads_count : first_row_[pair] + chunk.first_query - rows_.from;
             Attention args;
             args.bf16 = attention_bf16_;
-            args.q = w_.q + query * w_.head_stride + head * dim * bytes;
+            args.q = w_.q + chunk.row * w_.head_stride + head * dim * bytes;
             args.k = keys(layer) + first_row_[pair] * w_.head_stride + head * dim * bytes;
             args.v = values(layer) + first_row_[pair] * w_.head_stride + head * dim * bytes;
             args.q_stride = args.kv_stride = w_.head_stride;
             args.q_rows = chunk.queries;
             args.kv_rows = length(pair);
             args.head_dim = dim;
-            args.out = at(w_.context, query * w_.row_stride) + head * dim;
+            args.out = at(w_.context, chunk.row * w_.row_stride) + head * dim;
             args.out_stride = w_.row_stride;
             args.scratch = w_.scratch + static_cast<std::size_t>(rank) * w_.scratch_bytes;
             kernels_.attention(args);
@@ -665,7 +663,7 @@ void Encoder::logits(const std::int32_t* token_ids, std::int64_t tokens, const s
         // Each thread takes some of the tokens, or, where they are few for a large model, some of the outputs
         // of every product.
         if (is_small(model_.config) || shared.tokens >= std::ptrdiff_t{threads_} * least)
-            by_rows(input, shared, std::min(threads_, std::max(1, shared.tokens / least)));
+            by_rows(input, shared, std::min(threads_, shared.tokens / least));
         else by_outputs(input, shared);
         team_arena_.trim(kKeptBytes);
     }
