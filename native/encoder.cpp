@@ -132,9 +132,9 @@ struct Rows {
     int from, to;
 };
 
-// Rows of one group of pairs on their way through the model: all of them, by one thread or by a team whose
-// every member calls run(); or some, by one thread, beside others that have the rest and meet it once a
-// layer.
+// Rows of one group of pairs on their way through the model: all of them, by one thread or by a team that
+// has such an object for each member; or some, by one thread, beside others that have the rest and meet it
+// once a layer.
 class Pass {
   public:
     Pass(const Model& model, const Kernels& kernels, bool attention_bf16, const Input& input,
@@ -143,13 +143,13 @@ class Pass {
 
     // `workspace` is for the rows, but for k and v, which are everybody's. `team` is this thread alone.
     Pass(const Model& model, const Kernels& kernels, bool attention_bf16, const Input& input,
-         const Group& group, Team& team, const Workspace& workspace, Rows rows, Team* others)
+         const Group& group, Team& team, const Workspace& workspace, Rows rows, Meeting* others)
         : model_(model),
           kernels_(kernels),
           attention_bf16_(attention_bf16),
           in_(input),
           group_(group),
-          team_(team),
+          member_(team),
           others_(others),
           w_(workspace),
           hidden_(model.config.hidden),
@@ -171,7 +171,7 @@ class Pass {
     }
 
     // Allocates nothing, and so cannot fail and leave the team waiting.
-    void run(int rank) const {
+    void run(int rank) {
         embed();
         const int rows = rows_.to - rows_.from;
         const std::size_t layers = model_.layers.size();
@@ -218,15 +218,15 @@ class Pass {
     char* values(std::size_t layer) const { return w_.v + (layer % 2 ? w_.next_keys : 0); }
     char* own(char* of_all) const { return of_all + rows_.from * w_.head_stride; }
 
-    void meet_others() const {
+    void meet_others() {
         if (others_) others_->meet();
     }
 
     // --- the parts of a layer ---
 
-    void embed() const {
+    void embed() {
         const Config& config = model_.config;
-        team_.phase(static_cast<std::ptrdiff_t>(group_.pairs.size()), [&](std::ptrdiff_t index) {
+        member_.phase(static_cast<std::ptrdiff_t>(group_.pairs.size()), [&](std::ptrdiff_t index) {
             const std::size_t pair = static_cast<std::size_t>(index);
             const std::int32_t start = in_.offsets[group_.pairs[pair]];
             // RoBERTa counts positions from padding_id + 1 and leaves out padding tokens, should a text hold
@@ -250,7 +250,7 @@ class Pass {
         });
     }
 
-    void attend(int rank, std::size_t layer, const std::vector<Chunk>& chunks, int rows) const {
+    void attend(int rank, std::size_t layer, const std::vector<Chunk>& chunks, int rows) {
         const int heads_count = model_.config.heads, dim = model_.config.head_dim();
         const std::ptrdiff_t bytes = attention_bf16_ ? 2 : 4;
         const auto head_of_chunk = [&](std::ptrdiff_t task) {
@@ -277,7 +277,7 @@ class Pass {
     }
 
     // From what attention returned to the input of the next layer.
-    void rest_of_layer(const Layer& layer, int rows) const {
+    void rest_of_layer(const Layer& layer, int rows) {
         const auto normalise = [&](const Norm& norm, int r) {
             kernels_.layer_norm(row(r), norm.gamma, norm.beta, model_.config.epsilon, hidden_, row(r));
             prepare(row(r), r);
@@ -336,7 +336,7 @@ class Pass {
     }
 
     // logit = classifier . tanh(dense x) + bias, in fp32
-    void classify(int pairs) const {
+    void classify(int pairs) {
         Activations x;
         x.data = w_.x;
         x.stride = w_.row_stride;
@@ -404,28 +404,28 @@ class Pass {
 
     // Tasks, and after them work(r) for each of `rows` rows of `width` values.
     template <class Task, class Work>
-    void phase(std::ptrdiff_t tasks, const Task& task, int rows, int width, const Work& work) const {
-        if (team_.size() == 1 || std::ptrdiff_t{rows} * width <= kAloneValues)
-            return team_.phase(tasks, task, [&] {
+    void phase(std::ptrdiff_t tasks, const Task& task, int rows, int width, const Work& work) {
+        if (member_.of() == 1 || std::ptrdiff_t{rows} * width <= kAloneValues)
+            return member_.phase(tasks, task, [&] {
                 for (int r = 0; r < rows; ++r) work(r);
             });
         constexpr int kRowsAtATime = 8;
-        team_.phase(tasks, task);
-        team_.phase(ceil_div(rows, kRowsAtATime), [&](std::ptrdiff_t i) {
+        member_.phase(tasks, task);
+        member_.phase(ceil_div(rows, kRowsAtATime), [&](std::ptrdiff_t i) {
             const int first = static_cast<int>(i) * kRowsAtATime;
             for (int r = first; r < std::min(rows, first + kRowsAtATime); ++r) work(r);
         });
     }
 
-    void products(std::initializer_list<Product> list) const {
+    void products(std::initializer_list<Product> list) {
         products(list, 0, 0, [](int) {});
     }
 
     // Products that do not depend on each other, in one phase. A team's tasks are a few panels each, and
     // where there are too few panels, some of the rows. What comes after them is as in phase().
     template <class Work>
-    void products(std::initializer_list<Product> list, int rows_after, int width, const Work& work) const {
-        const std::ptrdiff_t wanted = team_.size() == 1 ? 1 : std::ptrdiff_t{4} * team_.size();
+    void products(std::initializer_list<Product> list, int rows_after, int width, const Work& work) {
+        const std::ptrdiff_t wanted = member_.of() == 1 ? 1 : std::ptrdiff_t{4} * member_.of();
         std::ptrdiff_t panels = 0;
         for (const Product& p : list) panels += p.weights.panel_count();
         const std::ptrdiff_t together = std::max<std::ptrdiff_t>(1, panels / wanted);
@@ -433,7 +433,7 @@ class Pass {
         const std::ptrdiff_t parts =
             std::max<std::ptrdiff_t>(1, std::min<std::ptrdiff_t>(wanted / panels, rows / 56));
         const auto tasks_of = [&](const Product& p) {
-            return team_.size() == 1 ? 1 : ceil_div(p.weights.panel_count(), together) * parts;
+            return member_.of() == 1 ? 1 : ceil_div(p.weights.panel_count(), together) * parts;
         };
         std::ptrdiff_t tasks = 0;
         for (const Product& p : list) tasks += tasks_of(p);
@@ -441,7 +441,7 @@ class Pass {
             const Product* p = list.begin();
             for (; task >= tasks_of(*p); ++p) task -= tasks_of(*p);
             const int count = p->weights.panel_count();
-            if (team_.size() == 1) return kernels_.linear(p->weights, p->left, 0, count, p->out);
+            if (member_.of() == 1) return kernels_.linear(p->weights, p->left, 0, count, p->out);
             const int first = static_cast<int>(task / parts * together);
             const int last = std::min(count, first + static_cast<int>(together));
             const std::ptrdiff_t part = task % parts, from = rows * part / parts,
@@ -462,8 +462,8 @@ class Pass {
     const bool attention_bf16_;
     const Input& in_;
     const Group& group_;
-    Team& team_;
-    Team* const others_;
+    Member member_;
+    Meeting* const others_;
     const Workspace& w_;
     const int hidden_;
     const Rows rows_;
@@ -587,8 +587,13 @@ void Encoder::by_outputs(const Input& input, const Group& group) {
         return Workspace(model_, kernels_, attention_bf16_, group.tokens, threads_, memory);
     };
     const Workspace memory = workspace(team_arena_.reserve(workspace(nullptr).size));
-    const Pass pass(model_, kernels_, attention_bf16_, input, group, team, memory);
-    pool_->run(threads_, [&](std::ptrdiff_t member, int) { pass.run(static_cast<int>(member)); });
+    std::vector<Pass> passes;
+    passes.reserve(static_cast<std::size_t>(threads_));
+    for (int i = 0; i < threads_; ++i)
+        passes.emplace_back(model_, kernels_, attention_bf16_, input, group, team, memory);
+    pool_->run(threads_, [&](std::ptrdiff_t member, int) {
+        passes[static_cast<std::size_t>(member)].run(static_cast<int>(member));
+    });
 }
 
 void Encoder::by_rows(const Input& input, const Group& group, int members) {
@@ -601,7 +606,8 @@ void Encoder::by_rows(const Input& input, const Group& group, int members) {
                          size = static_cast<std::ptrdiff_t>(sizes.size);
     char* memory = team_arena_.reserve(static_cast<std::size_t>(4 * keys + members * size));
     const auto share = [&](std::ptrdiff_t i) { return static_cast<int>(group.tokens * i / members); };
-    Team alone(1), all(members);
+    Team alone(1);
+    Meeting all(members);
     std::vector<Workspace> workspaces;
     std::vector<Pass> passes;
     workspaces.reserve(static_cast<std::size_t>(members));

@@ -1,6 +1,7 @@
 #include "threads.h"
 
 #include <algorithm>
+#include <chrono>
 
 namespace crossrank {
 
@@ -80,14 +81,50 @@ void ThreadPool::run(std::ptrdiff_t tasks, const std::function<void(std::ptrdiff
     if (run.error) std::rethrow_exception(run.error);
 }
 
-void Team::wait(std::unique_lock<std::mutex>& lock) {
-    const unsigned long round = round_;
-    all_here_.wait(lock, [&] { return round_ != round; });
+std::ptrdiff_t Team::take(std::uint32_t phase, std::ptrdiff_t tasks) {
+    std::uint64_t taken = taken_.load(std::memory_order_acquire);
+    while (phase_of(taken) == phase) {
+        const std::ptrdiff_t task = static_cast<std::uint32_t>(taken);
+        if (task < tasks) {
+            if (taken_.compare_exchange_weak(taken, taken + 1, std::memory_order_acquire)) return task;
+            continue;
+        }
+        std::unique_lock<std::mutex> lock(mutex_);
+        ++asleep_;
+        over_.wait(lock, [&] {
+            taken = taken_.load(std::memory_order_acquire);
+            return phase_of(taken) != phase;
+        });
+        --asleep_;
+    }
+    return -1;
 }
 
-void Team::release(std::unique_lock<std::mutex>& lock) {
+void Team::next_phase() {
+    done_.store(0, std::memory_order_relaxed);  // nobody finishes tasks now; taken_ publishes it
+    const std::uint64_t next = std::uint64_t{phase_of(taken_.load(std::memory_order_relaxed)) + 1} << 32;
+    std::unique_lock<std::mutex> lock(mutex_);
+    taken_.store(next, std::memory_order_release);
+    const bool wake = asleep_ > 0;
+    lock.unlock();
+    if (wake) over_.notify_all();
+}
+
+void Member::rest(bool alone) {
+    using Clock = std::chrono::steady_clock;
+    // Much longer than others take to wake up, and shorter than the time slices of Linux.
+    constexpr std::chrono::milliseconds kLong{1};
+    const Clock::time_point now = Clock::now();
+    if (alone && now - together_ < kLong) return;
+    together_ = now;
+    if (alone) std::this_thread::sleep_for(std::chrono::microseconds(1));
+}
+
+void Meeting::meet() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    const unsigned long round = round_;
+    if (++waiting_ < size_) return all_here_.wait(lock, [&] { return round_ != round; });
     waiting_ = 0;
-    next_.store(0, std::memory_order_relaxed);  // nobody takes tasks now; the mutex publishes it
     ++round_;
     lock.unlock();
     all_here_.notify_all();

@@ -1,8 +1,10 @@
-// A pool of threads that sleep unless they have work, and a team of them that works through phases.
+// A pool of threads that sleep unless they have work, and how they work together.
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
+#include <cstdint>
 #include <deque>
 #include <exception>
 #include <functional>
@@ -50,9 +52,9 @@ class ThreadPool {
     std::vector<std::thread> workers_;
 };
 
-// Threads that go through the same phases together, each phase being a number of tasks that whoever is free
-// takes: a thread that loses its core for a while delays the others by one task at most. Alone (size 1) there
-// is nothing to wait for and no lock is touched. Waiting is sleeping.
+// Threads that go through the same phases, each being a number of tasks that whoever is free takes. A phase
+// is over when its tasks are done, whether or not everybody has come to it: a thread that has lost its core
+// delays the others by the task in its hands at most. Waiting is sleeping.
 class Team {
   public:
     explicit Team(int size) : size_(size) {}
@@ -61,20 +63,50 @@ class Team {
 
     int size() const { return size_; }
 
-    // Called by every member with the same arguments. Returns when all tasks of the phase are done, and
-    // then() after them: one member does that while the others still wait, which spares them a phase of its
-    // own.
+  private:
+    friend class Member;
+
+    // A task of a phase that has so many; -1 once that phase is over.
+    std::ptrdiff_t take(std::uint32_t phase, std::ptrdiff_t tasks);
+    // One more is done; whether it was the last.
+    bool finish(std::ptrdiff_t tasks) { return done_.fetch_add(1, std::memory_order_acq_rel) + 1 == tasks; }
+    void next_phase();
+
+    static std::uint32_t phase_of(std::uint64_t taken) { return static_cast<std::uint32_t>(taken >> 32); }
+
+    const int size_;
+    std::atomic<std::uint64_t> taken_{0};  // the phase that goes on, and in the lower half the tasks taken
+    std::atomic<std::ptrdiff_t> done_{0};
+    std::mutex mutex_;
+    std::condition_variable over_;
+    int asleep_ = 0;
+};
+
+// One thread's place in a team. Alone (size 1) there is nothing to wait for and no lock is touched.
+class Member {
+  public:
+    explicit Member(Team& team) : team_(team) {}
+
+    int of() const { return team_.size(); }
+
+    // Called by every member with the same arguments, `tasks` being at least 1. Returns when all tasks of the
+    // phase are done, and then() after them: one member does that while the others still wait, which spares
+    // them a phase of its own.
     template <class Task, class Then>
     void phase(std::ptrdiff_t tasks, const Task& task, const Then& then) {
-        if (size_ == 1) {
+        if (team_.size() == 1) {
             for (std::ptrdiff_t i = 0; i < tasks; ++i) task(i);
             return then();
         }
-        for (std::ptrdiff_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < tasks;) task(i);
-        std::unique_lock<std::mutex> lock(mutex_);
-        if (++waiting_ < size_) return wait(lock);
-        then();
-        release(lock);
+        std::ptrdiff_t mine = 0;
+        for (std::ptrdiff_t i; (i = team_.take(phase_, tasks)) >= 0; ++mine) {
+            task(i);
+            if (!team_.finish(tasks)) continue;
+            then();
+            team_.next_phase();
+        }
+        ++phase_;
+        rest(mine == tasks);
     }
 
     template <class Task>
@@ -82,17 +114,28 @@ class Team {
         phase(tasks, task, [] {});
     }
 
-    // Returns when every member has called it.
-    void meet() {
-        phase(0, [](std::ptrdiff_t) {});
-    }
+  private:
+    // A thread that has long been alone may lose its core soon, too: others want the cores. With a task in
+    // its hands, all would wait until it has it back; so now and then it lets the system choose between two.
+    void rest(bool alone);
+
+    Team& team_;
+    std::uint32_t phase_ = 0;
+    std::chrono::steady_clock::time_point together_ = std::chrono::steady_clock::now();
+};
+
+// Where `size` threads wait for each other.
+class Meeting {
+  public:
+    explicit Meeting(int size) : size_(size) {}
+    Meeting(const Meeting&) = delete;
+    Meeting& operator=(const Meeting&) = delete;
+
+    // Returns when every thread has called it.
+    void meet();
 
   private:
-    void wait(std::unique_lock<std::mutex>& lock);
-    void release(std::unique_lock<std::mutex>& lock);
-
     const int size_;
-    std::atomic<std::ptrdiff_t> next_{0};
     std::mutex mutex_;
     std::condition_variable all_here_;
     int waiting_ = 0;

@@ -147,7 +147,7 @@ def test_threads_share_what_they_cannot_divide(hidden: int, heads: int, precisio
     expected = [run(one, pairs) for pairs in packs]
     for threads in (2, 3, 8):
         engine = reference.engine(precision, threads)
-        for pairs, logits in zip(packs, expected, strict=True):
+        for pairs, logits in 5 * list(zip(packs, expected, strict=True)):  # with threads that come late
             np.testing.assert_array_equal(run(engine, pairs), logits)
 
 
