@@ -1,7 +1,9 @@
 """What the bulk job costs: its throughput beside the engine's bare rate, its memory, and Ray's overhead.
 
-Short pairs (a query of 4 to 8 words, a document of 8 to 24) are made from a seed and written to a file;
-``crossrank bulk`` runs on it in a process of its own, whose resident memory is sampled every second.
+Short pairs (a query of 4 to 8 words, a document of 8 to 24) are made from a seed and written to a file: as
+a table of pairs, each with a query of its own, and as rows of a query with 100 documents, as a first stage
+gives them. ``crossrank bulk`` runs on it in a process of its own, whose resident memory is sampled every
+second.
 
     python benchmarks/bulk.py                          # 1,000,000 pairs
     python benchmarks/bulk.py --minutes 20             # as many as 20 minutes allow
@@ -48,6 +50,21 @@ WORDS = re.findall(
 )
 
 
+DOCUMENTS = 100  # of a query
+ENGINE_PAIRS = 20_000  # that the engine alone goes through
+
+
+@dataclass
+class Job:
+    """One run of ``crossrank bulk``, and the engine alone on the same pairs before and after it."""
+
+    pairs: int
+    seconds: float
+    pairs_per_second: float
+    bare_pairs_per_second: list[float]
+    share_of_bare: float
+
+
 @dataclass
 class Figures:
     """All that was measured."""
@@ -56,11 +73,8 @@ class Figures:
     threads: int
     model: str
     precision: str
-    pairs: int
-    seconds: float
-    pairs_per_second: float
-    bare_pairs_per_second: list[float]
-    share_of_bare: float
+    table: Job
+    queries: Job
     memory_mb: dict[str, float]
     one_core_pairs_per_second: float
     ray_pairs: int
@@ -69,18 +83,26 @@ class Figures:
 
 
 def write_pairs(path: Path, count: int) -> None:
+    """So many pairs: a table where the name ends in .tsv, else rows of a query with DOCUMENTS documents."""
     dice = random.Random(0)
+
+    def text(least: int, most: int) -> str:
+        return " ".join(dice.choices(WORDS, k=dice.randint(least, most)))
+
     with path.open("w", encoding="utf-8") as file:
-        for _ in range(count):
-            query, document = (dice.choices(WORDS, k=dice.randint(*size)) for size in ((4, 8), (8, 24)))
-            file.write(f"{' '.join(query)}\t{' '.join(document)}\n")
+        if path.suffix == ".tsv":
+            file.writelines(f"{text(4, 8)}\t{text(8, 24)}\n" for _ in range(count))
+            return
+        for _ in range(count // DOCUMENTS):
+            row = {"query": text(4, 8), "documents": [text(8, 24) for _ in range(DOCUMENTS)]}
+            file.write(json.dumps(row) + "\n")
 
 
 def packs_of(reranker: Reranker, path: Path, count: int) -> list[Pack]:
     """Packs of the file's first pairs, as ``logits`` makes them."""
     encoder: PairEncoder = reranker._encoder
-    rows = islice(read_rows(str(path)), count)
-    pairs = encoder.encode_pairs([(row.query, row.documents[0].text) for row in rows])
+    found = ((row.query, document.text) for row in read_rows(str(path)) for document in row.documents)
+    pairs = encoder.encode_pairs(list(islice(found, count)))
     plan = plan_packs([len(pair.token_ids) for pair in pairs], reranker.engine.batch_tokens)
     return [build_pack([pairs[i] for i in indices]) for indices in plan]
 
@@ -135,15 +157,6 @@ def measure(arguments: argparse.Namespace, work: Path) -> Figures:
     wanted: Precision = arguments.precision
     reranker = Reranker(arguments.model, precision=wanted, device="cpu", threads=threads)
     precision = reranker.engine.precision
-    source = work / "pairs.tsv"
-    write_pairs(source, 20_000)
-    packs = packs_of(reranker, source, 20_000)
-    before = bare_rate(reranker, packs, arguments.bare_seconds)
-    one = Reranker(arguments.model, precision=wanted, device="cpu", threads=1)
-    one_core = bare_rate(one, packs, arguments.bare_seconds)
-    count = arguments.pairs if arguments.minutes is None else int(before * 60 * arguments.minutes)
-    print(f"bare {before:.0f} pairs/s; {count:,} pairs now", flush=True)
-    write_pairs(source, count)
     options = [
         "--model",
         arguments.model,
@@ -154,8 +167,27 @@ def measure(arguments: argparse.Namespace, work: Path) -> Figures:
         "--threads",
         str(threads),
     ]
-    seconds, samples = bulk(source, work / "out.jsonl", options)
-    after = bare_rate(reranker, packs, arguments.bare_seconds)
+    source = work / "pairs.tsv"
+    write_pairs(source, ENGINE_PAIRS)
+    packs = packs_of(reranker, source, ENGINE_PAIRS)
+    one = Reranker(arguments.model, precision=wanted, device="cpu", threads=1)
+    one_core = bare_rate(one, packs, arguments.bare_seconds)
+    count = arguments.pairs
+    if arguments.minutes is not None:
+        count = int(bare_rate(reranker, packs, arguments.bare_seconds) * 60 * arguments.minutes)
+
+    def job(path: Path, pairs: int) -> tuple[Job, list[float]]:
+        write_pairs(path, pairs)
+        packs = packs_of(reranker, path, ENGINE_PAIRS)
+        before = bare_rate(reranker, packs, arguments.bare_seconds)
+        print(f"{path.name}: engine alone {before:.0f} pairs/s; {pairs:,} pairs now", flush=True)
+        seconds, samples = bulk(path, work / "out.jsonl", options)
+        after = bare_rate(reranker, packs, arguments.bare_seconds)
+        rate = pairs / seconds
+        return Job(pairs, seconds, rate, [before, after], rate / ((before + after) / 2)), samples
+
+    queries, _ = job(work / "queries.jsonl", max(count // 3 // DOCUMENTS, 1) * DOCUMENTS)
+    of_table, samples = job(source, count)
     # Without the start: from the first tenth on.
     steady = samples[len(samples) // 10 :] or [0.0]
     quarter = max(1, len(steady) // 4)
@@ -164,7 +196,7 @@ def measure(arguments: argparse.Namespace, work: Path) -> Figures:
         "last_quarter_max": max(steady[-quarter:]),
         "peak": max(samples, default=0.0),
     }
-    ray_pairs = arguments.ray_pairs or min(count, int(before * 120))
+    ray_pairs = arguments.ray_pairs or min(count, int(120 * of_table.pairs_per_second))
     ray_rate = local_rate = 0.0
     if ray_pairs > 0:
         write_pairs(source, ray_pairs)
@@ -177,11 +209,8 @@ def measure(arguments: argparse.Namespace, work: Path) -> Figures:
         threads,
         arguments.model,
         precision,
-        count,
-        seconds,
-        count / seconds,
-        [before, after],
-        count / seconds / ((before + after) / 2),
+        of_table,
+        queries,
         memory,
         one_core,
         ray_pairs,
@@ -191,7 +220,8 @@ def measure(arguments: argparse.Namespace, work: Path) -> Figures:
 
 
 def table(figures: Figures) -> str:
-    bare = sum(figures.bare_pairs_per_second) / 2
+    of_table = figures.table
+    bare = sum(of_table.bare_pairs_per_second) / 2
     memory = figures.memory_mb
     ray = (
         f"Ray on this machine, {figures.ray_pairs:,} pairs",
@@ -201,17 +231,29 @@ def table(figures: Figures) -> str:
     rows = [
         ("CPU", f"{figures.cpu}, {figures.threads} threads"),
         ("model", f"{figures.model}, {figures.precision}"),
-        ("pairs", f"{figures.pairs:,} in {figures.seconds:.0f} s"),
-        ("bulk", f"{figures.pairs_per_second:.0f} pairs/s"),
-        ("engine alone, before and after", " and ".join(f"{x:.0f}" for x in figures.bare_pairs_per_second)),
-        ("bulk / engine alone", f"{100 * figures.share_of_bare:.1f} %"),
+        *(
+            row
+            for name, job in (
+                ("a query a row", of_table),
+                (f"{DOCUMENTS} documents a query", figures.queries),
+            )
+            for row in (
+                (f"{name}: pairs", f"{job.pairs:,} in {job.seconds:.0f} s"),
+                ("bulk", f"{job.pairs_per_second:.0f} pairs/s"),
+                (
+                    "engine alone, before and after",
+                    " and ".join(f"{x:.0f}" for x in job.bare_pairs_per_second),
+                ),
+                ("bulk / engine alone", f"{100 * job.share_of_bare:.1f} %"),
+            )
+        ),
         ("engine alone, 1 thread", f"{figures.one_core_pairs_per_second:.0f} pairs/s"),
         (
             "resident memory, first and last quarter",
             f"{memory['first_quarter_max']:.0f} and {memory['last_quarter_max']:.0f} MB",
         ),
         *([ray] if figures.ray_pairs > 0 else []),
-        ("computed: 1,000,000 such pairs", f"{1e6 / figures.pairs_per_second / 60:.0f} minutes here"),
+        ("computed: 1,000,000 such pairs", f"{1e6 / of_table.pairs_per_second / 60:.0f} minutes here"),
         *(
             (f"computed: {cores} cores like these", f"{bare / figures.threads * cores:.0f} pairs/s at most")
             for cores in (4, 16, 64)
