@@ -48,8 +48,6 @@ WORDS = re.findall(
     "water city people time music river school science market engine winter garden paper history island "
     "doctor travel energy planet bridge forest animal story village museum camera kitchen ocean mountain",
 )
-
-
 DOCUMENTS = 100  # of a query
 ENGINE_PAIRS = 20_000  # that the engine alone goes through
 
@@ -167,27 +165,26 @@ def measure(arguments: argparse.Namespace, work: Path) -> Figures:
         "--threads",
         str(threads),
     ]
-    source = work / "pairs.tsv"
-    write_pairs(source, ENGINE_PAIRS)
-    packs = packs_of(reranker, source, ENGINE_PAIRS)
-    one = Reranker(arguments.model, precision=wanted, device="cpu", threads=1)
-    one_core = bare_rate(one, packs, arguments.bare_seconds)
-    count = arguments.pairs
-    if arguments.minutes is not None:
-        count = int(bare_rate(reranker, packs, arguments.bare_seconds) * 60 * arguments.minutes)
 
-    def job(path: Path, pairs: int) -> tuple[Job, list[float]]:
-        write_pairs(path, pairs)
+    def job(path: Path, pairs: int, minutes: float | None = None) -> tuple[Job, list[float]]:
+        """``minutes``: as many pairs as the engine alone makes in so long, instead of ``pairs``."""
+        write_pairs(path, ENGINE_PAIRS)
         packs = packs_of(reranker, path, ENGINE_PAIRS)
         before = bare_rate(reranker, packs, arguments.bare_seconds)
+        if minutes is not None:
+            pairs = int(before * 60 * minutes)
         print(f"{path.name}: engine alone {before:.0f} pairs/s; {pairs:,} pairs now", flush=True)
+        write_pairs(path, pairs)
         seconds, samples = bulk(path, work / "out.jsonl", options)
         after = bare_rate(reranker, packs, arguments.bare_seconds)
         rate = pairs / seconds
         return Job(pairs, seconds, rate, [before, after], rate / ((before + after) / 2)), samples
 
-    queries, _ = job(work / "queries.jsonl", max(count // 3 // DOCUMENTS, 1) * DOCUMENTS)
-    of_table, samples = job(source, count)
+    source = work / "pairs.tsv"
+    of_table, samples = job(source, arguments.pairs, arguments.minutes)
+    one = Reranker(arguments.model, precision=wanted, device="cpu", threads=1)
+    one_core = bare_rate(one, packs_of(one, source, ENGINE_PAIRS), arguments.bare_seconds)
+    queries, _ = job(work / "queries.jsonl", max(of_table.pairs // 3 // DOCUMENTS, 1) * DOCUMENTS)
     # Without the start: from the first tenth on.
     steady = samples[len(samples) // 10 :] or [0.0]
     quarter = max(1, len(steady) // 4)
@@ -196,7 +193,7 @@ def measure(arguments: argparse.Namespace, work: Path) -> Figures:
         "last_quarter_max": max(steady[-quarter:]),
         "peak": max(samples, default=0.0),
     }
-    ray_pairs = arguments.ray_pairs or min(count, int(120 * of_table.pairs_per_second))
+    ray_pairs = arguments.ray_pairs or min(of_table.pairs, int(120 * of_table.pairs_per_second))
     ray_rate = local_rate = 0.0
     if ray_pairs > 0:
         write_pairs(source, ray_pairs)
@@ -219,6 +216,16 @@ def measure(arguments: argparse.Namespace, work: Path) -> Figures:
     )
 
 
+def rows_of(name: str, job: Job) -> list[tuple[str, str]]:
+    alone = " and ".join(f"{rate:.0f}" for rate in job.bare_pairs_per_second)
+    return [
+        (name, f"{job.pairs:,} pairs in {job.seconds:.0f} s"),
+        (f"{name}: bulk", f"{job.pairs_per_second:.0f} pairs/s"),
+        (f"{name}: engine alone, before and after", alone),
+        (f"{name}: bulk / engine alone", f"{100 * job.share_of_bare:.1f} %"),
+    ]
+
+
 def table(figures: Figures) -> str:
     of_table = figures.table
     bare = sum(of_table.bare_pairs_per_second) / 2
@@ -231,22 +238,8 @@ def table(figures: Figures) -> str:
     rows = [
         ("CPU", f"{figures.cpu}, {figures.threads} threads"),
         ("model", f"{figures.model}, {figures.precision}"),
-        *(
-            row
-            for name, job in (
-                ("a query a row", of_table),
-                (f"{DOCUMENTS} documents a query", figures.queries),
-            )
-            for row in (
-                (f"{name}: pairs", f"{job.pairs:,} in {job.seconds:.0f} s"),
-                ("bulk", f"{job.pairs_per_second:.0f} pairs/s"),
-                (
-                    "engine alone, before and after",
-                    " and ".join(f"{x:.0f}" for x in job.bare_pairs_per_second),
-                ),
-                ("bulk / engine alone", f"{100 * job.share_of_bare:.1f} %"),
-            )
-        ),
+        *rows_of("table of pairs", of_table),
+        *rows_of(f"{DOCUMENTS} documents a query", figures.queries),
         ("engine alone, 1 thread", f"{figures.one_core_pairs_per_second:.0f} pairs/s"),
         (
             "resident memory, first and last quarter",

@@ -218,7 +218,7 @@ class Pass {
     char* values(std::size_t layer) const { return w_.v + (layer % 2 ? w_.next_keys : 0); }
     char* own(char* of_all) const { return of_all + rows_.from * w_.head_stride; }
 
-    void meet_others() {
+    void meet_others() const {
         if (others_) others_->meet();
     }
 

@@ -1,7 +1,6 @@
 #include "threads.h"
 
 #include <algorithm>
-#include <chrono>
 
 namespace crossrank {
 
@@ -90,24 +89,21 @@ std::ptrdiff_t Team::take(std::uint32_t phase, std::ptrdiff_t tasks) {
             continue;
         }
         std::unique_lock<std::mutex> lock(mutex_);
-        ++asleep_;
         over_.wait(lock, [&] {
             taken = taken_.load(std::memory_order_acquire);
             return phase_of(taken) != phase;
         });
-        --asleep_;
     }
     return -1;
 }
 
-void Team::next_phase() {
+void Team::end(std::uint32_t phase) {
     done_.store(0, std::memory_order_relaxed);  // nobody finishes tasks now; taken_ publishes it
-    const std::uint64_t next = std::uint64_t{phase_of(taken_.load(std::memory_order_relaxed)) + 1} << 32;
-    std::unique_lock<std::mutex> lock(mutex_);
-    taken_.store(next, std::memory_order_release);
-    const bool wake = asleep_ > 0;
-    lock.unlock();
-    if (wake) over_.notify_all();
+    {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        taken_.store(std::uint64_t{phase + 1} << 32, std::memory_order_release);
+    }
+    over_.notify_all();
 }
 
 void Member::rest(bool alone) {

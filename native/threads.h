@@ -70,7 +70,7 @@ class Team {
     std::ptrdiff_t take(std::uint32_t phase, std::ptrdiff_t tasks);
     // One more is done; whether it was the last.
     bool finish(std::ptrdiff_t tasks) { return done_.fetch_add(1, std::memory_order_acq_rel) + 1 == tasks; }
-    void next_phase();
+    void end(std::uint32_t phase);
 
     static std::uint32_t phase_of(std::uint64_t taken) { return static_cast<std::uint32_t>(taken >> 32); }
 
@@ -79,7 +79,6 @@ class Team {
     std::atomic<std::ptrdiff_t> done_{0};
     std::mutex mutex_;
     std::condition_variable over_;
-    int asleep_ = 0;
 };
 
 // One thread's place in a team. Alone (size 1) there is nothing to wait for and no lock is touched.
@@ -103,7 +102,7 @@ class Member {
             task(i);
             if (!team_.finish(tasks)) continue;
             then();
-            team_.next_phase();
+            team_.end(phase_);
         }
         ++phase_;
         rest(mine == tasks);
