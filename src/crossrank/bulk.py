@@ -20,7 +20,7 @@ from crossrank.data.rows import Document, Row, Shard, read_rows
 from crossrank.data.store import DocumentStore
 from crossrank.data.trec import kind_of, read_run_queries
 from crossrank.errors import EngineError, InputError, NonFiniteLogitError
-from crossrank.ranking import Ranking
+from crossrank.ranking import RankedDocument, Ranking
 from crossrank.reranker import Reranker
 
 __all__ = ["Answer", "Answers", "Counts", "Source", "answers", "check", "run"]
@@ -91,7 +91,7 @@ class Source:
 
 def _cut(row: Row, depth: int) -> Row:
     labels = None if row.labels is None else row.labels[:depth]
-    return Row(row.place, row.id, row.query, row.documents[:depth], labels, row.is_pair)
+    return row._replace(documents=row.documents[:depth], labels=labels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,13 +210,16 @@ def _answer(row: Row, ranking: Ranking, with_text: bool) -> dict[str, Any]:
     answer: dict[str, Any] = {"id": row.id}
     if with_text:
         answer["query"] = row.query
-    results = []
-    for hit in ranking:
-        found = {"index": hit.index, "id": row.documents[hit.index].id}
-        found |= {"score": hit.score, "logit": hit.logit, "truncated": hit.truncated}
-        if with_text:
-            found["text"] = hit.text
-        results.append(found)
-    if not row.is_pair:
-        return {**answer, "results": results}
-    return answer | {name: value for name, value in results[0].items() if name not in ("index", "id")}
+    if row.is_pair:
+        return answer | _found(ranking[0], with_text)
+    answer["results"] = [
+        {"index": hit.index, "id": row.documents[hit.index].id, **_found(hit, with_text)} for hit in ranking
+    ]
+    return answer
+
+
+def _found(hit: RankedDocument, with_text: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {"score": hit.score, "logit": hit.logit, "truncated": hit.truncated}
+    if with_text:
+        found["text"] = hit.text
+    return found

@@ -43,8 +43,8 @@ from crossrank.errors import (
     UnknownModelError,
 )
 from crossrank.explain import DEFAULT_SENTENCES, ExplainedSentence, Explanation
-from crossrank.pairs import clean
 from crossrank.ranking import Ranking, ScoredPair, check_finite, check_options, rank, sigmoid
+from crossrank.words import clean
 
 try:
     import httpx

@@ -5,24 +5,24 @@ Only this module knows about special tokens, truncation and windows.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
 from crossrank.errors import CheckpointError, InputError, TooLongError
+from crossrank.words import WordTokenizer, clean
 
-__all__ = ["WHOLE_WINDOW", "Cut", "EncodedPair", "PairEncoder", "Side", "Truncation", "clean"]
+__all__ = ["WHOLE_WINDOW", "Cut", "EncodedPair", "PairEncoder", "Side", "Truncation"]
 
 Truncation = Literal["only_second", "longest_first"]
 Side = Literal["right", "left"]
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
+_Tokens = TypeVar("_Tokens", list[int], Encoding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +72,7 @@ class _Template:
     between: list[int]
     after: list[int]
     segments: tuple[list[int], int, list[int], int, list[int]]
-
-    @property
-    def size(self) -> int:
-        return len(self.before) + len(self.between) + len(self.after)
+    size: int
 
 
 def _read_template(tokenizer: Tokenizer) -> _Template:
@@ -90,17 +87,14 @@ def _read_template(tokenizer: Tokenizer) -> _Template:
     first, last = parts.index(0), len(parts) - 1 - parts[::-1].index(0)
     begin, end = parts.index(1), len(parts) - 1 - parts[::-1].index(1)
     ids, types = encoding.ids, encoding.type_ids
+    size = parts.count(None)
     return _Template(
         ids[:first],
         ids[last + 1 : begin],
         ids[end + 1 :],
         (types[:first], types[first], types[last + 1 : begin], types[begin], types[end + 1 :]),
+        size,
     )
-
-
-def clean(text: str) -> str:
-    """Replace lone surrogates, which no UTF-8 tokenizer can read, by U+FFFD."""
-    return _SURROGATE.sub("\ufffd", text)
 
 
 class PairEncoder:
@@ -136,6 +130,7 @@ class PairEncoder:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
+        self._words = WordTokenizer(tokenizer)
         self._template = _read_template(tokenizer)
         self._with_segments = len({s for part in self._template.segments for s in np.ravel(part)}) > 1
         if truncation not in get_args(Truncation):
@@ -177,7 +172,8 @@ class PairEncoder:
 
     def kept(self, query: str, document: str) -> int | None:
         """Characters of the document that its pair has, from its start; None: all of them."""
-        ((query_ids,), (encoding,)) = self._ids([query]), self._encodings([document], offsets=True)
+        (query_ids,) = self._ids([query])
+        (encoding,) = self._of_ends([document], "right", self._with_offsets)
         _, keep = self._window(len(query_ids), len(encoding.ids), self.max_length)
         if keep == len(encoding.ids):
             return None
@@ -207,28 +203,29 @@ class PairEncoder:
         raise TooLongError(index, sum(lengths) + self._template.size, window)
 
     def _ids(self, texts: list[str], side: Side = "right") -> list[list[int]]:
-        """Token ids of each text, without special tokens; of a very long one as ``_encodings``."""
-        return [encoding.ids for encoding in self._encodings(texts, side)]
+        """Token ids of each text, without special tokens; of a very long one as ``_of_ends``."""
+        return self._of_ends(texts, side, self._words.ids)
 
-    def _encodings(self, texts: list[str], side: Side = "right", *, offsets: bool = False) -> list[Encoding]:
-        """Encodings without special tokens; ``offsets``: with the characters of each, which takes longer.
+    def _with_offsets(self, texts: list[str]) -> list[Encoding]:
+        texts = [clean(text) for text in texts]
+        return list(self._tokenizer.encode_batch(texts, add_special_tokens=False))
 
-        Of a very long text, at least what the window can use is tokenised.
+    def _of_ends(
+        self, texts: list[str], side: Side, tokenize: Callable[[list[str]], list[_Tokens]]
+    ) -> list[_Tokens]:
+        """What ``tokenize`` makes of each text; of a very long one, of at least what the window can use.
 
         A token is rarely longer than 16 characters, and what is far from a token does not change
         it. So the end that is kept of a long text is tried first, and trusted if it fills the
         window and as much again.
         """
-        encode = self._tokenizer.encode_batch if offsets else self._tokenizer.encode_batch_fast
         limit, enough = 64 * self.max_length, 2 * self.max_length
-        texts = [clean(text) for text in texts]
-        ends = [text[:limit] if side == "right" else text[-limit:] for text in texts]
-        found: list[Encoding] = encode(ends, add_special_tokens=False)
-        short = [i for i, e in enumerate(found) if len(texts[i]) > limit and len(e.ids) < enough]
+        found = tokenize([text[:limit] if side == "right" else text[-limit:] for text in texts])
+        short = [i for i, tokens in enumerate(found) if len(texts[i]) > limit and len(tokens) < enough]
         if short:
-            again = encode([texts[i] for i in short], add_special_tokens=False)
-            for i, encoding in zip(short, again, strict=True):
-                found[i] = encoding
+            again = tokenize([texts[i] for i in short])
+            for i, tokens in zip(short, again, strict=True):
+                found[i] = tokens
         return found
 
     def _join(self, query: list[int], document: list[int], cut: Cut, window: int) -> EncodedPair:

@@ -11,9 +11,8 @@ row's number stands in for it, and a document's place for the document's.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from crossrank.data.lines import STDIN, Advance, plain_suffix, read_lines, read_object, read_string
 from crossrank.errors import InputError
@@ -24,16 +23,14 @@ Shard = tuple[int, int]
 """(i, n): the i-th of n parts, i from 1."""
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(NamedTuple):
     """A document of a row."""
 
     id: str
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """A query and its documents.
 
     Attributes:

@@ -1,0 +1,143 @@
+"""Texts to token ids, word by word: a word that was seen before is not tokenised again.
+
+The tokenizers library takes about a microsecond a word, some percent of all that a fast engine does. Most
+tokenizers of cross-encoders split a text at its spaces, and then a word's tokens do not depend on its
+neighbours: a text's tokens are its words', one after the other. Where that is not certain, of a tokenizer or
+of a text, the library gets the whole text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+from tokenizers import Tokenizer
+from tokenizers.models import Unigram, WordPiece
+
+__all__ = ["WordTokenizer", "clean"]
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+MOST_WORDS = 1 << 16  # that are remembered, in about 15 MB
+MOST_CHARACTERS = 32  # of a word; what is longer is hardly one, or of a language that has no spaces
+
+# They change a character, and the marks on it, in the same way wherever it stands in a text; or its ends.
+_NORMALIZERS = {
+    "BertNormalizer",
+    "Lowercase",
+    "NFC",
+    "NFD",
+    "NFKC",
+    "NFKD",
+    "Precompiled",
+    "Strip",
+    "StripAccents",
+}
+
+
+class WordTokenizer:
+    """Token ids of texts, without special tokens. Safe to use from several threads.
+
+    Args:
+        tokenizer: it neither cuts nor pads, and is not changed any more.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._added = [_folded(token.content) for token in tokenizer.get_added_tokens_decoder().values()]
+        self._by_words = _reads_words(tokenizer) and not any(" " in content for content in self._added)
+        self._known: dict[str, list[int]] = {}
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text: those that the tokenizer gives it."""
+        if not self._by_words:
+            return self._whole(texts)
+        found = [self._recalled(text) for text in texts]
+        if None in found:
+            self._learn([text for text, ids in zip(texts, found, strict=True) if ids is None])
+            found = [
+                self._recalled(text) if ids is None else ids for text, ids in zip(texts, found, strict=True)
+            ]
+        strange = iter(self._whole([text for text, ids in zip(texts, found, strict=True) if ids is None]))
+        return [next(strange) if ids is None else ids for ids in found]
+
+    def _whole(self, texts: Sequence[str]) -> list[list[int]]:
+        encodings = self._tokenizer.encode_batch_fast(
+            [clean(text) for text in texts], add_special_tokens=False
+        )
+        return [encoding.ids for encoding in encodings]
+
+    def _recalled(self, text: str) -> list[int] | None:
+        """Token ids of a text, if all its words are known."""
+        known = self._known
+        try:
+            return [token for word in text.split(" ") for token in known[word]]
+        except KeyError:
+            return None
+
+    def _learn(self, texts: Sequence[str]) -> None:
+        """Know the words of those texts that have only plain ones."""
+        new: set[str] = set()
+        for text in texts:
+            words = {word for word in text.split(" ") if word not in self._known}
+            if all(word in new or self._is_plain(word) for word in words):
+                new |= words
+        if len(self._known) + len(new) > MOST_WORDS:
+            self._known = {}  # simpler than to forget the oldest, and as good: common words are back at once
+        learned = list(new)
+        self._known.update(zip(learned, self._whole(learned), strict=True))
+
+    def _is_plain(self, word: str) -> bool:
+        """Whether a tokenizer surely reads a word on its own as it does between spaces."""
+        if not 0 < len(word) <= MOST_CHARACTERS:
+            return False  # no characters: two spaces in a row, or one at an end
+        if not word.isascii() or not word.isprintable():
+            kinds = [unicodedata.category(character) for character in word]
+            # Letters, marks on them, digits, punctuation, signs of currencies and of mathematics.
+            if kinds[0][0] == "M" or not all(kind[0] in "LMNP" or kind in ("Sc", "Sm") for kind in kinds):
+                return False
+        folded = _folded(word)
+        return " " not in folded and not any(content in folded for content in self._added)
+
+
+def clean(text: str) -> str:
+    """Replace lone surrogates, which no UTF-8 tokenizer can read, by U+FFFD."""
+    return _SURROGATE.sub("\ufffd", text)
+
+
+def _folded(text: str) -> str:
+    """A text as any normalizer may make it, so far as to find a space or an added token in it."""
+    return unicodedata.normalize("NFKC", text).casefold()
+
+
+def _reads_words(tokenizer: Tokenizer) -> bool:
+    """Whether a tokenizer splits a text at its spaces, and reads each part for itself."""
+    if not isinstance(tokenizer.model, Unigram | WordPiece):
+        return False
+    normalizers = _parts(tokenizer.normalizer, "normalizers")
+    split = _parts(tokenizer.pre_tokenizer, "pretokenizers")
+    if not all(part["type"] in _NORMALIZERS or _joins_spaces(part) for part in normalizers):
+        return False
+    if [part["type"] for part in split] == ["BertPreTokenizer"]:
+        return True
+    # With "first", only a text's first word would begin with the sign of a space.
+    if [part["type"] for part in split] not in (["Metaspace"], ["WhitespaceSplit", "Metaspace"]):
+        return False
+    return bool(split[-1]["split"]) and split[-1]["prepend_scheme"] == "always"
+
+
+def _parts(component: Any, of_sequence: str) -> list[dict[str, Any]]:
+    """What a normalizer or a pre-tokenizer consists of, as tokenizer.json has it."""
+    if component is None:
+        return []
+    state: dict[str, Any] = json.loads(component.__getstate__())
+    parts: list[dict[str, Any]] = state[of_sequence] if state["type"] == "Sequence" else [state]
+    return parts
+
+
+def _joins_spaces(part: dict[str, Any]) -> bool:
+    """Whether a normalizer only makes one space of several."""
+    return part["type"] == "Replace" and bool(part["pattern"] == {"Regex": " {2,}"})
