@@ -106,7 +106,7 @@ def test_ids_of_any_text_are_the_tokenizers_own(tokenizers: list[Tokenizer], tex
 
 
 @pytest.mark.parametrize(
-    "word", ["<mask>", "a<mask>b", "</s>", "＜mask＞", "<MASK>", "x" * 33, "´", "ﷺ", "a\tb", "▁a"]
+    "word", ["<mask>", "a<mask>b", "</s>", "＜mask＞", "<MASK>", "x" * 33, "´", "ﷺ", "a\tb", "▁a", "\u0301a"]
 )
 def test_a_word_that_may_not_stand_for_itself_is_not_remembered(library: Tokenizer, word: str) -> None:
     tokenizer = WordTokenizer(library)
