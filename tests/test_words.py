@@ -184,6 +184,10 @@ def test_only_tokenizers_that_read_words_are_trusted() -> None:
     assert own_ids(unsplit, "a b") == [6]  # one token over two words
     assert not remembers(unsplit)
 
+    signed = small()
+    signed.pre_tokenizer = pre_tokenizers.Metaspace(replacement="a")
+    assert not remembers(signed)
+
     nothing = small()
     nothing.pre_tokenizer = None
     assert not remembers(nothing)

@@ -87,13 +87,12 @@ def _read_template(tokenizer: Tokenizer) -> _Template:
     first, last = parts.index(0), len(parts) - 1 - parts[::-1].index(0)
     begin, end = parts.index(1), len(parts) - 1 - parts[::-1].index(1)
     ids, types = encoding.ids, encoding.type_ids
-    size = parts.count(None)
     return _Template(
         ids[:first],
         ids[last + 1 : begin],
         ids[end + 1 :],
         (types[:first], types[first], types[last + 1 : begin], types[begin], types[end + 1 :]),
-        size,
+        parts.count(None),
     )
 
 

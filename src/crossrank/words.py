@@ -38,6 +38,12 @@ _NORMALIZERS = {
     "StripAccents",
 }
 
+# The pre-tokenizers of BERT and of SentencePiece models. With another "prepend_scheme", only a text's first
+# word would begin with the sign of a space; another sign might stand in a word.
+_BERT = {"type": "BertPreTokenizer"}
+_METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+_WHITESPACE = {"type": "WhitespaceSplit"}
+
 
 class WordTokenizer:
     """Token ids of texts, without special tokens. Safe to use from several threads.
@@ -130,12 +136,7 @@ def _reads_words(tokenizer: Tokenizer) -> bool:
     split = _parts(tokenizer.pre_tokenizer, "pretokenizers")
     if not all(part["type"] in _NORMALIZERS or _joins_spaces(part) for part in normalizers):
         return False
-    if [part["type"] for part in split] == ["BertPreTokenizer"]:
-        return True
-    # With "first", only a text's first word would begin with the sign of a space.
-    if [part["type"] for part in split] not in (["Metaspace"], ["WhitespaceSplit", "Metaspace"]):
-        return False
-    return bool(split[-1]["split"]) and split[-1]["prepend_scheme"] == "always"
+    return split in ([_BERT], [_METASPACE], [_WHITESPACE, _METASPACE])
 
 
 def _parts(component: Any, of_sequence: str) -> list[dict[str, Any]]:
