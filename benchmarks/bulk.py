@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import accumulate, islice
 from pathlib import Path
 
@@ -78,6 +79,15 @@ class Figures:
     ray_local_pairs_per_second: float
 
 
+@cache
+def vocabulary() -> tuple[list[str], list[str]]:
+    """The bundled model's words and endings of words, in the order of their ranks."""
+    ids = Tokenizer.from_file(str(resolve(BUNDLED) / "tokenizer.json")).get_vocab()
+    pieces = sorted(ids, key=ids.__getitem__)
+    words = [piece[1:] for piece in pieces if re.fullmatch("▁[A-Za-z]+", piece)]
+    return words, [piece for piece in pieces if re.fullmatch("[A-Za-z]+", piece)]
+
+
 def write_pairs(path: Path, count: int) -> None:
     """So many pairs: a table where the name ends in .tsv, else rows of a query with DOCUMENTS documents.
 
@@ -85,10 +95,7 @@ def write_pairs(path: Path, count: int) -> None:
     are compounds, of which there are always new ones.
     """
     dice = random.Random(0)
-    vocabulary = Tokenizer.from_file(str(resolve(BUNDLED) / "tokenizer.json")).get_vocab()
-    pieces = sorted(vocabulary, key=vocabulary.__getitem__)
-    words = [piece[1:] for piece in pieces if re.fullmatch("▁[A-Za-z]+", piece)]
-    endings = [piece for piece in pieces if re.fullmatch("[A-Za-z]+", piece)]
+    words, endings = vocabulary()
     weights = list(accumulate(1 / (rank + 3) for rank in range(len(words))))
 
     def text(least: int, most: int) -> str:

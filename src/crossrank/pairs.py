@@ -66,7 +66,7 @@ WHOLE_WINDOW = Cut()
 
 @dataclass(frozen=True, slots=True)
 class _Template:
-    """The special tokens around a pair, and the segment of each of the five parts."""
+    """The special tokens around a pair, the segment of each of the five parts, and how many are special."""
 
     before: list[int]
     between: list[int]
@@ -197,8 +197,8 @@ class PairEncoder:
         if sum(_capped(counted, cut)) + self._template.size <= window:
             return
         # Of a very long text only a part was tokenised; the message counts all.
-        whole = self._tokenizer.encode_batch([clean(text) for text in pair], add_special_tokens=False)
-        lengths = _capped((len(whole[0].ids), len(whole[1].ids)), cut)
+        query, document = self._words.ids(pair)
+        lengths = _capped((len(query), len(document)), cut)
         raise TooLongError(index, sum(lengths) + self._template.size, window)
 
     def _ids(self, texts: list[str], side: Side = "right") -> list[list[int]]:

@@ -64,13 +64,12 @@ class WordTokenizer:
         if not self._by_words:
             return self._whole(texts)
         found = [self._recalled(text) for text in texts]
-        if None in found:
-            self._learn([text for text, ids in zip(texts, found, strict=True) if ids is None])
-            found = [
-                self._recalled(text) if ids is None else ids for text, ids in zip(texts, found, strict=True)
-            ]
-        strange = iter(self._whole([text for text, ids in zip(texts, found, strict=True) if ids is None]))
-        return [next(strange) if ids is None else ids for ids in found]
+        for read in (self._learnt, self._whole):
+            missing = [i for i, ids in enumerate(found) if ids is None]
+            if missing:
+                for i, ids in zip(missing, read([texts[i] for i in missing]), strict=True):
+                    found[i] = ids
+        return [ids for ids in found if ids is not None]
 
     def _whole(self, texts: Sequence[str]) -> list[list[int]]:
         encodings = self._tokenizer.encode_batch_fast(
@@ -86,8 +85,8 @@ class WordTokenizer:
         except KeyError:
             return None
 
-    def _learn(self, texts: Sequence[str]) -> None:
-        """Know the words of those texts that have only plain ones."""
+    def _learnt(self, texts: Sequence[str]) -> list[list[int] | None]:
+        """Token ids of each text that has only plain words, which are known from now on."""
         new: set[str] = set()
         for text in texts:
             words = {word for word in text.split(" ") if word not in self._known}
@@ -105,6 +104,7 @@ class WordTokenizer:
                 if place is not None:  # as it is of special tokens, of which there are none
                     learned[part[place]].append(token)
             self._known.update(learned)
+        return [self._recalled(text) for text in texts]
 
     def _is_plain(self, word: str) -> bool:
         """Whether a tokenizer surely reads a word on its own as it does between spaces."""
