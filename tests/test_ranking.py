@@ -15,7 +15,8 @@ finite = st.floats(-60, 60, width=32)
 
 def ranked(logits: list[float], top_n: int | None = None, threshold: float | None = None) -> Ranking:
     texts = [f"document {i}" for i in range(len(logits))]
-    return rank("query", texts, np.asarray(logits, np.float32), top_n=top_n, threshold=threshold)
+    scores = sigmoid(np.asarray(logits, np.float32)).tolist()
+    return rank("query", texts, logits, scores, top_n=top_n, threshold=threshold)
 
 
 @given(st.lists(finite, max_size=50))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from crossrank import InputError, NonFiniteLogitError, Reranker
@@ -224,10 +225,26 @@ def test_many_queries_are_drawn_only_a_little_ahead(folder: Path, documents: lis
     rankings = reranker.rank_many(endless())
     for taken in range(1, 5000):
         next(rankings)
-        # Three windows, one of them in the engine, and a chunk.
+        # Three windows, one of them in the engine, and a chunk: one window more for each call it takes.
         assert len(drawn) - taken < 2500
     rankings.close()  # type: ignore[attr-defined]
     assert set(drawn) == {threading.get_ident()}
+
+
+def test_the_engine_has_as_many_calls_as_it_takes(folder: Path) -> None:
+    inside: set[int] = set()
+    together = threading.Event()
+
+    def logit(ids: npt.NDArray[np.int32]) -> float:
+        inside.add(threading.get_ident())
+        if len(inside) == 2:
+            together.set()
+        assert together.wait(timeout=60), "the first call was left alone"
+        return -float(len(ids))
+
+    reranker = fake(FakeEngine(logit, batch_tokens=8, calls=2), folder)
+    requests = [(f"q{n}", [f"document {n}"]) for n in range(300)]
+    assert [ranking.query for ranking in reranker.rank_many(requests)] == [query for query, _ in requests]
 
 
 def test_what_is_wrong_with_one_of_many_queries_is_raised(folder: Path) -> None:

@@ -35,9 +35,13 @@ def is_known(tokenizer: WordTokenizer, text: str) -> bool:
     return True
 
 
+def ids(tokenizer: WordTokenizer, texts: list[str]) -> list[list[int]]:
+    return [found.tolist() for found in tokenizer.ids(texts)]
+
+
 def own_ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    ids: list[int] = tokenizer.encode(clean(text), add_special_tokens=False).ids
-    return ids
+    own: list[int] = tokenizer.encode(clean(text), add_special_tokens=False).ids
+    return own
 
 
 @pytest.fixture(scope="module")
@@ -58,18 +62,18 @@ def test_words_are_remembered(library: Tokenizer) -> None:
     tokenizer = WordTokenizer(library)
     seen = ["Paris is the capital of France.", "The Seine flows through Paris, 13 €/day."]
     assert not is_known(tokenizer, seen[0])
-    assert tokenizer.ids(seen) == [own_ids(library, text) for text in seen]
+    assert ids(tokenizer, seen) == [own_ids(library, text) for text in seen]
     new = "The capital is Paris, 13 €/day. the Seine flows"
     assert is_known(tokenizer, new)
-    assert tokenizer.ids([new]) == [own_ids(library, new)]
+    assert ids(tokenizer, [new]) == [own_ids(library, new)]
 
 
 def test_a_batch_of_known_new_and_strange_texts_keeps_its_order(library: Tokenizer) -> None:
     tokenizer = WordTokenizer(library)
     tokenizer.ids(["known words"])
     texts = ["words known", "北京是中国的首都。" * 8, "a new word", "two  spaces", "", "known"]
-    assert tokenizer.ids(texts) == [own_ids(library, text) for text in texts]
-    assert tokenizer.ids([]) == []
+    assert ids(tokenizer, texts) == [own_ids(library, text) for text in texts]
+    assert ids(tokenizer, []) == []
 
 
 # What may change what stands beside it: spaces of every kind, marks, joiners, what becomes a space or begins
@@ -91,8 +95,8 @@ def test_ids_are_the_tokenizers_own(tokenizers: list[Tokenizer], texts: list[str
     for library in tokenizers:
         tokenizer = WordTokenizer(library)
         own = [own_ids(library, text) for text in texts]
-        assert tokenizer.ids(texts) == own
-        assert tokenizer.ids(texts) == own  # now from memory, where it is trusted
+        assert ids(tokenizer, texts) == own
+        assert ids(tokenizer, texts) == own  # now from memory, where it is trusted
 
 
 @settings(max_examples=200, deadline=None)
@@ -102,7 +106,7 @@ def test_ids_of_any_text_are_the_tokenizers_own(tokenizers: list[Tokenizer], tex
         tokenizer = WordTokenizer(library)
         # Each text between words, so that what it begins and ends with has a space beside it.
         texts = [*texts, *(f"a {text} b" for text in texts)]
-        assert tokenizer.ids(texts) == tokenizer.ids(texts) == [own_ids(library, text) for text in texts]
+        assert ids(tokenizer, texts) == ids(tokenizer, texts) == [own_ids(library, text) for text in texts]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +115,7 @@ def test_ids_of_any_text_are_the_tokenizers_own(tokenizers: list[Tokenizer], tex
 def test_a_word_that_may_not_stand_for_itself_is_not_remembered(library: Tokenizer, word: str) -> None:
     tokenizer = WordTokenizer(library)
     text = f"a {word} b"
-    assert tokenizer.ids([text, text]) == [own_ids(library, text)] * 2
+    assert ids(tokenizer, [text, text]) == [own_ids(library, text)] * 2
     assert not is_known(tokenizer, text)
 
 
@@ -120,10 +124,10 @@ def test_memory_is_bounded(library: Tokenizer, monkeypatch: pytest.MonkeyPatch) 
     tokenizer = WordTokenizer(library)
     for i in range(20):
         text = f"number {i} of {i + 1}"
-        assert tokenizer.ids([text]) == [own_ids(library, text)]
+        assert ids(tokenizer, [text]) == [own_ids(library, text)]
         assert len(tokenizer._known) <= 8
     long = " ".join(map(str, range(100)))
-    assert tokenizer.ids([long]) == [own_ids(library, long)]
+    assert ids(tokenizer, [long]) == [own_ids(library, long)]
 
 
 def test_threads_share_what_is_known(library: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +139,7 @@ def test_threads_share_what_is_known(library: Tokenizer, monkeypatch: pytest.Mon
 
     def read(step: int) -> None:
         wrong.extend(
-            i for i in range(0, len(texts), step) if tokenizer.ids(texts[i : i + step]) != own[i : i + step]
+            i for i in range(0, len(texts), step) if ids(tokenizer, texts[i : i + step]) != own[i : i + step]
         )
 
     threads = [threading.Thread(target=read, args=(step,)) for step in (1, 2, 3, 5, 8)]
@@ -166,7 +170,7 @@ def remembers(library: Tokenizer) -> bool:
     """Whether words are trusted; the ids are right either way."""
     tokenizer = WordTokenizer(library)
     for text in ("a b", "b a", "ab a", "a b"):
-        assert tokenizer.ids([text]) == [own_ids(library, text)], text
+        assert ids(tokenizer, [text]) == [own_ids(library, text)], text
     return is_known(tokenizer, "a b")
 
 

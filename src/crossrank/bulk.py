@@ -62,8 +62,8 @@ class Source:
             found = read_rows(self.path, self.shard, advance)
         else:
             found = self._run_rows(self.data, advance)
-        for row in found:
-            yield row if self.depth is None else _cut(row, self.depth)
+        depth = self.depth
+        return found if depth is None else (_cut(row, depth) for row in found)
 
     def _run_rows(self, data: str, advance: Advance | None) -> Iterator[Row]:
         collection = load_collection(data, queries=self.queries, judged=False)

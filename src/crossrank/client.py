@@ -152,7 +152,8 @@ class _Request:
         return rank(
             self.query,
             self.texts,
-            scored.logits,
+            scored.logits.tolist(),
+            sigmoid(scored.logits).tolist(),
             truncated=scored.truncated,
             fields=self.fields,
             top_n=top_n,

@@ -24,9 +24,13 @@ def read_request(query: str, documents: Sequence[Document]) -> tuple[list[str], 
     texts: list[str] = []
     fields: list[dict[str, Any]] = []
     for index, document in enumerate(documents):
-        text, rest = _split_document(index, document)
-        texts.append(text)
-        fields.append(rest)
+        if isinstance(document, str):
+            texts.append(document)
+            fields.append({})
+        else:
+            text, rest = _split_document(index, document)
+            texts.append(text)
+            fields.append(rest)
     return texts, fields
 
 
@@ -44,9 +48,7 @@ def _check_text(what: str, value: object) -> None:
         raise InputError(f"{what} is a {type(value).__name__}; it must be a string")
 
 
-def _split_document(index: int, document: Document) -> tuple[str, dict[str, Any]]:
-    if isinstance(document, str):
-        return document, {}
+def _split_document(index: int, document: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     text = document.get("text") if isinstance(document, Mapping) else None
     if not isinstance(text, str):
         kind = type(document).__name__

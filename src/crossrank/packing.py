@@ -52,7 +52,7 @@ def plan_packs(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """
     packs: list[list[int]] = []
     room = 0
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):  # stable all the same
         if not packs or lengths[index] > room:
             packs.append([])
             room = budget

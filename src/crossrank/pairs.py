@@ -15,14 +15,14 @@ import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
 from crossrank.errors import CheckpointError, InputError, TooLongError
-from crossrank.words import WordTokenizer, clean
+from crossrank.words import TokenIds, WordTokenizer, clean
 
 __all__ = ["WHOLE_WINDOW", "Cut", "EncodedPair", "PairEncoder", "Side", "Truncation"]
 
 Truncation = Literal["only_second", "longest_first"]
 Side = Literal["right", "left"]
 
-_Tokens = TypeVar("_Tokens", list[int], Encoding)
+_Tokens = TypeVar("_Tokens", TokenIds, Encoding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +68,9 @@ WHOLE_WINDOW = Cut()
 class _Template:
     """The special tokens around a pair, the segment of each of the five parts, and how many are special."""
 
-    before: list[int]
-    between: list[int]
-    after: list[int]
+    before: TokenIds
+    between: TokenIds
+    after: TokenIds
     segments: tuple[list[int], int, list[int], int, list[int]]
     size: int
 
@@ -86,7 +86,7 @@ def _read_template(tokenizer: Tokenizer) -> _Template:
         )
     first, last = parts.index(0), len(parts) - 1 - parts[::-1].index(0)
     begin, end = parts.index(1), len(parts) - 1 - parts[::-1].index(1)
-    ids, types = encoding.ids, encoding.type_ids
+    ids, types = np.array(encoding.ids, np.int32), encoding.type_ids
     return _Template(
         ids[:first],
         ids[last + 1 : begin],
@@ -201,7 +201,7 @@ class PairEncoder:
         lengths = _capped((len(query), len(document)), cut)
         raise TooLongError(index, sum(lengths) + self._template.size, window)
 
-    def _ids(self, texts: list[str], side: Side = "right") -> list[list[int]]:
+    def _ids(self, texts: list[str], side: Side = "right") -> list[TokenIds]:
         """Token ids of each text, without special tokens; of a very long one as ``_of_ends``."""
         return self._of_ends(texts, side, self._words.ids)
 
@@ -227,15 +227,16 @@ class PairEncoder:
                 found[i] = tokens
         return found
 
-    def _join(self, query: list[int], document: list[int], cut: Cut, window: int) -> EncodedPair:
-        keep_query, keep_document = self._window(*_capped((len(query), len(document)), cut), window)
-        truncated = keep_query < len(query) or keep_document < len(document)
+    def _join(self, query: TokenIds, document: TokenIds, cut: Cut, window: int) -> EncodedPair:
+        lengths = len(query), len(document)
+        kept = self._window(*_capped(lengths, cut), window)
+        truncated = kept != lengths
         if truncated:
+            keep_query, keep_document = kept
             first = len(document) - keep_document if cut.side == "left" else 0
             query, document = query[:keep_query], document[first : first + keep_document]
         t = self._template
-        # Lists are joined faster than arrays so short.
-        token_ids = np.array([*t.before, *query, *t.between, *document, *t.after], np.int32)
+        token_ids = np.concatenate((t.before, query, t.between, document, t.after))
         if not self._with_segments:
             return EncodedPair(token_ids, None, truncated)
         before, of_query, between, of_document, after = t.segments
@@ -262,6 +263,8 @@ class PairEncoder:
 
 def _capped(lengths: tuple[int, int], cut: Cut) -> tuple[int, int]:
     """Tokens of a query and a document after a call's own limits."""
+    if cut.query is cut.document is None:
+        return lengths
     query, document = lengths
     return (
         query if cut.query is None else min(query, cut.query),

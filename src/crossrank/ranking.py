@@ -6,7 +6,7 @@ Only this module knows about sigmoid, order, ties, top_n and thresholds.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any, overload
@@ -94,11 +94,11 @@ def sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         return 1.0 / (1.0 + np.exp(-np.asarray(logits, np.float64)))
 
 
-def check_finite(logits: Iterable[float]) -> None:
+def check_finite(logits: Sequence[float] | npt.NDArray[np.float32]) -> None:
     """Raise NonFiniteLogitError for the first logit that is NaN or infinite."""
-    for i, logit in enumerate(logits):
-        if not math.isfinite(logit):
-            raise NonFiniteLogitError(i, float(logit))
+    if not all(map(math.isfinite, logits)):
+        index, logit = next((i, x) for i, x in enumerate(logits) if not math.isfinite(x))
+        raise NonFiniteLogitError(index, float(logit))
 
 
 def check_options(top_n: int | None, threshold: float | None) -> None:
@@ -117,9 +117,9 @@ def _is(value: object, kind: type[Integral] | type[Real]) -> bool:
 def rank(
     query: str,
     texts: Sequence[str],
-    logits: npt.NDArray[np.float32],
+    logits: Sequence[float],
+    scores: Sequence[float],
     *,
-    scores: npt.NDArray[np.float64] | None = None,
     truncated: Sequence[bool] | None = None,
     fields: Sequence[Mapping[str, Any]] | None = None,
     top_n: int | None = None,
@@ -130,8 +130,8 @@ def rank(
     Args:
         query: what was asked.
         texts: the documents.
-        logits: float32 (len(texts),).
-        scores: their ``sigmoid``, where it was taken of many queries' logits at once, which is faster.
+        logits: one for each document.
+        scores: their ``sigmoid``.
         truncated: for each document, whether its pair was cut; default: none was.
         fields: for each document, its other fields; default: none.
         top_n: how many to return; None: all, 0: none, more than there are: all.
@@ -142,22 +142,19 @@ def rank(
         NonFiniteLogitError: a logit is NaN or infinite.
     """
     check_options(top_n, threshold)
-    # Lists: most queries have few documents, and numpy takes longer to start than a short list to sort.
-    points = (sigmoid(logits) if scores is None else scores).tolist()
-    values = logits.tolist()
-    check_finite(values)
-    order = sorted(range(len(values)), key=values.__getitem__, reverse=True)  # stable in reverse too
+    check_finite(logits)
+    order = sorted(range(len(logits)), key=logits.__getitem__, reverse=True)  # stable in reverse too
     if threshold is not None:
-        order = [i for i in order if points[i] >= threshold]
+        order = [i for i in order if scores[i] >= threshold]
     hits = [
         RankedDocument(
-            rank=place,
-            index=i,
-            score=points[i],
-            logit=values[i],
-            truncated=truncated[i] if truncated is not None else False,
-            text=texts[i],
-            fields=fields[i] if fields is not None else {},
+            place,
+            i,
+            scores[i],
+            logits[i],
+            False if truncated is None else truncated[i],
+            texts[i],
+            {} if fields is None else fields[i],
         )
         for place, i in enumerate(order[:top_n], start=1)
     ]

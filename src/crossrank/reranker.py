@@ -160,7 +160,7 @@ class Reranker:
         check_options(top_n, threshold)
         request = _Request.read(query, documents)
         request.pairs = self._encoder.encode(query, request.texts)
-        return request.rank(self._logits(request.pairs), top_n, threshold)
+        return next(_rankings([request], self._logits(request.pairs), top_n, threshold))
 
     def rank_many(
         self,
@@ -183,15 +183,21 @@ class Reranker:
             InputError, EngineError: as ``rank``, when the rankings are drawn.
         """
         check_options(top_n, threshold)
-        with ThreadPoolExecutor(1, "crossrank-engine") as engine:
-            working: deque[tuple[list[_Request], Future[npt.NDArray[np.float32]]]] = deque()
+        calls = self._engine.calls
+        working: deque[tuple[list[_Request], Future[npt.NDArray[np.float32]]]] = deque()
+
+        def oldest() -> Iterator[Ranking]:
+            window, logits = working.popleft()
+            return _rankings(window, logits.result(), top_n, threshold)
+
+        with ThreadPoolExecutor(calls, "crossrank-engine") as engine:
             for window in self._windows(requests):
                 pairs = [pair for request in window for pair in request.pairs]
                 working.append((window, engine.submit(self._logits, pairs)))
-                if len(working) > 1:
-                    yield from _rankings(*working.popleft(), top_n, threshold)
+                if len(working) > calls:
+                    yield from oldest()
             while working:
-                yield from _rankings(*working.popleft(), top_n, threshold)
+                yield from oldest()
 
     def _windows(self, requests: Iterable[tuple[str, Sequence[Document]]]) -> Iterator[list[_Request]]:
         """Encoded requests, as many at a time as fill some packs."""
@@ -287,17 +293,13 @@ class _Request:
         return cls(query, *read_request(query, documents))
 
     def rank(
-        self,
-        logits: npt.NDArray[np.float32],
-        top_n: int | None,
-        threshold: float | None,
-        scores: npt.NDArray[np.float64] | None = None,
+        self, logits: list[float], scores: list[float], top_n: int | None, threshold: float | None
     ) -> Ranking:
         return rank(
             self.query,
             self.texts,
             logits,
-            scores=scores,
+            scores,
             truncated=[pair.truncated for pair in self.pairs],
             fields=self.fields,
             top_n=top_n,
@@ -320,14 +322,11 @@ def _chunks(requests: Iterable[_Request]) -> Iterator[list[_Request]]:
 
 
 def _rankings(
-    window: list[_Request],
-    working: Future[npt.NDArray[np.float32]],
-    top_n: int | None,
-    threshold: float | None,
+    window: list[_Request], logits: npt.NDArray[np.float32], top_n: int | None, threshold: float | None
 ) -> Iterator[Ranking]:
-    logits, start = working.result(), 0
-    scores = sigmoid(logits)
+    # Of all queries at once, and lists: most have few documents, with which numpy takes long to start.
+    values, scores, start = logits.tolist(), sigmoid(logits).tolist(), 0
     for request in window:
         end = start + len(request.texts)
-        yield request.rank(logits[start:end], top_n, threshold, scores[start:end])
+        yield request.rank(values[start:end], scores[start:end], top_n, threshold)
         start = end

@@ -5,7 +5,7 @@ import pytest
 import zstandard
 
 from crossrank import InputError
-from crossrank.data.lines import read_lines
+from crossrank.data.lines import read_lines, read_object
 
 TEXT = "first\n\nthird, 中国\u2028still third\r\n" + "x" * 600_000 + "\nlast"
 LINES = [(1, "first"), (3, "third, 中国\u2028still third"), (4, "x" * 600_000), (5, "last")]
@@ -57,3 +57,9 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     bad.write_bytes(b"good\nb\xff\n")
     with pytest.raises(InputError, match=r"line 2: not UTF-8 \(byte 2 of the line\)"):
         list(read_lines(bad))
+
+
+def test_a_lone_surrogate_is_replaced_and_a_pair_of_them_is_a_character() -> None:
+    line = r'{"\ud800": ["a\uDFFFb", {"c": "\ud83d\ude00 \\ud800 \u4e2d"}], "n": 0.1}'
+    expected = {"\ufffd": ["a\ufffdb", {"c": "\U0001f600 \\ud800 中"}], "n": 0.1}
+    assert read_object("here", line) == expected

@@ -10,7 +10,7 @@ def test_texts_by_id() -> None:
     found = store.texts([*wanted, "none"])
     store.close()
     assert sorted(found) == sorted(wanted)
-    assert found["d4"] == "text 4 ?"
+    assert found["d4"] == "text 4 \ufffd"
 
 
 def test_an_id_that_comes_twice() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from rich.text import Text
 from crossrank import bulk as job
 from crossrank.cli import options as o
 from crossrank.data.lines import STDIN
+from crossrank.data.output import json_line
 from crossrank.data.rows import Row, parse_shard
 from crossrank.errors import InputError
 from crossrank.models import BUNDLED
@@ -120,7 +120,7 @@ def bulk(
     if to_stdout:
         # Nothing to go on from: lines as they come.
         for _, answer in answers(work.rows(), 0):
-            print(json.dumps(answer), flush=True)
+            print(json_line(answer).decode(), end="", flush=True)
         return
     described |= {"top_n": top_n, "text": text}
     with Progress(

@@ -7,6 +7,7 @@ gzip (.gz) and Zstandard (.zst) are read by their ending; a file of several memb
 from __future__ import annotations
 
 import json
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol, cast
 
 from crossrank.errors import InputError
+from crossrank.words import clean
 
 __all__ = [
     "STDIN",
@@ -29,6 +31,7 @@ __all__ = [
 
 STDIN = "-"
 _CHUNK = 1 << 18
+_ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 Advance = Callable[[int], object]
 """Is told how many bytes of the file, as it lies on disk, have been read so far."""
@@ -145,10 +148,15 @@ def read_lines(path: str | Path, advance: Advance | None = None) -> Iterator[tup
             *lines, last = piece.split(b"\n")
             for raw in lines:
                 number += 1
-                yield from _line(name, number, b"".join((*rest, raw)))
-                rest = []
+                if rest:
+                    rest, raw = [], b"".join((*rest, raw))
+                place = f"{name}, line {number}"
+                if line := _line(place, raw, first=number == 1):
+                    yield place, line
             rest.append(last)  # joined once, however long the line
-        yield from _line(name, number + 1, b"".join(rest))
+        place = f"{name}, line {number + 1}"
+        if line := _line(place, b"".join(rest), first=number == 0):
+            yield place, line
     except FileNotFoundError as error:
         raise InputError(f"{name}: there is no such file") from error
     except OSError as error:
@@ -157,20 +165,19 @@ def read_lines(path: str | Path, advance: Advance | None = None) -> Iterator[tup
         raise InputError(f"{name}: {error}, after line {number}; the file was cut short") from error
 
 
-def _line(name: str, number: int, raw: bytes) -> Iterator[tuple[str, str]]:
-    if number == 1:
+def _line(place: str, raw: bytes, *, first: bool) -> str:
+    """A line's text; "" if it is blank."""
+    if first:
         raw = raw.removeprefix(b"\xef\xbb\xbf")  # a byte order mark is no part of the line
-    place = f"{name}, line {number}"
     try:
         line = raw.decode("utf-8").removesuffix("\r")
     except UnicodeDecodeError as error:
         raise InputError(f"{place}: not UTF-8 (byte {error.start + 1} of the line)") from error
-    if line.strip():
-        yield place, line
+    return "" if line.isspace() else line
 
 
 def read_object(place: str, line: str) -> dict[str, Any]:
-    """A line of JSON Lines.
+    """A line of JSON Lines. A lone surrogate, which no UTF-8 output could hold, becomes U+FFFD.
 
     Raises:
         InputError: it is not a JSON object.
@@ -186,7 +193,9 @@ def read_object(place: str, line: str) -> dict[str, Any]:
         raise InputError(f"{place}: JSON that is nested too deeply") from error
     if not isinstance(row, dict):
         raise InputError(f"{place}: not a JSON object")
-    return row
+    if _ESCAPED_SURROGATE.search(line):
+        row = json.loads(clean(json.dumps(row, ensure_ascii=False)))
+    return cast(dict[str, Any], row)
 
 
 def read_string(place: str, row: dict[str, Any], field: str) -> str:

@@ -91,29 +91,31 @@ def read_rows(path: str, shard: Shard = (1, 1), advance: Advance | None = None) 
     """
     suffix = plain_suffix(path)
     if suffix == ".parquet":
-        objects = _parquet(path, advance)
-    elif suffix == ".tsv":
-        objects = ((place, _pair(place, line)) for place, line in read_lines(path, advance))
+        rows = (_row(place, n, row) for n, (place, row) in enumerate(_parquet(path, advance)))
     else:
-        objects = ((place, read_object(place, line)) for place, line in read_lines(path, advance))
+        read = _pair if suffix == ".tsv" else _object
+        rows = (read(place, n, line) for n, (place, line) in enumerate(read_lines(path, advance)))
     is_pair: bool | None = None
-    for number, (place, row) in enumerate(objects):
-        parsed = _row(place, number, row)
+    for number, row in enumerate(rows):
         if is_pair is None:
-            is_pair = parsed.is_pair
-        elif parsed.is_pair != is_pair:
+            is_pair = row.is_pair
+        elif row.is_pair != is_pair:
             kinds = ("documents", "one document")
-            raise InputError(f"{place}: a row with {kinds[parsed.is_pair]} after rows with {kinds[is_pair]}")
+            raise InputError(f"{row.place}: a row with {kinds[row.is_pair]} after rows with {kinds[is_pair]}")
         if number % shard[1] == shard[0] - 1:
-            yield parsed
+            yield row
 
 
-def _pair(place: str, line: str) -> dict[str, Any]:
+def _pair(place: str, number: int, line: str) -> Row:
     query, tab, document = line.partition("\t")
     if not tab or "\t" in document:
         found = "more than one tab" if tab else "no tab"
         raise InputError(f"{place}: {found}; a line is a query, a tab and a document")
-    return {"query": query, "document": document}
+    return Row(place, str(number), query, (Document("0", document),), None, True)
+
+
+def _object(place: str, number: int, line: str) -> Row:
+    return _row(place, number, read_object(place, line))
 
 
 def _parquet(path: str, advance: Advance | None) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 
 from crossrank.errors import InputError
+from crossrank.words import clean
 
 __all__ = ["DocumentStore"]
 
@@ -28,7 +29,7 @@ class DocumentStore:
         identity = ""
         try:
             for identity, text in documents:
-                self._database.execute("INSERT INTO documents VALUES (?, ?)", (identity, _storable(text)))
+                self._database.execute("INSERT INTO documents VALUES (?, ?)", (identity, clean(text)))
         except sqlite3.IntegrityError as error:
             self.close()
             raise InputError(f"two documents of the collection have the id {identity!r}") from error
@@ -50,8 +51,3 @@ class DocumentStore:
             query = f"SELECT id, text FROM documents WHERE id IN ({marks})"  # noqa: S608
             found |= dict(self._database.execute(query, part).fetchall())
         return found
-
-
-def _storable(text: str) -> str:
-    """SQLite's text is UTF-8, which has no lone surrogates."""
-    return text.encode("utf-8", "replace").decode()

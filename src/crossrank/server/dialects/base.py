@@ -106,7 +106,8 @@ class Call:
         return ranking.rank(
             self.work.pairs[0][0] if self.work.pairs else "",
             self.texts,
-            answer.logits,
+            answer.logits.tolist(),
+            ranking.sigmoid(answer.logits).tolist(),
             truncated=answer.truncated,
             top_n=self.top_n,
         )
