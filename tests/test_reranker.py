@@ -239,7 +239,7 @@ def test_the_engine_has_as_many_calls_as_it_takes(folder: Path) -> None:
         inside.add(threading.get_ident())
         if len(inside) == 2:
             together.set()
-        assert together.wait(timeout=60), "the first call was left alone"
+        assert together.wait(timeout=20), "the first call was left alone"
         return -float(len(ids))
 
     reranker = fake(FakeEngine(logit, batch_tokens=8, calls=2), folder)
