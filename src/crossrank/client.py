@@ -43,16 +43,12 @@ from crossrank.errors import (
     UnknownModelError,
 )
 from crossrank.explain import DEFAULT_SENTENCES, ExplainedSentence, Explanation
+from crossrank.extras import needs
 from crossrank.ranking import Ranking, ScoredPair, check_finite, check_options, rank, sigmoid
 from crossrank.words import clean
 
-try:
+with needs("client", "the client"):
     import httpx
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        f"the client needs {error.name}, which is not installed: pip install 'crossrank[client]'",
-        name=error.name,
-    ) from error
 
 __all__ = ["AsyncClient", "Client"]
 

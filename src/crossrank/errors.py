@@ -4,6 +4,7 @@
 
     CrossRankError
     ├── InputError               the caller's texts or options are wrong (also a ValueError)
+    │   └── MissingLibraryError  what is asked for needs an extra (also a ModuleNotFoundError)
     ├── ModelError               the model cannot be used
     │   ├── ModelNotFoundError   no such model, or it could not be fetched
     │   ├── CheckpointError      its files are missing, damaged or do not fit together
@@ -31,6 +32,7 @@ __all__ = [
     "DeadlineError",
     "EngineError",
     "InputError",
+    "MissingLibraryError",
     "ModelError",
     "ModelNotFoundError",
     "NonFiniteLogitError",
@@ -50,6 +52,10 @@ class CrossRankError(Exception):
 
 class InputError(CrossRankError, ValueError):
     """The caller's texts or options are wrong."""
+
+
+class MissingLibraryError(ModuleNotFoundError, InputError):
+    """What is asked for needs a library that is not installed; ``name`` is its name."""
 
 
 class ModelError(CrossRankError):

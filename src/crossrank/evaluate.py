@@ -24,6 +24,7 @@ from crossrank.data.collection import Collection
 from crossrank.data.rows import Document, Row
 from crossrank.data.trec import Qrels, Run
 from crossrank.errors import CrossRankError, EngineError, InputError
+from crossrank.extras import needs
 from crossrank.keywords import KeywordIndex
 
 __all__ = [
@@ -119,14 +120,11 @@ def parse_metrics(names: Sequence[str]) -> dict[str, Any]:
     """ir-measures' measures by the names given: nDCG@10, MRR, MAP, Recall@100, P@5 ...
 
     Raises:
-        InputError: there is no such measure, or ir-measures is not installed.
+        InputError: there is no such measure.
+        MissingLibraryError: ir-measures is not installed.
     """
-    try:
+    with needs("eval", "a measure"):
         import ir_measures
-    except ImportError as error:
-        raise InputError(
-            "measures need ir-measures; install it with: pip install 'crossrank[eval]'"
-        ) from error
     found: dict[str, Any] = {}
     for name in names:
         base, at, cutoff = name.partition("@")

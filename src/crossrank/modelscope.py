@@ -10,6 +10,7 @@ from functools import partialmethod
 from pathlib import Path
 
 from crossrank.errors import CheckpointError, ModelError, ModelNotFoundError
+from crossrank.extras import needs
 from crossrank.hub import one_pull, with_revision
 from crossrank.layout import INDEX, NEEDED, SAFETENSORS, TORCH, USEFUL, local_place, missing_file
 
@@ -18,12 +19,8 @@ __all__ = ["from_modelscope"]
 
 def from_modelscope(name: str, revision: str | None, offline: bool, progress: bool) -> Path:
     """The folder of a model in the client's cache, fetched if need be; the client resumes by itself."""
-    try:
+    with needs("modelscope", f"{name} from ModelScope"):
         from modelscope.hub.snapshot_download import snapshot_download
-    except ImportError as error:
-        raise ModelNotFoundError(
-            f"{name} is wanted from ModelScope, whose client is not installed: pip install modelscope"
-        ) from error
     first = [*NEEDED, *USEFUL, SAFETENSORS, INDEX, "model-*-of-*.safetensors"]
     missing: str | None = SAFETENSORS
     try:

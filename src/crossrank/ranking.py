@@ -101,12 +101,19 @@ def check_finite(logits: Sequence[float] | npt.NDArray[np.float32]) -> None:
         raise NonFiniteLogitError(index, float(logit))
 
 
-def check_options(top_n: int | None, threshold: float | None) -> None:
-    """Raise InputError if top_n is no integer of 0 or more, or threshold is no number between 0 and 1."""
+def check_options(
+    top_n: int | None, threshold: float | None, names: tuple[str, str] = ("top_n", "threshold")
+) -> None:
+    """Raise InputError if top_n is no integer of 0 or more, or threshold is no number between 0 and 1.
+
+    Args:
+        top_n, threshold: what was given.
+        names: what the caller knows them by.
+    """
     if top_n is not None and not (_is(top_n, Integral) and top_n >= 0):
-        raise InputError(f"top_n is {top_n!r}; it must be an integer of 0 or more, or None for all")
+        raise InputError(f"{names[0]} is {top_n!r}; it must be an integer of 0 or more, or None for all")
     if threshold is not None and not (_is(threshold, Real) and 0 <= threshold <= 1):
-        raise InputError(f"threshold is {threshold!r}; it must be a number between 0 and 1, as scores are")
+        raise InputError(f"{names[1]} is {threshold!r}; it must be a number between 0 and 1, as scores are")
 
 
 def _is(value: object, kind: type[Integral] | type[Real]) -> bool:

@@ -12,8 +12,8 @@ import numpy as np
 
 from crossrank import __version__
 from crossrank.data.collection import Collection
-from crossrank.errors import InputError
 from crossrank.evaluate import Comparison, System, compare
+from crossrank.extras import needs
 
 __all__ = ["Evaluation", "as_html", "as_object"]
 
@@ -86,15 +86,11 @@ def as_html(evaluation: Evaluation) -> str:
     """The report: figures, plots (inline SVG), and the queries that changed most.
 
     Raises:
-        InputError: Jinja2 or matplotlib is not installed.
+        MissingLibraryError: Jinja2 or matplotlib is not installed.
     """
-    try:
+    with needs("eval", "the report"):
         import jinja2
         import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise InputError(
-            "the report needs Jinja2 and matplotlib; install them with: pip install 'crossrank[eval]'"
-        ) from error
     template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
         files("crossrank").joinpath("report.html.jinja").read_text(encoding="utf-8")
     )

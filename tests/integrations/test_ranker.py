@@ -146,8 +146,8 @@ def test_a_framework_that_is_missing_is_named_with_its_extra(name: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     last = done.stderr.splitlines()[-1]
     assert re.fullmatch(
-        rf"ModuleNotFoundError: .* needs {framework}.*, which is not installed: "
-        rf"pip install 'crossrank\[{name}\]'",
+        rf"crossrank.errors.MissingLibraryError: crossrank.integrations.{name} needs {framework}.*, which "
+        rf"is not installed: pip install 'crossrank\[{name}\]'",
         last,
     )
 

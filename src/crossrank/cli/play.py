@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from crossrank.cli import options as o
-from crossrank.cli.serving import needs_server, server_logs
+from crossrank.cli.serving import server_logs
+from crossrank.extras import needs
 from crossrank.models import BUNDLED
 
 _HOST, _PORT = "127.0.0.1", 8080
@@ -38,7 +39,7 @@ def play(
     offline: o.Offline = False,
 ) -> None:
     """Open a page to try rankings on, and to see why they are as they are. Ctrl+C ends it."""
-    with needs_server():
+    with needs("server", "the server"):
         from crossrank.server import run, settings
     wanted = settings.Settings(
         models=model,

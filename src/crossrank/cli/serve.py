@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from crossrank.cli import options as o
-from crossrank.cli.serving import needs_server, server_logs
+from crossrank.cli.serving import server_logs
 from crossrank.errors import InputError
+from crossrank.extras import needs
 from crossrank.models import BUNDLED
 
 _LISTEN, _ACCESS = "Where it listens", "Who may ask"
@@ -168,7 +169,7 @@ def serve(
 
     OpenTelemetry traces go where OTEL_EXPORTER_OTLP_ENDPOINT says.
     """
-    with needs_server():
+    with needs("server", "the server"):
         from crossrank.server import run, settings
         from crossrank.server.limits import Limits, parse_size
     if log_format not in ("text", "json"):

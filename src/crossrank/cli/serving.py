@@ -6,22 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from crossrank.errors import InputError
-
-__all__ = ["needs_server", "server_logs"]
-
-
-@contextmanager
-def needs_server() -> Iterator[None]:
-    """Around imports of ``crossrank.server``: a library that is missing is named, with what to install."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("crossrank"):
-            raise
-        raise InputError(
-            f"the server needs {error.name}, which is not installed: pip install 'crossrank[server]'"
-        ) from error
+__all__ = ["server_logs"]
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol, cast
 
 from crossrank.errors import InputError
+from crossrank.extras import needs
 from crossrank.words import clean
 
 __all__ = [
@@ -48,14 +49,10 @@ def zstandard() -> Any:
     """The zstandard library.
 
     Raises:
-        InputError: it is not installed.
+        MissingLibraryError: it is not installed.
     """
-    try:
+    with needs("eval", "a .zst file"):
         import zstandard
-    except ImportError as error:
-        raise InputError(
-            "a .zst file needs the zstandard library; install it with: pip install 'crossrank[eval]'"
-        ) from error
     return zstandard
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from crossrank.data.trec import Qrels, Run, best_first
 from crossrank.errors import InputError
+from crossrank.extras import needs
 
 __all__ = ["LIBRARIES", "Parts"]
 
@@ -24,12 +25,8 @@ class Parts:
 
 def _irds(name: str, split: str | None, judged: bool) -> Parts:
     """A data set of ir_datasets: ``irds:beir/scifact/test``, ``irds:msmarco-passage/dev/small``."""
-    try:
+    with needs("eval", "a name of ir_datasets"):
         import ir_datasets
-    except ImportError as error:
-        raise InputError(
-            "a name of ir_datasets needs that library; install it with: pip install 'crossrank[eval]'"
-        ) from error
     if split:
         raise InputError(f"irds:{name} names its split itself; leave --split out")
     try:
@@ -61,12 +58,8 @@ def _irds(name: str, split: str | None, judged: bool) -> Parts:
 
 def _mteb(name: str, split: str | None, judged: bool) -> Parts:  # noqa: ARG001  every task has judgments
     """A retrieval or reranking task of MTEB: ``mteb:SciFact``; ``mteb:NAME/LANGUAGE`` for a part of it."""
-    try:
+    with needs("mteb", "a name of MTEB"):
         import mteb
-    except ImportError as error:
-        raise InputError(
-            "a name of MTEB needs that library; install it with: pip install 'crossrank[mteb]'"
-        ) from error
     name, _, part = name.partition("/")
     try:
         task = mteb.get_task(name)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from crossrank.data.lines import STDIN, Advance, plain_suffix, read_lines, read_object, read_string
 from crossrank.errors import InputError
+from crossrank.extras import needs
 
 __all__ = ["Document", "Row", "Shard", "import_parquet", "parse_shard", "read_rows"]
 
@@ -66,12 +67,10 @@ def import_parquet() -> Any:
     """pyarrow.parquet.
 
     Raises:
-        InputError: pyarrow is not installed.
+        MissingLibraryError: pyarrow is not installed.
     """
-    try:
+    with needs("eval", "Parquet"):
         import pyarrow.parquet
-    except ImportError as error:
-        raise InputError("Parquet needs pyarrow; install it with: pip install 'crossrank[eval]'") from error
     return pyarrow.parquet
 
 

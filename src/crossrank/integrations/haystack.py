@@ -20,17 +20,19 @@ from math import inf
 from typing import Any
 
 from crossrank.errors import InputError
-from crossrank.integrations.ranker import NOT_SAVED, Model, Ranker, check_arguments, extra, is_url
+from crossrank.extras import needs
+from crossrank.integrations.ranker import NOT_SAVED, Model, Ranker, check_arguments, is_url
 from crossrank.models import BUNDLED
 from crossrank.ranking import Ranking, check_options
 from crossrank.reranker import Reranker
 
-with extra("haystack"):
+with needs("haystack", __name__):
     from haystack import Document, component, default_from_dict, default_to_dict
     from haystack.utils import Secret, deserialize_secrets_inplace
 
 __all__ = ["CrossRankRanker"]
 
+_NAMES = ("top_k", "score_threshold")
 _ENVIRONMENT = Secret.from_env_var("CROSSRANK_API_KEY", strict=False)
 
 
@@ -67,7 +69,7 @@ class CrossRankRanker:
         options: dict[str, Any] | None = None,
     ) -> None:
         check_arguments(model, options)
-        check_options(top_k, score_threshold)
+        check_options(top_k, score_threshold, _NAMES)
         if not isinstance(api_key, Secret | None):
             raise InputError(f"api_key is a {type(api_key).__name__}; it must be a haystack.utils.Secret")
         self.model = model
@@ -161,10 +163,10 @@ class CrossRankRanker:
         return {"documents": _ranked(unique, ranking)}
 
     def _chosen(self, top_k: int | None, score_threshold: float | None) -> tuple[int | None, float | None]:
-        return (
-            self.top_k if top_k is None else top_k,
-            self.score_threshold if score_threshold is None else score_threshold,
-        )
+        top_k = self.top_k if top_k is None else top_k
+        score_threshold = self.score_threshold if score_threshold is None else score_threshold
+        check_options(top_k, score_threshold, _NAMES)
+        return top_k, score_threshold
 
     def _read(self, documents: Sequence[Document]) -> tuple[list[Document], list[str]]:
         """Documents without doubles, and the text of each."""

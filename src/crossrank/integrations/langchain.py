@@ -16,11 +16,12 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
-from crossrank.integrations.ranker import Model, Ranker, extra
+from crossrank.extras import needs
+from crossrank.integrations.ranker import Model, Ranker
 from crossrank.models import BUNDLED
 from crossrank.ranking import Ranking, check_options
 
-with extra("langchain"):
+with needs("langchain", __name__):
     from langchain_core.callbacks import Callbacks
     from langchain_core.documents import BaseDocumentCompressor, Document
     from pydantic import ConfigDict, PrivateAttr, SecretStr

@@ -16,12 +16,13 @@ from copy import deepcopy
 from typing import Any
 
 from crossrank.errors import InputError
-from crossrank.integrations.ranker import NOT_SAVED, Model, Ranker, extra
+from crossrank.extras import needs
+from crossrank.integrations.ranker import NOT_SAVED, Model, Ranker
 from crossrank.models import BUNDLED
 from crossrank.ranking import Ranking, check_options
 from crossrank.reranker import Reranker
 
-with extra("llamaindex"):
+with needs("llamaindex", __name__):
     from llama_index.core.bridge.pydantic import Field, PrivateAttr
     from llama_index.core.callbacks import CBEventType, EventPayload
     from llama_index.core.postprocessor.types import BaseNodePostprocessor

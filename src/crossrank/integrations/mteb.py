@@ -25,11 +25,12 @@ import numpy as np
 import numpy.typing as npt
 
 from crossrank.errors import ServiceError, UnavailableError, UnknownModelError
-from crossrank.integrations.ranker import Model, Ranker, extra
+from crossrank.extras import needs
+from crossrank.integrations.ranker import Model, Ranker
 from crossrank.models import BUNDLED
 from crossrank.reranker import Reranker
 
-with extra("mteb"):
+with needs("mteb", __name__):
     from mteb.models import ModelMeta
 
 if TYPE_CHECKING:

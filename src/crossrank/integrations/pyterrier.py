@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from crossrank.integrations.ranker import Model, Ranker, extra
+from crossrank.extras import needs
+from crossrank.integrations.ranker import Model, Ranker
 from crossrank.models import BUNDLED
 from crossrank.ranking import RankedDocument, check_options
 
-with extra("pyterrier"):
+with needs("pyterrier", __name__):
     import pandas as pd
     import pyterrier as pt
 

@@ -7,8 +7,7 @@ import inspect
 import os
 import re
 import weakref
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -20,7 +19,7 @@ from crossrank.reranker import Reranker
 if TYPE_CHECKING:
     from crossrank.client import AsyncClient, Client
 
-__all__ = ["NOT_SAVED", "Model", "Ranker", "check_arguments", "extra", "is_url"]
+__all__ = ["NOT_SAVED", "Model", "Ranker", "check_arguments", "is_url"]
 
 Model: TypeAlias = Reranker | str | os.PathLike[str]
 """A Reranker, a model's name or folder, or the URL of a server (http:// or https://)."""
@@ -130,19 +129,6 @@ class Ranker:
 def _opened(model: Model, api_key: str | None, options: Mapping[str, Any] | None) -> Ranker:
     """For pickle, which gives no arguments by name."""
     return Ranker(model, api_key=api_key, options=options)
-
-
-@contextmanager
-def extra(name: str) -> Iterator[None]:
-    """Let an import that fails inside say the extra that has what it needs."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"crossrank.integrations.{name} needs {error.name}, which is not installed: "
-            f"pip install 'crossrank[{name}]'",
-            name=error.name,
-        ) from error
 
 
 def is_url(model: Model) -> bool:

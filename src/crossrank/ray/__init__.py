@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from crossrank.errors import InputError
+from crossrank.extras import needs
 
-try:
+with needs("ray", "a cluster"):
     from crossrank.ray.bulk import answers, connect
-except ImportError as error:
-    raise InputError("Ray is not installed; install it with: pip install 'crossrank[ray]'") from error
 
 __all__ = ["answers", "connect", "deployment"]
 

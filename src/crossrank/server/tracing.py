@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from crossrank import __version__
 from crossrank.errors import InputError
+from crossrank.extras import needs
 from crossrank.server.work import Answer
 
 if TYPE_CHECKING:
@@ -144,10 +145,5 @@ def tracer_of_environment() -> Tracer:
             f"the OTLP protocol is set to {protocol!r}; this server speaks http/protobuf only "
             "(OTEL_EXPORTER_OTLP_PROTOCOL, usually port 4318)"
         )
-    try:
+    with needs("otel", "tracing, which OTEL_EXPORTER_OTLP_ENDPOINT asks for,"):
         return _Traces()
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"the environment asks for traces, and {error.name} is not installed: "
-            "pip install 'crossrank[otel]', or unset OTEL_EXPORTER_OTLP_ENDPOINT"
-        ) from error
