@@ -45,6 +45,18 @@ def test_a_mistake_of_crossranks_own_is_not_hidden() -> None:
     assert not isinstance(caught.value, MissingLibraryError)
 
 
+# A finder that knows nothing of one library, as where it is not installed.
+ABSENT = """
+import sys
+class Absent:
+    def __init__(self, library):
+        self.library = library
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == self.library:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+"""
+
+
 @pytest.mark.parametrize(
     ("library", "code", "message"),
     [
@@ -84,7 +96,7 @@ def test_a_mistake_of_crossranks_own_is_not_hidden() -> None:
 )
 def test_what_needs_an_extra_names_it(library: str, code: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "x.zst").write_bytes(b"x")
-    code = f"import sys; sys.modules[{library!r}] = None; {code}"
+    code = f"{ABSENT}sys.meta_path.insert(0, Absent({library!r})); {code}"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
     )

@@ -26,6 +26,7 @@ from crossrank import models
 from crossrank.errors import (
     CheckpointError,
     InputError,
+    MissingLibraryError,
     ModelNotFoundError,
     UnsupportedModelError,
 )
@@ -575,7 +576,7 @@ def test_remove_leaves_what_is_not_the_cache_s(hub: Hub) -> None:
 
 def test_modelscope_without_its_client(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "modelscope.hub.snapshot_download", None)
-    with pytest.raises(ModelNotFoundError, match="pip install modelscope"):
+    with pytest.raises(MissingLibraryError, match=r"pip install 'crossrank\[modelscope\]'"):
         resolve(NAME, source="modelscope")
 
 
