@@ -29,6 +29,16 @@ def test_a_library_that_cannot_be_imported_says_why(tmp_path: Path, monkeypatch:
         import a_broken_library  # type: ignore[import-not-found]  # noqa: F401
 
 
+def test_a_library_that_does_not_say_its_name() -> None:
+    with (
+        pytest.raises(
+            MissingLibraryError, match=r"needs a library, which cannot be imported \(too old\): pip"
+        ),
+        needs("ray", "a cluster"),
+    ):
+        raise ImportError("too old")
+
+
 def test_the_innermost_block_says_what_is_missing() -> None:
     with (
         pytest.raises(MissingLibraryError, match=r"^the client needs") as caught,

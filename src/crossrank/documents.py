@@ -24,13 +24,9 @@ def read_request(query: str, documents: Sequence[Document]) -> tuple[list[str], 
     texts: list[str] = []
     fields: list[dict[str, Any]] = []
     for index, document in enumerate(documents):
-        if isinstance(document, str):
-            texts.append(document)
-            fields.append({})
-        else:
-            text, rest = _split_document(index, document)
-            texts.append(text)
-            fields.append(rest)
+        text, rest = (document, {}) if isinstance(document, str) else _split_document(index, document)
+        texts.append(text)
+        fields.append(rest)
     return texts, fields
 
 

@@ -26,7 +26,7 @@ def needs(extra: str, what: str) -> Iterator[None]:
     except MissingLibraryError:
         raise  # as a block within this one said it
     except ImportError as error:
-        library = error.name or ""
+        library = error.name or "a library"
         if library.partition(".")[0] == "crossrank":
             raise
         absent = isinstance(error, ModuleNotFoundError)

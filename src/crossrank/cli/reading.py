@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crossrank.data.lines import STDIN, plain_suffix, read_lines, read_object, read_string
+from crossrank.data.lines import STDIN, plain_suffix, read_lines, read_object, read_string, split_pair
 from crossrank.errors import InputError
 
 __all__ = ["STDIN", "Pair", "read_documents", "read_pairs", "read_text"]
@@ -77,11 +77,7 @@ def read_pairs(path: str) -> list[Pair]:
             rest = {key: value for key, value in row.items() if key not in ("query", field)}
             pairs.append(Pair(query, document, rest))
         else:
-            query, tab, document = line.partition("\t")
-            if not tab or "\t" in document:
-                found = "more than one tab" if tab else "no tab"
-                raise InputError(f"{place}: {found}; a line is a query, a tab and a document")
-            pairs.append(Pair(query, document, {}))
+            pairs.append(Pair(*split_pair(place, line), {}))
     return pairs
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "read_lines",
     "read_object",
     "read_string",
+    "split_pair",
     "zstandard",
 ]
 
@@ -137,29 +138,32 @@ def read_lines(path: str | Path, advance: Advance | None = None) -> Iterator[tup
         InputError: the file cannot be read, is damaged, or a line is not UTF-8.
     """
     name = "standard input" if path == STDIN else str(path)
-    number, rest = 0, [b""]
-    pieces = _pieces(path, advance)
+    number = 0
     try:
-        # Only \n ends a line, since U+2028 and the like may stand inside a document.
-        for piece in pieces:
-            *lines, last = piece.split(b"\n")
-            for raw in lines:
-                number += 1
-                if rest:
-                    rest, raw = [], b"".join((*rest, raw))
-                place = f"{name}, line {number}"
-                if line := _line(place, raw, first=number == 1):
-                    yield place, line
-            rest.append(last)  # joined once, however long the line
-        place = f"{name}, line {number + 1}"
-        if line := _line(place, b"".join(rest), first=number == 0):
-            yield place, line
+        for number, raw in enumerate(_raw_lines(_pieces(path, advance)), start=1):
+            place = f"{name}, line {number}"
+            if line := _line(place, raw, first=number == 1):
+                yield place, line
     except FileNotFoundError as error:
         raise InputError(f"{name}: there is no such file") from error
     except OSError as error:
         raise InputError(f"{name}: {error.strerror or error}") from error
     except EOFError as error:
         raise InputError(f"{name}: {error}, after line {number}; the file was cut short") from error
+
+
+def _raw_lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """What stands between line ends. Only a newline is one: U+2028 and such may stand inside a document."""
+    rest: list[bytes] = []
+    for piece in pieces:
+        first, *others = piece.split(b"\n")
+        rest.append(first)  # joined once, however long the line
+        if others:
+            *whole, last = others
+            yield b"".join(rest)
+            yield from whole
+            rest = [last]
+    yield b"".join(rest)
 
 
 def _line(place: str, raw: bytes, *, first: bool) -> str:
@@ -207,3 +211,16 @@ def read_string(place: str, row: dict[str, Any], field: str) -> str:
         raise InputError(f'{place}: the field "{field}" is not a string')
     value: str = row[field]
     return value
+
+
+def split_pair(place: str, line: str) -> tuple[str, str]:
+    """The query and the document of a line of TSV.
+
+    Raises:
+        InputError: it has no tab, or more than one.
+    """
+    query, tab, document = line.partition("\t")
+    if not tab or "\t" in document:
+        found = "more than one tab" if tab else "no tab"
+        raise InputError(f"{place}: {found}; a line is a query, a tab and a document")
+    return query, document

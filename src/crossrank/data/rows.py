@@ -14,7 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from crossrank.data.lines import STDIN, Advance, plain_suffix, read_lines, read_object, read_string
+from crossrank.data.lines import (
+    STDIN,
+    Advance,
+    plain_suffix,
+    read_lines,
+    read_object,
+    read_string,
+    split_pair,
+)
 from crossrank.errors import InputError
 from crossrank.extras import needs
 
@@ -106,10 +114,7 @@ def read_rows(path: str, shard: Shard = (1, 1), advance: Advance | None = None) 
 
 
 def _pair(place: str, number: int, line: str) -> Row:
-    query, tab, document = line.partition("\t")
-    if not tab or "\t" in document:
-        found = "more than one tab" if tab else "no tab"
-        raise InputError(f"{place}: {found}; a line is a query, a tab and a document")
+    query, document = split_pair(place, line)
     return Row(place, str(number), query, (Document("0", document),), None, True)
 
 
