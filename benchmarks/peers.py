@@ -373,6 +373,8 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write the results, docs/ and the READMEs")
     arguments = parser.parse_args()
     contests = [Contest(model, arguments) for model in arguments.models]
+    if arguments.write and report.OURS not in contests[0].sides:
+        parser.error(f"--write needs {report.OURS!r} among --sides: the pages compare with it")
     for contest in contests:
         contest.prepare()
     if arguments.prepare:
@@ -380,7 +382,7 @@ def main() -> None:
     results = []
     for contest in contests:
         contest.measure()
-        if "CrossRank int8" in contest.sides:
+        if report.OURS in contest.sides:
             contest.measure_crossrank()
         results.append(contest.results())
         print(report.console(results[-1]), flush=True)

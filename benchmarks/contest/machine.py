@@ -62,11 +62,14 @@ def processor() -> tuple[str, list[str]]:
 
 
 def describe(threads: int) -> dict[str, Any]:
-    """The processor, how many of its cores are used, the memory, the system and the day."""
+    """The processor, the kernels that CrossRank chose, the cores used, the memory, the system and the day."""
+    from crossrank.engines.native import instruction_set
+
     name, instructions = processor()
     return {
         "cpu": name,
         "instructions": instructions,
+        "kernels": instruction_set(),
         "threads": threads,
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "kernel": os.uname().release,

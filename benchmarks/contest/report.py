@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ WORDS = {
     "figure": {"en": "figure", "zh": "数值"},
     "machine": {"en": "machine", "zh": "机器"},
     "cores": {"en": "{cpu} ({instructions}), {threads} cores", "zh": "{cpu}（{instructions}），{threads} 核"},
+    "chart": {"en": "Pairs per second of every engine", "zh": "每个引擎每秒处理的对数"},
     "date": {"en": "measured on", "zh": "测量日期"},
     "versions": {"en": "versions", "zh": "版本"},
     "peak": {"en": "int8 peak of a bare kernel, all cores", "zh": "裸内核的 int8 峰值，全部核"},
@@ -76,6 +78,9 @@ WORDS = {
 }
 
 Results = dict[str, Any]
+"""Of one model on one machine, as ``peers.py`` keeps them."""
+Machines = list[list[Results]]
+"""Of each machine, the models' results."""
 
 QUIET = 0.03
 """What other processes may take of the machine."""
@@ -182,42 +187,62 @@ def alone(results: Results, language: str) -> str:
     return table(header, [[WORDS[name][language], value] for name, value in rows])
 
 
-def about(results: Results, language: str) -> str:
+def cores(results: Results, language: str) -> str:
+    """The processor, its instructions for matrices, and how many cores were used."""
     m = results["machine"]
-    cores = WORDS["cores"][language].format(**m | {"instructions": ", ".join(m["instructions"])})
-    rows = [("machine", cores), ("date", m["date"])]
+    return WORDS["cores"][language].format(**m | {"instructions": ", ".join(m["instructions"])})
+
+
+def about(results: Results, language: str) -> str:
+    rows = [("machine", cores(results, language)), ("date", results["machine"]["date"])]
     rows += [("versions", versions) for versions in results["packages"].values()]
     header = [WORDS["what"][language], WORDS["figure"][language]]
     return table(header, [[WORDS[name][language], value] for name, value in rows])
 
 
-def page(all_results: list[Results], language: str) -> str:
-    parts = [about(all_results[0], language)]
-    for results in all_results:
-        parts.append(f"## {TITLES[results['model']][language]}")
-        parts += [speeds(results, language), ratios(results, language)]
-        if noise := disturbed(results, language):
-            parts.append(noise)
-        if results["machine"]:
+def image(results: Results, language: str, folder: str = "") -> str:
+    """The chart of a machine, for a page from which ``folder`` leads to it."""
+    return f"![{WORDS['chart'][language]}]({folder}{chart_name(results)})"
+
+
+def chart_name(results: Results) -> str:
+    return f"performance-{machine_slug(results)}.svg"
+
+
+def machine_slug(results: Results) -> str:
+    """A name for files: of the processor and CrossRank's kernels, as a virtual machine hides the model."""
+    name = re.sub(r"\((r|tm)\)|\bprocessor\b|\bcpu\b|@.*", "", results["machine"]["cpu"].lower())
+    return re.sub(r"[^a-z0-9]+", "-", f"{name} {results['machine']['kernels']}").strip("-")
+
+
+def page(machines: Machines, language: str) -> str:
+    parts = []
+    for all_results in machines:
+        parts.append(f"## {all_results[0]['machine']['cpu']}, {all_results[0]['machine']['kernels']}")
+        parts += [about(all_results[0], language), image(all_results[0], language)]
+        for results in all_results:
+            parts.append(f"### {TITLES[results['model']][language]}")
+            parts += [speeds(results, language), ratios(results, language)]
+            if noise := disturbed(results, language):
+                parts.append(noise)
             parts.append(alone(results, language))
     return "\n\n".join(parts)
 
 
-def claim(results: Results, language: str) -> str:
-    """The README's sentence and table: how many times as fast, as whom."""
-    m = results["machine"]
-    cores = WORDS["cores"][language].format(**m | {"instructions": ", ".join(m["instructions"])})
-    rates = [number(rate(results, OURS, cell)) for cell in CELLS]
+def claim(machines: Machines, language: str) -> str:
+    """The README's sentence and table of each machine: how many times as fast, as whom; and a chart."""
     sentences = {
         "en": "With the shape of bge-reranker-v2-m3, CrossRank in int8 scores {}, {} and {} pairs of 32, 128 "
-        "and 512 tokens a second, and {} of mixed lengths,",
+        "and 512 tokens a second, and {} of mixed lengths, on {}.",
         "zh": "对于 bge-reranker-v2-m3 的形状，CrossRank int8 每秒处理 32、128、512 个 token 的句对 "
-        "{}、{}、{} 对，混合长度 {} 对；",
+        "{}、{}、{} 对，混合长度 {} 对；机器：{}。",
     }
-    machine = {"en": f"on {cores}.", "zh": f"机器：{cores}。"}
-    text = sentences[language].format(*rates)
-    gap = " " if language == "en" else ""
-    return f"{text}{gap}{machine[language]}\n\n{ratios(results, language)}"
+    parts = []
+    for results, *_ in machines:
+        rates = [number(rate(results, OURS, cell)) for cell in CELLS]
+        parts.append(sentences[language].format(*rates, cores(results, language)))
+        parts.append(ratios(results, language))
+    return "\n\n".join([*parts, image(machines[0][0], language, "docs/")])
 
 
 def console(results: Results) -> str:
@@ -255,24 +280,28 @@ def chart(results: Results, path: Path) -> None:
         pyplot.close(figure)
 
 
-def read(path: Path) -> Results:
-    """Results as they were written."""
-    found: Results = json.loads(path.read_text(encoding="utf-8"))
-    return found
+def read(folder: Path) -> Machines:
+    """The results of every machine that were kept, each machine's with v2-m3-shape first."""
+    machines = []
+    for path in sorted(folder.glob("*/v2-m3-shape.json")):
+        paths = [path.with_name(f"{model}.json") for model in TITLES]
+        machines.append([json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()])
+    return machines
 
 
 def write(root: Path, all_results: list[Results]) -> None:
-    """results/*.json, and the pages from all that lie there."""
+    """results/MACHINE/MODEL.json of this machine, and the pages from all that lie there."""
     folder = root / "benchmarks" / "results"
-    folder.mkdir(exist_ok=True)
     for results in all_results:
         text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
-        (folder / f"{results['model']}.json").write_text(text, encoding="utf-8")
-    paths = [folder / f"{model}.json" for model in TITLES]
-    known = [read(path) for path in paths if path.is_file()]
-    if known[0]["model"] != "v2-m3-shape":
+        path = folder / machine_slug(results) / f"{results['model']}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    machines = read(folder)
+    if not machines:
         raise SystemExit("the pages begin with v2-m3-shape, which has not been measured yet")
-    chart(known[0], root / "docs" / "performance.svg")
+    for known, *_ in machines:
+        chart(known, root / "docs" / chart_name(known))
     for language, suffix in (("en", ""), ("zh", ".zh-CN")):
-        between(root / "docs" / f"performance{suffix}.md", "measured", page(known, language))
-        between(root / f"README{suffix}.md", "speed", claim(known[0], language))
+        between(root / "docs" / f"performance{suffix}.md", "measured", page(machines, language))
+        between(root / f"README{suffix}.md", "speed", claim(machines, language))

@@ -2,15 +2,27 @@
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks.contest import report
 
 ROOT = Path(__file__).resolve().parents[2]
+MACHINES = report.read(ROOT / "benchmarks" / "results")
 
 
-def test_the_pages_show_the_results_that_are_kept() -> None:
-    paths = [ROOT / "benchmarks" / "results" / f"{model}.json" for model in report.TITLES]
-    known = [report.read(path) for path in paths if path.is_file()]
-    assert known[0]["model"] == "v2-m3-shape"
-    for language, suffix in (("en", ""), ("zh", ".zh-CN")):
-        assert report.page(known, language) in (ROOT / f"docs/performance{suffix}.md").read_text()
-        assert report.claim(known[0], language) in (ROOT / f"README{suffix}.md").read_text()
+@pytest.mark.parametrize(("language", "suffix"), [("en", ""), ("zh", ".zh-CN")])
+def test_the_pages_show_the_results_that_are_kept(language: str, suffix: str) -> None:
+    assert report.page(MACHINES, language) in (ROOT / f"docs/performance{suffix}.md").read_text()
+    assert report.claim(MACHINES, language) in (ROOT / f"README{suffix}.md").read_text()
+
+
+def test_each_machine_has_its_folder_and_chart() -> None:
+    folders = {path.name for path in (ROOT / "benchmarks" / "results").iterdir()}
+    assert folders == {report.machine_slug(results) for results, *_ in MACHINES}
+    for results, *_ in MACHINES:
+        assert (ROOT / "docs" / report.chart_name(results)).is_file()
+
+
+def test_a_machine_is_named_by_its_processor_and_kernels() -> None:
+    machine = {"cpu": "Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz", "kernels": "avx512_amx"}
+    assert report.machine_slug({"machine": machine}) == "intel-xeon-platinum-8481c-avx512-amx"
