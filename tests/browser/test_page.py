@@ -375,7 +375,7 @@ def test_models_of_a_link_that_are_not_served_are_named(page: Page, server: Serv
     for _ in range(2):
         expect(page.locator("#notice")).to_contain_text("Not all models of this link are here")
         expect(page.locator("#notice")).to_contain_text("gone/model")
-        assert page.locator(".column h3").all_text_contents() == ["Keywords (BM25)", "tiny"]
+        expect(page.locator(".column h3")).to_have_text(["Keywords (BM25)", "tiny"])
         expect(cards(page, 1)).to_have_count(2)
         page.goto("about:blank")
         page.goto(link)
@@ -399,6 +399,32 @@ def test_what_an_example_or_a_file_replaces_is_a_step_back(page: Page) -> None:
     expect(cards(page, 1)).to_have_count(1)
     page.go_back()
     expect(cards(page, 1)).to_have_count(4)
+
+
+def test_a_step_is_not_kept_in_the_address_of_another(page: Page) -> None:
+    fill(page, "my question", ["my first", "my second"])
+    page.click("[data-example=bread]")
+    expect(cards(page, 1)).to_have_count(4)
+    # Packing takes its time, and the user goes back meanwhile.
+    page.evaluate(
+        """() => {
+            const whole = Response.prototype.arrayBuffer;
+            Response.prototype.arrayBuffer = async function () {
+                await new Promise((resolve) => setTimeout(resolve, 400));
+                return whole.call(this);
+            };
+            const slider = document.getElementById("threshold");
+            slider.value = 0.3;
+            slider.dispatchEvent(new Event("input"));
+            setTimeout(() => history.back(), 450);
+        }"""
+    )
+    expect(page.locator("#query")).to_have_value("my question")
+    expect(cards(page, 1)).to_have_count(2)
+    page.wait_for_timeout(1500)
+    page.reload()
+    expect(page.locator("#query")).to_have_value("my question")
+    expect(cards(page, 1)).to_have_count(2)
 
 
 def export(page: Page, name: str) -> Path:

@@ -1,5 +1,6 @@
 """A real Ray cluster on this machine, for the tests of one module."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def _cluster() -> Iterator[None]:
+    # Serve ends a proxy that has not started in five seconds, which a busy machine may take.
+    os.environ["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"] = "60"
     ray.init(
         address="local",
         num_cpus=4,

@@ -275,7 +275,7 @@ def test_where_large_requests_were_late_fewer_are_accepted() -> None:
                 seconds = 0.01
                 while True:
                     work = begin(served, Work(pairs(count), deadline=time.monotonic() + seconds))
-                    await asyncio.sleep(0.005)
+                    await asyncio.sleep(0.02)
                     refused = work.done()
                     work.cancel()
                     await asyncio.gather(work, return_exceptions=True)

@@ -293,10 +293,16 @@ function say(text, after = 0) {
 
 const whole = () => ({ ...state, why });
 
-/** Put the state into the address. */
+let shown = location.href; // the address that the state belongs to
+let step = 0; // how often the user went back or forth
+
+/** Put the state into the address; not into another one's, should the user go back or forth meanwhile. */
 async function remember() {
+  const mine = step;
   const packed = await pack(whole());
+  if (mine !== step || location.href !== shown) return packed;
   history.replaceState(null, "", packed ?? location.pathname + location.search);
+  shown = location.href;
   return packed;
 }
 
@@ -316,8 +322,13 @@ async function leave() {
 
 /** Show what the address holds; false where it holds nothing. */
 async function restore() {
-  if (!isLink(location.hash)) return false;
-  const found = await unpack(location.hash);
+  const address = location.href;
+  const link = isLink(location.hash);
+  const found = link ? await unpack(location.hash) : null;
+  if (location.href !== address) return true; // the user went on
+  shown = address;
+  step += 1;
+  if (!link) return false;
   if (!found) {
     $("empty").hidden = results !== null;
     tell("bad_link");
