@@ -405,23 +405,24 @@ def test_a_step_is_not_kept_in_the_address_of_another(page: Page) -> None:
     fill(page, "my question", ["my first", "my second"])
     page.click("[data-example=bread]")
     expect(cards(page, 1)).to_have_count(4)
-    # Packing takes its time, and the user goes back meanwhile.
+    # The state is packed for the address, and that is done just when the user has gone back.
     page.evaluate(
         """() => {
             const whole = Response.prototype.arrayBuffer;
             Response.prototype.arrayBuffer = async function () {
-                await new Promise((resolve) => setTimeout(resolve, 400));
-                return whole.call(this);
+                Response.prototype.arrayBuffer = whole;
+                const bytes = await this.arrayBuffer();
+                await new Promise((resolve) => addEventListener("popstate", resolve, { once: true }));
+                return bytes;
             };
             const slider = document.getElementById("threshold");
             slider.value = 0.3;
             slider.dispatchEvent(new Event("input"));
-            setTimeout(() => history.back(), 450);
+            setTimeout(() => history.back(), 1000);
         }"""
     )
     expect(page.locator("#query")).to_have_value("my question")
     expect(cards(page, 1)).to_have_count(2)
-    page.wait_for_timeout(1500)
     page.reload()
     expect(page.locator("#query")).to_have_value("my question")
     expect(cards(page, 1)).to_have_count(2)
