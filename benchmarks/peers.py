@@ -34,6 +34,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.contest import machine, report  # noqa: E402
 from benchmarks.contest.base import THREADS  # noqa: E402
+from benchmarks.contest.report import slug  # noqa: E402
 from benchmarks.contest.worker import SIDES, Task, side_class  # noqa: E402
 from benchmarks.contest.workloads import EQUAL, make  # noqa: E402
 
@@ -286,10 +287,6 @@ class Contest:
             "tau": round(kendall(expected, found), 4),
             "logits_deviation": round(float(expected.std()), 3),
         }
-
-
-def slug(side: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", side.lower()).strip("-")
 
 
 def python_of(side: str) -> Path:

@@ -210,9 +210,14 @@ def chart_name(results: Results) -> str:
 
 
 def machine_slug(results: Results) -> str:
-    """A name for files: of the processor and CrossRank's kernels, as a virtual machine hides the model."""
+    """A slug of the processor and CrossRank's kernels, as a virtual machine hides the model."""
     name = re.sub(r"\((r|tm)\)|\bprocessor\b|\bcpu\b|@.*", "", results["machine"]["cpu"].lower())
-    return re.sub(r"[^a-z0-9]+", "-", f"{name} {results['machine']['kernels']}").strip("-")
+    return slug(f"{name} {results['machine']['kernels']}")
+
+
+def slug(name: str) -> str:
+    """A name for files."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def page(machines: Machines, language: str) -> str:
