@@ -40,10 +40,11 @@ constexpr int kSmallHidden = 512;
 bool is_small(const Config& config) { return config.hidden <= kSmallHidden; }
 int group_tokens(const Config& config) { return is_small(config) ? 256 : 512; }
 
-// Tokens of a pair that are worth a thread of their own. With fewer, threads do not wait long for each other,
-// but longer than they work (a small model), or all read all weights where each could read a part (a large
-// one).
-int thread_tokens(const Config& config) { return is_small(config) ? 32 : 64; }
+// Tokens of a pair that are worth a thread of their own. With fewer, threads wait longer for each other than
+// they work (a small model), or all read all weights where each could read a part (a large one).
+int thread_tokens(const Config& config, const Kernels& kernels) {
+    return is_small(config) ? kernels.thread_rows : 64;
+}
 
 // Rows of the intermediate layer that exist at a time: 4 or 8 times as wide as all else, it would be most of
 // the memory of a long pair.
@@ -652,7 +653,7 @@ void Encoder::logits(const std::int32_t* token_ids, std::int64_t tokens, const s
     const int of_group = group_tokens(model_.config);
     Group shared;
     std::vector<Group> groups = plan(offsets, order, tokens, spread, of_group);
-    const int least = thread_tokens(model_.config);
+    const int least = thread_tokens(model_.config, kernels_);
     const auto is_shared = [&](std::int32_t pair) {
         return !is_small(model_.config) || offsets[pair + 1] - offsets[pair] >= 2 * least;
     };

@@ -9,6 +9,7 @@
 #define CR_WEIGHT_OFFSET 128
 #define CR_SESSION
 #define CR_PEAK
+#define CR_THREAD_ROWS 32
 
 #include <immintrin.h>
 

@@ -11,6 +11,10 @@ namespace crossrank::CR_ISA {
 #define CR_LINEAR linear_by_tiles
 #endif
 
+#ifndef CR_THREAD_ROWS
+#define CR_THREAD_ROWS 12
+#endif
+
 #ifndef CR_PEAK
 double peak_int8(std::int64_t repeats) {
     constexpr int kGroups = 64;  // 14 rows x 256 bytes and a panel of 8 KiB: in the first-level cache
@@ -31,6 +35,7 @@ double peak_int8(std::int64_t repeats) {
     {label,                                   \
      has_int8,                                \
      has_bf16,                                \
+     CR_THREAD_ROWS,                          \
      CR_ISA::CR_LINEAR,                       \
      CR_ISA::attention,                       \
      CR_ISA::attention_scratch,               \
