@@ -188,6 +188,11 @@ def test_mistakes_are_found_before_anything_is_sent() -> None:
         ({"retries": -1}, "retries is -1"),
         ({"concurrency": 0}, "concurrency is 0"),
         ({"priority": 1000}, "priority is 1000"),
+        ({"api_key": 5}, "api_key is a int"),
+        ({"timeout": "60"}, "timeout is '60'"),
+        ({"retries": None}, "retries is None"),
+        ({"concurrency": 2.5}, "concurrency is 2.5"),
+        ({"priority": "first"}, "priority is 'first'"),
     ],
 )
 def test_options_out_of_range(options: dict[str, Any], message: str) -> None:

@@ -131,8 +131,13 @@ def test_pairs_of_the_wrong_kind_are_named(tiny: Reranker) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_tokens": 0}, "batch_tokens is 0"),
+        ({"batch_tokens": 0}, "batch_tokens is 0; it must be an integer of 1 or more"),
         ({"threads": -1}, "threads is -1"),
+        ({"threads": "2"}, "threads is '2'"),
+        ({"threads": 2.5}, "threads is 2.5"),
+        ({"max_length": "64"}, "max_length is '64'"),
+        ({"query_share": "half"}, "query_share is 'half'"),
+        ({"device": None}, "device is None"),
         ({"max_length": 513}, "max_length is 513; tiny reads at most 512 tokens"),
         ({"device": "tpu"}, "device is 'tpu'"),
         ({"precision": "fp64"}, "precision is 'fp64'"),
@@ -143,6 +148,11 @@ def test_pairs_of_the_wrong_kind_are_named(tiny: Reranker) -> None:
 def test_options_out_of_range_are_refused(folder: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Reranker(folder, **options)
+
+
+def test_a_model_is_a_name_or_a_folder() -> None:
+    with pytest.raises(InputError, match="model is 5; it must be a name or a folder"):
+        Reranker(5)  # type: ignore[arg-type]
 
 
 def test_the_window_is_512_or_the_models_own_where_that_is_smaller(tmp_path: Path) -> None:

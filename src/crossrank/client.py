@@ -32,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crossrank import __version__
+from crossrank.arguments import check_integer, check_number
 from crossrank.documents import Document, check_pairs, read_request
 from crossrank.errors import (
     CrossRankError,
@@ -178,13 +179,10 @@ class _Base(Generic[Http, Transport]):
         concurrency: int = 8,
         transport: Transport | None = None,
     ) -> None:
-        if not timeout > 0:
-            raise InputError(f"timeout is {timeout}; it must be a number of seconds above 0")
-        for name, value, least in (("retries", retries, 0), ("concurrency", concurrency, 1)):
-            if value < least:
-                raise InputError(f"{name} is {value}; it must be at least {least}")
-        if not 0 <= priority <= 999:
-            raise InputError(f"priority is {priority}; it must be 0 (first) to 999")
+        check_number("timeout", timeout, lambda seconds: seconds > 0, "a number of seconds above 0")
+        check_integer("retries", retries, least=0)
+        check_integer("concurrency", concurrency)
+        check_integer("priority", priority, 0, 999)
         self._url = _checked(base_url)
         self._model = model
         self._timeout = timeout
@@ -193,6 +191,8 @@ class _Base(Generic[Http, Transport]):
         self._concurrency = concurrency
         self._headers = {"user-agent": f"crossrank/{__version__}", "accept": "application/json"}
         if api_key is not None:
+            if not isinstance(api_key, str):
+                raise InputError(f"api_key is a {type(api_key).__name__}; it must be a string")
             if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
                 raise InputError("the API key is empty, or has white space or characters beyond ASCII in it")
             self._headers["authorization"] = f"Bearer {api_key}"

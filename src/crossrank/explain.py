@@ -9,7 +9,7 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
-from crossrank.errors import InputError
+from crossrank.arguments import check_integer
 from crossrank.pairs import PairEncoder
 from crossrank.ranking import check_finite, sigmoid
 from crossrank.sentences import Span, sentence_spans
@@ -138,10 +138,9 @@ def plan_explanation(
     text from beyond the window would move in, and the score would tell of that, too.
 
     Raises:
-        InputError: ``max_sentences`` is below 1.
+        InputError: ``max_sentences`` is no integer of 1 or more.
     """
-    if max_sentences < 1:
-        raise InputError(f"max_sentences is {max_sentences}; it must be at least 1")
+    check_integer("max_sentences", max_sentences)
     kept = encoder.kept(query, document)
     read = len(document) if kept is None else kept
     found = sentence_spans(document)

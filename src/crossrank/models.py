@@ -60,7 +60,7 @@ def resolve(
             cached copy serves.
 
     Raises:
-        InputError: ``source`` is unknown, or ``revision`` is given with a folder.
+        InputError: ``model`` or ``source`` is not as described, or ``revision`` is given with a folder.
         ModelNotFoundError: no such model, or it could not be fetched.
         CheckpointError: a file is missing or damaged.
         UnsupportedModelError: the model has no weights, or no tokenizer, that CrossRank reads.
@@ -158,6 +158,8 @@ def remove(name: str) -> int:
 
 def _local_folder(model: str | os.PathLike[str]) -> Path | None:
     """The folder that is meant; None: a name is meant."""
+    if not isinstance(model, str | os.PathLike):
+        raise InputError(f"model is {model!r}; it must be a name or a folder")
     if model == BUNDLED:
         return _BUNDLED_FOLDER
     text = os.fspath(model)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
+from crossrank.arguments import check_number
 from crossrank.errors import CheckpointError, InputError, TooLongError
 from crossrank.words import TokenIds, WordTokenizer, clean
 
@@ -135,8 +136,8 @@ class PairEncoder:
         if truncation not in get_args(Truncation):
             choices = " or ".join(get_args(Truncation))
             raise InputError(f"truncation is {truncation!r}; it must be {choices}")
-        if not 0 < query_share < 1:
-            raise InputError(f"query_share is {query_share}; it must lie between 0 and 1")
+        wanted = "a number above 0 and below 1"
+        check_number("query_share", query_share, lambda number: 0 < number < 1, wanted)
         shortest = self._template.size + 2
         if max_length < shortest:
             raise InputError(

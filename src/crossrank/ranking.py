@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral, Real
 from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from crossrank.errors import InputError, NonFiniteLogitError
+from crossrank.arguments import check_integer, check_number
+from crossrank.errors import NonFiniteLogitError
 
 __all__ = ["RankedDocument", "Ranking", "ScoredPair", "check_finite", "check_options", "rank", "sigmoid"]
 
@@ -110,15 +110,11 @@ def check_options(
         top_n, threshold: what was given.
         names: what the caller knows them by.
     """
-    if top_n is not None and not (_is(top_n, Integral) and top_n >= 0):
-        raise InputError(f"{names[0]} is {top_n!r}; it must be an integer of 0 or more, or None for all")
-    if threshold is not None and not (_is(threshold, Real) and 0 <= threshold <= 1):
-        raise InputError(f"{names[1]} is {threshold!r}; it must be a number between 0 and 1, as scores are")
-
-
-def _is(value: object, kind: type[Integral] | type[Real]) -> bool:
-    """Whether it is such a number, numpy's included; True and False are none here."""
-    return isinstance(value, kind) and not isinstance(value, bool)
+    if top_n is not None:
+        check_integer(names[0], top_n, least=0, hint=", or None for all")
+    if threshold is not None:
+        wanted = "a number between 0 and 1, as scores are"
+        check_number(names[1], threshold, lambda number: 0 <= number <= 1, wanted)
 
 
 def rank(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from crossrank.arguments import check_integer
 from crossrank.checkpoint import Checkpoint
 from crossrank.documents import Document, check_pairs, read_request
 from crossrank.engines import Device, Engine, Precision, load_engine
@@ -75,9 +76,10 @@ class Reranker:
         query_share: float = 0.5,
         progress: bool = False,
     ) -> None:
-        for name, value in (("batch_tokens", batch_tokens), ("threads", threads)):
-            if value is not None and value < 1:
-                raise InputError(f"{name} is {value}; it must be at least 1")
+        given = {"batch_tokens": batch_tokens, "threads": threads, "max_length": max_length}
+        for name, value in given.items():
+            if value is not None:
+                check_integer(name, value)
         folder = resolve(model, revision=revision, offline=offline, source=source, progress=progress)
         # A folder of the cache is named by its commit, which says nothing to a user.
         checkpoint = Checkpoint(folder, name=Path(model).name)

@@ -94,6 +94,12 @@ def test_what_was_changed_or_guessed_of_a_file_is_said(page: Page) -> None:
     )
 
 
+def test_a_cell_may_be_as_large_as_a_file_may(page: Page) -> None:
+    choose(page, "large.csv", b'text\n"' + b'""a ' * 3_900_000 + b'"\n')
+    expect(page.locator("#count")).to_contain_text("from large.csv")
+    assert page.evaluate("document.getElementById('documents').value.length") == 3 * 3_900_000 - 1
+
+
 def test_several_files_are_joined(page: Page) -> None:
     files: list[FilePayload] = [
         {"name": "a.txt", "mimeType": "", "buffer": b"one\ntwo"},

@@ -96,7 +96,7 @@ def choose_engine(
     """
     if precision not in get_args(Precision):
         raise InputError(f"precision is {precision!r}; it must be one of {', '.join(get_args(Precision))}")
-    kind, _, number = device.partition(":")
+    kind, _, number = str(device).partition(":")
     if kind not in ("auto", "cpu", "cuda", "mps") or (number and not number.isdigit()):
         raise InputError(f"device is {device!r}; it must be auto, cpu, cuda, cuda:N or mps")
     if kind in ("cuda", "mps") or (kind == "auto" and gpu_is_possible() and _is_installed()):

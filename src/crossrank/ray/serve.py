@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.config import AutoscalingConfig
 
+from crossrank.arguments import check_integer
 from crossrank.errors import InputError, UnavailableError
 from crossrank.server.app import create_app
 from crossrank.server.settings import Settings
@@ -81,10 +82,9 @@ def deployment(
     """
     if replicas is not None and autoscaling is not None:
         raise InputError("give either replicas or autoscaling, not both")
-    if replicas is not None and replicas < 1:
-        raise InputError(f"replicas is {replicas}; it must be at least 1")
-    if cpus < 1:
-        raise InputError(f"cpus is {cpus}; it must be at least 1")
+    if replicas is not None:
+        check_integer("replicas", replicas)
+    check_integer("cpus", cpus)
     settings = settings or Settings()
     own: dict[str, Any] = {"threads": cpus} if gpus else {"threads": cpus, "device": "cpu"}
     settings = dataclasses.replace(settings, model_options=own | settings.model_options)

@@ -127,13 +127,36 @@ function readTable(text, separator) {
 /** CSV by RFC 4180: quotes around a cell, doubled within it. Spaces outside the quotes are nobody's text. */
 function cells(text, separator) {
   const rows = [[]];
-  const pattern = new RegExp(`(?: *"([^"]*(?:""[^"]*)*)" *|(?! *")([^\\n${separator}]*?))(${separator}|\\r?\\n|$)`, "gy");
-  while (pattern.lastIndex < text.length) {
-    const begin = pattern.lastIndex;
-    const found = pattern.exec(text);
-    if (!found) throw new FileError("bad_csv", { line: text.slice(0, begin).split("\n").length });
-    rows.at(-1).push(found[1] !== undefined ? found[1].replaceAll('""', '"') : (found[2] ?? ""));
-    if (found[3] !== separator) rows.push([]);
+  const ends = new RegExp(`[\\n${separator}]`, "g");
+  let at = 0;
+  const skipSpaces = () => {
+    while (text[at] === " ") at += 1;
+  };
+  while (at < text.length) {
+    const begin = at;
+    const wrong = () => new FileError("bad_csv", { line: text.slice(0, begin).split("\n").length });
+    let cell;
+    skipSpaces();
+    if (text[at] === '"') {
+      const parts = [];
+      do {
+        const end = text.indexOf('"', at + 1);
+        if (end < 0) throw wrong();
+        parts.push(text.slice(at + 1, end));
+        at = end + 1;
+      } while (text[at] === '"');
+      cell = parts.join('"');
+      skipSpaces();
+      if (text[at] === "\r") at += 1;
+    } else {
+      ends.lastIndex = begin;
+      at = ends.exec(text)?.index ?? text.length;
+      cell = text.slice(begin, at);
+    }
+    rows.at(-1).push(cell);
+    if (text[at] === "\n") rows.push([]);
+    else if (at < text.length && text[at] !== separator) throw wrong();
+    at += 1;
   }
   return rows;
 }
