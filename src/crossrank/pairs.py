@@ -148,6 +148,11 @@ class PairEncoder:
         self.truncation: Truncation = truncation
         self.query_share = query_share
 
+    @property
+    def special_tokens(self) -> int:
+        """How many tokens of a pair are none of its texts'."""
+        return self._template.size
+
     def encode(self, query: str, documents: Sequence[str]) -> list[EncodedPair]:
         """One pair for each document, in their order."""
         return self.encode_pairs([(query, document) for document in documents])

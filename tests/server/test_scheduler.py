@@ -262,6 +262,43 @@ def test_what_cannot_be_in_time_is_refused_at_once() -> None:
     asyncio.run(main())
 
 
+def test_a_request_is_not_refused_for_what_other_texts_were() -> None:
+    async def main() -> None:
+        async with registry(fake(seconds_per_token=0.00001), max_queue_tokens=4500) as served:
+            for _ in range(60):  # nearly a token in each byte
+                await served.score(Work([("0 1 2 3 ( )", "! ? ! ? 7 8 9")] * 40))
+            # 3,400 tokens; by the measure of those before they would be the 64 a pair that are the most.
+            text = "the capital of france is paris and many other words follow here " * 2
+            answer = await served.score(Work([("capital", text)] * 100))
+            assert 3000 < sum(answer.tokens) < 4000
+
+    asyncio.run(main())
+
+
+def test_short_texts_hardly_change_what_is_expected_of_long_ones() -> None:
+    async def main() -> None:
+        async with registry(fake()) as served:
+            model = served._model(None)
+            await served.score(Work(pairs(100)))
+            before = model.tokens_per_byte
+            for _ in range(20):
+                await served.score(Work([("a", "b")]))
+            assert model.tokens_per_byte == pytest.approx(before, rel=0.1)
+
+    asyncio.run(main())
+
+
+def test_a_request_that_finds_nobody_before_it_may_take_longer_than_expected() -> None:
+    """The estimate may be wrong, and to try again would not help."""
+
+    async def main() -> None:
+        async with registry(fake(seconds_per_token=0.001), quantum=20) as served:
+            with pytest.raises(DeadlineError, match="pairs were left"):
+                await served.score(Work(pairs(40), deadline=time.monotonic() + 0.4))
+
+    asyncio.run(main())
+
+
 def test_where_large_requests_were_late_fewer_are_accepted() -> None:
     async def main() -> None:
         engine = fake(seconds_per_token=0.0001)
@@ -276,11 +313,12 @@ def test_where_large_requests_were_late_fewer_are_accepted() -> None:
                 while True:
                     begun = time.monotonic()
                     work = begin(served, Work(pairs(count), deadline=begun + seconds))
-                    await asyncio.sleep(0)  # it is accepted or refused in its first step
+                    while not work.done() and value(served, "crossrank_queue_requests") < 2:
+                        await asyncio.sleep(0)
                     refused, waited = work.done(), time.monotonic() - begun
                     work.cancel()
                     await asyncio.gather(work, return_exceptions=True)
-                    if waited > seconds / 20:
+                    if refused and waited > 0.01 + seconds / 20:
                         continue  # this process was kept from its core: that says nothing
                     if not refused:
                         return seconds

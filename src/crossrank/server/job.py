@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,6 +21,11 @@ from crossrank.server.work import Answer, Work
 
 __all__ = ["Job", "LoadedModel", "WaitingPair"]
 
+_REMEMBERED_BYTES = 50_000
+"""Texts of so many bytes, and what was read before counts half."""
+_LOOK_PAIRS, _LOOK_CHARACTERS = 8, 1000
+"""Of a request's own texts that are tokenised before it is refused for their sake."""
+
 
 class LoadedModel:
     """One loading of a served model. A reload makes another one; a restart changes its engine.
@@ -33,7 +39,7 @@ class LoadedModel:
         identity: differs wherever logits may differ.
         most: tokens of its largest pack; less once memory ran out.
         lanes, calls: of its engine.
-        tokens_per_character: of its texts so far, for estimates.
+        tokens_per_byte: of its texts so far, for estimates.
         retired: a newer loading took its place; it only finishes its requests.
         why: what is wrong, while there is no engine.
         retry_after: seconds until the next try to restart.
@@ -44,7 +50,7 @@ class LoadedModel:
         self.created = int(time.time())
         self.encoder: PairEncoder = reranker.encoder
         self.identity = _identity(reranker)
-        self.tokens_per_character = 0.3
+        self._read_tokens, self._read_bytes = 1250.0, 5000.0  # until texts were read: a token in four bytes
         self.retired = False
         self.why = ""
         self.retry_after = 1.0
@@ -82,16 +88,52 @@ class LoadedModel:
         least = engine.fill_tokens if engine is not None else 1
         return max(1, min(self.most, max(least, int(self.rate * pack_seconds))))
 
-    def read(self, characters: int, tokens: int) -> None:
-        """Texts of so many characters became so many tokens."""
-        if characters:
-            self.tokens_per_character += 0.1 * (tokens / characters - self.tokens_per_character)
+    @property
+    def tokens_per_byte(self) -> float:
+        return self._read_tokens / self._read_bytes
 
-    def estimate(self, work: Work) -> list[int]:
-        """About how many tokens each pair will have, before it is tokenised."""
+    def read(self, pairs: Sequence[tuple[str, str]], encoded: Sequence[EncodedPair]) -> None:
+        """Pairs became tokens; texts count by their length, and the last most."""
+        found = _count(self.encoder, pairs, encoded)
+        if found is not None:
+            kept = 0.5 ** (found[1] / _REMEMBERED_BYTES)
+            self._read_tokens = kept * self._read_tokens + found[0]
+            self._read_bytes = kept * self._read_bytes + found[1]
+
+    def estimate(self, work: Work, tokens_per_byte: float | None = None) -> list[int]:
+        """About how many tokens each pair will have, before it is tokenised.
+
+        Args:
+            tokens_per_byte: of these texts; None: of those so far.
+        """
         most = min(self.encoder.max_length, work.max_tokens_per_pair or self.encoder.max_length)
-        ratio = self.tokens_per_character
-        return [min(most, 4 + int((len(query) + len(document)) * ratio)) for query, document in work.pairs]
+        ratio = self.tokens_per_byte if tokens_per_byte is None else tokens_per_byte
+        special = self.encoder.special_tokens
+        return [min(most, special + int(ratio * _bytes(pair))) for pair in work.pairs]
+
+    def look(self, work: Work) -> float:
+        """Tokens per byte of some of a request's own texts, which are tokenised for it."""
+        step = -(-len(work.pairs) // _LOOK_PAIRS)
+        pairs = [(query[:_LOOK_CHARACTERS], text[:_LOOK_CHARACTERS]) for query, text in work.pairs[::step]]
+        found = _count(self.encoder, pairs, self.encoder.encode_pairs(pairs))
+        return self.tokens_per_byte if found is None else found[0] / found[1]
+
+
+def _count(
+    encoder: PairEncoder, pairs: Sequence[tuple[str, str]], encoded: Sequence[EncodedPair]
+) -> tuple[int, int] | None:
+    """Tokens of the texts of whole pairs, without special ones, and their bytes; None: they have none."""
+    tokens = size = 0
+    for pair, ids in zip(pairs, encoded, strict=True):
+        if not ids.truncated:
+            tokens += len(ids.token_ids) - encoder.special_tokens
+            size += _bytes(pair)
+    return (tokens, size) if size else None
+
+
+def _bytes(pair: tuple[str, str]) -> int:
+    """In UTF-8, where most languages have a token in about as many bytes, whatever a character takes."""
+    return sum(len(text) if text.isascii() else len(text.encode(errors="surrogatepass")) for text in pair)
 
 
 @dataclass(slots=True, eq=False)

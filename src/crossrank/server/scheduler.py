@@ -134,6 +134,13 @@ class Scheduler:
 
     # --- called on the event loop ---
 
+    def is_too_much(self, job: Job) -> bool:
+        """Whether a job would be refused though there were no others."""
+        rate, deadline = job.model.rate, job.work.deadline
+        alone = job.reserved / rate if rate else 0.0
+        late = deadline is not None and alone > deadline - time.monotonic()
+        return late or job.reserved > self.max_queue_tokens
+
     def submit(self, job: Job) -> None:
         """Accept a job whole, or refuse it whole. Its pairs come by ``add``.
 
@@ -404,11 +411,11 @@ class Scheduler:
             for other in self._jobs
             if other.work.priority <= job.work.priority and other.model.rate
         )
-        if late * (alone + ahead) > left and (ahead or alone > left):
+        if ahead and late * (alone + ahead) > left:
             self._metrics.refused("deadline")
             raise OverloadedError(
-                f"about {ahead:.1f} s of work are queued before the request, and its deadline is in "
-                f"{left:.1f} s; try again later",
+                f"about {ahead:.1f} s of work are queued before the request, which has {alone:.1f} s of its "
+                f"own, and its deadline is in {left:.1f} s; try again later",
                 _retry(min(wait, late * (alone + ahead) - left)),
             )
 

@@ -82,9 +82,7 @@ class Tokenisers:
             encoded = job.model.encoder.encode_pairs([pairs[i] for i in missing], job.cut)
         except TooLongError as error:
             raise TooLongError(first + missing[error.pair], error.tokens, error.limit) from None
-        if encoded and not any(pair.truncated for pair in encoded):
-            characters = sum(len(pairs[i][0]) + len(pairs[i][1]) for i in missing)
-            job.model.read(characters, sum(len(pair.token_ids) for pair in encoded))
+        job.model.read([pairs[i] for i in missing], encoded)
         rest = iter(encoded)
         return [next(rest) if pair is None else pair for pair in known]
 
