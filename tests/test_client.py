@@ -172,6 +172,25 @@ def test_mistakes_are_found_before_anything_is_sent() -> None:
             next(client.rank_many([], threshold=2))
         with pytest.raises(InputError, match="pair 1 is"):
             client.logits([("a", "b"), ("c",)])  # type: ignore[list-item]
+        with pytest.raises(InputError, match="documents is None; it must be a list"):
+            client.rank("q", None)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match="request 0 is 'ab'"):
+            next(client.rank_many(["ab"]))  # type: ignore[list-item]
+        with pytest.raises(InputError, match="max_sentences is 'x'"):
+            client.explain("q", "a", max_sentences="x")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="this client is closed"):
+        client.rank("q", ["a"])
+
+
+def test_requests_of_an_asynchronous_client_are_named_too() -> None:
+    async def main() -> None:
+        async with AsyncClient("http://127.0.0.1:9", retries=0) as client:
+            with pytest.raises(InputError, match="request 0: document 1 is a int"):
+                await anext(client.rank_many([("q", ["a", 7])]))  # type: ignore[list-item]
+        with pytest.raises(InputError, match="this client is closed"):
+            await client.rank("q", ["a"])
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize(
@@ -189,6 +208,8 @@ def test_mistakes_are_found_before_anything_is_sent() -> None:
         ({"concurrency": 0}, "concurrency is 0"),
         ({"priority": 1000}, "priority is 1000"),
         ({"api_key": 5}, "api_key is a int"),
+        ({"model": b"m"}, "model is b'm'"),
+        ({"timeout": float("inf")}, "timeout is inf"),
         ({"timeout": "60"}, "timeout is '60'"),
         ({"retries": None}, "retries is None"),
         ({"concurrency": 2.5}, "concurrency is 2.5"),

@@ -114,12 +114,20 @@ def test_documents_of_the_wrong_kind_are_named(tiny: Reranker, documents: Any, m
         tiny.rank("query", documents)
 
 
+def test_pairs_may_come_from_an_iterator(tiny: Reranker) -> None:
+    queries, documents = ["a", "b"], ["c", "d"]
+    expected = tiny.logits(list(zip(queries, documents, strict=True)))
+    drawn: Any = zip(queries, documents, strict=True)
+    np.testing.assert_array_equal(tiny.logits(drawn), expected)
+
+
 def test_pairs_of_the_wrong_kind_are_named(tiny: Reranker) -> None:
     wrong: list[tuple[Any, str]] = [
         ([("a", "b"), ("a",)], "pair 1 is"),
         (["ab"], "pair 0 is 'ab'"),
         ([("a", None)], "the document of pair 0 is a NoneType"),
         ([(1, "b")], "the query of pair 0 is a int"),
+        (None, "pairs is None; it must be a list"),
     ]
     for pairs, message in wrong:
         with pytest.raises(InputError, match=message):
@@ -133,6 +141,7 @@ def test_pairs_of_the_wrong_kind_are_named(tiny: Reranker) -> None:
     [
         ({"batch_tokens": 0}, "batch_tokens is 0; it must be an integer of 1 or more"),
         ({"threads": -1}, "threads is -1"),
+        ({"threads": 5000}, "threads is 5000; it must be an integer from 1 to 4096"),
         ({"threads": "2"}, "threads is '2'"),
         ({"threads": 2.5}, "threads is 2.5"),
         ({"max_length": "64"}, "max_length is '64'"),
@@ -259,8 +268,16 @@ def test_the_engine_has_as_many_calls_as_it_takes(folder: Path) -> None:
 
 def test_what_is_wrong_with_one_of_many_queries_is_raised(folder: Path) -> None:
     reranker = fake(FakeEngine(), folder)
-    with pytest.raises(InputError, match="documents is one document"):
-        list(reranker.rank_many([("q", ["a"]), ("q", "not a list")]))
+    wrong: list[tuple[Any, str]] = [
+        ([("q", ["a"]), ("q", "not a list")], "request 1: documents is one document"),
+        ([("q", ["a"]), ("q", ["b", None])], "request 1: document 1 is a NoneType"),
+        ([("q", 5)], "request 0: documents is 5; it must be a list"),
+        ([("q",)], r"request 0 is \('q',\); it must be \(query, documents\)"),
+        (None, "requests is None"),
+    ]
+    for requests, message in wrong:
+        with pytest.raises(InputError, match=message):
+            list(reranker.rank_many(requests))
     with pytest.raises(InputError, match="top_n is -1"):
         list(reranker.rank_many([], top_n=-1))
     broken = fake(FakeEngine(lambda ids: float("nan")), folder)

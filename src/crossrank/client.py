@@ -33,7 +33,7 @@ import numpy.typing as npt
 
 from crossrank import __version__
 from crossrank.arguments import check_integer, check_number
-from crossrank.documents import Document, check_pairs, read_request
+from crossrank.documents import Document, each, read_one_of, read_pairs, read_request
 from crossrank.errors import (
     CrossRankError,
     DeadlineError,
@@ -179,7 +179,9 @@ class _Base(Generic[Http, Transport]):
         concurrency: int = 8,
         transport: Transport | None = None,
     ) -> None:
-        check_number("timeout", timeout, lambda seconds: seconds > 0, "a number of seconds above 0")
+        check_number("timeout", timeout, lambda seconds: 0 < seconds < 1e9, "a number of seconds above 0")
+        if not isinstance(model, str | None):
+            raise InputError(f"model is {model!r}; it must be a name of the server's models, or None")
         check_integer("retries", retries, least=0)
         check_integer("concurrency", concurrency)
         check_integer("priority", priority, 0, 999)
@@ -201,6 +203,16 @@ class _Base(Generic[Http, Transport]):
     def _open(self, transport: Transport | None) -> None:
         raise NotImplementedError
 
+    def _opened(self) -> Http:
+        """The connections.
+
+        Raises:
+            InputError: they were closed.
+        """
+        if self._http.is_closed:
+            raise InputError("this client is closed; make another one")
+        return self._http
+
     def _tries(self) -> _Tries:
         return _Tries(self._timeout, self._retries)
 
@@ -214,7 +226,8 @@ class _Base(Generic[Http, Transport]):
         return self._post("score", body, seconds)
 
     def _explain_request(self, query: str, text: str, max_sentences: int, seconds: float) -> httpx.Request:
-        body = {"query": clean(query), "document": clean(text), "max_sentences": max_sentences}
+        check_integer("max_sentences", max_sentences)
+        body = {"query": clean(query), "document": clean(text), "max_sentences": int(max_sentences)}
         return self._post("explain", body, seconds)
 
     def _post(self, path: str, body: dict[str, Any], seconds: float) -> httpx.Request:
@@ -403,8 +416,8 @@ class Client(_Base[httpx.Client, httpx.BaseTransport]):
         pool = ThreadPoolExecutor(self._concurrency, "crossrank-client")
         sent: deque[tuple[_Request, Future[_Scored]]] = deque()
         try:
-            for query, documents in requests:
-                request = _Request.read(query, documents)
+            for numbered in enumerate(each("requests", requests)):
+                request = _Request(*read_one_of(*numbered))
                 sent.append((request, pool.submit(self._score, request.pairs)))
                 if len(sent) >= self._concurrency:
                     first, scored = sent.popleft()
@@ -429,8 +442,7 @@ class Client(_Base[httpx.Client, httpx.BaseTransport]):
         Raises:
             CrossRankError: as ``rank``.
         """
-        check_pairs(pairs)
-        return self._score(pairs).logits
+        return self._score(read_pairs(pairs)).logits
 
     def score_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[ScoredPair]:
         """All that is known of each (query, document) pair: input order.
@@ -438,8 +450,7 @@ class Client(_Base[httpx.Client, httpx.BaseTransport]):
         Raises:
             CrossRankError: as ``rank``.
         """
-        check_pairs(pairs)
-        return self._score(pairs).pairs()
+        return self._score(read_pairs(pairs)).pairs()
 
     def explain(
         self, query: str, document: Document, *, max_sentences: int = DEFAULT_SENTENCES
@@ -480,7 +491,7 @@ class Client(_Base[httpx.Client, httpx.BaseTransport]):
         while True:
             try:
                 try:
-                    response = self._http.send(request(tries.seconds()))
+                    response = self._opened().send(request(tries.seconds()))
                 except httpx.HTTPError as error:
                     raise self._not_sent(error, tries) from error
                 return self._read(response)
@@ -532,8 +543,8 @@ class AsyncClient(_Base[httpx.AsyncClient, httpx.AsyncBaseTransport]):
         check_options(top_n, threshold)
         sent: deque[tuple[_Request, asyncio.Task[_Scored]]] = deque()
         try:
-            async for query, documents in _asynchronous(requests):
-                request = _Request.read(query, documents)
+            async for numbered in _numbered(requests):
+                request = _Request(*read_one_of(*numbered))
                 sent.append((request, asyncio.ensure_future(self._score(request.pairs))))
                 if len(sent) >= self._concurrency:
                     yield sent[0][0].rank(await sent[0][1], top_n, threshold)
@@ -553,13 +564,11 @@ class AsyncClient(_Base[httpx.AsyncClient, httpx.AsyncBaseTransport]):
 
     async def logits(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
         """As ``Client.logits``."""
-        check_pairs(pairs)
-        return (await self._score(pairs)).logits
+        return (await self._score(read_pairs(pairs))).logits
 
     async def score_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[ScoredPair]:
         """As ``Client.score_pairs``."""
-        check_pairs(pairs)
-        return (await self._score(pairs)).pairs()
+        return (await self._score(read_pairs(pairs))).pairs()
 
     async def explain(
         self, query: str, document: Document, *, max_sentences: int = DEFAULT_SENTENCES
@@ -588,7 +597,7 @@ class AsyncClient(_Base[httpx.AsyncClient, httpx.AsyncBaseTransport]):
         while True:
             try:
                 try:
-                    response = await self._http.send(request(tries.seconds()))
+                    response = await self._opened().send(request(tries.seconds()))
                 except httpx.HTTPError as error:
                     raise self._not_sent(error, tries) from error
                 return self._read(response)
@@ -648,12 +657,14 @@ def _retry_after(header: str | None) -> float | None:
     return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
-async def _asynchronous(
+async def _numbered(
     requests: Iterable[tuple[str, Sequence[Document]]] | AsyncIterable[tuple[str, Sequence[Document]]],
-) -> AsyncIterator[tuple[str, Sequence[Document]]]:
+) -> AsyncIterator[tuple[int, tuple[str, Sequence[Document]]]]:
     if isinstance(requests, AsyncIterable):
+        number = 0
         async for request in requests:
-            yield request
+            yield number, request
+            number += 1
     else:
-        for request in requests:
-            yield request
+        for numbered in enumerate(each("requests", requests)):
+            yield numbered

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 from crossrank.errors import InputError
 
-__all__ = ["Document", "check_pairs", "read_request"]
+__all__ = ["Document", "each", "read_one_of", "read_pairs", "read_request"]
 
 Document: TypeAlias = str | Mapping[str, Any]
+
+Item = TypeVar("Item")
 
 
 def read_request(query: str, documents: Sequence[Document]) -> tuple[list[str], list[dict[str, Any]]]:
@@ -23,20 +25,51 @@ def read_request(query: str, documents: Sequence[Document]) -> tuple[list[str], 
         raise InputError("documents is one document; it must be a list of documents")
     texts: list[str] = []
     fields: list[dict[str, Any]] = []
-    for index, document in enumerate(documents):
+    for index, document in enumerate(each("documents", documents)):
         text, rest = (document, {}) if isinstance(document, str) else _split_document(index, document)
         texts.append(text)
         fields.append(rest)
     return texts, fields
 
 
-def check_pairs(pairs: Sequence[tuple[str, str]]) -> None:
-    """Raise InputError for the first item that is not a pair of strings."""
-    for index, pair in enumerate(pairs):
+def read_one_of(index: int, request: object) -> tuple[str, list[str], list[dict[str, Any]]]:
+    """The query of one of many requests, and what ``read_request`` gives of it.
+
+    Raises:
+        InputError: as ``read_request``, or it is no query with documents; the message says which it is.
+    """
+    if not isinstance(request, (tuple, list)) or len(request) != 2:
+        raise InputError(f"request {index} is {request!r}; it must be (query, documents)")
+    try:
+        return (request[0], *read_request(*request))
+    except InputError as error:
+        raise InputError(f"request {index}: {error}") from None
+
+
+def read_pairs(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The pairs, which may come from an iterator.
+
+    Raises:
+        InputError: an item is not a pair of strings.
+    """
+    read = list(each("pairs", pairs))
+    for index, pair in enumerate(read):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise InputError(f"pair {index} is {pair!r}; it must be (query, document)")
         _check_text(f"the query of pair {index}", pair[0])
         _check_text(f"the document of pair {index}", pair[1])
+    return read
+
+
+def each(what: str, items: Iterable[Item]) -> Iterator[Item]:
+    """The items of what a caller gave, one after the other.
+
+    Raises:
+        InputError: it has none, being no list.
+    """
+    if not isinstance(items, Iterable):
+        raise InputError(f"{what} is {items!r}; it must be a list")
+    return iter(items)
 
 
 def _check_text(what: str, value: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,8 +16,8 @@ import numpy.typing as npt
 
 from crossrank.arguments import check_integer
 from crossrank.checkpoint import Checkpoint
-from crossrank.documents import Document, check_pairs, read_request
-from crossrank.engines import Device, Engine, Precision, load_engine
+from crossrank.documents import Document, each, read_one_of, read_pairs, read_request
+from crossrank.engines import MOST_THREADS, Device, Engine, Precision, load_engine
 from crossrank.errors import InputError
 from crossrank.explain import DEFAULT_SENTENCES, Explanation, plan_explanation
 from crossrank.models import BUNDLED, Source, resolve
@@ -79,7 +80,7 @@ class Reranker:
         given = {"batch_tokens": batch_tokens, "threads": threads, "max_length": max_length}
         for name, value in given.items():
             if value is not None:
-                check_integer(name, value)
+                check_integer(name, value, 1, MOST_THREADS if name == "threads" else math.inf)
         folder = resolve(model, revision=revision, offline=offline, source=source, progress=progress)
         # A folder of the cache is named by its commit, which says nothing to a user.
         checkpoint = Checkpoint(folder, name=Path(model).name)
@@ -185,6 +186,7 @@ class Reranker:
             InputError, EngineError: as ``rank``, when the rankings are drawn.
         """
         check_options(top_n, threshold)
+        requests = each("requests", requests)
         calls = self._engine.calls
         working: deque[tuple[list[_Request], Future[npt.NDArray[np.float32]]]] = deque()
 
@@ -192,7 +194,8 @@ class Reranker:
             window, logits = working.popleft()
             return _rankings(window, logits.result(), top_n, threshold)
 
-        with ThreadPoolExecutor(calls, "crossrank-engine") as engine:
+        engine = ThreadPoolExecutor(calls, "crossrank-engine")
+        try:
             for window in self._windows(requests):
                 pairs = [pair for request in window for pair in request.pairs]
                 working.append((window, engine.submit(self._logits, pairs)))
@@ -200,12 +203,14 @@ class Reranker:
                     yield from oldest()
             while working:
                 yield from oldest()
+        finally:
+            engine.shutdown(cancel_futures=True)
 
     def _windows(self, requests: Iterable[tuple[str, Sequence[Document]]]) -> Iterator[list[_Request]]:
         """Encoded requests, as many at a time as fill some packs."""
         window: list[_Request] = []
         tokens = 0
-        for chunk in _chunks(_Request.read(query, documents) for query, documents in requests):
+        for chunk in _chunks(_Request(*read_one_of(*numbered)) for numbered in enumerate(requests)):
             pairs = iter(self._encoder.encode_pairs([(r.query, text) for r in chunk for text in r.texts]))
             for request in chunk:
                 request.pairs = [next(pairs) for _ in request.texts]
@@ -271,8 +276,7 @@ class Reranker:
         return plan.explain(self._logits(pairs), [pair.truncated for pair in pairs])
 
     def _encode(self, pairs: Sequence[tuple[str, str]]) -> Sequence[EncodedPair]:
-        check_pairs(pairs)
-        return self._encoder.encode_pairs(pairs)
+        return self._encoder.encode_pairs(read_pairs(pairs))
 
     def _logits(self, pairs: Sequence[EncodedPair]) -> npt.NDArray[np.float32]:
         logits = np.empty(len(pairs), np.float32)

@@ -92,6 +92,17 @@ def test_a_flag_is_a_variable_too(
     assert told[0].model_options["offline"] is True
 
 
+@pytest.mark.parametrize("variable", ["CROSSRANK_API_KEY", "CROSSRANK_API_KEY_FILE"])
+@pytest.mark.parametrize("value", ["", " "])
+def test_a_secret_that_was_not_filled_in_opens_no_server(
+    variable: str, value: str, crossrank: Run, told: list[Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    done = crossrank("serve")
+    assert (done.code, told) == (2, [])
+    assert f"{variable} is empty" in done.err
+
+
 def test_help_names_every_variable(crossrank: Run) -> None:
     text = crossrank("serve", "--help").out
     for _, variable, _, _ in OPTIONS:

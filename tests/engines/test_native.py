@@ -184,9 +184,10 @@ def test_why_a_model_is_left_to_torch(folder: Path, tmp_path: Path) -> None:
 def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CROSSRANK_NUM_THREADS", "3")
     assert default_threads() == 3
-    monkeypatch.setenv("CROSSRANK_NUM_THREADS", "many")
-    with pytest.raises(InputError, match="CROSSRANK_NUM_THREADS is 'many'"):
-        default_threads()
+    for wrong in ("many", "0", "4097", "9" * 5000):
+        monkeypatch.setenv("CROSSRANK_NUM_THREADS", wrong)
+        with pytest.raises(InputError, match=f"CROSSRANK_NUM_THREADS is '{wrong}'"):
+            default_threads()
     monkeypatch.delenv("CROSSRANK_NUM_THREADS")
     assert 1 <= default_threads() <= (os.cpu_count() or 1)
 

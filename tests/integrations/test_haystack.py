@@ -153,6 +153,10 @@ def test_the_model_is_loaded_by_warm_up(tmp_path: Path) -> None:
         ({"model": None}, "model is None"),
         ({"options": [1]}, r"options is \[1\]"),
         ({"model": "http://127.0.0.1:9", "api_key": "abc"}, "api_key is a "),
+        ({"meta_fields_to_embed": "title"}, "meta_fields_to_embed is 'title'"),
+        ({"meta_fields_to_embed": [5]}, r"meta_fields_to_embed is \[5\]"),
+        ({"meta_fields_to_embed": None}, "meta_fields_to_embed is None"),
+        ({"embedding_separator": 5}, "embedding_separator is 5"),
     ],
 )
 def test_wrong_types_are_errors(arguments: dict[str, Any], message: str) -> None:

@@ -89,6 +89,8 @@ def test_top_n_and_threshold(reranker: Reranker) -> None:
     above = CrossRankCompressor(reranker, top_n=None, threshold=scores[4])
     assert [d.metadata["relevance_score"] for d in above.compress_documents(given, QUERY)] == scores[:5]
     assert above.compress_documents([], QUERY) == []
+    drawn = CrossRankCompressor(reranker).compress_documents((d for d in given), QUERY)  # type: ignore[arg-type]
+    assert drawn == CrossRankCompressor(reranker).compress_documents(given, QUERY)
 
 
 def test_what_comes_back_shares_nothing_with_what_was_given(reranker: Reranker) -> None:

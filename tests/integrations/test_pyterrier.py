@@ -157,6 +157,10 @@ def test_mistakes_are_errors(reranker: Reranker, server: Server) -> None:
     given.loc[103, "text"] = None
     with pytest.raises(InputError, match="document 1 is a "):
         CrossRankTransformer(reranker)(given)
+    given = results()
+    given.loc[given.index[2], "qid"] = None
+    with pytest.raises(InputError, match="row 2 has no qid"):
+        CrossRankTransformer(reranker)(given)
     with pytest.raises(CrossRankError, match="key"):
         CrossRankTransformer(server.url)(results())
 

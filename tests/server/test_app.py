@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import logging
 import math
@@ -658,6 +659,31 @@ def test_paths_and_methods_that_are_not_there() -> None:
             for path in PATHS:
                 response = await ask(app, path)
                 assert (response.status, response.headers["allow"]) == (405, "POST")
-                assert f"GET {path} is not served here" in message_of(response)
+                assert f"{path} takes POST, and this is GET" in message_of(response)
+
+    asyncio.run(main())
+
+
+def test_a_compressed_body_is_refused_by_its_header() -> None:
+    async def main() -> None:
+        async with app_of(fake()) as (app, _):
+            for coding in ("gzip", "br"):
+                headers = {"content-encoding": coding}
+                response = await ask(app, "/v1/rerank", gzip.compress(b"{}"), headers=headers)
+                assert response.status == 400
+                assert f"has the Content-Encoding {coding}" in message_of(response)
+            body = {"query": "q", "documents": ["a"]}
+            as_it_is = await ask(app, "/v1/rerank", body, headers={"content-encoding": "identity"})
+            assert as_it_is.status == 200
+
+    asyncio.run(main())
+
+
+def test_the_query_that_is_too_long_is_named_by_its_place() -> None:
+    async def main() -> None:
+        async with app_of(fake(), limits=Limits(max_document_chars=20)) as (app, _):
+            body = {"queries": ["x", "x", "x" * 21], "documents": ["a", "b", "c"]}
+            response = await ask(app, "/score", body)
+            assert "query 2 has 21 characters" in message_of(response)
 
     asyncio.run(main())

@@ -68,6 +68,15 @@ def test_it_answers_and_keeps_the_connection(server: Server) -> None:
     connection.close()
 
 
+def test_head_is_get_without_a_body(server: Server) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    for path in ("/health", "/metrics", "/docs", "/"):
+        connection.request("HEAD", path)
+        response = connection.getresponse()
+        assert (response.status, response.read()) == (200, b""), path
+    connection.close()
+
+
 def test_a_body_in_chunks(server: Server) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     data = json.dumps(BODY).encode()

@@ -71,3 +71,11 @@ def test_keys_come_from_options_and_a_file(tmp_path: Path) -> None:
 def test_an_empty_key_is_none() -> None:
     with pytest.raises(InputError, match="an API key is empty"):
         Settings(api_keys=[" "]).keys()
+
+
+def test_a_key_that_no_header_can_carry_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("schlüssel\n")
+    for settings in (Settings(api_keys=["clé"]), Settings(api_key_file=file), Settings(admin_key="钥匙")):
+        with pytest.raises(InputError, match="characters beyond ASCII"):
+            settings.keys()

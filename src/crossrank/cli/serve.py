@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -176,6 +177,10 @@ def serve(
         raise InputError(f"--log-format is {log_format!r}; it must be text or json")
     if log_level not in ("debug", "info", "warning", "error"):
         raise InputError(f"--log-level is {log_level!r}; it must be debug, info, warning or error")
+    for name, given in (("CROSSRANK_API_KEY", api_key), ("CROSSRANK_API_KEY_FILE", api_key_file)):
+        # A secret that was not filled in must not open the server to everybody.
+        if not str(given or "").strip() and not os.environ.get(name, "unset").strip():
+            raise InputError(f"{name} is empty; give it a value, or unset it")
     wanted = settings.Settings(
         models=model,
         model_options={

@@ -1,5 +1,5 @@
 """Engines: a pack to one logit per pair. Engines know nothing of text."""
 
-from crossrank.engines.base import Device, Engine, Precision, choose_engine, load_engine
+from crossrank.engines.base import MOST_THREADS, Device, Engine, Precision, choose_engine, load_engine
 
-__all__ = ["Device", "Engine", "Precision", "choose_engine", "load_engine"]
+__all__ = ["MOST_THREADS", "Device", "Engine", "Precision", "choose_engine", "load_engine"]

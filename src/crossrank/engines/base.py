@@ -18,6 +18,7 @@ from crossrank.errors import EngineError, InputError
 from crossrank.packing import Pack
 
 __all__ = [
+    "MOST_THREADS",
     "Choice",
     "Device",
     "Engine",
@@ -30,6 +31,9 @@ __all__ = [
 
 Precision = Literal["auto", "fp32", "fp16", "bf16", "int8"]
 Device = str
+
+MOST_THREADS = 4096
+"""Of an engine; as in native/encoder.cpp."""
 
 
 @runtime_checkable

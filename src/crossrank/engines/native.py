@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crossrank.checkpoint import Checkpoint, place_in_file
+from crossrank.engines.base import MOST_THREADS
 from crossrank.errors import CheckpointError, EngineError, InputError, OutOfMemoryError
 from crossrank.packed import PackedWeights
 from crossrank.packing import Pack
@@ -82,8 +83,10 @@ def default_threads() -> int:
     """CROSSRANK_NUM_THREADS, or the cores that this process may use (affinity and control group)."""
     wish = os.environ.get("CROSSRANK_NUM_THREADS")
     if wish:
-        if not wish.isdigit() or int(wish) < 1:
-            raise InputError(f"CROSSRANK_NUM_THREADS is {wish!r}; it must be a number from 1")
+        if not (wish.isdecimal() and len(wish) < 9 and 1 <= int(wish) <= MOST_THREADS):
+            raise InputError(
+                f"CROSSRANK_NUM_THREADS is {wish!r}; it must be a number from 1 to {MOST_THREADS}"
+            )
         return int(wish)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = Path("/sys/fs/cgroup/cpu.max")

@@ -72,11 +72,16 @@ class CrossRankRanker:
         check_options(top_k, score_threshold, _NAMES)
         if not isinstance(api_key, Secret | None):
             raise InputError(f"api_key is a {type(api_key).__name__}; it must be a haystack.utils.Secret")
+        fields = meta_fields_to_embed
+        if isinstance(fields, str) or not isinstance(fields, Sequence) or not all(map(_is_text, fields)):
+            raise InputError(f"meta_fields_to_embed is {fields!r}; it must be a list of strings")
+        if not _is_text(embedding_separator):
+            raise InputError(f"embedding_separator is {embedding_separator!r}; it must be a string")
         self.model = model
         self.top_k = top_k
         self.score_threshold = score_threshold
         self.api_key = api_key
-        self.meta_fields_to_embed = list(meta_fields_to_embed)
+        self.meta_fields_to_embed = list(fields)
         self.embedding_separator = embedding_separator
         self.options = options
         self._ranker: Ranker | None = None
@@ -197,3 +202,7 @@ def _ranked(documents: Sequence[Document], ranking: Ranking) -> list[Document]:
         )
         for hit in ranking
     ]
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)

@@ -77,6 +77,7 @@ class CrossRankCompressor(BaseDocumentCompressor):  # type: ignore[misc]  # mypy
         Raises:
             CrossRankError: as ``Reranker.rank`` or ``Client.rank``.
         """
+        documents = list(documents)
         texts = [document.page_content for document in documents]
         ranking = self._ranker.sync.rank(query, texts, top_n=self.top_n, threshold=self.threshold)
         return _ranked(documents, ranking)
@@ -88,6 +89,7 @@ class CrossRankCompressor(BaseDocumentCompressor):  # type: ignore[misc]  # mypy
         callbacks: Callbacks | None = None,  # noqa: ARG002
     ) -> list[Document]:
         """As ``compress_documents``; the event loop is free meanwhile."""
+        documents = list(documents)
         texts = [document.page_content for document in documents]
         ranking = await self._ranker.rank(query, texts, top_n=self.top_n, threshold=self.threshold)
         return _ranked(documents, ranking)

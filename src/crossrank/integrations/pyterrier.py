@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from crossrank.errors import InputError
 from crossrank.extras import needs
 from crossrank.integrations.ranker import Model, Ranker
 from crossrank.models import BUNDLED
@@ -85,10 +86,12 @@ class CrossRankTransformer(pt.Transformer):  # type: ignore[misc]  # mypy does n
         """Rank the results of every query.
 
         Raises:
-            InputError: a text is missing.
+            InputError: a text or a qid is missing.
             CrossRankError: as ``Reranker.rank_many`` or ``Client.rank_many``.
         """
         pt.validate.result_frame(inp, extra_columns=["query", self.text_field])
+        if inp["qid"].isna().any():
+            raise InputError(f"row {int(inp['qid'].isna().argmax())} has no qid")
         queries = list(inp.groupby("qid", sort=False).indices.values())  # of each, its rows' places
         asked, texts = inp["query"].tolist(), inp[self.text_field].tolist()
         requests = ((asked[rows[0]], [texts[row] for row in rows]) for rows in queries)

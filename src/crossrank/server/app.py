@@ -153,6 +153,9 @@ def create_app(settings: Settings, registry: Registry, tracer: Tracer = NO_TRACE
         assert isinstance(error, HTTPException)
         kind: Kind = "method" if error.status_code == 405 else "not_found"
         message = f"{request.method} {request.url.path} is not served here; /docs lists what is"
+        allowed = (error.headers or {}).get("Allow")
+        if allowed is not None:
+            message = f"{request.url.path} takes {allowed}, and this is {request.method}"
         response = path_fault(
             dialects.of_path(request.url.path), Fault(kind, message), notes_of(request.scope)["request_id"]
         )

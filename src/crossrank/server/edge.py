@@ -66,7 +66,9 @@ class Edge:
         try:
             if scope["path"] not in OPEN_PATHS and not is_page(scope["path"]):
                 self._keys.check(headers.get("authorization"))
-            await self._app(scope, receive, send_with_id)
+            # HEAD is GET whose body uvicorn keeps back.
+            asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+            await self._app(asked, receive, send_with_id)
         except Fault as fault:
             notes["error"] = str(fault)
             response = path_fault(self._dialects.of_path(scope["path"]), fault, request_id)

@@ -100,10 +100,17 @@ async def read_body(scope: Scope, receive: Receive, limits: Limits) -> bytes:
     """The whole body, as far as it may go.
 
     Raises:
-        Fault: "too_large", as soon as that is known; "slow", if it is not here in time.
+        Fault: "invalid", where it is compressed; "too_large", as soon as that is known; "slow", if it is
+            not here in time.
         ClientGone: the connection was closed before its end.
     """
     for name, value in scope["headers"]:
+        if name == b"content-encoding" and value.lower() not in (b"", b"identity"):
+            raise Fault(
+                "invalid",
+                f"the body has the Content-Encoding {value.decode('latin-1')}, and this server reads none; "
+                "send it as it is, without that header",
+            )
         if name == b"content-length" and value.isdigit() and int(value) > limits.max_body_bytes:
             raise _too_large(limits)
     try:

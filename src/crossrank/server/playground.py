@@ -64,5 +64,5 @@ def add_playground(app: FastAPI) -> None:
     async def index(request: Request) -> Response:
         return await files.get_response("index.html", request.scope)
 
-    app.add_api_route("/", index, methods=["GET", "HEAD"], include_in_schema=False)
+    app.add_api_route("/", index, methods=["GET"], include_in_schema=False)
     app.mount("/page", files)

@@ -133,8 +133,8 @@ class Service:
 
     def _read(self, dialect: Dialect, body: dict[str, Any], context: Context) -> Call:
         call = dialect.read(body, context)
-        queries = list(dict.fromkeys(query for query, _ in call.work.pairs))
-        self.limits.check_texts(queries, call.texts)
+        queries = [query for query, _ in call.work.pairs]
+        self.limits.check_texts(queries if len(set(queries)) > 1 else queries[:1], call.texts)
         return call
 
     async def _score(self, work: Work, receive: Receive) -> Answer:

@@ -122,4 +122,6 @@ class Settings:
             raise InputError("an API key is empty")
         if self.api_key_file is not None:
             keys += read_keys(self.api_key_file)
+        if not all(key.isascii() and key.isprintable() for key in (*keys, self.admin_key)):
+            raise InputError("an API key has characters beyond ASCII, which a header cannot carry")
         return Keys((key.strip() for key in keys), self.admin_key.strip())

@@ -136,11 +136,27 @@ def parse(model: type[Model], body: object) -> Model:
     try:
         return model.model_validate(body)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function-"))
-        if first["type"] == "missing":
-            raise Fault("invalid", f"missing field `{place}`") from None
-        raise Fault("invalid", f"{place or 'the body'}: {first['msg']}") from None
+        raise _first_mistake(error) from None
+
+
+def _first_mistake(error: ValidationError) -> Fault:
+    """Of a field of several types there is a mistake for each: the one that came furthest, or all."""
+    mistakes = [
+        (".".join(str(part) for part in mistake["loc"] if not _is_type(part)), mistake)
+        for mistake in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+    field = mistakes[0][1]["loc"][:1]
+    place, first = max((m for m in mistakes if m[1]["loc"][:1] == field), key=lambda m: m[0].count("."))
+    if first["type"] == "missing":
+        return Fault("invalid", f"missing field `{place}`")
+    told = list(dict.fromkeys(mistake["msg"] for at, mistake in mistakes if at == place))
+    return Fault("invalid", f"{place or 'the body'}: {'; or: '.join(told)}")
+
+
+def _is_type(part: int | str) -> bool:
+    """Whether a part of a mistake's place is no field or index, but one of a field's types."""
+    text = str(part)
+    return text in ("str", "int", "float", "bool", "dict") or "[" in text or text[:1].isupper()
 
 
 class Dialect(ABC):
