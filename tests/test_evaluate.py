@@ -69,6 +69,15 @@ def test_measures_are_trec_evals(
         assert 0 < np.mean(expected) < 1 or name == "Recall@100"
 
 
+def test_a_measure_may_be_asked_for_by_several_names(cranfield: Collection, texts: dict[str, str]) -> None:
+    system = first_stage(cranfield, texts, 10)
+    measure(system, cranfield.qrels, list(cranfield.queries), parse_metrics(["MRR@10", "RR@10", "mrr@10"]))
+    first, *others = system.measures.values()
+    assert first.mean() > 0
+    for other in others:
+        np.testing.assert_array_equal(other, first)
+
+
 def test_a_query_without_results_counts_as_nothing(cranfield: Collection, texts: dict[str, str]) -> None:
     system = first_stage(cranfield, texts, 10)
     metrics = parse_metrics(METRICS)

@@ -6,10 +6,12 @@ and the output (data/output.py) is the checkpoint.
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -96,29 +98,46 @@ def _cut(row: Row, depth: int) -> Row:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How much there is to do."""
+    """How much there is to do.
+
+    Attributes:
+        queries, pairs: so many.
+        digest: of all their ids and texts; "": not known.
+    """
 
     queries: int
     pairs: int
+    digest: str = field(default="", compare=False)
 
 
 def check(source: Source, output: Path) -> Counts:
     """Read all of the input once: whatever is wrong with it shows before the work begins.
 
     Raises:
-        InputError: as ``Source.rows``; or the output's form does not suit the rows.
+        InputError: as ``Source.rows``; or the output's form does not suit the rows, or the input can be
+            read only once.
     """
+    if Path(source.path).exists() and not Path(source.path).is_file():
+        raise InputError(
+            f"{source.path} is no file that can be read twice; give it on standard input: crossrank bulk -"
+        )
     queries = pairs = 0
+    digest = hashlib.blake2b(digest_size=16)
+    ids: set[str] = set()
     is_run = output.name.removesuffix(".gz").removesuffix(".zst").endswith((".run", ".trec"))
     for row in source.rows():
         queries, pairs = queries + 1, pairs + len(row.documents)
+        digest.update("\0".join((row.id, row.query, *chain(*row.documents), "")).encode(errors="replace"))
         if is_run:
+            if row.id in ids:
+                raise InputError(f"{row.place}: the id {row.id!r} was there before, and a run holds it once")
+            ids.add(row.id)
             if row.is_pair:
                 raise InputError(f"{output}: pairs make no run; write .jsonl or .parquet")
             spaced = next((x for x in (row.id, *(d.id for d in row.documents)) if len(x.split()) != 1), None)
             if spaced is not None:
                 raise InputError(f"{row.place}: the id {spaced!r} has white space, which a run cannot hold")
-    return Counts(queries, pairs)
+    return Counts(queries, pairs, digest.hexdigest())
 
 
 def run(

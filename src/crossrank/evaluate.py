@@ -128,6 +128,8 @@ def parse_metrics(names: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in names:
         base, at, cutoff = name.partition("@")
+        if cutoff.isdecimal() and not 1 <= int(cutoff[:9]) <= 1_000_000:
+            raise InputError(f"metric {name!r}: a measure is of the best 1 to 1,000,000 documents")
         try:
             measure = ir_measures.parse_measure(_NAMES.get(base.lower(), base) + at + cutoff)
             ir_measures.DefaultPipeline.evaluator([measure], {"q": {"d": 1}})
@@ -157,10 +159,13 @@ def measure(system: System, qrels: Qrels, queries: Sequence[str], metrics: Mappi
         run = {query: {x: -float(i) for i, x in enumerate(found)} for query, found in run.items()}
     place = {query: i for i, query in enumerate(queries)}
     values = {name: np.zeros(len(queries)) for name in metrics}
-    names = {str(metric): name for name, metric in metrics.items()}
-    for found in ir_measures.iter_calc(list(metrics.values()), qrels, run):
+    names: dict[str, list[str]] = {}  # one measure may be asked for by several: MRR@10, RR@10
+    for name, metric in metrics.items():
+        names.setdefault(str(metric), []).append(name)
+    for found in ir_measures.iter_calc(list({str(m): m for m in metrics.values()}.values()), qrels, run):
         if found.query_id in place:
-            values[names[str(found.measure)]][place[found.query_id]] = found.value
+            for name in names[str(found.measure)]:
+                values[name][place[found.query_id]] = found.value
     system.measures = values
 
 

@@ -1,9 +1,13 @@
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from crossrank import Reranker
+from crossrank import reranker as reranker_module
+from crossrank.data.output import Output
 from tests.cli.conftest import Run
 
 CRANFIELD = str(Path(__file__).parents[1] / "data" / "cranfield")
@@ -112,7 +116,68 @@ def test_a_malformed_line_at_the_end_shows_before_the_work(
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
 
-def test_the_input_is_not_written_over(crossrank: Run, tiny: str, rows: str) -> None:
-    done = crossrank("bulk", rows, "-o", rows, "--model", tiny, "--overwrite")
+def test_the_input_is_not_written_over(crossrank: Run, tiny: str, rows: str, tmp_path: Path) -> None:
+    before = Path(rows).read_text()
+    (tmp_path / "link.jsonl").symlink_to(rows)
+    for file, out in ((rows, rows), (rows, f"{tmp_path}/./in.jsonl"), (str(tmp_path / "link.jsonl"), rows)):
+        done = crossrank("bulk", file, "-o", out, "--model", tiny, "--overwrite")
+        assert done.code == 2
+        assert "is the input" in done.err
+    assert Path(rows).read_text() == before
+
+
+def test_an_input_that_can_be_read_only_once_is_refused(crossrank: Run, tiny: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    done = crossrank("bulk", str(tmp_path / "pipe"), "-o", str(tmp_path / "out.jsonl"), "--model", tiny)
     assert done.code == 2
-    assert "is the input" in done.err
+    assert "give it on standard input" in done.err
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_an_output_that_is_a_folder_is_refused_at_once(
+    crossrank: Run, tiny: str, rows: str, tmp_path: Path
+) -> None:
+    (tmp_path / "d.jsonl").mkdir()
+    done = crossrank("bulk", rows, "-o", str(tmp_path / "d.jsonl"), "--model", tiny, "--overwrite")
+    assert done.code == 2
+    assert "d.jsonl is a folder" in done.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d.jsonl", "in.jsonl"]
+
+
+def test_another_input_is_not_gone_on_with(
+    crossrank: Run, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though its rows have no ids, and so are called by their numbers."""
+    monkeypatch.setattr(reranker_module, "_WINDOW_PACKS", 0)  # an answer at a time
+    file, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    texts = [[f"text {n} of {name}" for n in range(600)] for name in ("one", "two")]
+    written = [
+        "".join(json.dumps({"query": "q", "documents": [text]}) + "\n" for text in each) for each in texts
+    ]
+    file.write_text(written[0])
+    answer = Output.write
+
+    def killed(self: Output, row: dict[str, Any]) -> None:
+        if row["id"] == "300":
+            raise KeyboardInterrupt
+        answer(self, row)
+
+    monkeypatch.setattr(Output, "write", killed)
+    assert crossrank("bulk", str(file), "-o", str(out), "--model", tiny).code == 130
+    monkeypatch.setattr(Output, "write", answer)
+    file.write_text(written[1])
+    done = crossrank("bulk", str(file), "-o", str(out), "--model", tiny)
+    assert done.code == 2
+    assert "was begun with input" in done.err
+    file.write_text(written[0])
+    done = crossrank("bulk", str(file), "-o", str(out), "--model", tiny)
+    assert done.code == 0
+    assert "300 from before" in done.err
+
+
+def test_an_id_that_comes_twice_is_no_run(crossrank: Run, tiny: str, rows: str, tmp_path: Path) -> None:
+    with Path(rows).open("a") as file:
+        file.write(json.dumps(ROWS[0]) + "\n")
+    done = crossrank("bulk", rows, "-o", str(tmp_path / "out.run"), "--model", tiny)
+    assert done.code == 2
+    assert "line 3: the id 'a' was there before" in done.err

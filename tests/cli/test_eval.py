@@ -50,6 +50,15 @@ def test_a_table_of_a_run_and_a_first_stage(crossrank: Run, tmp_path: Path) -> N
     assert "matched by their place" in done.out
 
 
+def test_a_label_that_no_measure_bears_is_refused(crossrank: Run, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    for label in (1001, 10**30):
+        rows.write_text(json.dumps({"query": "q", "documents": ["a"], "labels": [label]}) + "\n")
+        done = crossrank("eval", "--data", str(rows), "--model", "crossrank-mini")
+        assert done.code == 2
+        assert f"rows.jsonl, line 1: the label is {label}; labels are -1000 to 1000" in done.err
+
+
 def test_rows_with_labels(crossrank: Run, tiny: str, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     documents = ["<b>bad</b> & worse", "good"]
@@ -70,6 +79,8 @@ def test_rows_with_labels(crossrank: Run, tiny: str, tmp_path: Path) -> None:
         (["--data", CRANFIELD, "--run", "x", "--precision", "int8"], "give a --model"),
         (["--data", "none", "--model", "m"], "none: there is no such folder or file"),
         (["--data", CRANFIELD, "--model", "m", "--metric", "nDGC"], "metric 'nDGC' is unknown"),
+        (["--data", CRANFIELD, "--model", "m", "--metric", "nDCG@0"], "of the best 1 to 1,000,000 documents"),
+        (["--data", CRANFIELD, "--model", "m", "--html", "."], ". cannot be written"),
         (["--data", CRANFIELD, "--run", "none.run"], "none.run: there is no such file"),
         (["--data", CRANFIELD, "--model", "m", "--html", "none/r.html"], "there is no such folder"),
         (["--data", CRANFIELD, "--model", "crossrank-mini", "--precision", "fp8"], "precision is 'fp8'"),

@@ -127,3 +127,28 @@ def test_output_is_utf_8_whatever_the_stream_says(tiny: str) -> None:
     assert done.returncode == 0, done.stderr
     assert "北京" in done.stdout.decode("utf-8")
     assert "─" in done.stdout.decode("utf-8")
+
+
+def test_a_full_disk_is_a_line_and_exit_code_1() -> None:
+    with Path("/dev/full").open("w") as full:
+        for command in (["--version"], ["models", "list"]):
+            done = subprocess.run([*COMMAND, *command], stdout=full, stderr=subprocess.PIPE, text=True)
+            assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
+
+
+def test_a_name_that_is_too_long_is_a_line_and_exit_code_2(crossrank: Run) -> None:
+    done = crossrank("rank", "q", "a", "--model", "x" * 300)
+    assert done.code == 2
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1
+
+
+def test_closed_standard_streams_are_empty_ones(tiny: str) -> None:
+    shell = " ".join(COMMAND)
+    for line in (f"{shell} models list >&-", f"{shell} --version >&- 2>&-"):
+        done = subprocess.run(["sh", "-c", line], capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), line
+    nothing = subprocess.run(
+        ["sh", "-c", f"{shell} score - --model {tiny} <&-"], capture_output=True, text=True
+    )
+    assert "Traceback" not in nothing.stderr

@@ -63,3 +63,9 @@ def test_a_lone_surrogate_is_replaced_and_a_pair_of_them_is_a_character() -> Non
     line = r'{"\ud800": ["a\uDFFFb", {"c": "\ud83d\ude00 \\ud800 \u4e2d"}], "n": 0.1}'
     expected = {"\ufffd": ["a\ufffdb", {"c": "\U0001f600 \\ud800 中"}], "n": 0.1}
     assert read_object("here", line) == expected
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1" * 5000])
+def test_numbers_that_json_does_not_have(number: str) -> None:
+    with pytest.raises(InputError, match="f, line 1: not JSON: a number that is too long, NaN or infinite"):
+        read_object("f, line 1", f'{{"x": {number}}}')

@@ -130,3 +130,25 @@ def test_a_damaged_checkpoint_is_not_gone_on_with(tmp_path: Path) -> None:
     (tmp_path / "o.jsonl.gz.partial").write_bytes(b"not gzip at all")
     with pytest.raises(InputError, match="not gz, or damaged"):
         Output(path, JOB)
+
+
+@pytest.mark.parametrize("line", ["garbage", "{}", "[]", '{"id": 5}'])
+def test_a_line_that_is_no_row_is_not_gone_on_with(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "o.jsonl"
+    write(path, ROWS[:20])
+    with (tmp_path / "o.jsonl.partial").open("a") as file:
+        file.write(line + "\n")
+    with (
+        Output(path, JOB) as out,
+        pytest.raises(InputError, match="partial, line 21: no row that was written here; remove"),
+    ):
+        list(out.done())
+
+
+def test_a_job_that_is_no_job_is_not_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "o.jsonl"
+    write(path, ROWS[:20])
+    for text in ("[1]", "5", "{"):
+        (tmp_path / "o.jsonl.partial.json").write_text(text)
+        with pytest.raises(InputError, match="does not tell whose rows these are"):
+            Output(path, JOB)

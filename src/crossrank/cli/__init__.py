@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -40,6 +42,9 @@ app.add_typer(models.app, name="models")
 _NOT_THE_USERS = (EngineError, OverloadedError, DeadlineError, UnavailableError)
 """What went wrong without a mistake of the user's."""
 
+_THE_SYSTEMS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Nor are these: a full disk, a broken one, and limits of the system."""
+
 
 def _print_version(wanted: bool) -> None:
     if wanted:
@@ -61,8 +66,24 @@ def _is_usage_error(error: Exception) -> bool:
     return callable(getattr(error, "format_message", None))
 
 
+def _open_what_is_closed() -> None:
+    """Standard streams that the caller has closed (>&-), as some job schedulers do: nothing is in them."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - until the end
+
+
+def _forget_output() -> None:
+    """Keep Python from flushing what could not be written."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main() -> None:
     """Run the command line. A user's mistake is one line on stderr and exit code 2."""
+    _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper) and "utf" not in stream.encoding.lower():
             stream.reconfigure(encoding="utf-8")
@@ -80,9 +101,13 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except BrokenPipeError:
-        # The reader has gone (| head): leave quietly, and keep Python from flushing again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()  # the reader has gone (| head): leave quietly
         code = 1  # typer's own choice, where the pipe breaks within a command
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename is not None else ""
+        print(f"error: {name}{error.strerror or error}", file=sys.stderr)
+        _forget_output()
+        code = 1 if error.errno in _THE_SYSTEMS else 2
     except Exception as error:
         if not _is_usage_error(error):
             raise

@@ -87,7 +87,7 @@ def bulk(
     """
     if actors is not None and ray is None:
         raise InputError("--actors is for a cluster; say which with --ray")
-    if output != STDIN and output == file:
+    if STDIN not in (file, output) and _are_one(Path(file), Path(output)):
         raise InputError(f"{output} is the input; the output must be another file")
     work = job.Source(file, data, queries, depth, parse_shard(shard))
     to = Path(output)
@@ -123,6 +123,8 @@ def bulk(
             print(json_line(answer).decode(), end="", flush=True)
         return
     described |= {"top_n": top_n, "text": text}
+    if counts is not None:
+        described["input"] = counts.digest
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -152,6 +154,10 @@ def bulk(
     note = f" (and {resumed.pairs} from before)" if resumed.pairs else ""
     rate = f", {fresh / seconds:.0f} pairs/s" if seconds > 0 and fresh else ""
     print(f"{to}: {fresh} pairs{note} in {seconds:.1f} s{rate}", file=sys.stderr)
+
+
+def _are_one(file: Path, other: Path) -> bool:
+    return file == other or (file.exists() and other.exists() and file.samefile(other))
 
 
 class _Rate(ProgressColumn):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +85,8 @@ def evaluate(
     metrics = ev.parse_metrics(names)
     if html and not Path(html).absolute().parent.is_dir():
         raise InputError(f"{html}: there is no such folder")
+    if html and (Path(html).is_dir() or not os.access(Path(html).absolute().parent, os.W_OK)):
+        raise InputError(f"{html} cannot be written: it is a folder, or in one that may not be written to")
     collection = load_collection(data, split=split, queries=queries, qrels=qrels)
     if first_stage:
         collection.first_stage = read_run(first_stage)
@@ -115,27 +118,31 @@ def evaluate(
     for system in systems:
         ev.measure(system, collection.qrels, list(collection.queries), metrics)
     found = report.Evaluation(collection, texts, names, depth, tuple(systems))
+    if json:
+        write_json(report.as_object(found), indent=2)
+    else:
+        _print(found)
     if html:
         text = report.as_html(found)
         try:
             Path(html).write_text(text, encoding="utf-8")
         except OSError as error:
             raise InputError(f"{html} cannot be written: {error.strerror}") from error
-    if json:
-        write_json(report.as_object(found), indent=2)
-        return
-    out = console()
+        if not json:
+            console().print(f"report: {printable(html)}")
+
+
+def _print(found: report.Evaluation) -> None:
+    collection, out = found.collection, console()
     out.print(
         f"[bold]{printable(collection.name)}[/bold]: {len(collection.queries)} queries, "
-        f"{len(texts)} documents, the best {depth} of {baseline.name} reranked"
+        f"{len(found.texts)} documents, the best {found.depth} of {found.baseline.name} reranked"
     )
     for note in collection.notes:
         out.print(f"[dim]note: {printable(note, 500)}[/dim]")
     out.print(_table(found))
-    if len(systems) > 1:
+    if len(found.systems) > 1:
         out.print(_differences(found))
-    if html:
-        out.print(f"report: {printable(html)}")
 
 
 def _advance(bar: Progress, task: TaskID) -> Callable[[int], None]:

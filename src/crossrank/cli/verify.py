@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from typing import Annotated, cast
 
@@ -97,7 +96,7 @@ def group(pairs: list[Pair]) -> list[Question]:
 
 def _label(pair: Pair) -> float:
     label = pair.fields["label"]
-    if not isinstance(label, (int, float)) or not 0 <= label < math.inf:
+    if not isinstance(label, (int, float)) or not 0 <= label < 1e9:
         raise InputError(f'a "label" of the query {pair.query!r} is {label!r}; it must be a number from 0')
     return float(label)
 

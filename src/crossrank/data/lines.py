@@ -177,6 +177,13 @@ def _line(place: str, raw: bytes, *, first: bool) -> str:
     return "" if line.isspace() else line
 
 
+def _no_number(name: str) -> None:
+    raise ValueError(name)
+
+
+_JSON = json.JSONDecoder(parse_constant=_no_number)  # made once: it costs more than a line
+
+
 def read_object(place: str, line: str) -> dict[str, Any]:
     """A line of JSON Lines. A lone surrogate, which no UTF-8 output could hold, becomes U+FFFD.
 
@@ -184,7 +191,7 @@ def read_object(place: str, line: str) -> dict[str, Any]:
         InputError: it is not a JSON object.
     """
     try:
-        row = json.loads(line)
+        row = _JSON.decode(line)
     except json.JSONDecodeError as error:
         raise InputError(
             f"{place}, column {error.colno}: not JSON: {error.msg} "
@@ -192,6 +199,8 @@ def read_object(place: str, line: str) -> dict[str, Any]:
         ) from error
     except RecursionError as error:
         raise InputError(f"{place}: JSON that is nested too deeply") from error
+    except ValueError as error:  # of _no_number, and of an integer that Python does not read
+        raise InputError(f"{place}: not JSON: a number that is too long, NaN or infinite") from error
     if not isinstance(row, dict):
         raise InputError(f"{place}: not a JSON object")
     if _ESCAPED_SURROGATE.search(line):

@@ -67,6 +67,8 @@ class Output:
         self._final = self._format in (".jsonl", ".ndjson")
         self._partial_kind = self._kind if self._final else ""
         self._compress = _compressor(self._partial_kind)
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; the output must be a file")
         if path.exists() and not overwrite:
             raise InputError(f"{path} is there already; --overwrite makes it anew")
         self._partial = path.with_name(path.name + ".partial")
@@ -104,8 +106,19 @@ class Output:
     def done(self) -> Iterator[str]:
         """The ids of the rows that were there already, in their order."""
         if self.resumed:
-            for line, _ in self._whole_lines():
-                yield json.loads(line)["id"]
+            for number, (line, _) in enumerate(self._whole_lines(), start=1):
+                yield self._id(number, line)
+
+    def _id(self, number: int, line: bytes) -> str:
+        try:
+            identity = json.loads(line)["id"]
+        except (ValueError, KeyError, TypeError):
+            identity = None
+        if not isinstance(identity, str):
+            raise InputError(
+                f"{self._partial}, line {number}: no row that was written here; {self._advice()}"
+            )
+        return identity
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Add a row, which has an "id"."""
@@ -133,14 +146,17 @@ class Output:
             self._partial.unlink()
         self._job_file.unlink(missing_ok=True)
 
+    def _advice(self) -> str:
+        return f"remove {self._partial} or use --overwrite to begin anew"
+
     def _recover(self, job: Mapping[str, Any]) -> int:
         """Cut off what is not whole; the number of rows that are."""
         if self._partial.stat().st_size == 0:
             return 0
-        advice = f"remove {self._partial} or use --overwrite to begin anew"
+        advice = self._advice()
         try:
-            former = json.loads(self._job_file.read_text())
-        except (OSError, ValueError) as error:
+            former = dict(json.loads(self._job_file.read_text()))
+        except (OSError, ValueError, TypeError) as error:
             raise InputError(f"{self._job_file} does not tell whose rows these are; {advice}") from error
         for name in sorted({*job, *former}):
             if former.get(name) != job.get(name):

@@ -26,7 +26,9 @@ from crossrank.data.lines import (
 from crossrank.errors import InputError
 from crossrank.extras import needs
 
-__all__ = ["Document", "Row", "Shard", "import_parquet", "parse_shard", "read_rows"]
+__all__ = ["Document", "Row", "Shard", "check_label", "import_parquet", "parse_shard", "read_rows"]
+
+MOST_LABEL = 1000
 
 Shard = tuple[int, int]
 """(i, n): the i-th of n parts, i from 1."""
@@ -143,8 +145,14 @@ def _parquet(path: str, advance: Advance | None) -> Iterator[tuple[str, dict[str
                     )
                 if advance:
                     advance(number)
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not Parquet, or damaged: {error}") from error
+
+
+def check_label(place: str, label: int) -> None:
+    """Raise InputError for a label that measures would make tables of memory for."""
+    if abs(label) > MOST_LABEL:
+        raise InputError(f"{place}: the label is {label}; labels are {-MOST_LABEL} to {MOST_LABEL}")
 
 
 def _identity(place: str, value: object, what: str) -> str:
@@ -175,6 +183,8 @@ def _row(place: str, number: int, row: dict[str, Any]) -> Row:
         return Row(place, identity, query, documents)
     if not isinstance(labels, list) or any(type(label) is not int for label in labels):
         raise InputError(f'{place}: the field "labels" is not a list of whole numbers')
+    for label in labels:
+        check_label(place, label)
     if len(labels) != len(documents):
         raise InputError(f"{place}: {len(labels)} labels for {len(documents)} documents")
     return Row(place, identity, query, documents, tuple(labels))

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from crossrank.data.lines import Advance, read_lines
+from crossrank.data.rows import check_label
 from crossrank.errors import InputError
 
 __all__ = [
@@ -56,7 +57,7 @@ def kind_of(path: Path) -> str:
 
 
 def _is_whole(text: str) -> bool:
-    return text.removeprefix("-").isdecimal()
+    return text.removeprefix("-").isdecimal() and len(text) < 20
 
 
 def read_qrels(path: str | Path) -> Qrels:
@@ -78,6 +79,7 @@ def read_qrels(path: str | Path) -> Qrels:
         if not _is_whole(columns[-1]):
             raise InputError(f"{place}: the label is {columns[-1]!r}; it must be a whole number")
         query, document, label = columns[0], columns[-2], int(columns[-1])
+        check_label(place, label)
         judged = qrels.setdefault(query, {})
         if judged.get(document, label) != label:
             raise InputError(f"{place}: document {document} of query {query} has two labels")
