@@ -175,8 +175,9 @@ class Reranker:
         """Rank the documents of many queries: a ranking for each, in their order, as they are ready.
 
         Pairs of several queries share packs, which is faster than ``rank`` for each where queries
-        have few documents. Requests are drawn a little ahead of the rankings, in the caller's
-        thread, while the engine works in another: memory does not grow with their number.
+        have few documents. Requests are drawn ahead of the rankings, in the caller's thread, while the
+        engine works in another: as many as fill some tens of packs of ``batch_tokens`` (thousands of
+        short pairs), so that memory does not grow with their number.
 
         Args:
             requests: queries with their documents, as ``rank`` takes them.

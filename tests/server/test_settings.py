@@ -34,6 +34,8 @@ def test_a_model_is_loaded_with_the_options() -> None:
         ({"models": ["a", "a=b"]}, "two models are called 'a'"),
         ({"models": ["a", "b"], "model_options": {"revision": "r"}}, "--revision is of one model"),
         ({"dialect": "klingon"}, "'klingon' is not one of cohere, jina, vllm, xinference, voyage"),
+        ({"cors_origins": ["example.org"]}, "--cors-origin 'example.org' is none"),
+        ({"cors_origins": ["https://a/b"]}, "--cors-origin 'https://a/b' is none"),
         ({"port": 65536}, "port 65536"),
         ({"port": -1}, "port -1"),
         ({"limits": Limits(max_body_bytes=0)}, "--max-body is 0"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -62,6 +63,9 @@ class Settings:
     def __post_init__(self) -> None:
         if self.dialect not in DIALECTS:
             raise InputError(f"the dialect {self.dialect!r} is not one of {', '.join(DIALECTS)}")
+        for origin in self.cors_origins:
+            if origin not in ("*", "null") and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin):
+                raise InputError(f"--cors-origin {origin!r} is none; it must be *, or as https://HOST:PORT")
         if not 0 <= self.port <= 65535:
             raise InputError(f"the port {self.port} is not one; ports are 0 to 65535")
         least_one = {
