@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from crossrank import InputError, NonFiniteLogitError, Reranker
+from crossrank import reranker as reranker_module
 from crossrank.engines import Engine
 from crossrank.engines.fake import FakeEngine
 from crossrank.pairs import PairEncoder
@@ -264,6 +265,22 @@ def test_the_engine_has_as_many_calls_as_it_takes(folder: Path) -> None:
     reranker = fake(FakeEngine(logit, batch_tokens=8, calls=2), folder)
     requests = [(f"q{n}", [f"document {n}"]) for n in range(300)]
     assert [ranking.query for ranking in reranker.rank_many(requests)] == [query for query, _ in requests]
+
+
+def test_rankings_of_a_slow_engine_come_soon(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reranker_module, "_WINDOW_SECONDS", 0.001)
+    monkeypatch.setattr(reranker_module, "_CHUNK_PAIRS", 1)
+    reranker = fake(FakeEngine(batch_tokens=100, seconds_per_token=0.0001), folder)
+    drawn: list[int] = []
+
+    def requests() -> Iterator[tuple[str, Sequence[Document]]]:
+        for number in range(600):
+            drawn.append(number)
+            yield "q", [f"document {number}"]
+
+    ahead = [len(drawn) - number for number, _ in enumerate(reranker.rank_many(requests()))]
+    assert len(ahead) == 600
+    assert max(ahead) < 80  # some packs; with eight at a time, more than 200
 
 
 def test_what_is_wrong_with_one_of_many_queries_is_raised(folder: Path) -> None:

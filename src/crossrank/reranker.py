@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,8 +30,9 @@ __all__ = ["Document", "Reranker"]
 
 DEFAULT_MAX_LENGTH = 512
 
-# Of a stream of queries: pairs that are tokenised at once, and packs that are planned together.
-_CHUNK_PAIRS, _WINDOW_PACKS = 256, 8
+# Of a stream of queries: pairs that are tokenised at once, and packs that are planned together; fewer where
+# they take longer than so many seconds, as their rankings come together, too.
+_CHUNK_PAIRS, _WINDOW_PACKS, _WINDOW_SECONDS = 256, 8, 4.0
 
 
 class Reranker:
@@ -176,8 +178,8 @@ class Reranker:
 
         Pairs of several queries share packs, which is faster than ``rank`` for each where queries
         have few documents. Requests are drawn ahead of the rankings, in the caller's thread, while the
-        engine works in another: as many as fill some tens of packs of ``batch_tokens`` (thousands of
-        short pairs), so that memory does not grow with their number.
+        engine works in another: what it scores in some seconds, and some tens of packs of
+        ``batch_tokens`` at most, so that memory does not grow with their number.
 
         Args:
             requests: queries with their documents, as ``rank`` takes them.
@@ -190,6 +192,18 @@ class Reranker:
         requests = each("requests", requests)
         calls = self._engine.calls
         working: deque[tuple[list[_Request], Future[npt.NDArray[np.float32]]]] = deque()
+        rate = 0.0  # tokens a second, once it is known
+
+        def scored(pairs: Sequence[EncodedPair]) -> npt.NDArray[np.float32]:
+            nonlocal rate
+            begun = time.perf_counter()
+            logits = self._logits(pairs)
+            rate = sum(len(pair.token_ids) for pair in pairs) / max(1e-9, time.perf_counter() - begun)
+            return logits
+
+        def most() -> float:
+            tokens = max(self._batch_tokens, rate * _WINDOW_SECONDS)
+            return min(tokens, _WINDOW_PACKS * self._batch_tokens)
 
         def oldest() -> Iterator[Ranking]:
             window, logits = working.popleft()
@@ -197,9 +211,9 @@ class Reranker:
 
         engine = ThreadPoolExecutor(calls, "crossrank-engine")
         try:
-            for window in self._windows(requests):
+            for window in self._windows(requests, most):
                 pairs = [pair for request in window for pair in request.pairs]
-                working.append((window, engine.submit(self._logits, pairs)))
+                working.append((window, engine.submit(scored, pairs)))
                 if len(working) > calls:
                     yield from oldest()
             while working:
@@ -207,8 +221,10 @@ class Reranker:
         finally:
             engine.shutdown(cancel_futures=True)
 
-    def _windows(self, requests: Iterable[tuple[str, Sequence[Document]]]) -> Iterator[list[_Request]]:
-        """Encoded requests, as many at a time as fill some packs."""
+    def _windows(
+        self, requests: Iterable[tuple[str, Sequence[Document]]], most: Callable[[], float]
+    ) -> Iterator[list[_Request]]:
+        """Encoded requests, as many at a time as have so many tokens."""
         window: list[_Request] = []
         tokens = 0
         for chunk in _chunks(_Request(*read_one_of(*numbered)) for numbered in enumerate(requests)):
@@ -217,7 +233,7 @@ class Reranker:
                 request.pairs = [next(pairs) for _ in request.texts]
                 window.append(request)
                 tokens += 1 + sum(len(pair.token_ids) for pair in request.pairs)
-                if tokens >= _WINDOW_PACKS * self._batch_tokens:
+                if tokens >= most():
                     yield window
                     window, tokens = [], 0
         if window:

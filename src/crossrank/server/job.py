@@ -115,7 +115,10 @@ class LoadedModel:
         """Tokens per byte of some of a request's own texts, which are tokenised for it."""
         step = -(-len(work.pairs) // _LOOK_PAIRS)
         pairs = [(query[:_LOOK_CHARACTERS], text[:_LOOK_CHARACTERS]) for query, text in work.pairs[::step]]
-        found = _count(self.encoder, pairs, self.encoder.encode_pairs(pairs))
+        try:
+            found = _count(self.encoder, pairs, self.encoder.encode_pairs(pairs))
+        except BaseException:  # noqa: BLE001 - a panic of the tokenizers library, which comes again
+            found = None
         return self.tokens_per_byte if found is None else found[0] / found[1]
 
 
