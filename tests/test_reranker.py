@@ -280,7 +280,7 @@ def test_rankings_of_a_slow_engine_come_soon(folder: Path, monkeypatch: pytest.M
 
     ahead = [len(drawn) - number for number, _ in enumerate(reranker.rank_many(requests()))]
     assert len(ahead) == 600
-    assert max(ahead) < 80  # some packs; with eight at a time, more than 200
+    assert max(ahead) < 80  # some packs; with eight at a time, more than 100
 
 
 def test_what_is_wrong_with_one_of_many_queries_is_raised(folder: Path) -> None:
