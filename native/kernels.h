@@ -105,7 +105,7 @@ struct Kernels {
     bool native_int8;  // has an instruction for int8 dot products
     bool native_bf16;  // has an instruction for bf16 dot products
     int thread_rows;   // of a small model that are worth a thread of their own: with fewer, threads wait
-                      // longer for each other than they work
+                       // longer for each other than they work
 
     // Columns of panels [first, last) of x W^T + bias, with what `out` asks for on top.
     void (*linear)(const Linear& w, const Activations& x, int first, int last, const Output& out);
