@@ -79,10 +79,13 @@ class Reranker:
         query_share: float = 0.5,
         progress: bool = False,
     ) -> None:
-        given = {"batch_tokens": batch_tokens, "threads": threads, "max_length": max_length}
-        for name, value in given.items():
+        for name, value, most in (
+            ("batch_tokens", batch_tokens, math.inf),
+            ("threads", threads, MOST_THREADS),
+            ("max_length", max_length, math.inf),
+        ):
             if value is not None:
-                check_integer(name, value, 1, MOST_THREADS if name == "threads" else math.inf)
+                check_integer(name, value, 1, most)
         folder = resolve(model, revision=revision, offline=offline, source=source, progress=progress)
         # A folder of the cache is named by its commit, which says nothing to a user.
         checkpoint = Checkpoint(folder, name=Path(model).name)

@@ -62,7 +62,7 @@ def test_the_registry_has_the_numbers() -> None:
 def test_keys_come_from_options_and_a_file(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("two\n")
-    settings = Settings(api_keys=[" one "], api_key_file=file, admin_key=" boss ")
+    settings = Settings(api_keys=[" one "], api_key_file=file, admin_key=" boss\n")
     assert settings.has_keys
     for key in ("one", "two", "boss"):
         assert kind(settings.keys(), f"Bearer {key}") == "allowed"

@@ -83,10 +83,14 @@ def evaluate(
         raise InputError("--precision is a model's; give a --model")
     names = tuple(dict.fromkeys(metric or ev.METRICS))
     metrics = ev.parse_metrics(names)
-    if html and not Path(html).absolute().parent.is_dir():
-        raise InputError(f"{html}: there is no such folder")
-    if html and (Path(html).is_dir() or not os.access(Path(html).absolute().parent, os.W_OK)):
-        raise InputError(f"{html} cannot be written: it is a folder, or in one that may not be written to")
+    if html:
+        folder = Path(html).absolute().parent
+        if not folder.is_dir():
+            raise InputError(f"{html}: there is no such folder")
+        if Path(html).is_dir() or not os.access(folder, os.W_OK):
+            raise InputError(
+                f"{html} cannot be written: it is a folder, or in one that may not be written to"
+            )
     collection = load_collection(data, split=split, queries=queries, qrels=qrels)
     if first_stage:
         collection.first_stage = read_run(first_stage)

@@ -261,12 +261,11 @@ class Registry:
         if not work.pairs:
             return Answer(model.name, np.zeros(0, np.float32), [], [])
         loop = asyncio.get_running_loop()
-        future = loop.create_future()
-        job = Job(work, model, future, _cut(work), model.estimate(work), self.options.quantum)
-        if self._scheduler.is_too_much(job):
+        estimates = model.estimate(work)
+        if self._scheduler.is_too_much(model, sum(estimates), work.deadline):
             # Texts of another kind than those so far may have fewer tokens: nobody is refused for their sake.
             estimates = model.estimate(work, await asyncio.to_thread(model.look, work))
-            job = Job(work, model, future, _cut(work), estimates, self.options.quantum)
+        job = Job(work, model, loop.create_future(), _cut(work), estimates, self.options.quantum)
         self._scheduler.submit(job)
         self._tokenisers.begin(job)
         alarm = None

@@ -134,12 +134,11 @@ class Scheduler:
 
     # --- called on the event loop ---
 
-    def is_too_much(self, job: Job) -> bool:
-        """Whether a job would be refused though there were no others."""
-        rate, deadline = job.model.rate, job.work.deadline
-        alone = job.reserved / rate if rate else 0.0
+    def is_too_much(self, model: LoadedModel, tokens: int, deadline: float | None) -> bool:
+        """Whether a job of so many tokens might be refused though there were no others."""
+        alone = tokens / model.rate if model.rate else 0.0
         late = deadline is not None and alone > deadline - time.monotonic()
-        return late or job.reserved > self.max_queue_tokens
+        return late or tokens > self.max_queue_tokens
 
     def submit(self, job: Job) -> None:
         """Accept a job whole, or refuse it whole. Its pairs come by ``add``.

@@ -121,11 +121,11 @@ class Settings:
         Raises:
             InputError: the file of keys cannot be read, or a key is empty.
         """
-        keys = list(self.api_keys)
-        if any(not key.strip() for key in keys):
+        keys, admin = [key.strip() for key in self.api_keys], self.admin_key.strip()
+        if not all(keys):
             raise InputError("an API key is empty")
         if self.api_key_file is not None:
             keys += read_keys(self.api_key_file)
-        if not all(key.isascii() and key.isprintable() for key in (*keys, self.admin_key)):
+        if not all(key.isascii() and key.isprintable() for key in (*keys, admin)):
             raise InputError("an API key has characters beyond ASCII, which a header cannot carry")
-        return Keys((key.strip() for key in keys), self.admin_key.strip())
+        return Keys(keys, admin)
