@@ -394,10 +394,35 @@ def test_what_an_example_or_a_file_replaces_is_a_step_back(page: Page) -> None:
     expect(page.locator("#query")).to_have_value("Is it safe to eat moldy bread?")
     page.set_input_files("#file", {"name": "a.txt", "mimeType": "", "buffer": b"from a file"})
     expect(page.locator("#documents")).to_have_value("from a file")
-    page.wait_for_timeout(100)
     page.click("#run")
     expect(cards(page, 1)).to_have_count(1)
     page.go_back()
+    expect(cards(page, 1)).to_have_count(4)
+
+
+def test_a_step_back_is_one_where_the_address_takes_its_time(page: Page) -> None:
+    fill(page, "my question", ["my first", "my second"])
+    page.evaluate(
+        """() => {
+            const whole = Response.prototype.arrayBuffer;
+            Response.prototype.arrayBuffer = async function () {
+                const bytes = await whole.call(this);
+                await new Promise((resolve) => setTimeout(resolve, 1000));
+                return bytes;
+            };
+        }"""
+    )
+    page.click("[data-example=bread]")
+    page.click("[data-example=flight]")  # while the other one is on its way
+    expect(page.locator("#query")).to_have_value("How do I get my money back for a cancelled flight?")
+    expect(cards(page, 1)).to_have_count(4)
+    page.go_back()
+    expect(page.locator("#query")).to_have_value("Is it safe to eat moldy bread?")
+    page.go_back()
+    expect(page.locator("#query")).to_have_value("my question")
+    expect(cards(page, 1)).to_have_count(2)
+    page.go_forward()
+    expect(page.locator("#query")).to_have_value("Is it safe to eat moldy bread?")
     expect(cards(page, 1)).to_have_count(4)
 
 

@@ -294,9 +294,9 @@ function say(text, after = 0) {
 const whole = () => ({ ...state, why });
 
 let shown = location.href; // the address that the state belongs to
-let step = 0; // how often the user went back or forth
+let step = 0; // how often the page went to another address
 
-/** Put the state into the address; not into another one's, should the user go back or forth meanwhile. */
+/** Put the state into the address; not into another one's, should the page go there meanwhile. */
 async function remember() {
   const mine = step;
   const packed = await pack(whole());
@@ -312,12 +312,18 @@ function rememberSoon() {
   later = setTimeout(remember, 250);
 }
 
-/** Keep what is on the page as a step of the browser's way back, before something else takes its place. */
-async function leave() {
+/** Put something else in the place of what is on the page, which stays as a step of the browser's way back. */
+async function replace(changes) {
   clearTimeout(later);
   read();
+  // The new step has its own address from the start: between two that are alike the browser says nothing of a step.
+  const packed = await pack({ ...whole(), ...changes });
   await remember();
-  history.pushState(null, "", location.href);
+  history.pushState(null, "", packed ?? location.pathname + location.search);
+  shown = location.href;
+  step += 1;
+  Object.assign(state, changes);
+  write();
 }
 
 /** Show what the address holds; false where it holds nothing. */
@@ -365,9 +371,7 @@ async function take(files) {
     }
   }
   const { text, split, changed } = joinTexts(documents);
-  await leave();
-  Object.assign(state, { documents: text, split, query: query || $("query").value });
-  write();
+  await replace({ documents: text, split, query: query || $("query").value });
   hush();
   const told = t("read", { documents: counted(documents.length), file: files.map((file) => file.name).join(", ") });
   $("count").textContent = told + notes + (changed ? t("read_block") : "");
@@ -420,8 +424,8 @@ function setLanguage(wanted) {
     ...EXAMPLES.map((example) => {
       const button = h("button", "", { type: "button", "data-example": example.id }, example.label[locale()]);
       button.addEventListener("click", async () => {
-        await leave();
-        useExample(example);
+        await replace(stateOf(example));
+        run();
       });
       return button;
     }),
@@ -439,11 +443,9 @@ function setTheme(theme) {
   $("theme").replaceChildren(h("span", "unseen", {}, `${t("theme")} `), h("span", "", { "aria-hidden": "true" }, `${glyph} `), t(`theme_${theme}`));
 }
 
-function useExample(example, asked = true) {
+function stateOf(example) {
   const { text, split } = joinTexts(example.documents);
-  Object.assign(state, { query: example.query, documents: text, split, threshold: 0, topN: null });
-  write();
-  run(asked);
+  return { query: example.query, documents: text, split, threshold: 0, topN: null };
 }
 
 // --- the page comes to life ---
@@ -525,5 +527,7 @@ setLanguage(stored("language") ?? (navigator.language.startsWith("zh") ? "zh" : 
 $("key").value = key.get();
 if (!(await restore())) {
   // Nothing to say it better than an example.
-  useExample(EXAMPLES.find((example) => example.first === locale()), false);
+  Object.assign(state, stateOf(EXAMPLES.find((example) => example.first === locale())));
+  write();
+  run(false);
 }
