@@ -114,7 +114,7 @@ def cranfield(folder: Path, count: int) -> Judged:
         for query, labels in collection.qrels.items()
     }
     asked = {query: text for query, text in collection.queries.items() if any(right[query].values())}
-    return Judged("Cranfield", dict(collection.documents()), _some(asked, count), right)
+    return Judged("Cranfield", collection.texts(), _some(asked, count), right)
 
 
 def _some(queries: Mapping[str, str], count: int) -> dict[str, str]:

@@ -37,7 +37,7 @@ def cranfield() -> Collection:
 
 @pytest.fixture(scope="module")
 def texts(cranfield: Collection) -> dict[str, str]:
-    return dict(cranfield.documents())
+    return cranfield.texts()
 
 
 def write_run(path: Path, run: Run, digits: int) -> Path:

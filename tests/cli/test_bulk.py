@@ -83,6 +83,7 @@ def test_a_run_of_a_collection(crossrank: Run, tiny: str, tmp_path: Path) -> Non
         (["-o", "out.csv"], "must end in .jsonl"),
         (["-o", "out.jsonl", "--shard", "3/2"], "shard is '3/2'"),
         (["-o", "out.jsonl", "--actors", "2"], "--actors is for a cluster"),
+        (["-o", "out.jsonl", "--queries", "topics"], "--queries is for a run"),
         (["-o", "-", "--ray", "local"], "input and output must be files"),
         (["-o", "none/out.jsonl"], "cannot be written"),
         (["-o", "out.jsonl", "--depth", "0"], "--depth"),

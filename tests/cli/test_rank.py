@@ -164,6 +164,17 @@ def test_what_a_server_refuses_is_one_line(
     assert message in done.err
 
 
+@pytest.mark.parametrize("option", [["--timeout", "9"], ["--api-key", "secret"]])
+def test_an_option_for_a_server_needs_one(
+    crossrank: Run, tiny: str, monkeypatch: pytest.MonkeyPatch, option: list[str]
+) -> None:
+    monkeypatch.setenv("CROSSRANK_API_KEY", "secret")  # which stands in many a shell
+    assert crossrank("rank", "q", "a", "--model", tiny).code == 0
+    done = crossrank("rank", "q", "a", "--model", tiny, *option)
+    assert (done.code, done.out) == (2, "")
+    assert done.err == f"error: {option[0]} is for a server; say which with --server\n"
+
+
 def test_the_client_says_what_it_lacks(crossrank: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "httpx", None)
     monkeypatch.delitem(sys.modules, "crossrank.client", raising=False)

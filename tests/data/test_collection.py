@@ -24,7 +24,7 @@ def test_cranfield_as_it_lies() -> None:
     assert list(collection.queries) == list(collection.qrels) == [str(n) for n in range(1, 9)]
     [note] = collection.notes
     assert "matched by their place" in note
-    texts = dict(collection.documents())
+    texts = collection.texts()
     assert set(collection.qrels["3"]) <= set(texts)
     assert any("composite slab" in texts[x] for x, label in collection.qrels["3"].items() if label)
 
@@ -62,7 +62,7 @@ def test_a_beir_folder(tmp_path: Path, ending: str) -> None:
             path.with_name(path.name + ending).write_bytes(packed)
             path.unlink()
     collection = load_collection(str(folder))
-    assert dict(collection.documents()) == {"d1": "Paris is a city", "d2": "a panda"}
+    assert collection.texts() == {"d1": "Paris is a city", "d2": "a panda"}
     assert collection.queries == {"q1": "capital"}
     assert collection.qrels == {"q1": {"d1": 1}}
     assert list(load_collection(str(folder), judged=False).queries) == ["q1", "q2"]
@@ -84,6 +84,11 @@ def test_splits_of_a_beir_folder(tmp_path: Path) -> None:
     ("name", "line", "message"),
     [
         ("corpus.jsonl", '{"text": "x"}', 'corpus.jsonl, line 1: the field "_id" is missing'),
+        (
+            "corpus.jsonl",
+            '{"_id": "x", "text": "a"}\n{"_id": "x", "text": "b"}',
+            "corpus.jsonl, line 2: the id 'x' was there before",
+        ),
         ("corpus.jsonl", '{"_id": "x"}', 'corpus.jsonl, line 1: a document has a string "text"'),
         ("queries.jsonl", '{"_id": "x", "text": 1}', 'queries.jsonl, line 1: the field "text"'),
         ("qrels/test.tsv", "q1 d1 1\nq1 d2\n", "test.tsv, line 2: 2 columns"),
@@ -94,7 +99,7 @@ def test_a_malformed_beir_folder(tmp_path: Path, name: str, line: str, message: 
     folder = write_beir(tmp_path / "beir")
     (folder / name).write_text(line)
     with pytest.raises(InputError) as caught:
-        list(load_collection(str(folder)).documents())
+        load_collection(str(folder)).texts()
     assert message in str(caught.value)
 
 
@@ -105,9 +110,14 @@ def test_rows_with_labels(tmp_path: Path) -> None:
     )
     collection = load_collection(str(path))
     assert collection.qrels == {"a": {"a/0": 0, "a/k": 2}}
-    assert dict(collection.documents()) == {"a/0": "x", "a/k": "y"}
+    assert collection.texts() == {"a/0": "x", "a/k": "y"}
     assert collection.first_stage is not None
     assert list(collection.first_stage["a"]) == ["a/0", "a/k"]
+    rows = [("a/b", "c"), ("a", "b/c")]
+    documents = '{"id": "%s", "query": "q", "documents": [{"id": "%s", "text": "x"}], "labels": [1]}\n'
+    path.write_text("".join(documents % row for row in rows))
+    with pytest.raises(InputError, match="line 2: the id 'a/b/c' was there before"):
+        load_collection(str(path)).texts()
     path.write_text('{"query": "q", "documents": ["x"]}\n')
     with pytest.raises(InputError, match='line 1: the field "labels" is missing'):
         load_collection(str(path))
@@ -119,6 +129,8 @@ def test_folders_that_are_no_collection(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="neither corpus"):
         load_collection(str(tmp_path))
     shutil.copytree(CRANFIELD, tmp_path / "c")
+    with pytest.raises(InputError, match="c has no splits; leave --split out"):
+        load_collection(str(tmp_path / "c"), split="test")
     (tmp_path / "c" / "more.txt").write_text("1 0 184 1\n")
     with pytest.raises(InputError, match=r"2 files of qrels \(cranqrel.trec.txt, more.txt\); give one"):
         load_collection(str(tmp_path / "c"))
@@ -139,7 +151,7 @@ def test_a_name_of_ir_datasets(tmp_path: Path) -> None:
     collection = load_collection(f"irds:{name}")
     assert collection.queries == {"q1": "capital"}
     assert collection.qrels == {"q1": {"d1": 1}}
-    assert dict(collection.documents()) == {"d1": "Paris is a city", "d2": "a panda"}
+    assert collection.texts() == {"d1": "Paris is a city", "d2": "a panda"}
     with pytest.raises(InputError, match="ir_datasets knows no data set 'none/such'"):
         load_collection("irds:none/such")
     with pytest.raises(InputError, match="leave --split out"):
@@ -156,7 +168,7 @@ from crossrank import InputError
 task = mteb.get_task("NFCorpus")  # the real task, its data from a folder
 type(task).metadata = task.metadata.model_copy(update={"dataset": {"path": sys.argv[1], "revision": None}})
 collection = load_collection("mteb:NFCorpus")
-found = collection.queries, collection.qrels, dict(collection.documents()), collection.first_stage
+found = collection.queries, collection.qrels, collection.texts(), collection.first_stage
 print(json.dumps(found))
 asked = ("NoSuchTask", None), ("Banking77Classification", None), ("NFCorpus", "dev")
 for name, split in asked:

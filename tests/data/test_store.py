@@ -5,7 +5,7 @@ from crossrank.data.store import DocumentStore
 
 
 def test_texts_by_id() -> None:
-    store = DocumentStore((f"d{i}", f"text {i} \ud800") for i in range(3000))
+    store = DocumentStore(("x", f"d{i}", f"text {i} \ud800") for i in range(3000))
     wanted = [f"d{i}" for i in range(0, 3000, 2)]
     found = store.texts([*wanted, "none"])
     store.close()
@@ -14,5 +14,5 @@ def test_texts_by_id() -> None:
 
 
 def test_an_id_that_comes_twice() -> None:
-    with pytest.raises(InputError, match="two documents of the collection have the id 'a'"):
-        DocumentStore([("a", "x"), ("b", "y"), ("a", "z")])
+    with pytest.raises(InputError, match="line 3: the id 'a' was there before"):
+        DocumentStore((f"line {n}", identity, "x") for n, identity in enumerate("aba", 1))

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,6 +117,24 @@ def test_errors_of_actors_are_the_callers(folder: Path, tmp_path: Path) -> None:
     write_rows(tmp_path / "in.jsonl", 3)
     with pytest.raises(CrossRankError, match="max_length is 3; it must be at least"):
         bulk.run(source, tmp_path / "o.jsonl", on_ray(source, folder, arguments={"max_length": 3}), {})
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("127.0.0.1:{}", "Connection refused"),
+        ("ray://127.0.0.1:{}", "Connection refused"),
+        ("[::1]:{}", ""),  # there may be no IPv6 here
+        ("a..b:6379", "label empty"),
+    ],
+)
+def test_an_address_where_nothing_answers(monkeypatch: pytest.MonkeyPatch, address: str, reason: str) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and does not listen
+        address = address.format(closed.getsockname()[1])
+        with pytest.raises(InputError, match=f"no Ray cluster at {re.escape(repr(address))}: .*{reason}"):
+            cluster.connect(address)
 
 
 def test_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

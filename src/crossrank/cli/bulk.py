@@ -87,6 +87,8 @@ def bulk(
     """
     if actors is not None and ray is None:
         raise InputError("--actors is for a cluster; say which with --ray")
+    if queries is not None and data is None:
+        raise InputError("--queries is for a run; say whose it is with --data")
     if STDIN not in (file, output) and _are_one(Path(file), Path(output)):
         raise InputError(f"{output} is the input; the output must be another file")
     work = job.Source(file, data, queries, depth, parse_shard(shard))

@@ -98,7 +98,7 @@ def evaluate(
     if limit is not None:
         collection.queries = dict(list(collection.queries.items())[:limit])
         collection.qrels = {query: collection.qrels[query] for query in collection.queries}
-    texts = dict(collection.documents())
+    texts = collection.texts()
     baseline = ev.first_stage(collection, texts, depth)
     rows = ev.candidates(collection, texts, baseline.run, depth)
     options: dict[str, Any] = {"revision": revision, "source": source, "max_length": max_length}

@@ -17,7 +17,7 @@ from crossrank.ranking import RankedDocument, Ranking, check_options
 
 _SERVER = "Server options"
 # What a server was started with is no request's to say.
-_SERVERS = ["revision", "source", "max_length", "batch_tokens", "precision", "device", "threads", "offline"]
+_OF_SERVER = ["revision", "source", "max_length", "batch_tokens", "precision", "device", "threads", "offline"]
 
 
 def rank(
@@ -73,7 +73,7 @@ def rank(
     if not candidates:
         raise InputError("no documents: give them after the query, or with --file FILE")
     if server is not None:
-        for name in _SERVERS:
+        for name in _OF_SERVER:
             if _is_given(context, name):
                 option = "--from" if name == "source" else f"--{name.replace('_', '-')}"
                 raise InputError(f"{option} is for the server to say: start it so, or leave out --server")
@@ -83,6 +83,9 @@ def rank(
             if form is o.Format.JSON and wanted is None:
                 model = client.models()[0]
     else:
+        for name in ("api_key", "timeout"):
+            if _is_given(context, name):
+                raise InputError(f"--{name.replace('_', '-')} is for a server; say which with --server")
         reranker = o.open_reranker(
             model,
             revision=revision,
@@ -111,7 +114,7 @@ def rank(
 
 def _is_given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
-    return source is not None and source.name != "DEFAULT"
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _as_object(hit: RankedDocument) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class Collection:
         name: of the folder, file or data set.
         queries: their texts, by id; those that are judged, where any is.
         qrels: judgments; empty where there are none.
-        documents: gives (id, text) of every document, each time it is called.
+        documents: gives (place, id, text) of every document, each time it is called.
         first_stage: the order that the collection itself brings, or None.
         notes: what a reader of results should know about how it was read.
     """
@@ -30,9 +30,22 @@ class Collection:
     name: str
     queries: dict[str, str]
     qrels: Qrels
-    documents: Callable[[], Iterator[tuple[str, str]]]
+    documents: Callable[[], Iterator[tuple[str, str, str]]]
     first_stage: Run | None = None
     notes: list[str] = field(default_factory=list)
+
+    def texts(self) -> dict[str, str]:
+        """The texts of all documents, by id.
+
+        Raises:
+            InputError: a document is not as it should be, or an id comes twice.
+        """
+        texts: dict[str, str] = {}
+        for place, identity, text in self.documents():
+            if identity in texts:
+                raise InputError(f"{place}: the id {identity!r} was there before")
+            texts[identity] = text
+        return texts
 
 
 def load_collection(
@@ -62,15 +75,16 @@ def load_collection(
     if colon and library in named.LIBRARIES:
         parts = named.LIBRARIES[library](name, split, judged)
         collection = Collection(source, parts.queries, parts.qrels, parts.documents, parts.first_stage)
-    elif path.is_dir():
-        is_beir = _find(path, "corpus") is not None
-        collection = _beir(path, split, qrels, judged) if is_beir else _trec(path, queries, qrels, judged)
-    elif path.is_file():
-        collection = _from_rows(source)
-    else:
+    elif not (path.is_dir() or path.is_file()):
         raise InputError(
             f"{source}: there is no such folder or file (a data set's name begins with irds: or mteb:)"
         )
+    elif _find(path, "corpus"):
+        collection = _beir(path, split, qrels, judged)
+    elif split:
+        raise InputError(f"{source} has no splits; leave --split out")
+    else:
+        collection = _trec(path, queries, qrels, judged) if path.is_dir() else _from_rows(source)
     if queries:
         collection.queries = _read_queries(Path(queries))
     if qrels:
@@ -118,13 +132,13 @@ def _beir(folder: Path, split: str | None, qrels: str | None, judged: bool) -> C
     if queries is None or corpus is None:
         raise InputError(f"{folder} has a corpus.jsonl but no queries.jsonl")
 
-    def documents() -> Iterator[tuple[str, str]]:
+    def documents() -> Iterator[tuple[str, str, str]]:
         for place, line in read_lines(corpus):
             row = read_object(place, line)
             title, text = (row.get(name) or "" for name in ("title", "text"))
             if not isinstance(title, str) or not isinstance(text, str) or "text" not in row:
                 raise InputError(f'{place}: a document has a string "text", and may have a string "title"')
-            yield _id(place, row), f"{title} {text}".strip()
+            yield place, _id(place, row), f"{title} {text}".strip()
 
     found = trec.read_qrels(_beir_qrels(folder, split)) if judged and not qrels else {}
     return Collection(folder.name, _read_queries(queries), found, documents)
@@ -181,10 +195,9 @@ def _trec(folder: Path, queries: str | None, qrels: str | None, judged: bool) ->
             f"{folder} is no collection that is known: neither corpus.jsonl (BEIR) nor TREC documents (<doc>)"
         )
 
-    def documents() -> Iterator[tuple[str, str]]:
+    def documents() -> Iterator[tuple[str, str, str]]:
         for path in kinds["documents"]:
-            for _, number, text in trec.read_documents(path):
-                yield number, text
+            yield from trec.read_documents(path)
 
     return Collection(
         folder.name,
@@ -196,8 +209,8 @@ def _trec(folder: Path, queries: str | None, qrels: str | None, judged: bool) ->
 
 def _from_rows(source: str) -> Collection:
     """A file of rows: a document is known by its row's id and its own."""
-    collection = Collection(Path(source).name, {}, {}, lambda: iter(texts.items()), {})
-    texts: dict[str, str] = {}
+    collection = Collection(Path(source).name, {}, {}, lambda: iter(documents), {})
+    documents: list[tuple[str, str, str]] = []
     assert collection.first_stage is not None
     for row in rows.read_rows(source):
         if row.labels is None:
@@ -208,7 +221,7 @@ def _from_rows(source: str) -> Collection:
         collection.queries[row.id] = row.query
         collection.qrels[row.id] = dict(zip(ids, row.labels, strict=True))
         collection.first_stage[row.id] = {x: -float(place) for place, x in enumerate(ids)}
-        texts |= dict(zip(ids, (document.text for document in row.documents), strict=True))
+        documents += [(row.place, x, each.text) for x, each in zip(ids, row.documents, strict=True)]
     if not collection.queries:
         raise InputError(f"{source}: no rows in it")
     return collection

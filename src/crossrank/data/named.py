@@ -19,7 +19,7 @@ class Parts:
 
     queries: dict[str, str]
     qrels: Qrels
-    documents: Callable[[], Iterator[tuple[str, str]]]
+    documents: Callable[[], Iterator[tuple[str, str, str]]]
     first_stage: Run | None = None
 
 
@@ -48,9 +48,9 @@ def _irds(name: str, split: str | None, judged: bool) -> Parts:
     except Exception as error:  # network, disk, and the library's own
         raise InputError(f"ir_datasets cannot read {name}: {error}") from error
 
-    def documents() -> Iterator[tuple[str, str]]:
+    def documents() -> Iterator[tuple[str, str, str]]:
         for document in dataset.docs_iter():
-            yield str(document.doc_id), document.default_text()
+            yield f"irds:{name}", str(document.doc_id), document.default_text()
 
     first_stage = {query: best_first(scores) for query, scores in run.items()}
     return Parts(queries, qrels, documents, first_stage or None)
@@ -76,9 +76,9 @@ def _mteb(name: str, split: str | None, judged: bool) -> Parts:  # noqa: ARG001 
     split = _choose(f"mteb:{name}", "splits", parts[part], split or "test", "--split")
     data = parts[part][split]
 
-    def documents() -> Iterator[tuple[str, str]]:
+    def documents() -> Iterator[tuple[str, str, str]]:
         for row in data["corpus"]:
-            yield str(row["id"]), f"{row.get('title') or ''} {row['text']}".strip()
+            yield f"mteb:{name}", str(row["id"]), f"{row.get('title') or ''} {row['text']}".strip()
 
     qrels = {
         str(q): {str(d): int(x) for d, x in judged.items()} for q, judged in data["relevant_docs"].items()

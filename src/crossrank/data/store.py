@@ -15,24 +15,25 @@ class DocumentStore:
     """The texts of a collection in a temporary database, which goes when it is closed.
 
     Args:
-        documents: (id, text) of each.
+        documents: (place, id, text) of each.
 
     Raises:
         InputError: an id comes twice.
     """
 
-    def __init__(self, documents: Iterable[tuple[str, str]]) -> None:
+    def __init__(self, documents: Iterable[tuple[str, str, str]]) -> None:
         # "" is SQLite's name for a private database that spills to a temporary file.
         self._database = sqlite3.connect("", isolation_level=None)
         self._database.execute("CREATE TABLE documents (id TEXT PRIMARY KEY, text TEXT) WITHOUT ROWID")
         self._database.execute("BEGIN")
-        identity = ""
+        last = ("", "")
         try:
-            for identity, text in documents:
+            for place, identity, text in documents:
+                last = (place, identity)
                 self._database.execute("INSERT INTO documents VALUES (?, ?)", (identity, clean(text)))
         except sqlite3.IntegrityError as error:
             self.close()
-            raise InputError(f"two documents of the collection have the id {identity!r}") from error
+            raise InputError(f"{last[0]}: the id {last[1]!r} was there before") from error
         except BaseException:
             self.close()
             raise

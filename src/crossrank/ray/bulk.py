@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
@@ -31,6 +32,8 @@ BUNDLE_PAIRS = 4096
 
 _BUNDLE_CHARACTERS = 1 << 20
 
+_REACH_SECONDS = 10.0
+
 
 def connect(address: str) -> None:
     """Join a cluster, if this process has not: "local" starts one here, "auto" finds this machine's.
@@ -43,6 +46,7 @@ def connect(address: str) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     if ray.is_initialized():
         return
+    _reach(address)
     dashboard = False if address == "local" else None
     try:
         ray.init(
@@ -50,6 +54,18 @@ def connect(address: str) -> None:
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise InputError(f"no Ray cluster at {address!r}: {error}") from error
+
+
+def _reach(address: str) -> None:
+    """Ray itself would wait for minutes, and then end the process."""
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    if not (host and port.isdecimal()):
+        return  # "local", "auto"; of others Ray says what is wrong
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"no Ray cluster at {address!r}: {reason}") from error
 
 
 class _Rows(Datasource):
