@@ -251,6 +251,23 @@ def test_many_queries_are_drawn_only_a_little_ahead(folder: Path, documents: lis
     assert set(drawn) == {threading.get_ident()}
 
 
+def test_a_window_is_tokenised_at_once_and_of_long_texts_a_few(folder: Path) -> None:
+    reranker = fake(FakeEngine(batch_tokens=1000), folder)
+    encode, chunks = reranker.encoder.encode_pairs, list[int]()
+
+    def counted(pairs: Sequence[tuple[str, str]]) -> Any:
+        chunks.append(len(pairs))
+        return encode(pairs)
+
+    reranker.encoder.encode_pairs = counted  # type: ignore[method-assign, assignment]
+    requests = [("q", ["short"])] * 4000 + [("q", ["not so short " * 100])] * 800
+    assert len(list(reranker.rank_many(requests))) == len(requests)
+    assert chunks[0] == 256
+    assert max(chunks) > 700  # eight packs of a thousand tokens
+    assert chunks[-3:-1] == [256, 256]
+    assert sum(chunks) == len(requests)
+
+
 def test_the_engine_has_as_many_calls_as_it_takes(folder: Path) -> None:
     inside: set[int] = set()
     together = threading.Event()

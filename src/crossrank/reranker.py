@@ -30,9 +30,13 @@ __all__ = ["Document", "Reranker"]
 
 DEFAULT_MAX_LENGTH = 512
 
-# Of a stream of queries: pairs that are tokenised at once, and packs that are planned together; fewer where
-# they take longer than so many seconds, as their rankings come together, too.
-_CHUNK_PAIRS, _WINDOW_PACKS, _WINDOW_SECONDS = 256, 8, 4.0
+# Of a stream of queries: packs that are planned together; fewer where they take longer than so many seconds,
+# as their rankings come together, too.
+_WINDOW_PACKS, _WINDOW_SECONDS = 8, 4.0
+
+# Pairs that are tokenised at once, or a window's, where that is more: what the tokenizer needs is in the
+# processor's caches while it is at work, and beside a busy engine no longer.
+_CHUNK_PAIRS = 256
 
 
 class Reranker:
@@ -229,16 +233,22 @@ class Reranker:
     ) -> Iterator[list[_Request]]:
         """Encoded requests, as many at a time as have so many tokens."""
         window: list[_Request] = []
-        tokens = 0
-        for chunk in _chunks(_Request(*read_one_of(*numbered)) for numbered in enumerate(requests)):
+        tokens = characters = last = 0
+
+        def enough() -> int:
+            return last
+
+        read = (_Request(*read_one_of(*numbered)) for numbered in enumerate(requests))
+        for chunk in _chunks(read, enough):
             pairs = iter(self._encoder.encode_pairs([(r.query, text) for r in chunk for text in r.texts]))
             for request in chunk:
                 request.pairs = [next(pairs) for _ in request.texts]
                 window.append(request)
+                characters += request.size
                 tokens += 1 + sum(len(pair.token_ids) for pair in request.pairs)
                 if tokens >= most():
                     yield window
-                    window, tokens = [], 0
+                    window, last, tokens, characters = [], characters, 0, 0
         if window:
             yield window
 
@@ -318,6 +328,11 @@ class _Request:
     def read(cls, query: str, documents: Sequence[Document]) -> _Request:
         return cls(query, *read_request(query, documents))
 
+    @property
+    def size(self) -> int:
+        """Its characters."""
+        return len(self.query) + sum(map(len, self.texts))
+
     def rank(
         self, logits: list[float], scores: list[float], top_n: int | None, threshold: float | None
     ) -> Ranking:
@@ -333,16 +348,17 @@ class _Request:
         )
 
 
-def _chunks(requests: Iterable[_Request]) -> Iterator[list[_Request]]:
-    """Requests, as many at a time as have enough pairs to be worth a call of the tokenizer."""
+def _chunks(requests: Iterable[_Request], enough: Callable[[], int]) -> Iterator[list[_Request]]:
+    """Requests, as many at a time as have ``_CHUNK_PAIRS`` and so many characters."""
     chunk: list[_Request] = []
-    pairs = 0
+    pairs = characters = 0
     for request in requests:
         chunk.append(request)
         pairs += max(1, len(request.texts))  # a query without documents takes room too
-        if pairs >= _CHUNK_PAIRS:
+        characters += request.size
+        if pairs >= _CHUNK_PAIRS and characters >= enough():
             yield chunk
-            chunk, pairs = [], 0
+            chunk, pairs, characters = [], 0, 0
     if chunk:
         yield chunk
 
