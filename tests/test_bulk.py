@@ -1,3 +1,4 @@
+import gc
 import json
 import random
 import signal
@@ -134,6 +135,26 @@ def test_killed_at_any_moment_it_loses_and_doubles_nothing(
         logits = [[hit["logit"] for hit in row["results"]] for row in (left, right)]
         assert logits[0] == pytest.approx(logits[1], abs=1e-4)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, whole.name])
+
+
+def test_cycles_are_looked_for_seldom_and_afterwards_as_before(
+    tiny: Reranker, big: Path, tmp_path: Path
+) -> None:
+    before, collections = gc.get_threshold(), list[str]()
+
+    def count(phase: str, _: Any) -> None:
+        collections.append(phase)
+
+    gc.callbacks.append(count)
+    try:
+        bulk.run(Source(str(big)), tmp_path / "out.jsonl", answer_with(tiny), {})
+    finally:
+        gc.callbacks.remove(count)
+    assert len(collections) <= 2
+    assert gc.get_threshold() == before
+    with pytest.raises(InputError):
+        bulk.run(Source("none.jsonl"), tmp_path / "none.out.jsonl", answer_with(tiny), {})
+    assert gc.get_threshold() == before
 
 
 def test_another_input_is_not_gone_on_with(tiny: Reranker, tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ and the output (data/output.py) is the checkpoint.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -26,6 +27,8 @@ from crossrank.ranking import RankedDocument, Ranking
 from crossrank.reranker import Reranker
 
 __all__ = ["Answer", "Answers", "Counts", "Source", "answers", "check", "run"]
+
+_OBJECTS = 50_000  # new ones, after which cycles are looked for: some windows of ``rank_many``
 
 Answer: TypeAlias = tuple[int, dict[str, Any]]
 """How many pairs a row had, and what is written of it."""
@@ -167,7 +170,7 @@ def run(
         EngineError: the model failed. What was done is kept.
     """
     job = {**{name: value for name, value in asdict(source).items() if name != "path"}, **job}
-    with Output(output, job, overwrite=overwrite) as out:
+    with Output(output, job, overwrite=overwrite) as out, _seldom_collected():
         rows = source.rows()
         queries = pairs = 0
         for identity in out.done():
@@ -187,6 +190,17 @@ def run(
             progress(queries, pairs)
         out.finish()
     return resumed
+
+
+@contextmanager
+def _seldom_collected() -> Iterator[None]:
+    """Rows make no reference cycles; looking for some would be a fifth of the work beside the engine's."""
+    before = gc.get_threshold()
+    gc.set_threshold(_OBJECTS, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def answers(

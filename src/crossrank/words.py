@@ -95,7 +95,7 @@ class WordTokenizer:
         """Token ids of each text that has only plain words, which are known from now on."""
         new: set[str] = set()
         for text in texts:
-            words = {word for word in text.split(" ") if word not in self._known}
+            words = set(text.split(" ")).difference(self._known)
             if all(word in new or self._is_plain(word) for word in words):
                 new |= words
         if len(self._known) + len(new) > MOST_WORDS:
@@ -105,12 +105,12 @@ class WordTokenizer:
         # As one sequence of words: half as dear as each by itself.
         encodings = self._tokenizer.encode_batch(parts, is_pretokenized=True, add_special_tokens=False)
         for part, encoding in zip(parts, encodings, strict=True):
-            learned: dict[str, list[int]] = {word: [] for word in part}
-            for token, place in zip(encoding.ids, encoding.word_ids, strict=True):
-                if place is not None:  # as it is of special tokens, of which there are none
-                    learned[part[place]].append(token)
-            for word, ids in learned.items():
-                self._known[word] = np.array(ids, np.int32).tobytes()
+            ids = np.array(encoding.ids, np.int32)
+            ends = np.searchsorted(np.array(encoding.word_ids, np.int64), np.arange(len(part)), "right")
+            first = 0
+            for word, end in zip(part, ends.tolist(), strict=True):
+                self._known[word] = ids[first:end].tobytes()
+                first = end
         return [self._recalled(text) for text in texts]
 
     def _is_plain(self, word: str) -> bool:
