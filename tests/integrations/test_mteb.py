@@ -17,7 +17,7 @@ from mteb.models.models_protocols import CrossEncoderProtocol
 from sentence_transformers import CrossEncoder
 from torch.utils.data import DataLoader
 
-from crossrank import CrossRankError, Reranker, ServiceError, UnavailableError, UnknownModelError
+from crossrank import CrossRankError, InputError, Reranker, ServiceError, UnavailableError, UnknownModelError
 from crossrank.client import Client
 from crossrank.engines.fake import FakeEngine
 from crossrank.integrations.mteb import CrossRankCrossEncoder
@@ -99,6 +99,9 @@ def test_logits_of_pairs_in_their_order(reranker: Reranker) -> None:
     fewer = DataLoader(Dataset.from_dict({"text": queries[:4]}), batch_size=4)
     with pytest.raises(ValueError, match="longer"):
         model.predict(fewer, loaders[1], **task)
+    images: Any = [{"image": [None], "label": [0]}]
+    with pytest.raises(InputError, match="a batch has image, label and no text"):
+        model.predict(images, images, **task)
 
 
 def is_run(model: CrossRankCrossEncoder, cache: ResultCache) -> bool:

@@ -16,7 +16,7 @@ import logging
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from itertools import chain, groupby
+from itertools import groupby
 from operator import itemgetter
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from crossrank.errors import ServiceError, UnavailableError, UnknownModelError
+from crossrank.errors import InputError, ServiceError, UnavailableError, UnknownModelError
 from crossrank.extras import needs
 from crossrank.integrations.ranker import Model, Ranker
 from crossrank.models import BUNDLED
@@ -104,6 +104,7 @@ class CrossRankCrossEncoder:
             task_metadata, hf_split, hf_subset, prompt_type, kwargs: of MTEB's protocol; not used.
 
         Raises:
+            InputError: a batch has no texts, as of a task of images.
             CrossRankError: as ``Reranker.rank_many`` or ``Client.rank_many``.
         """
         pairs = zip(_texts(inputs1), _texts(inputs2), strict=True)
@@ -120,7 +121,10 @@ class CrossRankCrossEncoder:
 
 
 def _texts(batches: Iterable[BatchedInput]) -> Iterator[str]:
-    return chain.from_iterable(batch["text"] for batch in batches)
+    for batch in batches:
+        if "text" not in batch:
+            raise InputError(f"a batch has {', '.join(map(str, batch))} and no text; CrossRank ranks texts")
+        yield from batch["text"]
 
 
 def _meta_here(name: str, reranker: Reranker) -> ModelMeta:
