@@ -233,10 +233,10 @@ class Reranker:
     ) -> Iterator[list[_Request]]:
         """Encoded requests, as many at a time as have so many tokens."""
         window: list[_Request] = []
-        tokens = characters = last = 0
+        tokens = characters = of_last = 0
 
         def enough() -> int:
-            return last
+            return of_last
 
         read = (_Request(*read_one_of(*numbered)) for numbered in enumerate(requests))
         for chunk in _chunks(read, enough):
@@ -248,7 +248,7 @@ class Reranker:
                 tokens += 1 + sum(len(pair.token_ids) for pair in request.pairs)
                 if tokens >= most():
                     yield window
-                    window, last, tokens, characters = [], characters, 0, 0
+                    window, of_last, tokens, characters = [], characters, 0, 0
         if window:
             yield window
 
@@ -349,7 +349,7 @@ class _Request:
 
 
 def _chunks(requests: Iterable[_Request], enough: Callable[[], int]) -> Iterator[list[_Request]]:
-    """Requests, as many at a time as have ``_CHUNK_PAIRS`` and so many characters."""
+    """Requests, as many at a time as have ``_CHUNK_PAIRS`` pairs and enough characters: a window's."""
     chunk: list[_Request] = []
     pairs = characters = 0
     for request in requests:

@@ -17,7 +17,7 @@ from crossrank.ranking import RankedDocument, Ranking, check_options
 
 _SERVER = "Server options"
 # What a server was started with is no request's to say.
-_OF_SERVER = ["revision", "source", "max_length", "batch_tokens", "precision", "device", "threads", "offline"]
+_SERVERS = ["revision", "source", "max_length", "batch_tokens", "precision", "device", "threads", "offline"]
 
 
 def rank(
@@ -73,7 +73,7 @@ def rank(
     if not candidates:
         raise InputError("no documents: give them after the query, or with --file FILE")
     if server is not None:
-        for name in _OF_SERVER:
+        for name in _SERVERS:
             if _is_given(context, name):
                 option = "--from" if name == "source" else f"--{name.replace('_', '-')}"
                 raise InputError(f"{option} is for the server to say: start it so, or leave out --server")

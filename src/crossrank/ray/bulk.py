@@ -57,7 +57,7 @@ def connect(address: str) -> None:
 
 
 def _reach(address: str) -> None:
-    """Ray itself would wait for minutes, and then end the process."""
+    """Raise InputError where nothing answers: Ray itself tries for minutes, with messages of its own."""
     host, _, port = address.rpartition("/")[2].rpartition(":")
     if not (host and port.isdecimal()):
         return  # "local", "auto"; of others Ray says what is wrong
