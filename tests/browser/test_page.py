@@ -326,7 +326,9 @@ def test_a_link_holds_the_whole_state_and_no_log_sees_it(browser: Browser, serve
         title = page.locator("#why .facts").text_content()
         page.keyboard.press("Escape")
         cards(page, 2).first.click()
-        page.wait_for_timeout(400)  # the address follows
+        page.wait_for_function(  # the address follows
+            "async () => (await (await import('/page/state.js')).unpack(location.hash))?.why"
+        )
         link = page.url
     assert link.startswith(f"{server.url}/#1.")
     with page_of(browser, server) as page:
