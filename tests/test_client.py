@@ -393,7 +393,7 @@ def test_what_is_sent(kind: Any, pauses: list[float]) -> None:
     }
     assert headers["authorization"] == "Bearer k"
     assert headers["user-agent"].startswith("crossrank/")
-    assert 10 < float(headers["x-request-timeout"]) <= 19.5
+    assert 18 < float(headers["x-request-timeout"]) <= 19.5
     assert [(hit.index, hit.logit, hit.truncated) for hit in ranking] == [(0, 2.5, False), (1, -1.5, True)]
     assert not pauses
 

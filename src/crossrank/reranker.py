@@ -233,22 +233,18 @@ class Reranker:
     ) -> Iterator[list[_Request]]:
         """Encoded requests, as many at a time as have so many tokens."""
         window: list[_Request] = []
-        tokens = characters = of_last = 0
-
-        def enough() -> int:
-            return of_last
-
+        tokens = of_last = 0
         read = (_Request(*read_one_of(*numbered)) for numbered in enumerate(requests))
-        for chunk in _chunks(read, enough):
+        while chunk := _chunk(read, of_last):
             pairs = iter(self._encoder.encode_pairs([(r.query, text) for r in chunk for text in r.texts]))
             for request in chunk:
                 request.pairs = [next(pairs) for _ in request.texts]
                 window.append(request)
-                characters += request.size
                 tokens += 1 + sum(len(pair.token_ids) for pair in request.pairs)
                 if tokens >= most():
                     yield window
-                    window, of_last, tokens, characters = [], characters, 0, 0
+                    of_last = sum(request.size for request in window)
+                    window, tokens = [], 0
         if window:
             yield window
 
@@ -348,19 +344,17 @@ class _Request:
         )
 
 
-def _chunks(requests: Iterable[_Request], enough: Callable[[], int]) -> Iterator[list[_Request]]:
-    """Requests, as many at a time as have ``_CHUNK_PAIRS`` pairs and enough characters: a window's."""
+def _chunk(requests: Iterator[_Request], characters: int) -> list[_Request]:
+    """The next requests: as many as have ``_CHUNK_PAIRS`` pairs and so many characters; at the end, none."""
     chunk: list[_Request] = []
-    pairs = characters = 0
+    pairs = 0
     for request in requests:
         chunk.append(request)
         pairs += max(1, len(request.texts))  # a query without documents takes room too
-        characters += request.size
-        if pairs >= _CHUNK_PAIRS and characters >= enough():
-            yield chunk
-            chunk, pairs, characters = [], 0, 0
-    if chunk:
-        yield chunk
+        characters -= request.size
+        if pairs >= _CHUNK_PAIRS and characters <= 0:
+            break
+    return chunk
 
 
 def _rankings(

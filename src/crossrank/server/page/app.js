@@ -296,13 +296,18 @@ const whole = () => ({ ...state, why });
 let shown = location.href; // the address that the state belongs to
 let step = 0; // how often the page went to another address
 
+/** Give the state its address: in the place of the last one ("replaceState"), or a step after it ("pushState"). */
+function stand(how, packed) {
+  history[how](null, "", packed ?? location.pathname + location.search);
+  shown = location.href;
+}
+
 /** Put the state into the address; not into another one's, should the page go there meanwhile. */
 async function remember() {
   const mine = step;
   const packed = await pack(whole());
   if (mine !== step || location.href !== shown) return packed;
-  history.replaceState(null, "", packed ?? location.pathname + location.search);
-  shown = location.href;
+  stand("replaceState", packed);
   return packed;
 }
 
@@ -319,8 +324,7 @@ async function replace(changes) {
   // The new step has its own address from the start: between two that are alike the browser says nothing of a step.
   const packed = await pack({ ...whole(), ...changes });
   await remember();
-  history.pushState(null, "", packed ?? location.pathname + location.search);
-  shown = location.href;
+  stand("pushState", packed);
   step += 1;
   Object.assign(state, changes);
   write();
