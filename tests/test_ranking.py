@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crossrank.errors import InputError, NonFiniteLogitError
-from crossrank.ranking import Ranking, rank, sigmoid
+from crossrank.ranking import BLANK_LOGIT, Ranking, is_blank, rank, sigmoid
 
 finite = st.floats(-60, 60, width=32)
 
@@ -86,3 +86,31 @@ def test_a_ranking_is_an_immutable_sequence() -> None:
     assert ranking[0].fields == {}
     assert ranking[0].truncated is False
     assert "document 1" in repr(ranking)
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", ".", "---", "|---|---|", "…", "。！？", "_", "🙂", "\u200b", "\n\t"]
+)
+def test_a_text_without_a_letter_or_digit_is_blank(text: str) -> None:
+    assert is_blank(text)
+
+
+@pytest.mark.parametrize("text", ["a", "7", "-1", "好", "ア", "한", "ก", "ß", "½", "²", "Ⅷ", " .x"])
+def test_a_text_with_one_is_not(text: str) -> None:
+    assert not is_blank(text)
+
+
+def test_blank_documents_come_last_in_their_order_whatever_the_model_says() -> None:
+    texts = ["", "one", "---", "two"]
+    logits = [9.0, -200.0, 50.0, 1.0]
+    ranking = rank("query", texts, logits, sigmoid(np.asarray(logits, np.float32)).tolist())
+    assert [hit.index for hit in ranking] == [3, 1, 0, 2]
+    assert [hit.blank for hit in ranking] == [False, False, True, True]
+    assert [hit.logit for hit in ranking] == [1.0, -200.0, BLANK_LOGIT, BLANK_LOGIT]
+    assert [hit.score for hit in ranking[2:]] == [0.0, 0.0]
+    assert [hit.index for hit in rank("query", texts, logits, [0.9, 0.0, 1.0, 0.7], threshold=0.5)] == [3]
+
+
+def test_a_logit_that_is_no_number_is_an_error_of_a_blank_document_too() -> None:
+    with pytest.raises(NonFiniteLogitError, match="pair 0"):
+        rank("query", ["", "one"], [math.nan, 1.0], [math.nan, 0.7])

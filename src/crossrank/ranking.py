@@ -6,6 +6,7 @@ Only this module knows about sigmoid, order, ties, top_n and thresholds.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
@@ -16,7 +17,23 @@ import numpy.typing as npt
 from crossrank.arguments import check_integer, check_number
 from crossrank.errors import NonFiniteLogitError
 
-__all__ = ["RankedDocument", "Ranking", "ScoredPair", "check_finite", "check_options", "rank", "sigmoid"]
+__all__ = [
+    "BLANK_LOGIT",
+    "RankedDocument",
+    "Ranking",
+    "ScoredPair",
+    "check_finite",
+    "check_options",
+    "is_blank",
+    "rank",
+    "sigmoid",
+]
+
+BLANK_LOGIT = -100.0
+"""The logit of a blank document in a ranking. Its sigmoid, 4e-44, is 0 to every reader, and no model's
+logit of a document with words comes near it."""
+
+_WORD_CHARACTER = re.compile(r"[^\W_]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +48,9 @@ class RankedDocument:
         truncated: whether the pair was cut to fit the model's window.
         text: the text that was scored, whole.
         fields: the other fields of a document that was a mapping.
+        blank: the text has no letter and no digit, so the document ranks below every other one. Its
+            logit is ``BLANK_LOGIT``, whatever the model gave: no model was trained on such texts, and
+            what it says of them is noise.
     """
 
     rank: int
@@ -40,6 +60,7 @@ class RankedDocument:
     truncated: bool
     text: str
     fields: Mapping[str, Any] = field(default_factory=dict)
+    blank: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +115,11 @@ def sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         return 1.0 / (1.0 + np.exp(-np.asarray(logits, np.float64)))
 
 
+def is_blank(text: str) -> bool:
+    """Whether a text has no letter and no digit of any script: "", "---", "…", an emoji."""
+    return _WORD_CHARACTER.search(text) is None
+
+
 def check_finite(logits: Sequence[float] | npt.NDArray[np.float32]) -> None:
     """Raise NonFiniteLogitError for the first logit that is NaN or infinite."""
     if not all(map(math.isfinite, logits)):
@@ -128,7 +154,7 @@ def rank(
     top_n: int | None = None,
     threshold: float | None = None,
 ) -> Ranking:
-    """Order documents by logit, best first; equal logits keep the input order.
+    """Order documents by logit, best first; equal logits keep the input order, and blank texts come last.
 
     Args:
         query: what was asked.
@@ -146,7 +172,12 @@ def rank(
     """
     check_options(top_n, threshold)
     check_finite(logits)
+    blank = [is_blank(text) for text in texts]
     order = sorted(range(len(logits)), key=logits.__getitem__, reverse=True)  # stable in reverse too
+    if any(blank):
+        logits = [BLANK_LOGIT if b else x for x, b in zip(logits, blank, strict=True)]
+        scores = [0.0 if b else x for x, b in zip(scores, blank, strict=True)]
+        order = [i for i in order if not blank[i]] + [i for i, b in enumerate(blank) if b]
     if threshold is not None:
         order = [i for i in order if scores[i] >= threshold]
     hits = [
@@ -158,6 +189,7 @@ def rank(
             False if truncated is None else truncated[i],
             texts[i],
             {} if fields is None else fields[i],
+            blank[i],
         )
         for place, i in enumerate(order[:top_n], start=1)
     ]

@@ -120,7 +120,7 @@ def _is_given(context: typer.Context, name: str) -> bool:
 def _as_object(hit: RankedDocument) -> dict[str, Any]:
     # A document's own fields never hide what CrossRank says of it.
     own: dict[str, Any] = {"rank": hit.rank, "index": hit.index, "score": hit.score, "logit": hit.logit}
-    own |= {"truncated": hit.truncated, "text": hit.text}
+    own |= {"truncated": hit.truncated, "text": hit.text} | ({"blank": True} if hit.blank else {})
     return own | {key: value for key, value in hit.fields.items() if key not in own}
 
 
@@ -134,6 +134,7 @@ def _table(ranking: Ranking, raw: bool) -> Table:
     for hit in ranking:
         number = f"{hit.logit:.4f}" if raw else f"{hit.score:.4f}"
         note = " [dim](cut to fit)[/dim]" if hit.truncated else ""
+        note += " [dim](no letter or digit: ranked last)[/dim]" if hit.blank else ""
         row = [str(hit.rank), number, f"[cyan]{bar(hit.score)}[/cyan]", str(hit.index)]
         table.add_row(*row, printable(hit.text) + note)
     return table

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, Field, WithJsonSchema
 
 from crossrank.errors import InputError
-from crossrank.ranking import RankedDocument
+from crossrank.ranking import RankedDocument, is_blank
 from crossrank.server.dialects.base import (
     Call,
     Context,
@@ -167,8 +167,8 @@ class Superset(Dialect):
             "billed_units": {"search_units": -(-len(answer.tokens) // 100)},
             "tokens": {"input_tokens": tokens, "output_tokens": 0},
         }
-        if any(answer.truncated):
-            meta["warnings"] = [_warning(answer)]
+        if warnings := _warnings(call, answer):
+            meta["warnings"] = warnings
         return {
             "id": f"{self.id_prefix}{call.work.request_id}",
             "object": "rerank",
@@ -196,11 +196,17 @@ class Superset(Dialect):
         return result
 
 
-def _warning(answer: Answer) -> str:
-    """Which documents were cut, in a sentence."""
-    cut = [str(index) for index, truncated in enumerate(answer.truncated) if truncated]
-    shown = ", ".join(cut[:100]) + (" and others" if len(cut) > 100 else "")
-    return f"{len(cut)} of {len(answer.truncated)} documents were cut to fit; their indices: {shown}"
+def _warnings(call: Call, answer: Answer) -> list[str]:
+    """Which documents were cut, and which have nothing to read, a sentence each."""
+    cut = [index for index, truncated in enumerate(answer.truncated) if truncated]
+    blank = [index for index, text in enumerate(call.texts) if is_blank(text)]
+    found = ((cut, "were cut to fit"), (blank, "have no letter or digit and were ranked last"))
+    return [_warning(len(call.texts), indices, what) for indices, what in found if indices]
+
+
+def _warning(count: int, indices: list[int], what: str) -> str:
+    shown = ", ".join(map(str, indices[:100])) + (" and others" if len(indices) > 100 else "")
+    return f"{len(indices)} of {count} documents {what}; their indices: {shown}"
 
 
 def read_texts(documents: Sequence[object], rank_fields: Sequence[str] | None) -> list[str]:
