@@ -91,3 +91,42 @@ def test_what_is_wrong_is_said_in_a_line(crossrank: Run, arguments: list[str], m
     assert done.code == 2
     assert message in done.err
     assert done.err.count("\n") == 1
+
+
+def test_pool_says_whether_a_model_reads_the_query(crossrank: Run, tmp_path: Path) -> None:
+    words = [
+        "apple",
+        "bridge",
+        "candle",
+        "desert",
+        "engine",
+        "forest",
+        "guitar",
+        "harbour",
+        "island",
+        "jungle",
+    ]
+    rows = [
+        {
+            "id": f"q{i}",
+            "query": f"what is a {word}",
+            "documents": [f"A {word} is this.", "No."],
+            "labels": [1, 0],
+        }
+        for i, word in enumerate(words)
+    ]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["--data", str(data), "-m", "crossrank-mini", "--pool"]
+    found = json.loads(crossrank("eval", *options, "--json").out)
+    assert found["queries"] == 10
+    assert [system["name"] for system in found["systems"]] == ["BM25", "crossrank-mini"]
+    assert found["systems"][0]["own_text_first"] == 1.0
+    assert "own text first" in crossrank("eval", *options).out
+
+
+@pytest.mark.parametrize("option", [["--metric", "MAP"], ["--html", "x.html"], ["--run", "x.run"]])
+def test_pool_refuses_options_without_effect(option: list[str], crossrank: Run) -> None:
+    done = crossrank("eval", "--data", "x", "-m", "crossrank-mini", "--pool", *option)
+    assert done.code == 2
+    assert f"--pool has no use for {option[0]}" in done.err

@@ -19,8 +19,10 @@ from crossrank import report
 from crossrank.cli import options as o
 from crossrank.cli.writing import console, printable, write_json
 from crossrank.data.collection import load_collection
+from crossrank.data.rows import Row
 from crossrank.data.trec import read_run
 from crossrank.errors import InputError
+from crossrank.pool import MAX_QUERIES, PoolResult, bm25_system, measure_pool, pool_rows
 
 _DATA, _MODEL = "Data options", "Model options"
 
@@ -66,6 +68,14 @@ def evaluate(
         list[str] | None,
         typer.Option(help=f"May be given again; default {', '.join(ev.METRICS)}."),
     ] = None,
+    pool: Annotated[
+        bool,
+        typer.Option(
+            "--pool",
+            help="Instead: does a model read the query? Each query against the right texts of all "
+            f"({MAX_QUERIES} queries, or --limit).",
+        ),
+    ] = False,
     html: Annotated[str | None, typer.Option(help="Write a report with plots to this file.")] = None,
     json: o.Json = False,
     revision: o.Revision = None,
@@ -81,6 +91,10 @@ def evaluate(
         raise InputError("nothing to measure: give a --model, a --run, or both")
     if precision and not model:
         raise InputError("--precision is a model's; give a --model")
+    if pool:
+        unused = {"--run": run, "--first-stage": first_stage, "--metric": metric, "--html": html}
+        if given_with_pool := [name for name, value in unused.items() if value]:
+            raise InputError(f"--pool has no use for {', '.join(given_with_pool)}; leave it out")
     names = tuple(dict.fromkeys(metric or ev.METRICS))
     metrics = ev.parse_metrics(names)
     if html:
@@ -92,6 +106,21 @@ def evaluate(
                 f"{html} cannot be written: it is a folder, or in one that may not be written to"
             )
     collection = load_collection(data, split=split, queries=queries, qrels=qrels)
+    options: dict[str, Any] = {"revision": revision, "source": source, "max_length": max_length}
+    options |= {"batch_tokens": batch_tokens, "device": device, "threads": threads, "offline": offline}
+    kinds = [
+        (one, kind) for one in dict.fromkeys(model or ()) for kind in dict.fromkeys(precision or ("auto",))
+    ]
+    if pool:
+        rows = pool_rows(collection, collection.texts(), limit or MAX_QUERIES)
+        results = [
+            measure_pool(system, rows) for system in (bm25_system(rows), *_rerank(kinds, options, rows))
+        ]
+        if json:
+            write_json(_pool_object(collection.name, len(rows), results), indent=2)
+        else:
+            _print_pool(collection.name, len(rows), results)
+        return
     if first_stage:
         collection.first_stage = read_run(first_stage)
     given = [ev.System(Path(path).name, read_run(path), is_given=True) for path in run or ()]
@@ -101,24 +130,7 @@ def evaluate(
     texts = collection.texts()
     baseline = ev.first_stage(collection, texts, depth)
     rows = ev.candidates(collection, texts, baseline.run, depth)
-    options: dict[str, Any] = {"revision": revision, "source": source, "max_length": max_length}
-    options |= {"batch_tokens": batch_tokens, "device": device, "threads": threads, "offline": offline}
-    systems = [baseline, *given]
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed} of {task.total} pairs"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
-        transient=True,
-    ) as bar:
-        for one in dict.fromkeys(model or ()):
-            for kind in dict.fromkeys(precision or ("auto",)):
-                name = Path(one).name if kind == "auto" else f"{Path(one).name} {kind}"
-                task = bar.add_task(name, total=sum(len(row.documents) for row in rows))
-                arguments = {"model": one, "precision": kind, **options}
-                systems.append(ev.rerank(name, arguments, rows, _advance(bar, task)))
+    systems = [baseline, *given, *_rerank(kinds, options, rows)]
     for system in systems:
         ev.measure(system, collection.qrels, list(collection.queries), metrics)
     found = report.Evaluation(collection, texts, names, depth, tuple(systems))
@@ -134,6 +146,66 @@ def evaluate(
             raise InputError(f"{html} cannot be written: {error.strerror}") from error
         if not json:
             console().print(f"report: {printable(html)}")
+
+
+def _rerank(kinds: list[tuple[str, str]], options: dict[str, Any], rows: list[Row]) -> list[ev.System]:
+    """The rows in each model's order, with a progress bar."""
+    systems = []
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed} of {task.total} pairs"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    ) as bar:
+        for model, precision in kinds:
+            name = Path(model).name if precision == "auto" else f"{Path(model).name} {precision}"
+            task = bar.add_task(name, total=sum(len(row.documents) for row in rows))
+            arguments = {"model": model, "precision": precision, **options}
+            systems.append(ev.rerank(name, arguments, rows, _advance(bar, task)))
+    return systems
+
+
+def _pool_object(collection: str, queries: int, results: list[PoolResult]) -> dict[str, Any]:
+    systems = [
+        {
+            "name": result.name,
+            "own_text_first": result.first,
+            "interval_95": [result.low, result.high],
+            "variance_by_document": result.document_share,
+            "variance_by_query": result.query_share,
+        }
+        for result in results
+    ]
+    return {"collection": collection, "queries": queries, "systems": systems}
+
+
+def _print_pool(collection: str, queries: int, results: list[PoolResult]) -> None:
+    out = console()
+    out.print(
+        f"[bold]{printable(collection)}[/bold]: {queries} queries, "
+        "each against the right texts of all of them"
+    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("system", overflow="fold")
+    for name in ("own text first", "95 % interval", "variance by text", "by query"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for result in results:
+        table.add_row(
+            printable(result.name),
+            f"{result.first:.3f}",
+            f"{result.low:.3f} to {result.high:.3f}",
+            f"{result.document_share:.0%}",
+            f"{result.query_share:.0%}",
+        )
+    out.print(table)
+    out.print(
+        "Variance by text: how much of the scores of wrong texts the text alone explains. A model that "
+        "reads the query has a small share.",
+        style="dim",
+    )
 
 
 def _print(found: report.Evaluation) -> None:
