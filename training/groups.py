@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from public import Example
 from sources import Collection, Medical, Question, answer_sentence, answers_it
 from teacher import Library, Vectors
 
@@ -206,3 +207,31 @@ def medical_groups(rows: list[Medical], pool: Pool, rng: random.Random, n: int) 
             group = pool.group(row.focus, row.answer, 0.5, other_focus, rng, size=6)
         if group:
             yield group
+
+
+NEAR_FOLDERS = ("docs-zh", "docs-en", "docs-multi", "support-docs", "faq", "laws")
+"""Where another text of the same page or law is a candidate: close, and perhaps right."""
+
+
+def public_groups(examples: list[Example], library: Library, rng: random.Random) -> Iterator[dict[str, Any]]:
+    """Each example's query and text with candidates from its folder.
+
+    ``sure`` says of each text whether its label is certain: another section of the same page may
+    answer too, so the teacher alone decides about it.
+    """
+    pool = Pool.of([example.text for example in examples], library)
+    group_of: dict[str, set[str]] = {}
+    siblings: dict[tuple[str, str], list[str]] = {}
+    for example in examples:
+        group_of.setdefault(example.text, set()).add(example.group)
+        siblings.setdefault((example.group, example.lang), []).append(example.text)
+    for example in examples:
+        near = [text for text in siblings[example.group, example.lang] if text != example.text]
+        near = rng.sample(near, min(1, len(near))) if example.folder in NEAR_FOLDERS else []
+
+        def wrong(text: str, example: Example = example, near: Sequence[str] = near) -> bool:
+            return text in near or example.group not in group_of[text]
+
+        group = pool.group(example.query, example.text, 0.85, wrong, rng, near=near)
+        if group:
+            yield group | {"sure": [text not in near for text in group["texts"]]}

@@ -16,9 +16,9 @@ from typing import Any
 import evaluation_sets
 import groups as make
 import jsonl
+import public
 from sources import read_all, read_medquad, split_sentences
 from teacher import Library
-from written import capital_groups, trap_groups
 
 PARALLEL = {"sentence": 100, "paragraph": 150, "title": 12, "statement": 90}
 """Groups of each kind for each language of XQuAD."""
@@ -33,9 +33,22 @@ ANSWERS = 4500
 MEDICAL = {"question": 1300, "statement": 1800}
 
 
-def training_groups(data: Path, work: Path, rng: random.Random, workers: int) -> list[Any]:
-    """All groups, in order of their kinds; one epoch has about 12 million tokens."""
-    library = Library(work / "start" / "model", work / "data" / "vectors.npy", workers)
+def public_groups(data: Path, library: Library, held: bool, rng: random.Random) -> list[Any]:
+    """Groups of the cut and cleaned data, each with the folder it comes from."""
+    by_folder = {folder: public.examples(data, folder, held, rng) for folder in public.COUNTS}
+    every = [example for examples in by_folder.values() for example in examples]
+    library.add([f"passage: {e.text}" for e in every] + [f"query: {e.query}" for e in every])
+    library.save()
+    groups: list[Any] = []
+    for folder, examples in by_folder.items():
+        made = list(make.public_groups(examples, library, rng))
+        print(folder, len(made), flush=True)
+        groups += [group | {"folder": folder} for group in made]
+    return groups
+
+
+def training_groups(data: Path, library: Library, rng: random.Random) -> list[Any]:
+    """Groups of encyclopaedia and medical text; one epoch has about 12 million tokens."""
     parts = {name: split[False] for name, split in read_all(data).items()}
     medical = rng.sample(read_medquad(data / "medquad" / "medquad.jsonl.gz")[False], ANSWERS)
     # All texts at once: the processes start only once.
@@ -69,9 +82,6 @@ def training_groups(data: Path, work: Path, rng: random.Random, workers: int) ->
     stated = [(s.strip(), row.answer) for row in medical for s in split_sentences(row.answer)[:-1]]
     groups += make.statement_groups(stated, answers, rng, MEDICAL["statement"])
     library.save()
-    here = Path(__file__).parent
-    groups += trap_groups(here / "traps", rng)
-    groups += rng.sample(list(capital_groups(here / "capitals.tsv", rng)), 150)
     return groups
 
 
@@ -86,15 +96,21 @@ def main() -> None:
     began = time.monotonic()
     folder = arguments.work / "data"
     evaluation_sets.write(arguments.data, folder / "eval", random.Random(arguments.seed))
-    groups = training_groups(arguments.data, arguments.work, rng, arguments.workers)
+    library = Library(arguments.work / "start" / "model", folder / "vectors.npy", arguments.workers)
+    held = public_groups(arguments.data, library, True, rng)
+    print("held-out public groups", jsonl.write(folder / "public-held.jsonl", held))
+    found = public_groups(arguments.data, library, False, rng)
+    rng.shuffle(found)
+    print("public groups", jsonl.write(folder / "public.jsonl", found))
+    groups = training_groups(arguments.data, library, rng)
     rng.shuffle(groups)
     # Calibration takes whole queries, one in forty, that training never sees.
     queries = sorted({group["query"] for group in groups})
-    held = set(rng.sample(queries, len(queries) // 40))
-    calibration = [g for g in groups if g["query"] in held and g["positive"]]
-    trained = [g for g in groups if g["query"] not in held]
+    kept = set(rng.sample(queries, len(queries) // 40))
+    calibration = [g for g in groups if g["query"] in kept and g["positive"]]
+    trained = [g for g in groups if g["query"] not in kept]
     print("calibration groups", jsonl.write(folder / "calibration.jsonl", calibration))
-    print("training groups", jsonl.write(folder / "train.jsonl", trained))
+    print("encyclopaedia groups", jsonl.write(folder / "reading.jsonl", trained))
     print(f"{time.monotonic() - began:.0f} s", flush=True)
 
 

@@ -15,7 +15,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModel
 
-MAX_LENGTH = 256
+MAX_LENGTH = 160
 """Tokens of a text, as a teacher: what training groups are ranked by."""
 BATCH_TOKENS = 4096
 

@@ -1,11 +1,13 @@
 """Step 3: fine-tune the start as a cross-encoder.
 
 Listwise cross-entropy with the target that each group carries: a known positive, the teacher's
-opinion, or both. Weights and activations in bf16 with fp32 master copies and gradients, the head in
-fp32 (bf16 logits tie), embeddings frozen, no dropout. The learning rate warms up, stays, and falls
-linearly to zero over the last part of the run, which ends after ``--steps``, or ``--minutes`` of
-wall-clock time since its first start, whichever is first. The model and the state are saved every
-few minutes and the same command resumes; the order of the data depends on the seed only.
+opinion, or both; beside it a comparison with a constant logit of 0, which right texts must exceed
+and wrong ones must not, so that scores of different queries mean the same. Weights and activations
+are bf16 with fp32 master copies and gradients; the head is fp32 (bf16 logits tie); embeddings are
+frozen; there is no dropout. The learning rate warms up, stays, and falls linearly to zero over the
+last part of the run, which ends after ``--steps``, or ``--minutes`` of wall-clock time since its
+first start, whichever is first. The model and the state are saved every few minutes and the same
+command resumes; the order of the data depends on the seed only.
 
 Several processes of one thread each share a step's micro-batches as they come, which suits
 processors that other work shares: a slow one takes fewer.
@@ -19,17 +21,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jsonl
 import numpy as np
 import torch
 import torch.multiprocessing as mp
+from mixture import Drawn, Mixture, read_piles
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForSequenceClassification
@@ -37,7 +38,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from crossrank.checkpoint import Checkpoint
 from crossrank.engines.torch import tight_batches
 
-MAX_TOKENS = 384
+NULL = 0.4
+"""Weight of the comparison with the constant logit."""
 QUERY_TOKENS = 64
 WARM_STEPS = 10
 SAVE_EVERY = 300
@@ -47,28 +49,40 @@ MICRO_TOKENS = 3072
 
 
 class PairEncoder:
-    """Token ids of `<s> query </s></s> document </s>`, cut to MAX_TOKENS."""
+    """Token ids of `<s> query </s></s> document </s>`, cut to the group's length."""
 
     def __init__(self, path: Path) -> None:
         self.tokenizer = Tokenizer.from_file(str(path))
 
-    def __call__(self, query: str, documents: list[str]) -> list[list[int]]:
-        encodings = self.tokenizer.encode_batch([query, *documents], add_special_tokens=False)
+    def __call__(self, drawn: Drawn) -> Group:
+        encodings = self.tokenizer.encode_batch([drawn.query, *drawn.texts], add_special_tokens=False)
         head = [0, *encodings[0].ids[:QUERY_TOKENS], 2, 2]
-        room = MAX_TOKENS - len(head) - 1
-        return [[*head, *encoding.ids[:room], 2] for encoding in encodings[1:]]
+        room = drawn.max_tokens - len(head) - 1
+        pairs = [[*head, *encoding.ids[:room], 2] for encoding in encodings[1:]]
+        right = torch.tensor(drawn.right)
+        wrong = torch.tensor(drawn.sure) & ~right
+        return Group(pairs, torch.tensor(drawn.targets), right, wrong)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Pairs of one query, and the share of the weight that each should have."""
+    """Pairs of one query, the share of the weight that each should have, which are right, which wrong."""
 
     pairs: list[list[int]]
     target: torch.Tensor
+    right: torch.Tensor
+    wrong: torch.Tensor
 
     @property
     def tokens(self) -> int:
         return sum(map(len, self.pairs))
+
+    def loss(self, logits: torch.Tensor) -> torch.Tensor:
+        """The loss of the group's logits, float32 (pairs,)."""
+        order = -(self.target * torch.log_softmax(logits, 0)).sum()
+        above = torch.nn.functional.softplus(-logits[self.right])
+        below = torch.logsumexp(torch.cat([logits.new_zeros(1), logits[self.wrong]]), 0)
+        return order + NULL * (below + (above.mean() if len(above) else 0.0))
 
 
 def micro_batches(groups: list[Group]) -> list[list[Group]]:
@@ -149,7 +163,7 @@ class Share:
         # Loss, groups whose best is right, groups, tokens.
         self.sums = torch.zeros(processes, 4, dtype=torch.float64).share_memory_()
         self.turn = context.Value("q", 0)
-        self.seen = context.Value("q", 0)
+        self.step = context.Value("q", 0)
         self.gate = context.Barrier(processes)
 
     def bind(self, model: Any) -> None:
@@ -165,26 +179,19 @@ class Share:
 
 
 class Data:
-    """The groups of each step: epoch e is a shuffle seeded with (seed, e)."""
+    """The groups of each step."""
 
     def __init__(self, work: Path, start: Path, size: int, seed: int) -> None:
-        self._groups = jsonl.read(work / "data" / "train.jsonl")
+        self._mixture = Mixture(read_piles(work, seed), size, seed)
         self._encode = PairEncoder(start / "tokenizer.json")
-        self._size, self._seed = size, seed
-        self._epoch, self._order = -1, list(range(len(self._groups)))
 
-    def step(self, seen: int) -> list[Group]:
-        epoch, at = divmod(seen, len(self._groups))
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, list(range(len(self._groups)))
-            random.Random(self._seed * 1000 + epoch).shuffle(self._order)
-        chosen = [self._groups[i] for i in self._order[at : at + self._size]]
-        return [Group(self._encode(g["query"], g["texts"]), torch.tensor(g["targets"])) for g in chosen]
+    def step(self, number: int) -> list[Group]:
+        return [self._encode(drawn) for drawn in self._mixture.step(number)]
 
 
 def run_step(model: Any, data: Data, share: Share, number: int) -> None:
     """Backward passes of the micro-batches that this process gets, into its gradients and sums."""
-    groups = data.step(share.seen.value)
+    groups = data.step(share.step.value)
     batches = micro_batches(groups)
     gradient, sums = share.gradients[number], share.sums[number]
     gradient.zero_()
@@ -193,11 +200,11 @@ def run_step(model: Any, data: Data, share: Share, number: int) -> None:
         part = batches[turn]
         logits = forward(model, [pair for group in part for pair in group.pairs])
         lists = torch.split(logits, [len(group.pairs) for group in part])
-        both = [(scores, group.target) for scores, group in zip(lists, part, strict=True)]
-        loss = -torch.stack([(t * torch.log_softmax(x, 0)).sum() for x, t in both]).sum()
+        both = list(zip(lists, part, strict=True))
+        loss = torch.stack([group.loss(x) for x, group in both]).sum()
         (loss / len(groups)).backward()
         sums[0] += loss.item()
-        sums[1] += sum(int(x.argmax() == t.argmax()) for x, t in both)
+        sums[1] += sum(int(x.argmax() == group.target.argmax()) for x, group in both)
         sums[2] += len(part)
         sums[3] += sum(group.tokens for group in part)
         at = 0
@@ -215,7 +222,7 @@ def help_along(number: int, share: Share, make: Callable[[], tuple[Any, Data]]) 
     share.bind(model)
     while True:
         share.gate.wait()
-        if share.seen.value < 0:
+        if share.step.value < 0:
             return
         run_step(model, data, share, number)
         share.gate.wait()
@@ -270,10 +277,10 @@ def main() -> None:
         lr=arguments.lr,
         betas=(0.9, 0.98),
     )
-    step, seen, started = 0, 0, time.time()
+    step, started = 0, time.time()
     if state_path.exists():
         state = torch.load(state_path, weights_only=True)
-        step, seen, started = state["step"], state["seen"], state["started"]
+        step, started = state["step"], state["started"]
         optimizer.load_state_dict(state["optimizer"])
         for name, master in masters.items():
             master.copy_(state["masters"][name])
@@ -293,7 +300,7 @@ def main() -> None:
         (out / name).write_bytes((start / name).read_bytes())
 
     def save() -> None:
-        state = {"step": step, "seen": seen, "started": started, "optimizer": optimizer.state_dict()}
+        state = {"step": step, "started": started, "optimizer": optimizer.state_dict()}
         torch.save(state | {"masters": masters}, state_path.with_suffix(".tmp"))
         state_path.with_suffix(".tmp").replace(state_path)
         save_file(first | masters, out / "model.tmp", {"format": "pt"})
@@ -307,7 +314,7 @@ def main() -> None:
     began = saved_at = time.monotonic()
     sums = torch.zeros(4, dtype=torch.float64)
     while progress() < 1:
-        share.seen.value, share.turn.value = seen, 0
+        share.step.value, share.turn.value = step, 0
         share.gate.wait()
         run_step(model, data, share, 0)
         share.gate.wait()
@@ -324,20 +331,19 @@ def main() -> None:
         for name, master in masters.items():
             share.weights[name].copy_(master)
         step += 1
-        seen += int(share.sums[:, 2].sum())
         sums += share.sums.sum(0)
         if step % 10 == 0:
             seconds = time.monotonic() - began
             loss, right, groups, tokens = sums.tolist()
             row = {"step": step, "loss": round(loss / groups, 4), "top1": round(right / groups, 4)}
-            row |= {"lr": round(rate, 7), "tokens_per_s": round(tokens / seconds), "seen": seen}
+            row |= {"lr": round(rate, 7), "tokens_per_s": round(tokens / seconds)}
             with (out / "log.jsonl").open("a") as log:
                 log.write(json.dumps(row) + "\n")
             began, sums = time.monotonic(), sums * 0
         if time.monotonic() - saved_at > SAVE_EVERY:
             save()
             saved_at = time.monotonic()
-    share.seen.value = -1
+    share.step.value = -1
     share.gate.wait()
     for helper in helpers:
         helper.join()

@@ -25,6 +25,20 @@ def trap_groups(folder: Path, rng: random.Random) -> Iterator[dict[str, Any]]:
             yield group(item["query"], answer, negatives)
 
 
+def written_groups(folder: Path) -> Iterator[dict[str, Any]]:
+    """Groups of one or two right texts and hard wrong ones (training/written/*.jsonl)."""
+    for item in (item for path in sorted(folder.glob("*.jsonl")) for item in jsonl.read(path)):
+        right, wrong = item["right"], item["wrong"]
+        targets = [1 / len(right)] * len(right) + [0.0] * len(wrong)
+        yield {
+            "query": item["query"],
+            "texts": [*right, *wrong],
+            "targets": targets,
+            "positive": True,
+            "rights": len(right),
+        }
+
+
 CAPITAL = {
     "zh": {
         "queries": ["{country}的首都是哪里？", "{country}首都是哪座城市", "{country}的首都叫什么名字？"],
