@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -61,3 +62,30 @@ def test_every_character_but_white_space_is_in_one_sentence(text: str) -> None:
         assert not text[end:start].strip()
     assert "".join("".join(text[start:end].split()) for start, end in spans) == "".join(text.split())
     assert all(text[start:end] == text[start:end].strip() != "" for start, end in spans)
+
+
+HOSTILE: list[Callable[[int], str]] = [
+    lambda n: "." * n + "a",
+    lambda n: "a" + "!" * n + "b",
+    lambda n: "a" + " " * n + "b",
+    lambda n: "\u0e01" + " " * n + "x",
+    lambda n: "a" + ".)" * n + "b",
+    lambda n: "." + ")" * n + "b",
+    lambda n: "。" * n + "a",
+    lambda n: "a. " * n,
+    lambda n: "a\n " * n + "b",
+    lambda n: "\n" * n + "a",
+    lambda n: "\u3000 \t" * n + "a",
+    lambda n: "…" * n,
+    lambda n: "1." * n + " a",
+    lambda n: "A. " * n + "b",
+]
+
+
+@pytest.mark.parametrize("make", HOSTILE)
+def test_the_cost_grows_with_the_text_and_not_with_its_square(make: Callable[[int], str]) -> None:
+    """A text of 200,000 hostile characters; the quadratic search took minutes for it."""
+    text = make(200_000)
+    assert sum(len("".join(text[start:end].split())) for start, end in sentence_spans(text)) == len(
+        "".join(text.split())
+    )

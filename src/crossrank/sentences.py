@@ -25,10 +25,12 @@ _THAI = "\u0e00-\u0eff"
 _THAI_LEAST = 24
 """Characters of such a clause; shorter ones (names, numbers) go on."""
 
+# A run of marks or spaces is tried from its first character only (the look-behinds): what fails there
+# fails from every later one too, and trying them all would take quadratic time.
 _BREAK = re.compile(
     rf"(?P<strong>[{_STRONG}][{_STRONG}!?.…]*[{re.escape(_CLOSERS)}]*)"
-    rf"|(?P<weak>[.!?…]+[{re.escape(_CLOSERS)}]*)(?=\s|$|[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af])"
-    r"|(?P<line>[^\S\n]*\n\s*)"
+    rf"|(?P<weak>(?<![.!?…])[.!?…]+[{re.escape(_CLOSERS)}]*)(?=\s|$|[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af])"
+    r"|(?P<line>(?<![^\S\n])[^\S\n]*\n\s*)"
     rf"|(?P<thai>(?<=[{_THAI}])[^\S\n]+(?=[{_THAI}]))"
 )
 _NEXT = re.compile(r"\s*(\S)")

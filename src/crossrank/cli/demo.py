@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from rich.table import Table
 
@@ -13,7 +13,7 @@ from crossrank.keywords import KeywordIndex
 from crossrank.models import BUNDLED
 from crossrank.ranking import Ranking
 
-__all__ = ["EXAMPLES", "Comparison", "Example", "compare"]
+__all__ = ["EXAMPLES", "Comparison", "Control", "Example", "compare", "control"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +106,36 @@ def compare(reranker: Reranker, example: Example) -> Comparison:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Control:
+    """The examples' texts under the queries of the other examples.
+
+    A model that only knows what an answer sounds like ranks them as before.
+
+    Attributes:
+        rankings: how many: each example's texts under each other query.
+        answer_first: in how many of them the example's answer came first.
+        score: mean score of the answers there.
+    """
+
+    rankings: int
+    answer_first: int
+    score: float
+
+
+def control(reranker: Reranker) -> Control:
+    """Rank each example's documents under the queries of all other examples."""
+    hits = []
+    for example in EXAMPLES:
+        documents = (*example.others, example.answer)
+        for other in EXAMPLES:
+            if other is not example:
+                ranking = reranker.rank(other.query, documents)
+                hits.append(next(hit for hit in ranking if hit.text == example.answer))
+    first = sum(hit.rank == 1 for hit in hits)
+    return Control(len(hits), first, sum(hit.score for hit in hits) / len(hits))
+
+
 def demo(
     json: o.Json = False,
     model: o.Model = BUNDLED,
@@ -114,8 +144,10 @@ def demo(
     """Rerank a few Chinese and English examples, beside their keyword order."""
     reranker = o.open_reranker(model, offline=offline)
     comparisons = [compare(reranker, example) for example in EXAMPLES]
+    under_others = control(reranker)
     if json:
-        write_json({"model": model, "examples": [_as_object(c) for c in comparisons]}, indent=2)
+        examples = [_as_object(comparison) for comparison in comparisons]
+        write_json({"model": model, "examples": examples, "control": asdict(under_others)}, indent=2)
         return
     out = console()
     engine = reranker.engine
@@ -127,6 +159,15 @@ def demo(
     by_keyword = sum(c.documents[c.keyword_order[0]] == c.example.answer for c in comparisons)
     out.print(f"The answer comes first in {by_keyword} of {len(comparisons)} queries by keywords, ", end="")
     out.print(f"in {first} by CrossRank.   [green]✓[/green] the answer   [red]✗[/red] a keyword trap")
+    score = sum(_answer_score(comparison) for comparison in comparisons) / len(comparisons)
+    out.print(
+        f"The same texts under the other examples' queries: the answers score {under_others.score:.2f} on average "
+        f"(here {score:.2f}), and come first in {under_others.answer_first} of {under_others.rankings}."
+    )
+
+
+def _answer_score(comparison: Comparison) -> float:
+    return next(hit.score for hit in comparison.ranking if hit.text == comparison.example.answer)
 
 
 def _as_object(comparison: Comparison) -> dict[str, object]:
