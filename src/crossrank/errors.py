@@ -25,6 +25,7 @@ A message says what was wrong, where, and what to do.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 __all__ = [
     "CheckpointError",
@@ -47,7 +48,18 @@ __all__ = [
 
 
 class CrossRankError(Exception):
-    """Base of all errors below."""
+    """Base of all errors below. They can be pickled, and keep their fields."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception's own way calls the class with ``args``, which is the message alone.
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(kind: type[CrossRankError], args: tuple[Any, ...], fields: dict[str, Any]) -> CrossRankError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
 
 
 class InputError(CrossRankError, ValueError):

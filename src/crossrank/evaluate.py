@@ -259,7 +259,7 @@ def rerank(
             if kind == "progress":
                 progress(value)
             elif kind == "error":
-                raise value[0](value[1])
+                raise value
             else:
                 break
     except EOFError as error:
@@ -311,6 +311,4 @@ def _work(pipe: Connection, arguments: dict[str, Any], rows: list[Row]) -> None:
         cost = Cost(engine.name, engine.device, engine.precision, pairs, loaded - began, seconds, memory)
         pipe.send(("done", (cost, found)))
     except CrossRankError as error:
-        # Not the error itself: its arguments may not be those of its class.
-        kind = next(k for k in type(error).__mro__ if "__init__" not in k.__dict__)
-        pipe.send(("error", (kind, str(error))))
+        pipe.send(("error", error))

@@ -22,7 +22,7 @@ from ray.data.block import BlockMetadata
 from crossrank.bulk import Answer, Source
 from crossrank.bulk import answers as local_answers
 from crossrank.data.rows import Document, Row
-from crossrank.errors import EngineError, InputError
+from crossrank.errors import CrossRankError, EngineError, InputError
 from crossrank.reranker import Reranker
 
 __all__ = ["answers", "connect"]
@@ -200,9 +200,10 @@ def _own(error: BaseException) -> Exception:
     """CrossRank's error within one of Ray's, or Ray's in a line."""
     cause: BaseException | None = error
     while cause is not None:
-        for kind in (InputError, EngineError):
-            if isinstance(cause, kind):
-                return kind(str(getattr(cause, "cause", cause)))
-        cause = getattr(cause, "cause", None) or cause.__cause__
+        # Ray raises a class of its own that is derived from the error's, and keeps the error in ``cause``.
+        inner = getattr(cause, "cause", None)
+        if isinstance(inner, CrossRankError):
+            return inner
+        cause = inner or cause.__cause__
     lines = str(error).strip().splitlines()
     return EngineError(f"Ray: {lines[-1] if lines else type(error).__name__}")
