@@ -161,8 +161,9 @@ def demo(
     out.print(f"in {first} by CrossRank.   [green]✓[/green] the answer   [red]✗[/red] a keyword trap")
     score = sum(_answer_score(comparison) for comparison in comparisons) / len(comparisons)
     out.print(
-        "The same texts under the other examples' queries: "
-        f"the answers score {under_others.score:.2f} on average (here {score:.2f}), and come first in {under_others.answer_first} of {under_others.rankings}."
+        f"The same texts under the other examples' queries: the answers score {under_others.score:.2f} "
+        f"on average (here {score:.2f}), "
+        f"and come first in {under_others.answer_first} of {under_others.rankings}."
     )
 
 
