@@ -32,8 +32,8 @@ STRANGERS = 2
 SWAP = 0.25
 """How often another group comes whole: its right text and two of its wrong ones."""
 LENGTHS = {
-    "reading": ((256, 0.7), (384, 0.3)),
-    "public": ((128, 0.5), (224, 0.3), (384, 0.2)),
+    "reading": ((160, 0.5), (288, 0.5)),
+    "public": ((96, 0.6), (160, 0.3), (320, 0.1)),
     "written": ((384, 1.0),),
 }
 """Tokens that a group's pairs are cut to, and how often: short pairs are cheap, long ones must be met."""

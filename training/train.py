@@ -30,13 +30,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.multiprocessing as mp
+from encoder import forward
 from mixture import Drawn, Mixture, read_piles
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from crossrank.checkpoint import Checkpoint
-from crossrank.engines.torch import tight_batches
 
 NULL = 0.4
 """Weight of the comparison with the constant logit."""
@@ -96,23 +96,6 @@ def micro_batches(groups: list[Group]) -> list[list[Group]]:
         batches[-1].append(group)
         room -= group.tokens
     return batches
-
-
-def forward(model: Any, pairs: list[list[int]]) -> torch.Tensor:
-    """Logits of pairs, float32 (pairs,), in batches of like length."""
-    logits: list[torch.Tensor] = []
-    batches = tight_batches(np.array([len(pair) for pair in pairs], np.int32))
-    for batch in batches:
-        # Rounded up: a shape that oneDNN has not met costs time.
-        longest = -(-max(len(pairs[i]) for i in batch) // 8) * 8
-        ids = torch.tensor([pairs[i] + [1] * (longest - len(pairs[i])) for i in batch])
-        mask = torch.tensor([[1] * len(pairs[i]) + [0] * (longest - len(pairs[i])) for i in batch])
-        hidden = model.bert(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0].float()
-        pooled = torch.tanh(model.bert.pooler.dense(hidden))
-        logits.append(model.classifier(pooled)[:, 0])
-    back = torch.empty(len(pairs), dtype=torch.long)
-    back[torch.from_numpy(np.concatenate(batches))] = torch.arange(len(pairs))
-    return torch.cat(logits)[back]
 
 
 def learning_rate(step: int, progress: float, decay: float, peak: float) -> float:

@@ -9,9 +9,10 @@ import mixture
 import pytest
 import torch
 import train
+from encoder import buckets, forward
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from train import MICRO_TOKENS, WARM_STEPS, Group, forward, learning_rate, load, micro_batches, read_weights
+from train import MICRO_TOKENS, WARM_STEPS, Group, learning_rate, load, micro_batches, read_weights
 from transformers import BertConfig, BertForSequenceClassification
 
 NONE = torch.zeros(6, dtype=torch.bool)
@@ -97,6 +98,22 @@ def test_padding_and_order_do_not_change_a_logit(start: Path) -> None:
     together = forward(model, pairs)
     alone = torch.cat([forward(model, [pair]) for pair in pairs])
     torch.testing.assert_close(together, alone)
+
+
+def test_the_encoder_is_that_of_transformers(start: Path) -> None:
+    model = BertForSequenceClassification.from_pretrained(start).eval()
+    generator = torch.Generator().manual_seed(0)
+    pairs = [torch.randint(0, len(WORDS), (n,), generator=generator).tolist() for n in (3, 40, 17, 260, 41)]
+    with torch.inference_mode():
+        expected = torch.cat([model(torch.tensor([pair])).logits[:, 0] for pair in pairs])
+        torch.testing.assert_close(forward(model, pairs), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_buckets_hold_every_pair_once_and_waste_little() -> None:
+    lengths = [500, 490, 300, 120, 118, 60, 59, 58, 9, 8]
+    found = buckets(lengths)
+    assert sorted(i for bucket in found for i in bucket) == list(range(len(lengths)))
+    assert [lengths[bucket[0]] for bucket in found] == [500, 300, 118, 9]
 
 
 def test_it_learns_in_two_processes_and_goes_on_where_it_was(

@@ -1,0 +1,102 @@
+"""A BERT encoder for training on a CPU: one large product where transformers makes many small ones.
+
+Pairs of like length share a bucket, padded to its longest; the tokens of all buckets of a micro-batch
+lie end to end, so that every product, norm and GELU is over thousands of tokens at once, and only
+attention looks at the buckets one by one. The parameters are those of transformers' model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+ROUND = 16
+"""Lengths are rounded up to this: oneDNN compiles a kernel for every new shape."""
+WASTE = 0.1
+"""Share of a bucket that padding may be."""
+LEAST = 512
+"""A bucket with fewer tokens takes longer pairs in, whatever the padding."""
+PAD = 1
+
+
+def buckets(lengths: list[int]) -> list[list[int]]:
+    """Indices of pairs, those of like length together, longest first."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    found: list[list[int]] = []
+    longest = real = 0
+    for i in order:
+        if found:
+            count = len(found[-1])
+            padded = longest * (count + 1)
+            if longest * count < LEAST or padded - real - lengths[i] <= WASTE * padded:
+                found[-1].append(i)
+                real += lengths[i]
+                continue
+        found.append([i])
+        longest, real = -(-lengths[i] // ROUND) * ROUND, lengths[i]
+    return found
+
+
+def forward(model: Any, pairs: list[list[int]]) -> torch.Tensor:
+    """Logits of pairs, float32 (pairs,)."""
+    places = buckets([len(pair) for pair in pairs])
+    shapes, ids, masks = [], [], []
+    for bucket in places:
+        width = -(-len(pairs[bucket[0]]) // ROUND) * ROUND
+        table = np.full((len(bucket), width), PAD, np.int64)
+        for row, i in enumerate(bucket):
+            table[row, : len(pairs[i])] = pairs[i]
+        lengths = torch.tensor([len(pairs[i]) for i in bucket])
+        mask = torch.arange(width)[None, :] >= lengths[:, None]  # (n, L), True for padding
+        shapes.append((len(bucket), width))
+        ids.append(torch.from_numpy(table))
+        masks.append(mask[:, None, None, :])
+    first = _encode(model.bert, ids, masks, shapes)  # (pairs, H)
+    pooled = torch.tanh(model.bert.pooler.dense(first.float()))
+    logits = model.classifier(pooled)[:, 0]
+    back = torch.empty(len(pairs), dtype=torch.long)
+    back[torch.tensor([i for bucket in places for i in bucket])] = torch.arange(len(pairs))
+    return torch.as_tensor(logits[back])
+
+
+def _encode(
+    bert: Any, ids: list[torch.Tensor], masks: list[torch.Tensor], shapes: list[tuple[int, int]]
+) -> torch.Tensor:
+    """Hidden states of the pairs' first tokens (pairs, H); all tokens of the buckets are (T, H)."""
+    table = bert.embeddings
+    positions, kind = table.position_embeddings.weight, table.token_type_embeddings.weight[0]
+    parts = [
+        (table.word_embeddings(own) + positions[: own.shape[1]] + kind).view(-1, positions.shape[1])
+        for own in ids
+    ]
+    hidden = table.LayerNorm(torch.cat(parts))  # (T, H)
+    sizes = [n * width for n, width in shapes]
+    biases = [
+        torch.zeros(mask.shape, dtype=hidden.dtype).masked_fill_(mask, torch.finfo(hidden.dtype).min)
+        for mask in masks
+    ]
+    heads = bert.config.num_attention_heads
+    for layer in bert.encoder.layer:
+        own = layer.attention.self
+        weight = torch.cat([own.query.weight, own.key.weight, own.value.weight])
+        bias = torch.cat([own.query.bias, own.key.bias, own.value.bias])
+        qkv = functional.linear(hidden, weight, bias)  # (T, 3H)
+        seen = []
+        for part, (n, width), masked in zip(torch.split(qkv, sizes), shapes, biases, strict=True):
+            # (n, L, 3, heads, size) -> three of (n, heads, L, size)
+            query, key, value = part.view(n, width, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+            scores = torch.matmul(query, key.transpose(-1, -2)) * query.shape[-1] ** -0.5 + masked
+            mixed = torch.matmul(torch.softmax(scores, -1), value)  # (n, heads, L, size)
+            seen.append(mixed.transpose(1, 2).reshape(n * width, -1))
+        output = layer.attention.output
+        hidden = output.LayerNorm(output.dense(torch.cat(seen)) + hidden)
+        inner = functional.gelu(layer.intermediate.dense(hidden))
+        hidden = layer.output.LayerNorm(layer.output.dense(inner) + hidden)
+    firsts = [
+        part.view(n, width, -1)[:, 0]
+        for part, (n, width) in zip(torch.split(hidden, sizes), shapes, strict=True)
+    ]
+    return torch.cat(firsts)
