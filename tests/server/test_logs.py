@@ -42,7 +42,57 @@ def test_text_lines(capsys: pytest.CaptureFixture[str]) -> None:
     logs.requests.info("request", extra={"fields": FIELDS})
     line = capsys.readouterr().err
     assert line.count("\n") == 1  # what a client sends makes no line of its own
-    assert line.endswith('Z info request path=/rerank error=a "b"\\nc\n')
+    assert line.endswith('Z info request path=/rerank error="a \\"b\\"\\nc"\n')
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ("plain-1", "plain-1"),
+        ("", '""'),
+        ("x status=500", '"x status=500"'),
+        ("status=500", '"status=500"'),
+        ('"', '"\\""'),
+        ("a\u2028b\u202e\x85\x7f", r'"a\u2028b\u202e\u0085\u007f"'),
+        ("重排", "重排"),
+        (12.5, "12.5"),
+    ],
+)
+def test_a_value_makes_no_fields_and_no_lines_of_its_own(
+    value: object, written: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.set_up("text", "info")
+    logs.requests.info("request", extra={"fields": {"client": value, "ms": 1}})
+    line = capsys.readouterr().err
+    assert line.endswith(f"Z info request client={written} ms=1\n")
+    logs.set_up("json", "info")
+    logs.requests.info("request", extra={"fields": {"client": value}})
+    line = capsys.readouterr().err
+    assert len(line.splitlines()) == 1
+    assert json.loads(line)["client"] == value
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_line_is_short_whatever_a_client_sends(
+    form: logs.LogFormat, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.set_up(form, "info")
+    fields = {"model": "\U000e0001" * 1_000_000, "error": "x" * 1_000_000}
+    logs.requests.info("y" * 1_000_000, extra={"fields": fields})
+    line = capsys.readouterr().err
+    assert len(line) < 10_000
+    assert "yyy ... yyy" in line
+
+
+def test_an_errors_text_makes_no_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.set_up("text", "info")
+    try:
+        raise ValueError("bad\n2026-01-01T00:00:00.000Z info request status=200")
+    except ValueError:
+        logging.getLogger("crossrank.server").exception("failed")
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert first.endswith("Z error failed")
+    assert all(line.startswith("    ") for line in rest)
 
 
 def test_levels(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,24 @@ from crossrank.models import BUNDLED
 _LISTEN, _ACCESS = "Where it listens", "Who may ask"
 _LIMITS, _LOGS = "Limits", "Logs"
 
+_PORT = 8080
+
+
+def _port(value: str | int) -> int:
+    """A port. Kubernetes sets CROSSRANK_PORT, too, for a Service that is called crossrank."""
+    text = str(value)
+    if text.startswith("tcp://"):
+        typer.echo(
+            f"CROSSRANK_PORT is {text[:100]!r}, which Kubernetes sets for its Service crossrank; the server "
+            f"listens on {_PORT} (choose with --port; enableServiceLinks: false leaves the variable out)",
+            err=True,
+        )
+        return _PORT
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text[:100]!r} is not a port; ports are 0 to 65535") from None
+
 
 def serve(
     model: Annotated[
@@ -46,8 +64,15 @@ def serve(
         ),
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(help="0: any that is free.", envvar="CROSSRANK_PORT", rich_help_panel=_LISTEN)
-    ] = 8080,
+        int,
+        typer.Option(
+            help="0: any that is free.",
+            envvar="CROSSRANK_PORT",
+            rich_help_panel=_LISTEN,
+            parser=_port,
+            metavar="INTEGER",
+        ),
+    ] = _PORT,
     uds: Annotated[
         Path | None,
         typer.Option(help="A Unix socket instead.", envvar="CROSSRANK_UDS", rich_help_panel=_LISTEN),
@@ -57,6 +82,15 @@ def serve(
         typer.Option(
             help="Pages of this origin may ask from a browser; may be given several times.",
             envvar="CROSSRANK_CORS_ORIGIN",
+            rich_help_panel=_ACCESS,
+        ),
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A name of this server in browsers, where it has no keys; localhost, addresses and names "
+            "without a dot need none. May be given several times; *: any.",
+            envvar="CROSSRANK_ALLOWED_HOST",
             rich_help_panel=_ACCESS,
         ),
     ] = None,
@@ -85,6 +119,12 @@ def serve(
     max_body: Annotated[
         str, typer.Option(help="Bytes of a body.", envvar="CROSSRANK_MAX_BODY", rich_help_panel=_LIMITS)
     ] = "16MiB",
+    max_bodies: Annotated[
+        str,
+        typer.Option(
+            help="Bytes of all bodies at a time.", envvar="CROSSRANK_MAX_BODIES", rich_help_panel=_LIMITS
+        ),
+    ] = "256MiB",
     max_documents: Annotated[
         int,
         typer.Option(
@@ -100,6 +140,14 @@ def serve(
             rich_help_panel=_LIMITS,
         ),
     ] = 1_000_000,
+    max_connections: Annotated[
+        int,
+        typer.Option(
+            help="Connections at a time; idle ones make room for others.",
+            envvar="CROSSRANK_MAX_CONNECTIONS",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = 1000,
     max_concurrent_requests: Annotated[
         int,
         typer.Option(
@@ -129,6 +177,14 @@ def serve(
         typer.Option(
             help="Seconds until a request's body must be here.",
             envvar="CROSSRANK_READ_TIMEOUT",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = 30.0,
+    write_timeout: Annotated[
+        float,
+        typer.Option(
+            help="Seconds in which a client must read its answer, or the next MiB of it.",
+            envvar="CROSSRANK_WRITE_TIMEOUT",
             rich_help_panel=_LIMITS,
         ),
     ] = 30.0,
@@ -201,11 +257,15 @@ def serve(
         api_key_file=api_key_file,
         admin_key=admin_key,
         cors_origins=cors_origin or [],
+        allowed_hosts=allowed_host or [],
         limits=Limits(
             max_body_bytes=parse_size(max_body),
+            max_bodies_bytes=parse_size(max_bodies),
             max_documents=max_documents,
             max_document_chars=max_document_chars,
+            max_connections=max_connections,
             read_timeout=read_timeout,
+            write_timeout=write_timeout,
             timeout=timeout,
         ),
         max_concurrent_requests=max_concurrent_requests,

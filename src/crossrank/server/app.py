@@ -16,6 +16,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from crossrank import __version__
 from crossrank.errors import CrossRankError, ModelError
+from crossrank.server.browsers import Browsers
 from crossrank.server.dialects import Dialect, Dialects
 from crossrank.server.dialects.openai import OpenAIError
 from crossrank.server.docs import page
@@ -43,9 +44,13 @@ def create_app(settings: Settings, registry: Registry, tracer: Tracer = NO_TRACE
     keys = settings.keys()
     dialects = Dialects(settings.dialect)
     service = Service(registry, dialects, settings.limits, settings.max_concurrent_requests, tracer)
-    app = FastAPI(title="CrossRank", version=__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="CrossRank", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
     app.state.failure = ""
-    app.add_middleware(Edge, keys=keys, dialects=dialects)
+    # A foreign page has no key, so that a server with keys need not ask where requests come from.
+    browsers = None if settings.has_keys else Browsers(settings.allowed_hosts, settings.cors_origins)
+    app.add_middleware(Edge, keys=keys, dialects=dialects, browsers=browsers)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -206,9 +211,10 @@ _FAULTS: Mapping[Kind, str] = {
     "syntax": "the body is not JSON",
     "invalid": "a field is not as it should be",
     "empty": "there are no documents",
-    "limit": "too many documents, or one is too long",
+    "limit": "too many documents, lists or objects, or a text is too long",
     "too_long": "a text does not fit, and may not be cut",
     "unauthorized": "no API key, or a wrong one",
+    "forbidden": "a browser sends it for a foreign page",
     "unknown_model": "no such model",
     "slow": "the body came too slowly",
     "too_large": "the body is too large",

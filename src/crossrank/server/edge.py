@@ -1,4 +1,4 @@
-"""Around every request: its id, its key, its line in the log."""
+"""Around every request: its id, its key, the page that sent it, its line in the log."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from crossrank.server.auth import Keys
+from crossrank.server.browsers import Browsers
 from crossrank.server.dialects import Dialect, Dialects
 from crossrank.server.dialects.base import STATUSES
 from crossrank.server.dialects.openai import openai_error
@@ -34,12 +35,14 @@ class Edge:
     Args:
         app: what answers.
         keys: who may ask; /health and the page everybody may.
+        browsers: which pages may ask; None: all.
         dialects: whose error a path without a key gets; see ``path_fault``.
     """
 
-    def __init__(self, app: ASGIApp, keys: Keys, dialects: Dialects) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys, dialects: Dialects, browsers: Browsers | None) -> None:
         self._app = app
         self._keys = keys
+        self._browsers = browsers
         self._dialects = dialects
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,6 +50,7 @@ class Edge:
             await self._app(scope, receive, send)
             return
         begun = time.monotonic()
+        scope = {**scope, "path": _without_slash(scope["path"])}
         headers = Headers(scope=scope)
         request_id = _request_id(headers.get("x-request-id"))
         notes = scope["crossrank"] = {"request_id": request_id}
@@ -64,8 +68,11 @@ class Edge:
             await send(message)
 
         try:
-            if scope["path"] not in OPEN_PATHS and not is_page(scope["path"]):
+            page = is_page(scope["path"])
+            if scope["path"] not in OPEN_PATHS and not page:
                 self._keys.check(headers.get("authorization"))
+            if self._browsers is not None:
+                self._browsers.check(scope["method"], headers, is_page=page)
             # HEAD is GET whose body uvicorn keeps back.
             asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
             await self._app(asked, receive, send_with_id)
@@ -95,6 +102,11 @@ def path_fault(dialect: Dialect | None, fault: Fault, request_id: str) -> Respon
         return fault_response(openai_error(fault, status), status, fault)
     status = dialect.status(fault)
     return fault_response(dialect.error(fault, status, request_id), status, fault)
+
+
+def _without_slash(path: str) -> str:
+    """The path that a client means whose base URL ends in a slash."""
+    return path[:-1] if path.endswith("/") and path not in ("/", "/page/") else path
 
 
 def _request_id(given: str | None) -> str:

@@ -16,7 +16,7 @@ from crossrank.errors import (
     UnknownModelError,
 )
 
-__all__ = ["Fault", "Kind", "fault_of"]
+__all__ = ["Fault", "Kind", "fault_of", "shortened"]
 
 Kind = Literal[
     "syntax",
@@ -39,6 +39,10 @@ Kind = Literal[
 ]
 
 
+_LONGEST_MESSAGE = 400
+"""Characters of a message, which may quote what the client sent."""
+
+
 class Fault(ServiceError):  # noqa: N818 - it is not an error of the server's alone
     """A request gets no answer but this.
 
@@ -48,9 +52,17 @@ class Fault(ServiceError):  # noqa: N818 - it is not an error of the server's al
     """
 
     def __init__(self, kind: Kind, message: str, *, retry_after: float | None = None) -> None:
-        super().__init__(message)
+        super().__init__(shortened(message, _LONGEST_MESSAGE))
         self.kind: Kind = kind
         self.retry_after = retry_after
+
+
+def shortened(text: str, longest: int) -> str:
+    """A text, without its middle where it is longer."""
+    if len(text) <= longest:
+        return text
+    half = (longest - 5) // 2
+    return f"{text[:half]} ... {text[-half:]}"
 
 
 _KINDS: list[tuple[type[CrossRankError], Kind]] = [

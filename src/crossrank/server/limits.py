@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,7 +14,23 @@ from starlette.types import Receive, Scope
 from crossrank.errors import InputError
 from crossrank.server.faults import Fault
 
-__all__ = ["ClientGone", "Gate", "Limits", "parse_size", "read_body", "request_timeout"]
+__all__ = [
+    "MAX_CONTAINERS",
+    "Bodies",
+    "ClientGone",
+    "Gate",
+    "Limits",
+    "check_containers",
+    "parse_size",
+    "read_body",
+    "request_timeout",
+]
+
+MAX_CONTAINERS = 100_000
+"""Lists and objects in a body, nested ones included."""
+
+_MOST_QUOTES = 1_000_000
+"""With so many, strings are not looked for: it would hold up everybody else for seconds."""
 
 _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30}
 
@@ -37,17 +53,23 @@ class Limits:
 
     Attributes:
         max_body_bytes: of the body as sent.
+        max_bodies_bytes: of all bodies at a time, those on their way and those at work.
         max_documents: in a request.
         max_document_chars: of a document or a query. Longer than the model's window is cut;
             longer than this is refused.
+        max_connections: at a time.
         read_timeout: seconds until the whole body must be here.
+        write_timeout: seconds in which a client must read a part of its answer.
         timeout: seconds until the answer, unless the request asks for less.
     """
 
     max_body_bytes: int = 16 << 20
+    max_bodies_bytes: int = 256 << 20
     max_documents: int = 2048
     max_document_chars: int = 1_000_000
+    max_connections: int = 1000
     read_timeout: float = 30.0
+    write_timeout: float = 30.0
     timeout: float = 60.0
 
     def check_texts(self, queries: Sequence[str], documents: Sequence[str]) -> None:
@@ -76,8 +98,8 @@ class Gate:
         self.limit = limit
         self.inside = 0
 
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
+    def check(self) -> None:
+        """Raise Fault "overloaded" where one more would be refused."""
         if self.inside >= self.limit:
             raise Fault(
                 "overloaded",
@@ -85,6 +107,10 @@ class Gate:
                 "(--max-concurrent-requests); try again later",
                 retry_after=1.0,
             )
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        self.check()
         self.inside += 1
         try:
             yield
@@ -92,16 +118,52 @@ class Gate:
             self.inside -= 1
 
 
+class Bodies:
+    """Counts the bytes of all bodies that are held, from their first byte to their answer.
+
+    A body may be as large as what is still free. So those who send the most are refused first: many large
+    bodies leave room for small ones.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.held = 0
+
+    @contextmanager
+    def __call__(self) -> Iterator[Callable[[int], None]]:
+        """A function that is told of each part of a body; the bytes are free again after the block."""
+        size = 0
+
+        def take(count: int) -> None:
+            nonlocal size
+            if size + count > self.limit - self.held - count:
+                raise Fault(
+                    "overloaded",
+                    f"the bodies at work here have {self.held} bytes, and this server takes at most "
+                    f"{self.limit} (--max-bodies); try again later",
+                    retry_after=1.0,
+                )
+            size += count
+            self.held += count
+
+        try:
+            yield take
+        finally:
+            self.held -= size
+
+
 class ClientGone(Exception):  # noqa: N818 - no error of anybody's
     """The client closed the connection: nobody waits for an answer."""
 
 
-async def read_body(scope: Scope, receive: Receive, limits: Limits) -> bytes:
-    """The whole body, as far as it may go.
+async def read_body(
+    scope: Scope, receive: Receive, limits: Limits, take: Callable[[int], None] = lambda _: None
+) -> bytearray:
+    """The whole body, as far as it may go; ``take`` is told the size of each part.
 
     Raises:
         Fault: "invalid", where it is compressed; "too_large", as soon as that is known; "slow", if it is
-            not here in time.
+            not here in time; what ``take`` raises.
         ClientGone: the connection was closed before its end.
     """
     for name, value in scope["headers"]:
@@ -114,7 +176,7 @@ async def read_body(scope: Scope, receive: Receive, limits: Limits) -> bytes:
         if name == b"content-length" and value.isdigit() and int(value) > limits.max_body_bytes:
             raise _too_large(limits)
     try:
-        return await asyncio.wait_for(_read(receive, limits), limits.read_timeout)
+        return await asyncio.wait_for(_read(receive, limits, take), limits.read_timeout)
     except asyncio.TimeoutError:
         raise Fault(
             "slow",
@@ -122,20 +184,20 @@ async def read_body(scope: Scope, receive: Receive, limits: Limits) -> bytes:
         ) from None
 
 
-async def _read(receive: Receive, limits: Limits) -> bytes:
-    chunks: list[bytes] = []
-    size, more = 0, True
+async def _read(receive: Receive, limits: Limits, take: Callable[[int], None]) -> bytearray:
+    body = bytearray()
+    more = True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGone
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        if size > limits.max_body_bytes:
+        part = message.get("body", b"")
+        if len(body) + len(part) > limits.max_body_bytes:
             raise _too_large(limits)
-        chunks.append(chunk)
+        take(len(part))
+        body += part
         more = message.get("more_body", False)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    return body
 
 
 def _too_large(limits: Limits) -> Fault:
@@ -144,6 +206,28 @@ def _too_large(limits: Limits) -> Fault:
         f"the body is larger than {limits.max_body_bytes} bytes, the most that this server reads "
         "(--max-body); send fewer or shorter documents at once",
     )
+
+
+def check_containers(body: bytes | bytearray) -> None:
+    """Raise Fault "limit" where a JSON body holds more than ``MAX_CONTAINERS`` lists and objects.
+
+    Each takes two bytes or one in the body, and up to 80 in memory. Nothing else grows as much.
+    """
+    if _containers(body) <= MAX_CONTAINERS:
+        return
+    # Brackets within strings do not count; without escapes, a string ends at the next quote.
+    plain = bytes(body).replace(rb"\\", b"").replace(rb"\"", b"")
+    if plain.count(b'"') < _MOST_QUOTES:
+        plain = re.sub(rb'"[^"]*"', b"", plain)
+    if _containers(plain) > MAX_CONTAINERS:
+        raise Fault(
+            "limit",
+            f"the body holds more than {MAX_CONTAINERS} lists and objects; send fewer at once",
+        )
+
+
+def _containers(data: bytes | bytearray) -> int:
+    return data.count(b"[") + data.count(b"{")
 
 
 def request_timeout(header: str | None, limits: Limits) -> float:

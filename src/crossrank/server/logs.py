@@ -8,12 +8,19 @@ import sys
 import time
 from typing import Any, Literal
 
+from crossrank.server.faults import shortened
+
 __all__ = ["LogFormat", "requests", "set_up"]
 
 LogFormat = Literal["text", "json"]
 
 requests = logging.getLogger("crossrank.server.requests")
 """Its records have ``fields``: a dictionary of what is known of a request."""
+
+# Characters; what is longer loses its middle.
+_LONGEST_FIELD = 300
+_LONGEST_MESSAGE = 2000
+_LONGEST_TRACEBACK = 20_000
 
 
 class _Json(logging.Formatter):
@@ -22,30 +29,54 @@ class _Json(logging.Formatter):
             "time": _time(record),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": shortened(record.getMessage(), _LONGEST_MESSAGE),
         }
-        line |= getattr(record, "fields", {})
+        line |= {key: _plain(value) for key, value in getattr(record, "fields", {}).items()}
         if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+            line["traceback"] = shortened(self.formatException(record.exc_info), _LONGEST_TRACEBACK)
+        return _escaped(json.dumps(line, ensure_ascii=False))
 
 
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields = getattr(record, "fields", {})
-        parts = [_time(record), record.levelname.lower(), _one_line(record.getMessage())]
-        parts += [f"{key}={_one_line(str(value))}" for key, value in fields.items()]
-        line = " ".join(parts)
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        message = shortened(record.getMessage(), _LONGEST_MESSAGE)
+        parts = [_time(record), record.levelname.lower(), _escaped(message)]
+        parts += [f"{key}={_quoted(value)}" for key, value in fields.items()]
+        lines = [" ".join(parts)]
+        if record.exc_info:
+            traceback = shortened(self.formatException(record.exc_info), _LONGEST_TRACEBACK)
+            lines += [f"    {_escaped(line)}" for line in traceback.splitlines()]
+        return "\n".join(lines)
 
 
 def _time(record: logging.LogRecord) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{record.msecs:03.0f}Z"
 
 
-def _one_line(text: str) -> str:
-    """Control characters as escapes: what a client sends does not make lines of its own."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def _plain(value: object) -> object:
+    """A field's value, of at most so many characters."""
+    if value is None or isinstance(value, (int, float)):
+        return value
+    return shortened(str(value), _LONGEST_FIELD)
+
+
+def _quoted(value: object) -> str:
+    """A field's value as one word, or in quotes: what a client sends makes no fields of its own."""
+    text = str(_plain(value))
+    word = text and text.isprintable() and not set(text) & set(' "=')
+    return text if word else _escaped(json.dumps(text, ensure_ascii=False))
+
+
+def _escaped(text: str) -> str:
+    """Characters that are not printable as escapes: what a client sends makes no lines of its own."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def _escape(char: str) -> str:
+    return "\\u007f" if char == "\x7f" else json.dumps(char)[1:-1]
 
 
 def set_up(form: LogFormat, level: str) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
+import resource
 import signal
 import socket
 import stat
 import sys
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from fastapi import FastAPI
 
 from crossrank.errors import CrossRankError, InputError
 from crossrank.server.app import create_app
-from crossrank.server.protocol import timed_protocol
+from crossrank.server.protocol import Connections, guarded_protocol
 from crossrank.server.registry import Registry
 from crossrank.server.settings import Settings
 from crossrank.server.tracing import tracer_of_environment
@@ -37,8 +40,13 @@ _KEEP_ALIVE = 75
 _SWITCH_SECONDS = 0.0005
 """After so long a thread that runs Python lets another: the engine's waits for it after every pack."""
 
-_GRACE = 5.0
-"""Seconds beyond the drain timeout, for answers that are being written."""
+_GRACE = 2.0
+"""Seconds beyond the drain timeout, for answers that are being written, and
+_LAST_GRACE: seconds beyond it after which threads that still work are left alone."""
+_LAST_GRACE = 5.0
+
+_OTHER_FILES = 200
+"""Files and sockets that a server has open beside its connections; a generous guess."""
 
 
 class _Server(uvicorn.Server):
@@ -113,9 +121,11 @@ def run(settings: Settings, *, listening: Callable[[str], None] | None = None) -
     opened = listen(settings)
     if listening is not None:
         listening(str(settings.uds or _address(opened)))
+    limits = settings.limits
+    _allow_files(limits.max_connections + _OTHER_FILES)
     config = uvicorn.Config(
         app,
-        http=timed_protocol(settings.limits.read_timeout),
+        http=guarded_protocol(Connections(limits.max_connections, limits.read_timeout, limits.write_timeout)),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -123,7 +133,7 @@ def run(settings: Settings, *, listening: Callable[[str], None] | None = None) -
         proxy_headers=False,
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE,
-        timeout_graceful_shutdown=int(settings.drain_timeout + _GRACE) + 1,
+        timeout_graceful_shutdown=math.ceil(settings.drain_timeout + _GRACE),
     )
 
     def leave() -> None:
@@ -133,9 +143,17 @@ def run(settings: Settings, *, listening: Callable[[str], None] | None = None) -
             settings.uds.unlink(missing_ok=True)
 
     try:
-        _run_loop(_serve(_Process(settings, registry, app, _Server(config)), opened, leave))
+        _run_loop(_serve(_Process(settings, registry, app, _Server(config), leave), opened))
     finally:
         leave()
+
+
+def _allow_files(count: int) -> None:
+    """Raise this process's limit of open files, as far as it may."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if most == resource.RLIM_INFINITY else min(count, most)
+    if now != resource.RLIM_INFINITY and now < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _run_loop(main: Coroutine[Any, Any, None]) -> None:
@@ -150,7 +168,15 @@ def _run_loop(main: Coroutine[Any, Any, None]) -> None:
 class _Process:
     """What happens to a running server."""
 
-    def __init__(self, settings: Settings, registry: Registry, app: FastAPI, server: _Server) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        app: FastAPI,
+        server: _Server,
+        leave: Callable[[], None],
+    ) -> None:
+        self.leave = leave
         self.settings = settings
         self.registry = registry
         self.app = app
@@ -174,9 +200,28 @@ class _Process:
         """The first time: finish; the second time: leave at once."""
         if self._draining is not None:
             self.server.force_exit = True
+            self._end_after(_GRACE)
             return
+        self._end_after(self.settings.drain_timeout + _LAST_GRACE)
         _logger.info("stopping; running requests have %g s to finish", self.settings.drain_timeout)
         self._draining = asyncio.ensure_future(self._drain())
+
+    def _end_after(self, seconds: float) -> None:
+        """End the process then, if it is still there: no thread that still works can be stopped."""
+
+        def end() -> None:
+            _logger.warning("threads are still at work %g s after the signal; leaving them", seconds)
+            self.exit()
+
+        timer = threading.Timer(seconds, end)
+        timer.daemon = True
+        timer.start()
+
+    def exit(self) -> None:
+        """End the process at once, with what must not stay behind removed."""
+        self.leave()
+        logging.shutdown()
+        os._exit(0)
 
     async def _drain(self) -> None:
         self.server.should_exit = True
@@ -212,7 +257,7 @@ class _Process:
             _logger.info("the models are loaded anew")
 
 
-async def _serve(process: _Process, opened: socket.socket, leave: Callable[[], None]) -> None:
+async def _serve(process: _Process, opened: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, process.stop)
@@ -227,9 +272,7 @@ async def _serve(process: _Process, opened: socket.socket, leave: Callable[[], N
         raise process.failure
     if process.loading:
         # The thread that loads cannot be stopped, and Python would wait for it.
-        leave()
-        logging.shutdown()
-        os._exit(0)
+        process.exit()
 
 
 def _address(opened: socket.socket) -> str:

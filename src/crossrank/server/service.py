@@ -18,7 +18,15 @@ from starlette.types import Receive, Scope
 from crossrank.errors import CrossRankError, InputError, OverloadedError
 from crossrank.server.dialects import Call, Context, Dialect, Dialects
 from crossrank.server.faults import Fault, fault_of
-from crossrank.server.limits import ClientGone, Gate, Limits, read_body, request_timeout
+from crossrank.server.limits import (
+    Bodies,
+    ClientGone,
+    Gate,
+    Limits,
+    check_containers,
+    read_body,
+    request_timeout,
+)
 from crossrank.server.registry import Registry
 from crossrank.server.tracing import NO_TRACES, Tracer
 from crossrank.server.work import Answer, Work
@@ -78,6 +86,9 @@ class Service:
         self.limits = limits
         self.tracer = tracer
         self.gate = Gate(max_concurrent_requests)
+        self.bodies = Bodies(limits.max_bodies_bytes)
+        # Parsed, a body can be many times as large, and Python parses only one at a time anyway.
+        self._reading = asyncio.Lock()
         registry.metrics.watch(
             crossrank_concurrent_requests=("Requests at work", lambda: float(self.gate.inside)),
             crossrank_concurrent_requests_limit=("Most of them", lambda: float(self.gate.limit)),
@@ -94,34 +105,40 @@ class Service:
         counted = False
         with self.tracer.request(path, request_id, request.headers) as span:
             try:
-                with self.gate():
-                    seconds = request_timeout(request.headers.get("x-request-timeout"), self.limits)
-                    data = await read_body(request.scope, request.receive, self.limits)
-                    body = await _aside(len(data) >= _LARGE_BODY, _object, data)
-                    dialect = self.dialects.of_body(path, body)
-                    named = request.headers.get("x-request-id") == request_id
-                    context = Context(request_id, begun + seconds, int(time.time()), named)
-                    call = await _aside(len(data) >= _LARGE_BODY, self._read, dialect, body, context)
-                    if dialect.expands:
-                        encoder = self.registry.encoder(call.work.model)
-                        call = await asyncio.to_thread(dialect.expand, call, encoder)
-                    notes["documents"] = len(call.work.pairs)
-                    if call.work.model is not None:
-                        notes["model"] = call.work.model
-                    counted = True  # the registry counts what it is given
-                    answer = await self._score(call.work, request.receive)
-                    span.answered(answer)
-                    notes |= _notes(answer)
-                    many = len(answer.tokens) >= _MANY_PAIRS or len(data) >= _LARGE_BODY
-                    response = await _aside(many, _respond, dialect, call, answer, context)
-                    response.headers["x-total-time"] = str(round(1000 * (time.monotonic() - begun)))
+                seconds = request_timeout(request.headers.get("x-request-timeout"), self.limits)
+                named = request.headers.get("x-request-id") == request_id
+                context = Context(request_id, begun + seconds, int(time.time()), named)
+                self.gate.check()  # before the body is read for nothing
+                with self.bodies() as take:
+                    data = await read_body(request.scope, request.receive, self.limits, take)
+                    with self.gate():  # only now: a body that comes slowly is no work
+                        large = len(data) >= _LARGE_BODY
+                        async with self._reading if large else contextlib.nullcontext():
+                            body = await _aside(large, _object, data)
+                            del data
+                            dialect = self.dialects.of_body(path, body)
+                            call = await _aside(large, self._read, dialect, body, context)
+                            del body  # with the fields that nobody asked for
+                        if dialect.expands:
+                            encoder = self.registry.encoder(call.work.model)
+                            call = await asyncio.to_thread(dialect.expand, call, encoder)
+                        notes["documents"] = len(call.work.pairs)
+                        if call.work.model is not None:
+                            notes["model"] = call.work.model
+                        counted = True  # the registry counts what it is given
+                        answer = await self._score(call.work, request.receive)
+                        span.answered(answer)
+                        notes |= _notes(answer)
+                        many = large or len(answer.tokens) >= _MANY_PAIRS
+                        response = await _aside(many, _respond, dialect, call, answer, context)
+                        response.headers["x-total-time"] = str(round(1000 * (time.monotonic() - begun)))
             except ClientGone:
                 notes["gone"] = True
                 response = Response(status_code=CLIENT_GONE)
             except Exception as error:  # whatever it is, the client gets its dialect's error
                 fault = fault_of(error)
                 if fault.kind == "internal":
-                    _logger.exception("request %s failed", request_id)
+                    _logger.exception("a request failed", extra={"fields": {"request_id": request_id}})
                 if not counted:
                     self._count(fault)
                 notes["error"] = str(fault)
@@ -192,13 +209,14 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-def _object(data: bytes) -> dict[str, Any]:
+def _object(data: bytearray) -> dict[str, Any]:
     """A body's JSON object.
 
     Raises:
-        Fault: it is not one. Not JSON either are NaN, Infinity, lone surrogates, and what is
-            nested more than 200 deep.
+        Fault: it is not one, or has too many lists and objects in it. Not JSON either are NaN, Infinity,
+            lone surrogates, and what is nested more than 200 deep.
     """
+    check_containers(data)
     try:
         body = from_json(data, allow_inf_nan=False, cache_strings="keys")
     except ValueError as error:

@@ -35,7 +35,8 @@ class Settings:
         api_keys, api_key_file: who may ask; neither: everybody.
         admin_key: who may reload models; "": nobody.
         cors_origins: pages of which other origins may ask from a browser; "*": all.
-        limits: of a request.
+        allowed_hosts: names under which browsers may know the server, if it has no keys; "*": any.
+        limits: of requests and connections.
         max_concurrent_requests: at work at a time, those that wait in the queue included.
         max_queue_tokens, score_cache_bytes: see ``registry.Options``.
         drain_timeout: seconds for running requests when the server stops.
@@ -54,6 +55,7 @@ class Settings:
     api_key_file: Path | None = None
     admin_key: str = ""
     cors_origins: Sequence[str] = ()
+    allowed_hosts: Sequence[str] = ()
     limits: Limits = field(default_factory=Limits)
     max_concurrent_requests: int = 512
     max_queue_tokens: int = 1_000_000
@@ -66,10 +68,14 @@ class Settings:
         for origin in self.cors_origins:
             if origin not in ("*", "null") and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin):
                 raise InputError(f"--cors-origin {origin!r} is none; it must be *, or as https://HOST:PORT")
+        for host in self.allowed_hosts:
+            if host != "*" and not re.fullmatch(r"[^\s/:*@]+", host):
+                raise InputError(f"--allowed-host {host!r} is none; it must be a name without a port, or *")
         if not 0 <= self.port <= 65535:
             raise InputError(f"the port {self.port} is not one; ports are 0 to 65535")
         least_one = {
             "--max-body": self.limits.max_body_bytes,
+            "--max-connections": self.limits.max_connections,
             "--max-documents": self.limits.max_documents,
             "--max-document-chars": self.limits.max_document_chars,
             "--max-concurrent-requests": self.max_concurrent_requests,
@@ -78,7 +84,16 @@ class Settings:
         for name, number in least_one.items():
             if number < 1:
                 raise InputError(f"{name} is {number}; it must be at least 1")
-        seconds = {"--timeout": self.limits.timeout, "--read-timeout": self.limits.read_timeout}
+        if self.limits.max_bodies_bytes < 2 * self.limits.max_body_bytes:
+            raise InputError(
+                f"--max-bodies is {self.limits.max_bodies_bytes}; it must be at least twice --max-body, "
+                f"{2 * self.limits.max_body_bytes}"
+            )
+        seconds = {
+            "--timeout": self.limits.timeout,
+            "--read-timeout": self.limits.read_timeout,
+            "--write-timeout": self.limits.write_timeout,
+        }
         for name, time in seconds.items():
             if not 0 < time < math.inf:
                 raise InputError(f"{name} is {time}; it must be a number of seconds above 0")

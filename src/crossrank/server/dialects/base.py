@@ -22,7 +22,9 @@ __all__ = [
     "Count",
     "Dialect",
     "Lenient",
+    "Name",
     "Priority",
+    "Texts",
     "TokenCount",
     "parse",
     "said",
@@ -54,6 +56,9 @@ TokenCount = Annotated[int, Field(ge=1, le=1_000_000_000)]
 # vLLM's 0 and -1 say nothing.
 Count = Annotated[int, Field(ge=-1, le=1_000_000_000)]
 Priority = Annotated[int, Field(ge=0, le=999, description="lower goes first")]
+Name = Annotated[str, Field(max_length=512)]
+# One mistake is reported, so none is looked for behind it: each would cost hundreds of bytes.
+Texts = Annotated[list[str], Field(fail_fast=True)]
 
 
 class Lenient(BaseModel):

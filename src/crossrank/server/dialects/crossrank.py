@@ -11,7 +11,7 @@ from crossrank.errors import InputError
 from crossrank.explain import DEFAULT_SENTENCES, ExplanationPlan, plan_explanation
 from crossrank.keywords import KeywordIndex, shared_spans
 from crossrank.pairs import PairEncoder
-from crossrank.server.dialects.base import Call, Context, Dialect, Lenient, Priority, parse
+from crossrank.server.dialects.base import Call, Context, Dialect, Lenient, Name, Priority, Texts, parse
 from crossrank.server.dialects.openai import OpenAIError, openai_error
 from crossrank.server.dialects.superset import Usage, read_texts
 from crossrank.server.faults import Fault
@@ -43,9 +43,9 @@ def _usage(answer: Answer) -> dict[str, int]:
 class CompareRequest(Lenient):
     """A query and documents to order twice."""
 
-    model: str | None = Field(None, description="a served model; default: the first")
+    model: Name | None = Field(None, description="a served model; default: the first")
     query: str
-    documents: list[str]
+    documents: Texts
     priority: Priority = 0
 
 
@@ -152,7 +152,7 @@ _Document = Annotated[
 class ExplainRequest(Lenient):
     """A query and the document to explain."""
 
-    model: str | None = Field(None, description="a served model; default: the first")
+    model: Name | None = Field(None, description="a served model; default: the first")
     query: str
     document: _Document = Field(description="a string, or an object with a `text`")
     max_sentences: int = Field(

@@ -20,6 +20,7 @@ from crossrank.server.dialects.base import (
     Count,
     Dialect,
     Lenient,
+    Name,
     Priority,
     TokenCount,
     parse,
@@ -45,12 +46,14 @@ Documents = Annotated[
 class SupersetRequest(Lenient):
     """A query and documents to order."""
 
-    model: str | None = Field(None, description="a served model; default: the first")
+    model: Name | None = Field(None, description="a served model; default: the first")
     query: str
     documents: Documents = Field(description="strings, or objects whose `text` (or `rank_fields`) is ranked")
     top_n: int | None = Field(None, ge=-(1 << 31), lt=1 << 31, description="how many results; 0: all")
     return_documents: bool | None = Field(None, description="default: as the dialect has it")
-    rank_fields: list[str] | None = Field(None, description="the fields of a document that are ranked by")
+    rank_fields: Annotated[list[Name], Field(fail_fast=True)] | None = Field(
+        None, description="the fields of a document that are ranked by"
+    )
     max_chunks_per_doc: TokenCount | None = Field(
         None, description="accepted; a document that is too long is cut, not split"
     )
@@ -140,6 +143,7 @@ class Superset(Dialect):
         texts = read_texts(documents, request.rank_fields)
         model = None if request.model in self.no_models else request.model
         wanted = self.returns_documents if request.return_documents is None else request.return_documents
+        with_documents = wanted and not self.never_returns
         return Call(
             Work(
                 [(request.query, text) for text in texts],
@@ -154,10 +158,10 @@ class Superset(Dialect):
                 if context.named or not request.request_id
                 else request.request_id,
             ),
-            documents=documents,
+            documents=documents if with_documents else [],
             top_n=said(request.top_n),
             raw=request.raw_scores or request.use_activation is False,
-            with_documents=wanted and not self.never_returns,
+            with_documents=with_documents,
         )
 
     def answer(self, call: Call, answer: Answer, context: Context) -> object:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from crossrank.errors import TooLongError
-from crossrank.server.dialects.base import Call, Context, Dialect, Lenient, parse
+from crossrank.server.dialects.base import Call, Context, Dialect, Lenient, Texts, parse
 from crossrank.server.faults import Fault, Kind
 from crossrank.server.work import Answer, Work
 
@@ -18,7 +18,7 @@ class TeiRequest(Lenient):
     """A query and texts to order."""
 
     query: str
-    texts: list[str]
+    texts: Texts
     truncate: bool | None = Field(
         None, description="false: a text that is too long is an error; otherwise it is cut"
     )

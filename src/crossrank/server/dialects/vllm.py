@@ -7,7 +7,18 @@ from typing import Any, Literal
 from pydantic import AliasChoices, BaseModel, Field
 
 from crossrank.ranking import RankedDocument, sigmoid
-from crossrank.server.dialects.base import Call, Context, Count, Dialect, Lenient, Priority, parse, said
+from crossrank.server.dialects.base import (
+    Call,
+    Context,
+    Count,
+    Dialect,
+    Lenient,
+    Name,
+    Priority,
+    Texts,
+    parse,
+    said,
+)
 from crossrank.server.dialects.openai import OpenAIError, openai_error
 from crossrank.server.dialects.superset import Superset, Usage
 from crossrank.server.faults import Fault
@@ -35,7 +46,7 @@ class Vllm(Superset):
         return openai_error(fault, status)
 
 
-_Texts = str | list[str]
+_Texts = str | Texts
 
 
 class ScoreRequest(Lenient):
@@ -45,7 +56,7 @@ class ScoreRequest(Lenient):
     and ``data_2``.
     """
 
-    model: str | None = Field(None, description="a served model; default: the first")
+    model: Name | None = Field(None, description="a served model; default: the first")
     queries: _Texts = Field(validation_alias=AliasChoices("queries", "text_1", "data_1"))
     documents: _Texts = Field(validation_alias=AliasChoices("documents", "items", "text_2", "data_2"))
     truncate_prompt_tokens: Count | None = None

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from crossrank.server.dialects.base import Call, Context, Dialect, Lenient, parse
+from crossrank.server.dialects.base import Call, Context, Dialect, Lenient, Name, Texts, parse
 from crossrank.server.dialects.jina import DetailError
 from crossrank.server.faults import Fault
 from crossrank.server.work import Answer, Work
@@ -17,9 +17,9 @@ __all__ = ["Voyage"]
 class VoyageRequest(Lenient):
     """A query and documents to order."""
 
-    model: str | None = Field(None, description="a served model; default: the first")
+    model: Name | None = Field(None, description="a served model; default: the first")
     query: str
-    documents: list[str]
+    documents: Texts
     top_k: int | None = Field(None, ge=1, lt=1 << 31, description="how many results")
     return_documents: bool = False
     truncation: bool = Field(True, description="false: a document that is too long is an error")
