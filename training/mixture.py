@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonl
-from written import capital_groups, trap_groups, written_groups
+from written import apart_from, capital_groups, read_folder, trap_groups, written_groups
 
 SHARES = {"reading": 0.25, "public": 0.4, "written": 0.35}
 OWN = 6
@@ -100,8 +100,8 @@ class Pile:
 def gather_written(here: Path, work: Path, seed: int) -> int:
     """Write the pile of written groups (twice), keyword traps and capitals; returns how many there are."""
     rng = random.Random(seed)
-    groups = [*written_groups(here / "written"), *written_groups(here / "written")]
-    groups += trap_groups(here / "traps", rng)
+    groups = 2 * list(apart_from(written_groups(here / "written"), read_folder(here / "held_out")))
+    groups += rng.sample(list(trap_groups(here / "traps", rng)), 600)
     groups += rng.sample(list(capital_groups(here / "capitals.tsv", rng)), 150)
     return jsonl.write(work / "data" / "written.jsonl", groups)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,33 @@ def trap_groups(folder: Path, rng: random.Random) -> Iterator[dict[str, Any]]:
             yield group(item["query"], answer, negatives)
 
 
+RESEMBLES = 0.35
+"""Share of common character 4-grams from which two queries are about the same thing."""
+
+
+def grams(text: str, size: int = 4) -> set[str]:
+    """The runs of ``size`` letters and digits of a text, in lower case."""
+    plain = "".join(character for character in text.lower() if character.isalnum())
+    return {plain[i : i + size] for i in range(max(1, len(plain) - size + 1))}
+
+
+def apart_from(groups: Iterable[Any], held_out: Iterable[Any]) -> Iterator[Any]:
+    """The groups whose query resembles no held-out query: what is measured was not trained on."""
+    kept = [grams(row["query"]) for row in held_out]
+    for row in groups:
+        own = grams(row["query"])
+        if all(len(own & other) < RESEMBLES * len(own | other) for other in kept):
+            yield row
+
+
+def read_folder(folder: Path) -> list[Any]:
+    """The rows of every JSON Lines file of a folder."""
+    return [row for path in sorted(folder.glob("*.jsonl")) for row in jsonl.read(path)]
+
+
 def written_groups(folder: Path) -> Iterator[dict[str, Any]]:
     """Groups of one or two right texts and hard wrong ones (training/written/*.jsonl)."""
-    for item in (item for path in sorted(folder.glob("*.jsonl")) for item in jsonl.read(path)):
+    for item in read_folder(folder):
         right, wrong = item["right"], item["wrong"]
         targets = [1 / len(right)] * len(right) + [0.0] * len(wrong)
         yield {
