@@ -1,6 +1,8 @@
 import threading
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from tokenizers import Tokenizer
 from crossrank.errors import CheckpointError, InputError, TooLongError
 from crossrank.models import BUNDLED, resolve
 from crossrank.pairs import Cut, EncodedPair, PairEncoder, Truncation
+from crossrank.words import TokenIds
 from tests.checkpoints import write_bert, write_xlm_roberta
 
 
@@ -276,13 +279,59 @@ def test_a_window_without_room_is_an_error(tokenizer_path: Path) -> None:
 
 
 def test_a_pair_that_may_not_be_cut_is_an_error_that_counts_it(tokenizer_path: Path) -> None:
-    long = DOCUMENT * 20  # so long that only its start is tokenised at first
+    long = " ".join(f"word{i}" for i in range(50))
     tokens = len(PairEncoder(tokenizer_path, max_length=1 << 20).encode("query", [long])[0].token_ids)
     with pytest.raises(TooLongError, match=f"pair 1 has {tokens} tokens, and at most 64 fit") as caught:
         PairEncoder(tokenizer_path, max_length=64).encode_pairs(
             [("query", "short"), ("query", long)], Cut(allowed=False)
         )
     assert (caught.value.pair, caught.value.tokens, caught.value.limit) == (1, tokens, 64)
+    assert caught.value.exact
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize(
+    "text", [DOCUMENT * 20, "\ufdfa" * 100_000, " " * 20_000 + DOCUMENT * 20 + " " * 20_000]
+)
+def test_of_a_very_long_text_that_may_not_be_cut_only_a_part_is_read(
+    bundled: Path, text: str, side: Literal["right", "left"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = PairEncoder(bundled, max_length=64)
+    read: list[int] = []
+    ids = encoder._words.ids
+
+    def counted(texts: Sequence[str]) -> list[TokenIds]:
+        read.append(sum(map(len, texts)))
+        return ids(texts)
+
+    monkeypatch.setattr(encoder._words, "ids", counted)
+    for pair in (("query", text), (text, "document")):
+        read.clear()
+        with pytest.raises(TooLongError, match=r"pair 0 has more than \d+ tokens, and at most 64") as caught:
+            encoder.encode_pairs([pair], Cut(side, allowed=False))
+        assert not caught.value.exact
+        assert caught.value.tokens > 64
+        # Spaces have no tokens, so a longer part of such a text is read.
+        assert sum(read) <= (80_000 if text[0] == " " else 1000)
+
+
+def test_a_query_that_was_tokenised_before_is_not_again(
+    bundled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, known = PairEncoder(bundled), dict[str, TokenIds]()
+    pairs = [("a query", f"document {i}") for i in range(4)]
+    expected = encoder.encode_pairs(pairs)
+    read: list[str] = []
+    ids = encoder._words.ids
+
+    def noted(texts: Sequence[str]) -> list[TokenIds]:
+        read.extend(texts)
+        return ids(texts)
+
+    monkeypatch.setattr(encoder._words, "ids", noted)
+    found = encoder.encode_pairs(pairs[:2], known=known) + encoder.encode_pairs(pairs[2:], known=known)
+    assert same(found, expected)
+    assert read.count("a query") == 1
 
 
 def test_what_a_call_wants_cut_is_not_too_long(tokenizer_path: Path) -> None:

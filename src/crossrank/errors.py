@@ -132,15 +132,20 @@ class UnknownModelError(ServiceError):
 
 
 class TooLongError(ServiceError):
-    """A pair has ``tokens`` tokens, more than the ``limit``, and the request forbids cutting."""
+    """A pair has ``tokens`` tokens, more than the ``limit``, and the request forbids cutting.
 
-    def __init__(self, pair: int, tokens: int, limit: int) -> None:
+    ``exact``: False where only a part of a very long text was counted: there are more tokens than that.
+    """
+
+    def __init__(self, pair: int, tokens: int, limit: int, *, exact: bool = True) -> None:
+        count = str(tokens) if exact else f"more than {tokens}"
         super().__init__(
-            f"pair {pair} has {tokens} tokens, and at most {limit} fit; shorten it, or allow truncation"
+            f"pair {pair} has {count} tokens, and at most {limit} fit; shorten it, or allow truncation"
         )
         self.pair = pair
         self.tokens = tokens
         self.limit = limit
+        self.exact = exact
 
 
 class UnavailableError(ServiceError):

@@ -23,6 +23,10 @@ __all__ = ["WHOLE_WINDOW", "Cut", "EncodedPair", "PairEncoder", "Side", "Truncat
 Truncation = Literal["only_second", "longest_first"]
 Side = Literal["right", "left"]
 
+_END, _LONGER_END = 12, 6
+"""Characters of a long text that are tokenised first, for each token of the window: in most languages some
+more than needed, as a token has up to five. Where they have too few tokens, so many times as much is read."""
+
 _Tokens = TypeVar("_Tokens", TokenIds, Encoding)
 
 
@@ -157,21 +161,31 @@ class PairEncoder:
         """One pair for each document, in their order."""
         return self.encode_pairs([(query, document) for document in documents])
 
-    def encode_pairs(self, pairs: Sequence[tuple[str, str]], cut: Cut = WHOLE_WINDOW) -> list[EncodedPair]:
+    def encode_pairs(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        cut: Cut = WHOLE_WINDOW,
+        known: dict[str, TokenIds] | None = None,
+    ) -> list[EncodedPair]:
         """One pair for each (query, document), in their order; equal queries tokenised once.
+
+        Args:
+            known: ids of queries that earlier calls tokenised; this call adds its own. For a request
+                that is encoded in several calls.
 
         Raises:
             InputError: ``cut.pair`` leaves no room for a token of the query and one of the document.
             TooLongError: ``cut.allowed`` is False, and a pair is longer than the window.
         """
         window = self._narrowed(cut)
-        queries = list(dict.fromkeys(query for query, _ in pairs))
-        query_ids = dict(zip(queries, self._ids(queries), strict=True))
+        query_ids = {} if known is None else known
+        queries = [query for query in dict.fromkeys(query for query, _ in pairs) if query not in query_ids]
+        query_ids.update(zip(queries, self._ids(queries), strict=True))
         joined = []
         for i, document in enumerate(self._ids([document for _, document in pairs], cut.side)):
             query = query_ids[pairs[i][0]]
             if not cut.allowed:
-                self._check_length(i, pairs[i], (len(query), len(document)), cut, window)
+                self._check_length(i, pairs[i], (query, document), cut, window)
             joined.append(self._join(query, document, cut, window))
         return joined
 
@@ -197,15 +211,23 @@ class PairEncoder:
         return min(cut.pair, self.max_length)
 
     def _check_length(
-        self, index: int, pair: tuple[str, str], counted: tuple[int, int], cut: Cut, window: int
+        self, index: int, pair: tuple[str, str], ids: tuple[TokenIds, TokenIds], cut: Cut, window: int
     ) -> None:
-        """Raise TooLongError where the window would cut a pair; ``counted`` are its two lengths."""
-        if sum(_capped(counted, cut)) + self._template.size <= window:
+        """Raise TooLongError where the window would cut a pair; ``ids`` are those of its two texts."""
+        lengths = _capped((len(ids[0]), len(ids[1])), cut)
+        if sum(lengths) + self._template.size <= window:
             return
-        # Of a very long text only a part was tokenised; the message counts all.
-        query, document = self._words.ids(pair)
-        lengths = _capped((len(query), len(document)), cut)
-        raise TooLongError(index, sum(lengths) + self._template.size, window)
+        # Of a very long text only a part was tokenised, and all of it would take long: it has that part's
+        # tokens and more, but for the last, which may be another in the whole text.
+        counted = self._counted(pair[0], ids[0]), self._counted(pair[1], ids[1])
+        least = _capped(counted, cut)
+        tokens = sum(least) + self._template.size
+        raise TooLongError(index, tokens, window, exact=least == lengths)
+
+    def _counted(self, text: str, ids: TokenIds) -> int:
+        """How many tokens a text surely has."""
+        partial = len(text) > _END * self.max_length and len(ids) >= 2 * self.max_length
+        return self.max_length if partial else len(ids)
 
     def _ids(self, texts: list[str], side: Side = "right") -> list[TokenIds]:
         """Token ids of each text, without special tokens; of a very long one as ``_of_ends``."""
@@ -220,15 +242,16 @@ class PairEncoder:
     ) -> list[_Tokens]:
         """What ``tokenize`` makes of each text; of a very long one, of at least what the window can use.
 
-        A token is rarely longer than 16 characters, and what is far from a token does not change
-        it. So the end that is kept of a long text is tried first, and trusted if it fills the
-        window and as much again.
+        What is far from a token does not change it. So the end that is kept of a long text is tried
+        first, and trusted if it fills the window and as much again; if it does not, a longer one is.
         """
-        limit, enough = 64 * self.max_length, 2 * self.max_length
+        limit, enough = _END * self.max_length, 2 * self.max_length
         found = tokenize([text[:limit] if side == "right" else text[-limit:] for text in texts])
-        short = [i for i, tokens in enumerate(found) if len(texts[i]) > limit and len(tokens) < enough]
-        if short:
-            again = tokenize([texts[i] for i in short])
+        while short := [
+            i for i, tokens in enumerate(found) if len(texts[i]) > limit and len(tokens) < enough
+        ]:
+            limit *= _LONGER_END
+            again = tokenize([texts[i][:limit] if side == "right" else texts[i][-limit:] for i in short])
             for i, tokens in zip(short, again, strict=True):
                 found[i] = tokens
         return found

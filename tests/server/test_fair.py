@@ -29,8 +29,8 @@ def room(group: object) -> Room:
     return Room(BUDGET, 200)
 
 
-def flow(priority: int = 0, small: bool = False, group: str = "model") -> Flow[Pair]:
-    return Flow(group, priority, small=small)
+def flow(priority: int = 0, small: bool = False, group: str = "model", client: str = "") -> Flow[Pair]:
+    return Flow(group, priority, small=small, client=client)
 
 
 def fill(queue: Queue, of: Flow[Pair], lengths: list[int]) -> list[Pair]:
@@ -61,19 +61,20 @@ lengths = st.lists(st.integers(1, LONGEST), max_size=20)
             st.integers(0, 2),
             st.booleans(),
             st.sampled_from(["A", "B"]),
+            st.sampled_from(["one", "another", "third"]),
         ),
         max_size=60,
     )
 )
 def test_no_pair_is_lost_or_doubled(
-    steps: list[tuple[str, list[int], int, int, bool, str]],
+    steps: list[tuple[str, list[int], int, int, bool, str, str]],
 ) -> None:
     queue = Queue(QUANTUM)
     flows: list[Flow[Pair]] = []
     waiting: set[Pair] = set()
-    for action, sizes, which, priority, small, group in steps:
+    for action, sizes, which, priority, small, group, client in steps:
         if action == "new" or not flows:
-            flows.append(flow(priority, small, group))
+            flows.append(flow(priority, small, group, client))
             waiting.update(fill(queue, flows[-1], sizes))
         elif action == "more":
             waiting.update(fill(queue, flows[which % len(flows)], sizes))
@@ -248,3 +249,89 @@ def test_a_pack_of_one_group_though_it_is_another_ones_turn() -> None:
     assert queue.take(room, (), "B") == second
     assert queue.take(room) == first
     assert queue.next_group() is None
+
+
+def tokens_of_clients(queue: Queue, packs: int) -> Counter[str]:
+    tokens: Counter[str] = Counter()
+    for each, count in served(queue, packs).items():
+        tokens[each.client] += count
+    return tokens
+
+
+@settings(max_examples=25)
+@given(st.lists(st.integers(1, 12), min_size=2, max_size=5), st.integers(1, LONGEST))
+def test_clients_get_the_same_however_many_requests_each_has(requests: list[int], size: int) -> None:
+    queue = Queue(QUANTUM)
+    for name, count in enumerate(requests):
+        for _ in range(count):
+            fill(queue, flow(client=str(name)), [size] * (4000 // size))
+    tokens = tokens_of_clients(queue, 30)
+    shares = [tokens[str(name)] for name in range(len(requests))]
+    assert max(shares) - min(shares) <= 2 * QUANTUM + LONGEST
+
+
+def test_requests_of_a_client_share_its_turns() -> None:
+    queue = Queue(QUANTUM)
+    mine = [flow(client="mine") for _ in range(4)]
+    for each in mine:
+        fill(queue, each, [20] * 1000)
+    fill(queue, flow(client="other"), [20] * 1000)
+    tokens = served(queue, 100)
+    assert max(tokens[f] for f in mine) - min(tokens[f] for f in mine) <= 2 * QUANTUM
+    assert abs(sum(tokens[f] for f in mine) - BUDGET * 50) <= 2 * QUANTUM
+
+
+def test_many_small_requests_of_one_client_are_as_one_large() -> None:
+    queue = Queue(QUANTUM)
+    large = flow(client="large")
+    fill(queue, large, [20] * 5000)
+    tokens: Counter[bool] = Counter()
+    for _ in range(200):
+        while len(list(queue.flows())) < 50:
+            fill(queue, flow(small=True, client="flood"), [20] * 3)
+        for each, count in served(queue, 1).items():
+            tokens[each is large] += count
+    assert abs(tokens[True] - tokens[False]) <= 4 * QUANTUM
+
+
+def test_a_clients_small_request_waits_for_a_turn_of_those_who_send_many() -> None:
+    queue = Queue(QUANTUM)
+    for _ in range(200):
+        fill(queue, flow(small=True, client="flood"), [20] * 3)
+    served(queue, 20)
+    small = flow(small=True, client="other")
+    fill(queue, small, [20] * 3)
+    packs = 0
+    while small.waiting:
+        served(queue, 1)
+        packs += 1
+    assert packs <= QUANTUM // BUDGET + 2
+
+
+def test_who_comes_back_within_a_round_has_no_new_turn() -> None:
+    queue = Queue(QUANTUM)
+    fill(queue, flow(client="large"), [20] * 5000)
+    tokens: Counter[str] = Counter()
+    for _ in range(300):  # nothing of it waits between its requests
+        fill(queue, flow(small=True, client="again"), [20])
+        tokens += tokens_of_clients(queue, 1)
+    assert tokens["again"] <= tokens["large"] + 2 * QUANTUM
+
+
+def test_a_pair_of_many_quanta_and_many_clients() -> None:
+    queue = Queue(10)
+    for name in range(60):
+        fill(queue, flow(client=str(name)), [2000, 2000])
+    taken = [queue.take(lambda _: Room(1, 10_000)) for _ in range(120)]
+    assert [len(pack) for pack in taken] == [1] * 120
+    assert queue.next_group() is None
+
+
+def test_clients_that_went_are_forgotten() -> None:
+    queue = Queue(QUANTUM)
+    fill(queue, flow(), [60] * 100)  # so that something waits all the time
+    for name in range(5000):
+        each = flow(small=True, client=str(name))
+        fill(queue, each, [1])
+        queue.remove(each)
+    assert len(queue._bands[0].clients) < 1000

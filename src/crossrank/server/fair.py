@@ -1,10 +1,13 @@
 """The order in which waiting pairs go to the engine: deficit round robin over tokens.
 
-Every request is a ``Flow``. In its turn a flow may send a *quantum* of tokens; what it does not use
-of it stays its own until the next turn (M. Shreedhar, G. Varghese, "Efficient fair queuing using
-deficit round robin", 1995). A small flow, of a quantum in all, goes before the large ones and waits
-for nobody's turn, much as the new flows of RFC 8290. So that many small ones do not shut out the
-large, the large get at least a quarter of the tokens while they wait.
+Clients take turns, and the requests of a client take turns within them. In its turn a client, or a request,
+may send a *quantum* of tokens; what it does not use of it stays its own until the next turn (M. Shreedhar,
+G. Varghese, "Efficient fair queuing using deficit round robin", 1995). Every request is a ``Flow``.
+
+A small flow, of a quantum in all, goes before the large ones and waits for nobody's turn, much as the
+new flows of RFC 8290, for as long as its client has something left of its turn's tokens: who sends
+many small requests waits for the others as who sends a large one. So that the small ones of many clients
+do not shut out the large, the large get at least a quarter of the tokens while they wait.
 
 Priorities are strict but for one thing: lower ones that wait get at least a sixteenth of the tokens
 between them, in turn. Without it a busy server would hold them for ever.
@@ -29,6 +32,9 @@ LARGE_SHARE = 4
 
 LOWER_SHARE = 16
 """Lower priorities together get at least 1/16 of all tokens."""
+
+_REMEMBERED = 256
+"""Clients without waiting requests that are remembered, more or less; see ``_Band.clients``."""
 
 
 class Item(Protocol):
@@ -66,43 +72,164 @@ class Flow(Generic[T]):
         priority: lower goes first.
         small: it has about a quantum of tokens in all; where it has more, the rest goes as that of
             a large one.
+        client: whose request it is.
 
     Attributes:
-        group, priority, small: the same.
+        group, priority, small, client: the same.
         waiting: its pairs, the next last.
         tokens: theirs.
         deficit: tokens that it may still send in this turn.
     """
 
-    __slots__ = ("deficit", "group", "priority", "small", "tokens", "waiting")
+    __slots__ = ("client", "deficit", "group", "priority", "small", "tokens", "waiting")
 
-    def __init__(self, group: object, priority: int = 0, *, small: bool = False) -> None:
+    def __init__(self, group: object, priority: int = 0, *, small: bool = False, client: str = "") -> None:
         self.group = group
         self.priority = priority
+        self.client = client
         self.waiting: list[T] = []
         self.tokens = 0
         self.small = small
         self.deficit = 0
 
 
-class _Band(Generic[T]):
-    """The flows of one priority that have pairs waiting."""
+class _Client(Generic[T]):
+    """The flows of one client and priority.
 
-    __slots__ = ("ahead", "large", "small")
+    Attributes:
+        small, large: those that have pairs waiting, the next first.
+        deficit: tokens that it may still send in this turn.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("deficit", "large", "small")
+
+    def __init__(self, deficit: int) -> None:
         self.small: OrderedDict[Flow[T], None] = OrderedDict()
         self.large: OrderedDict[Flow[T], None] = OrderedDict()
-        self.ahead = 0  # tokens that small flows had beyond their share while large ones waited
+        self.deficit = deficit
 
     def flows(self, of: Flow[T]) -> OrderedDict[Flow[T], None]:
         return self.small if of.small else self.large
 
-    def choose(self, allowed: _Allowed, quantum: int) -> Flow[T] | None:
-        small, large = allowed.first(self.small), allowed.first(self.large)
-        if small is None or large is None:
-            return small or large
-        return large if self.ahead >= (LARGE_SHARE - 1) * quantum else small
+
+class _Band(Generic[T]):
+    """The clients of one priority.
+
+    Attributes:
+        clients: in the order of their turns. One without flows stays until its turn comes: had it left, it
+            would come back with the tokens of a new turn.
+        quick: those with small flows and tokens left; they wait for nobody's turn.
+        ahead: tokens that small flows had beyond their share while large ones waited.
+        larges: clients with large flows.
+        count: of the flows.
+    """
+
+    __slots__ = ("ahead", "clients", "count", "larges", "quantum", "quick")
+
+    def __init__(self, quantum: int) -> None:
+        self.quantum = quantum
+        self.clients: OrderedDict[str, _Client[T]] = OrderedDict()
+        self.quick: OrderedDict[str, _Client[T]] = OrderedDict()
+        self.larges: set[str] = set()
+        self.ahead = 0
+        self.count = 0
+
+    def flows(self) -> Iterator[Flow[T]]:
+        for client in self.clients.values():
+            yield from client.small
+            yield from client.large
+
+    def put(self, flow: Flow[T]) -> None:
+        """A flow has pairs waiting."""
+        self.count += 1
+        client = self.clients.get(flow.client)
+        if client is None:
+            if len(self.clients) > 2 * self.count + _REMEMBERED:
+                kept = {name: each for name, each in self.clients.items() if each.small or each.large}
+                self.clients = OrderedDict(kept)
+            client = self.clients[flow.client] = _Client(self.quantum)
+        client.flows(flow)[flow] = None
+        self._changed(flow.client, client)
+
+    def drop(self, flow: Flow[T]) -> None:
+        """A flow has no pairs waiting."""
+        self.count -= 1
+        client = self.clients[flow.client]
+        del client.flows(flow)[flow]
+        self._changed(flow.client, client)
+
+    def end_turn(self, flow: Flow[T]) -> None:
+        """A flow waits for its next turn, in which it has another quantum; it is a large one from now on."""
+        client = self.clients[flow.client]
+        del client.flows(flow)[flow]
+        flow.small = False
+        flow.deficit += self.quantum
+        client.large[flow] = None
+        self._changed(flow.client, client)
+
+    def spend(self, flow: Flow[T], tokens: int) -> None:
+        """A flow sends so many tokens."""
+        client = self.clients[flow.client]
+        client.deficit -= tokens
+        if client.deficit <= 0:
+            self.quick.pop(flow.client, None)
+        if not flow.small:
+            self.ahead = max(0, self.ahead - (LARGE_SHARE - 1) * tokens)
+        elif self.larges:
+            self.ahead += tokens
+        else:
+            self.ahead = 0
+
+    def choose(self, allowed: _Allowed) -> Flow[T] | None:
+        """The flow whose turn it is."""
+        if self.larges and self.ahead >= (LARGE_SHARE - 1) * self.quantum:
+            flow = self._by_turns(allowed, larges_only=True)
+            if flow is not None:
+                return flow
+        for client in self.quick.values():
+            flow = allowed.first(client.small)
+            if flow is not None:
+                return flow
+        return self._by_turns(allowed)
+
+    def _by_turns(self, allowed: _Allowed, *, larges_only: bool = False) -> Flow[T] | None:
+        """The flow of the first client that may send; those that have sent their quantum go to the end."""
+        while True:
+            found = self._first(allowed, larges_only)
+            if found is None:
+                return None
+            name, client, flow = found
+            if client.deficit > 0:
+                return flow
+            client.deficit += self.quantum
+            self.clients.move_to_end(name)
+            self._changed(name, client)
+
+    def _first(self, allowed: _Allowed, larges_only: bool) -> tuple[str, _Client[T], Flow[T]] | None:
+        gone: list[str] = []
+        found = None
+        for name, client in self.clients.items():
+            if not client.small and not client.large:
+                gone.append(name)
+                continue
+            flow = None if larges_only else allowed.first(client.small)
+            flow = flow or allowed.first(client.large)
+            if flow is not None:
+                found = name, client, flow
+                break
+        for name in gone:
+            del self.clients[name]
+        return found
+
+    def _changed(self, name: str, client: _Client[T]) -> None:
+        if client.large:
+            self.larges.add(name)
+        else:
+            self.larges.discard(name)
+        if not client.small or client.deficit <= 0:
+            self.quick.pop(name, None)
+        elif name not in self.quick:
+            self.quick[name] = client
 
 
 class _Allowed:
@@ -150,8 +277,8 @@ class FairQueue(Generic[T]):
         if not count and flow.waiting:
             if not flow.deficit:
                 flow.deficit = self.quantum
-            band = self._bands.setdefault(flow.priority, _Band())
-            band.flows(flow)[flow] = None
+            band = self._bands.setdefault(flow.priority, _Band(self.quantum))
+            band.put(flow)
             self._lower_turn.setdefault(flow.priority)
 
     def remove(self, flow: Flow[T]) -> int:
@@ -173,8 +300,7 @@ class FairQueue(Generic[T]):
     def flows(self) -> Iterator[Flow[T]]:
         """Flows with pairs waiting."""
         for band in self._bands.values():
-            yield from band.small
-            yield from band.large
+            yield from band.flows()
 
     def take(
         self,
@@ -214,23 +340,18 @@ class FairQueue(Generic[T]):
             flow = self._turn(allowed)
             if flow is None or flow.deficit >= flow.waiting[-1].tokens:
                 return flow
-            # Its turn is over; the next one brings a quantum.
-            band = self._bands[flow.priority]
-            del band.flows(flow)[flow]
-            flow.small = False
-            flow.deficit += self.quantum
-            band.large[flow] = None
+            self._bands[flow.priority].end_turn(flow)
 
     def _turn(self, allowed: _Allowed) -> Flow[T] | None:
         order = sorted(self._bands)
         if len(order) > 1 and self._ahead >= (LOWER_SHARE - 1) * self.quantum:
             for priority in self._lower_turn:
                 if priority != order[0]:
-                    flow = self._bands[priority].choose(allowed, self.quantum)
+                    flow = self._bands[priority].choose(allowed)
                     if flow is not None:
                         return flow
         for priority in order:
-            flow = self._bands[priority].choose(allowed, self.quantum)
+            flow = self._bands[priority].choose(allowed)
             if flow is not None:
                 return flow
         return None
@@ -250,13 +371,7 @@ class FairQueue(Generic[T]):
             self._ahead += size
         else:
             self._ahead = 0
-        band = self._bands[flow.priority]
-        if not flow.small:
-            band.ahead = max(0, band.ahead - (LARGE_SHARE - 1) * size)
-        elif band.large:
-            band.ahead += size
-        else:
-            band.ahead = 0
+        self._bands[flow.priority].spend(flow, size)
         if not flow.waiting:
             self._retire(flow)
         return item
@@ -264,11 +379,11 @@ class FairQueue(Generic[T]):
     def _retire(self, flow: Flow[T]) -> None:
         """A flow has nothing waiting: a small one keeps what is left of its quantum, others lose it."""
         band = self._bands[flow.priority]
-        del band.flows(flow)[flow]
+        band.drop(flow)
         if not flow.small:
             flow.deficit = 0
         elif not flow.deficit:
             flow.small = False
-        if not band.small and not band.large:
+        if not band.count:
             del self._bands[flow.priority]
             del self._lower_turn[flow.priority]
