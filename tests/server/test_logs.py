@@ -87,7 +87,7 @@ def test_a_line_is_short_whatever_a_client_sends(
 def test_an_errors_text_makes_no_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     logs.set_up("text", "info")
     try:
-        raise ValueError("bad\n2026-01-01T00:00:00.000Z info request status=200")
+        raise ValueError("bad\n2026-01-01T00:00:00.000Z info request status=200")  # noqa: TRY301
     except ValueError:
         logging.getLogger("crossrank.server").exception("failed")
     first, *rest = capsys.readouterr().err.splitlines()

@@ -16,7 +16,7 @@ from pydantic_core import to_json
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from crossrank.server.dialects.openai import openai_error
-from crossrank.server.faults import Fault
+from crossrank.server.faults import Fault, Kind
 
 __all__ = ["MAX_HEAD", "MAX_HEADERS", "MAX_TARGET", "Connections", "guarded_protocol"]
 
@@ -222,7 +222,7 @@ def guarded_protocol(connections: Connections) -> type[HttpToolsProtocol]:
             self._refused = True
             connections.leave(self)
             self._clear_read_alarm()
-            self.logger.warning("refused a connection with %d: %s", status, message)
+            self._log(f"refused a connection with {status}: {message}")
             if self._answering:
                 begun = not self._in_body or self.pipeline or self.cycle.response_started
                 # As for a client that has gone: the app's answer goes nowhere.
@@ -236,6 +236,10 @@ def guarded_protocol(connections: Connections) -> type[HttpToolsProtocol]:
             if self.transport.can_write_eof():
                 self.transport.write_eof()
             self.loop.call_later(_LINGER, self.transport.abort)
+
+        def _log(self, message: str) -> None:
+            fields = {"address": self.client[0]} if self.client else {}
+            self.logger.warning(message, extra={"fields": fields})
 
         def _set_read_alarm(self, seconds: float) -> None:
             self._clear_read_alarm()
@@ -265,7 +269,7 @@ def guarded_protocol(connections: Connections) -> type[HttpToolsProtocol]:
         def _check_reader(self, before: int) -> None:
             self._write_alarm = None
             if self.transport.get_write_buffer_size() > max(0, before - _LEAST_TAKEN):
-                self.logger.warning("dropped a client that does not read its answer (--write-timeout)")
+                self._log("dropped a client that does not read its answer (--write-timeout)")
                 self.transport.abort()
             else:
                 self._watch_reader()
@@ -274,7 +278,8 @@ def guarded_protocol(connections: Connections) -> type[HttpToolsProtocol]:
 
 
 def _response(status: int, message: str) -> bytes:
-    body = to_json(openai_error(Fault("invalid", message), status))
+    kind: Kind = "unavailable" if status == http.HTTPStatus.SERVICE_UNAVAILABLE else "invalid"
+    body = to_json(openai_error(Fault(kind, message), status))
     head = (
         f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\n"
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
