@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +16,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from crossrank import Reranker, packed
+from crossrank import Reranker, content, packed
 from crossrank.checkpoint import Checkpoint, map_tensors
+from crossrank.content import cache_folder
 from crossrank.models import BUNDLED, resolve
-from crossrank.packed import LAYOUT, PackedWeights, packed_cache, packed_files
+from crossrank.packed import LAYOUT, PackedWeights, packed_files
 from tests.checkpoints import write_xlm_roberta
 
 DOCUMENTS = ["北京是中国的政治中心。", "Paris is the capital.", "上海"]
@@ -28,6 +30,12 @@ DOCUMENTS = ["北京是中国的政治中心。", "Paris is the capital.", "上�
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CROSSRANK_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that were written just now are trusted."""
+    monkeypatch.setattr(content, "SETTLED_NS", -(10**18))
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +49,11 @@ def logits(folder: Path, precision: Any = "fp32") -> list[float]:
     return found
 
 
+def kept(cache: Path) -> list[Path]:
+    """Files of packed weights, and what writers have left."""
+    return sorted(path for path in cache.iterdir() if path.is_file())
+
+
 def states() -> dict[str, str]:
     return {file.precision: file.state for file in packed_files()}
 
@@ -48,7 +61,7 @@ def states() -> dict[str, str]:
 def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("CROSSRANK_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert packed_cache() == tmp_path / "crossrank"
+    assert cache_folder() == tmp_path / "crossrank"
 
 
 def test_a_written_file_is_safetensors_and_aligned(folder: Path, cache: Path) -> None:
@@ -63,8 +76,10 @@ def test_a_written_file_is_safetensors_and_aligned(folder: Path, cache: Path) ->
     written: list[int] = []
     place.write(tensors, {}, written.append)
     assert sum(written) == sum(array.nbytes for array in tensors.values())
-    for read in (load_file(place.path), map_tensors(place.path)[0], place.read()):
-        assert read is not None
+    again = place.read()
+    assert again is not None
+    assert all(array.ctypes.data % 64 == 0 for array in again.values())
+    for read in (load_file(place.path), map_tensors(place.path)[0], again):
         assert set(read) == set(tensors)
         for name, array in tensors.items():
             assert read[name].dtype == array.dtype
@@ -114,7 +129,7 @@ def test_states(tmp_path: Path, cache: Path) -> None:
 def test_a_new_file_replaces_those_of_old_layouts_and_old_weights(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, other = write_xlm_roberta(tmp_path / "m"), write_xlm_roberta(tmp_path / "other")
+    folder, other = write_xlm_roberta(tmp_path / "m"), write_xlm_roberta(tmp_path / "other", seed=2)
     logits(other)
     monkeypatch.setattr(packed, "LAYOUT", LAYOUT - 1)
     logits(folder)
@@ -134,7 +149,8 @@ def run(code: str, folder: Path, **env: str) -> subprocess.Popen[str]:
     after = f"""
 import json
 from pathlib import Path
-from crossrank import Reranker
+if "Reranker" not in globals():
+    from crossrank import Reranker
 reranker = Reranker(Path({str(folder)!r}), device="cpu", precision="fp32", threads=2)
 print(json.dumps(reranker.logits([("中国的首都", text) for text in {DOCUMENTS!r}]).tolist()))
 """
@@ -154,7 +170,7 @@ def test_a_full_disk_leaves_nothing_and_the_engine_runs(folder: Path, cache: Pat
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert "cannot be kept" in err
-    assert list(cache.iterdir()) == []
+    assert kept(cache) == []
     assert json.loads(out) == logits(folder)
 
 
@@ -165,8 +181,8 @@ def test_a_cache_that_may_not_be_written_is_a_warning(
         raise PermissionError(13, "Permission denied")
 
     expected = logits(folder)
-    for kept in packed_files():
-        kept.path.unlink()
+    for file in packed_files():
+        file.path.unlink()
     monkeypatch.setattr(Path, "mkdir", refused)
     with caplog.at_level(logging.WARNING, "crossrank"):
         assert logits(folder) == expected
@@ -203,7 +219,7 @@ packed.PackedWeights.write = killed
     out, _ = process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL
     assert out == ""
-    [left] = cache.iterdir()
+    [left] = kept(cache)
     assert left.suffix == ".partial"
     assert packed_files() == []  # it is young: its writer may be about to lock it
     os.utime(left, (0, 0))
@@ -222,7 +238,7 @@ def test_what_is_being_written_is_left_alone(folder: Path, cache: Path) -> None:
         assert packed_files() == []
         logits(folder)
         assert Path(file.name).exists()
-    assert [file.state for file in packed_files()] == ["unfinished", "current"]
+    assert [file.state for file in packed_files()] == ["current", "unfinished"]
 
 
 def test_a_file_that_names_no_source_is_outdated(cache: Path) -> None:
@@ -230,3 +246,117 @@ def test_a_file_that_names_no_source_is_outdated(cache: Path) -> None:
     save_file({"x": np.zeros(3, np.float32)}, cache / f"m-0-fp32-v{LAYOUT}.safetensors")
     (cache / "n-0-fp32-v9.safetensors").write_bytes(b"\xff" * 100)
     assert [file.state for file in packed_files()] == ["outdated", "outdated"]
+
+
+def copy_of(folder: Path, to: Path) -> Path:
+    shutil.copytree(folder, to)
+    return to
+
+
+def test_equal_models_share_one_file(folder: Path, tmp_path: Path, cache: Path, settled: None) -> None:
+    installs = [copy_of(folder, tmp_path / f"venv{i}" / "m") for i in range(7)]
+    assert len({tuple(logits(install)) for install in installs}) == 1
+    [file] = packed_files()
+    assert (file.model, file.source, file.state) == ("m", installs[0], "current")
+    # It serves the others on, and is not taken for an orphan.
+    shutil.rmtree(installs[0])
+    assert states() == {"fp32": "current"}
+    for install in installs[1:]:
+        shutil.rmtree(install)
+    assert states() == {"fp32": "orphaned"}
+
+
+def test_weights_of_the_same_size_and_time_are_told_apart(tmp_path: Path, cache: Path, settled: None) -> None:
+    folder, other = write_xlm_roberta(tmp_path / "m"), write_xlm_roberta(tmp_path / "other", seed=1)
+    first, truth = logits(folder), logits(other)
+    weights = folder / "model.safetensors"
+    status = weights.stat()
+    for replace in (shutil.copyfile, shutil.move):
+        replace(str(other / weights.name), str(weights))
+        os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert (weights.stat().st_size, weights.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+        assert logits(folder) == truth != first
+
+
+def test_every_change_of_a_file_is_found(
+    folder: Path, cache: Path, caplog: pytest.LogCaptureFixture, settled: None
+) -> None:
+    expected = logits(folder)
+    [file] = kept(cache)
+    whole = file.read_bytes()
+    rng = np.random.default_rng(0)
+    for place in (0, 9, 30, 200, len(whole) // 2, len(whole) - 1, *rng.integers(0, len(whole), 6).tolist()):
+        changed = bytearray(whole)
+        changed[place] ^= 1 << int(rng.integers(8))
+        file.write_bytes(changed)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "crossrank"):
+            assert logits(folder) == expected
+        assert "made anew" in caplog.text, place
+        assert file.read_bytes() == whole
+
+
+def test_a_file_under_another_models_name_is_refused(folder: Path, tmp_path: Path, cache: Path) -> None:
+    expected = logits(folder)
+    [file] = kept(cache)
+    logits(write_xlm_roberta(tmp_path / "other", seed=1))
+    [other] = [path for path in kept(cache) if path != file]
+    shutil.copy(other, file)
+    assert logits(folder) == expected
+
+
+def test_other_files_in_the_cache_do_no_harm(folder: Path, tmp_path: Path, cache: Path) -> None:
+    expected = logits(folder)
+    [file] = kept(cache)
+    file.unlink()
+    nested = tmp_path / "nested"
+    nested.mkdir()
+    (nested / "config.json").write_text('{"a":' * 100_000)
+    for i, metadata in enumerate(
+        [
+            {"crossrank.folder": "[" * 100_000},
+            {"crossrank.folder": str(nested)},
+            {"crossrank.folder": "\0", "crossrank.model": "\x1b[2J"},
+            {"crossrank.source": "[" * 100_000},
+        ]
+    ):
+        save_file({"x": np.zeros(3, np.float32)}, cache / f"{i}-fp32-v{LAYOUT}.safetensors", metadata)
+    (cache / "folder.safetensors").mkdir()
+    (cache / "loop.safetensors").symlink_to("loop.safetensors")
+    (cache / "nothing.partial").symlink_to("/dev/zero")
+    os.mkfifo(cache / "pipe.safetensors")
+    os.mkfifo(cache / "pipe.partial")
+    os.utime(cache / "pipe.partial", (0, 0))
+    (cache / "checkpoints" / "nested.json").write_text("[" * 100_000)
+    assert logits(folder) == expected
+    assert sum(file.state == "current" for file in packed_files()) == 1
+    assert len(packed_files()) == 5
+
+
+def test_files_that_are_cut_short_or_overwritten_while_an_engine_runs(
+    folder: Path, tmp_path: Path, cache: Path
+) -> None:
+    """Were they mapped, this process would end, or scores would change."""
+    copy = copy_of(folder, tmp_path / "m")
+    expected = logits(folder)
+    change = f"""
+from pathlib import Path
+from crossrank import Reranker
+class Reranker(Reranker):
+    def logits(self, pairs):
+        files = [Path({str(copy / "model.safetensors")!r}), *Path({str(cache)!r}).glob("*.safetensors")]
+        assert len(files) == 2
+        for file in files:
+            with file.open("r+b") as out:
+                out.write(b"x" * file.stat().st_size)
+        found = super().logits(pairs)
+        for file in files:
+            with file.open("r+b") as out:
+                out.truncate(100)
+        assert (super().logits(pairs) == found).all()
+        return found
+"""
+    process = run(change, copy)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert json.loads(out) == expected

@@ -6,21 +6,26 @@ What modules that find, fetch and read models share.
 from __future__ import annotations
 
 import json
+import reprlib
 from pathlib import Path
 
 from crossrank.errors import CheckpointError
 
 __all__ = [
+    "ADAPTER",
     "INDEX",
     "LOCAL",
     "NEEDED",
     "SAFETENSORS",
     "TOKENIZER_HINT",
     "TORCH",
+    "TORCH_INDEX",
     "USEFUL",
+    "check_no_pointer",
     "is_complete",
     "local_place",
     "missing_file",
+    "no_weights",
     "shards",
     "weight_files",
 ]
@@ -34,8 +39,14 @@ NEEDED = ("config.json", "tokenizer.json")
 USEFUL = ("tokenizer_config.json", "special_tokens_map.json")
 """What it may have, and is fetched with it."""
 
-SAFETENSORS, INDEX, TORCH = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
+SAFETENSORS, INDEX = "model.safetensors", "model.safetensors.index.json"
+TORCH, TORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 """The weights: one file, or the index of several, or PyTorch's own; the first that is there counts."""
+
+ADAPTER = "adapter_config.json"
+"""What a folder of LoRA weights has instead."""
+
+_POINTER = b"version https://git-lfs.github.com/spec/"
 
 TOKENIZER_HINT = (
     "write one in a copy of it: transformers.AutoTokenizer.from_pretrained(...).save_pretrained(...)"
@@ -71,11 +82,11 @@ def weight_files(folder: Path) -> list[str]:
         CheckpointError: the index is damaged, or cannot be read.
     """
     # An empty file counts, as it does for transformers: what it hides would not be read.
-    if not (folder / SAFETENSORS).is_file():
-        if (folder / INDEX).is_file():
-            return shards(folder / INDEX)
-        if (folder / TORCH).is_file():
-            return [TORCH]
+    for whole, index in ((SAFETENSORS, INDEX), (TORCH, TORCH_INDEX)):
+        if (folder / whole).is_file():
+            return [whole]
+        if (folder / index).is_file():
+            return shards(folder / index)
     return [SAFETENSORS]
 
 
@@ -87,10 +98,12 @@ def shards(index: Path) -> list[str]:
     """
     try:
         files = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-        good = bool(files) and all(Path(file).name == file for file in files)
+        suffix = index.name.removesuffix(".index.json").rpartition(".")[2]
+        good = bool(files) and all(Path(f).name == f and f.endswith(f".{suffix}") for f in files)
     except OSError as error:
         raise CheckpointError(f"{index} cannot be read: {error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        check_no_pointer(index)
         good = False
     if not good:
         raise CheckpointError(
@@ -98,6 +111,38 @@ def shards(index: Path) -> list[str]:
             "for a cached one, run 'crossrank models remove' and 'pull'"
         )
     return files
+
+
+def check_no_pointer(path: Path) -> None:
+    """Raise CheckpointError if a file is what git-lfs puts in the place of a large one."""
+    try:
+        with path.open("rb") as file:
+            pointer = file.read(len(_POINTER)) == _POINTER
+    except OSError:
+        return
+    if pointer:
+        raise CheckpointError(
+            f"{path} is only a git-lfs pointer to the file; run 'git lfs install' and 'git lfs pull' in "
+            f"{path.parent}, or fetch the model with 'crossrank models pull'"
+        )
+
+
+def no_weights(folder: Path) -> str:
+    """What is wrong with a folder that holds no weights, and what to do."""
+    if not (folder / ADAPTER).is_file():
+        return (
+            f"{folder} has no weights: the folder must hold {SAFETENSORS} or {TORCH}, or shards with "
+            f"{INDEX} or {TORCH_INDEX}; copy or pull the model again"
+        )
+    try:
+        base = json.loads((folder / ADAPTER).read_bytes())["base_model_name_or_path"]
+        of = f" of {reprlib.repr(base)}" if base else ""
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        of = ""
+    return (
+        f"{folder} is a LoRA adapter{of}, not a whole model; merge it into its base "
+        "(peft: merge_and_unload(), then save_pretrained()) and give that folder"
+    )
 
 
 def _lacks(folder: Path, file: str) -> bool:

@@ -1,18 +1,21 @@
 """The cache of packed weights: what an engine made of a checkpoint, kept for the next start.
 
-One safetensors file for each checkpoint and precision, named ``MODEL-FINGERPRINT-PRECISION-vLAYOUT``.
-Its tensors are mapped, not read. Its metadata name the checkpoint that it was made from, and the
-tensors that stay there and are read from there (embedding tables).
+One safetensors file for each content and precision, named ``FINGERPRINT-PRECISION-vLAYOUT``: equal models
+in several folders share it. It is read whole and checked, so that nothing that happens to it later matters
+to an engine. Its metadata name the checkpoint that it was made from, and the tensors that stay there
+(embedding tables).
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
 import secrets
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,17 +24,19 @@ from typing import IO, Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from crossrank.checkpoint import Checkpoint, map_tensors, open_safetensors
+from crossrank.checkpoint import Checkpoint, open_safetensors, view_tensors
+from crossrank.content import cache_folder, each_chunk, known_folders, workers
 from crossrank.errors import CheckpointError, ModelError
 
-__all__ = ["LAYOUT", "PackedFile", "PackedWeights", "packed_cache", "packed_files"]
+__all__ = ["LAYOUT", "PackedFile", "PackedWeights", "packed_files"]
 
-LAYOUT = 3
+LAYOUT = 4
 """Of packed weights; a change makes old files be ignored, and removed when a new one is written."""
 
 State: TypeAlias = Literal["current", "outdated", "orphaned", "unfinished"]
 
-_SOURCE = "crossrank.source"
+_SUFFIX = ".safetensors"
+_FOLDER, _MODEL, _CHECKSUM = "crossrank.folder", "crossrank.model", "crossrank.checksum"
 _DTYPES = {"f4": "F32", "f2": "F16", "u2": "U16", "u1": "U8"}
 _ALIGNMENT = 64
 _CHUNK = 1 << 24
@@ -39,14 +44,6 @@ _STALE_SECONDS = 60
 """A writer locks its file at once: one that is older and not locked has no writer."""
 
 _logger = logging.getLogger(__name__)
-
-
-def packed_cache() -> Path:
-    """The folder of packed weights: CROSSRANK_CACHE, or crossrank in the user's cache folder."""
-    place = os.environ.get("CROSSRANK_CACHE")
-    if place:
-        return Path(place).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "crossrank"
 
 
 class PackedWeights:
@@ -58,25 +55,38 @@ class PackedWeights:
 
     def __init__(self, checkpoint: Checkpoint, precision: str) -> None:
         self._checkpoint = checkpoint
-        self._fingerprint = checkpoint.fingerprint()
-        name = f"{checkpoint.name[:40]}-{self._fingerprint}-{precision}-v{LAYOUT}.safetensors"
-        self.path = packed_cache() / name
+        self._key = f"{checkpoint.fingerprint()}-{precision}-v{LAYOUT}"
+        self.path = cache_folder() / f"{self._key}{_SUFFIX}"
 
     def read(self) -> dict[str, npt.NDArray[Any]] | None:
-        """Packed tensors, mapped, and the tables that stay in the checkpoint; None: not there."""
+        """Packed tensors in memory, and mapped tables of the checkpoint; None: not there, or damaged."""
+        if not self.path.is_file():
+            return None
         try:
-            if not self.path.is_file():
-                return None
-            packed, metadata = map_tensors(self.path)
-            metadata.pop(_SOURCE, None)
-            source = self._checkpoint.mapped(only=set(metadata.values()))
-            return packed | {name: source[origin] for name, origin in metadata.items()}
-        except (CheckpointError, OSError, KeyError) as error:
+            packed, metadata = view_tensors(_read_whole(self.path))
+            checksum = metadata.pop(_CHECKSUM, None)
+            if checksum != _checksum(self._key, packed, metadata):
+                raise ValueError("its checksum is wrong")  # noqa: TRY301
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            IndexError,
+            RecursionError,
+        ) as error:
             self.warn_of_damage(error)
             return None
+        tables = {name: origin for name, origin in metadata.items() if name not in (_FOLDER, _MODEL)}
+        source = self._checkpoint.mapped(only=set(tables.values()))
+        if not set(tables.values()) <= source.keys():
+            self.warn_of_damage(KeyError("it names tables that the checkpoint does not have"))
+            return None
+        return packed | {name: source[origin] for name, origin in tables.items()}
 
     def warn_of_damage(self, error: Exception) -> None:
-        """Log that the file is of no use."""
+        """Log that the file is of no use, and why."""
         _logger.warning("%s is damaged and is made anew: %s", self.path, error)
 
     def write(
@@ -96,8 +106,12 @@ class PackedWeights:
             tables: of those that stay in the checkpoint, the name there.
             advance: is told how many bytes more have been written.
         """
-        origin = {"folder": str(self._checkpoint.folder.absolute()), "fingerprint": self._fingerprint}
-        metadata = {**tables, _SOURCE: json.dumps(origin)}
+        metadata = {
+            **tables,
+            _FOLDER: _text(self._checkpoint.folder.absolute()),
+            _MODEL: self._checkpoint.name,
+        }
+        metadata[_CHECKSUM] = _checksum(self._key, packed, metadata)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Not by tempfile, whose files nobody else may read: a cache may be shared.
@@ -117,10 +131,17 @@ class PackedWeights:
             self._remove_older()
 
     def _remove_older(self) -> None:
-        folder = self._checkpoint.folder.absolute()
-        for file in packed_files():
-            if file.state == "unfinished" or (file.source == folder and file.state == "outdated"):
-                file.path.unlink(missing_ok=True)
+        folder = _text(self._checkpoint.folder.absolute())
+        key = self._key.partition("-")[0]
+        for path in _files():
+            # Of other models' files nothing but the header is looked at.
+            own = (
+                path.suffix == ".partial"
+                or path.stem.startswith(key)
+                or _metadata(path).get(_FOLDER) == folder
+            )
+            if own and not _is_current(path, {key}):
+                path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +149,10 @@ class PackedFile:
     """A file of the cache.
 
     Attributes:
-        path: the file; one that is removed while an engine has it mapped serves that engine on.
+        path: the file; it is not needed any more once an engine runs.
         size: in bytes.
         source: the checkpoint's folder that it was made from; None where it does not say.
+        model: what the model was called; the file's name where it does not say.
         state: "current"; "outdated": the checkpoint or the layout has changed; "orphaned": the
             checkpoint is gone; "unfinished": a writer crashed.
     """
@@ -138,52 +160,127 @@ class PackedFile:
     path: Path
     size: int
     source: Path | None
+    model: str
     state: State
 
     @property
     def precision(self) -> str:
         """As its name says; "" where it is another file's."""
-        parts = self.path.stem.rsplit("-", 3)
-        return parts[2] if len(parts) == 4 else ""
-
-    @property
-    def model(self) -> str:
-        """The model's name."""
-        return self.path.stem.rsplit("-", 3)[0]
+        parts = self.path.stem.rsplit("-", 2)
+        return parts[1] if len(parts) == 3 else ""
 
 
 def packed_files() -> list[PackedFile]:
-    """What is in the cache, by name; files that are being written are left out."""
+    """What is in the cache, by model and name; files that are being written are left out."""
     found: list[PackedFile] = []
-    for path in sorted(packed_cache().glob("*")):
+    keys: set[str] | None = None
+    for path in _files():
         with contextlib.suppress(FileNotFoundError):  # another process cleans too
+            size = path.stat().st_size
             if path.suffix == ".partial":
-                if _is_abandoned(path):
-                    found.append(PackedFile(path, path.stat().st_size, None, "unfinished"))
-            elif path.suffix == ".safetensors":
-                found.append(_examine(path))
-    return found
+                found.append(PackedFile(path, size, None, path.stem, "unfinished"))
+                continue
+            metadata = _metadata(path)
+            source = Path(metadata[_FOLDER]) if metadata.get(_FOLDER) else None
+            model = metadata.get(_MODEL) or path.stem
+            keys = _current_keys() if keys is None else keys
+            own = _fingerprint(source) if source is not None else None
+            state: State = "outdated"
+            if _is_current(path, keys if own is None else keys | {own}):
+                state = "current"
+            elif source is not None and own is None:
+                state = "orphaned"
+            found.append(PackedFile(path, size, source, model, state))
+    return sorted(found, key=lambda file: (file.model, file.path.name))
 
 
-def _examine(path: Path) -> PackedFile:
-    size, source = path.stat().st_size, None
-    state: State = "outdated"
+def _files() -> list[Path]:
+    """The files of the cache but those that are being written; what is no file is none of it."""
+    try:
+        paths = [path for path in sorted(cache_folder().iterdir()) if path.is_file()]
+    except OSError:
+        return []
+    return [path for path in paths if path.suffix == _SUFFIX or _is_abandoned(path)]
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """A file's metadata; empty where it has none, or is damaged."""
     try:
         with open_safetensors(path) as file:
-            origin = json.loads((file.metadata() or {})[_SOURCE])
-        source = Path(origin["folder"])
-        if not source.is_dir():
-            state = "orphaned"
-        elif path.stem.endswith(f"-v{LAYOUT}") and Checkpoint(source).fingerprint() == origin["fingerprint"]:
-            state = "current"
-    except ModelError:
-        # Either this file is damaged, or what is in the folder now is no checkpoint any more.
-        state = "outdated" if source is None else "orphaned"
-    except (KeyError, TypeError, ValueError):
-        pass  # written before files named their source
-    except OSError:
-        state = "current"  # its checkpoint cannot be looked at: nothing speaks against the file
-    return PackedFile(path, size, source, state)
+            return dict(file.metadata() or {})
+    except CheckpointError:
+        return {}
+
+
+def _is_current(path: Path, keys: set[str]) -> bool:
+    """Whether a file is of today's layout, and of a fingerprint among ``keys``."""
+    return path.stem.partition("-")[0] in keys and path.stem.endswith(f"-v{LAYOUT}")
+
+
+def _current_keys() -> set[str]:
+    """Fingerprints of all checkpoints that the cache knows."""
+    return {key for key in map(_fingerprint, known_folders()) if key is not None}
+
+
+def _fingerprint(folder: Path) -> str | None:
+    """A folder's fingerprint; None: it holds no checkpoint, or not any more."""
+    try:
+        return Checkpoint(folder).fingerprint()
+    except (ModelError, OSError, ValueError):
+        return None
+
+
+def _text(path: Path) -> str:
+    """A path that UTF-8 can hold."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def _read_whole(path: Path) -> npt.NDArray[np.uint8]:
+    """A file's bytes in memory, aligned to 64."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        whole = np.empty(size + _ALIGNMENT, np.uint8)
+        whole = whole[-whole.ctypes.data % _ALIGNMENT :][:size]
+
+        def read(chunk: tuple[int, int]) -> None:
+            start, length = chunk
+            view = memoryview(whole)[start : start + length]  # type: ignore[arg-type]
+            if os.preadv(file.fileno(), [view], start) != length:
+                raise ValueError("it was cut short")
+
+        with workers() as pool:
+            list(pool.map(read, each_chunk(size)))
+    return whole
+
+
+def _checksum(key: str, tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> str:
+    """Of all that a file holds, and of the key that it is kept under.
+
+    CRC-32 of the tensors finds what disks and accidents change, at twice the speed of a cryptographic hash.
+    """
+
+    def of_part(part: npt.NDArray[np.uint8]) -> int:
+        return zlib.crc32(part.data)
+
+    order = sorted(tensors)
+    with workers() as pool:
+        sums = [[pool.submit(of_part, part) for part in _parts(tensors[name])] for name in order]
+        rows = [
+            [
+                name,
+                _DTYPES[tensors[name].dtype.str[1:]],
+                list(tensors[name].shape),
+                [crc.result() for crc in row],
+            ]
+            for name, row in zip(order, sums, strict=True)
+        ]
+    return hashlib.sha256(json.dumps([key, sorted(metadata.items()), rows]).encode()).hexdigest()
+
+
+def _parts(array: npt.NDArray[Any]) -> list[npt.NDArray[np.uint8]]:
+    """A tensor's bytes in pieces of at most some MB."""
+    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return [data[start : start + _CHUNK] for start in range(0, len(data), _CHUNK)]
 
 
 def _lock(file: IO[bytes]) -> bool:
@@ -200,10 +297,14 @@ def _lock(file: IO[bytes]) -> bool:
 
 
 def _is_abandoned(path: Path) -> bool:
-    if time.time() - path.stat().st_mtime < _STALE_SECONDS:
+    """Whether a file is what a writer left that crashed."""
+    try:
+        if path.suffix != ".partial" or time.time() - path.stat().st_mtime < _STALE_SECONDS:
+            return False
+        with path.open("rb") as file:
+            return _lock(file)
+    except OSError:
         return False
-    with path.open("rb") as file:
-        return _lock(file)
 
 
 def _write_tensors(
@@ -230,8 +331,7 @@ def _write_tensors(
     text += b" " * (-(8 + len(text)) % _ALIGNMENT)
     file.write(len(text).to_bytes(8, "little") + text)
     for name in order:
-        data = np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data
-        for start in range(0, len(data), _CHUNK):
-            advance(file.write(data[start : start + _CHUNK]))
+        for part in _parts(tensors[name]):
+            advance(file.write(part.data))
     file.flush()
     os.fsync(file.fileno())

@@ -12,9 +12,10 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from crossrank.cli import options as o
+from crossrank.content import cache_folder
 from crossrank.models import Source, cached_folder, resolve, stored_models
 from crossrank.models import remove as remove_model
-from crossrank.packed import PackedFile, packed_cache, packed_files
+from crossrank.packed import PackedFile, packed_files
 
 __all__ = ["app"]
 
@@ -79,12 +80,12 @@ def clean(
     """Delete packed weights whose model has changed or is gone, and what crashes have left."""
     files = [file for file in packed_files() if everything or file.state != "current"]
     if not files:
-        typer.echo(f"nothing to delete in {packed_cache()}", err=True)
+        typer.echo(f"nothing to delete in {cache_folder()}", err=True)
         return
     for file in files:
         typer.echo(f"{file.path.name}: {file.state}, {decimal(file.size)}", err=True)
     if not yes:
-        typer.confirm(f"Delete these from {packed_cache()}?", abort=True, err=True)
+        typer.confirm(f"Delete these from {cache_folder()}?", abort=True, err=True)
     for file in files:
         file.path.unlink(missing_ok=True)
     typer.echo(f"{decimal(sum(file.size for file in files))} freed", err=True)

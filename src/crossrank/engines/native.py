@@ -1,7 +1,8 @@
 """The native engine: BERT, RoBERTa and XLM-RoBERTa on the CPU, by CrossRank's own encoder (native/).
 
-Weights are packed once for a precision and kept in the cache; the next start maps them. Embedding
-tables are not packed: their rows are read from the checkpoint, where it keeps them.
+Weights are packed once for a precision and kept in the cache; the next start reads them. Embedding
+tables are not packed: small ones are copied from the checkpoint, of a large one rows are read from its
+file. Nothing is served from a map, which a change of its file would change, or end the process.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crossrank.checkpoint import Checkpoint, place_in_file
+from crossrank.content import WatchedFile
 from crossrank.engines.base import MOST_THREADS
 from crossrank.errors import CheckpointError, EngineError, InputError, OutOfMemoryError
 from crossrank.packed import PackedWeights
@@ -100,34 +102,42 @@ def default_threads() -> int:
 def _pack(
     checkpoint: Checkpoint, cache: PackedWeights, precision: str, threads: int, *, progress: bool
 ) -> dict[str, npt.NDArray[Any]]:
-    """Packed tensors, kept in the cache and mapped from there; in memory where it cannot keep them."""
+    """Packed tensors, kept in the cache and read from there."""
     source = checkpoint.mapped()
     try:
         with progress_bar(progress, f"Packing {checkpoint.name} for {precision}, once"):
             packed = _native.pack_weights(checkpoint.config, source, precision, threads)
     except ValueError as error:
         raise CheckpointError(f"{checkpoint.folder} cannot be loaded: {error}") from error
+    checkpoint.content.check()
     names = {id(array): name for name, array in source.items()}
     tables = {name: names[id(array)] for name, array in packed.items() if id(array) in names}
     own = {name: array for name, array in packed.items() if name not in tables}
     size = sum(array.nbytes for array in own.values())
     with progress_bar(progress, "Keeping what was packed", size) as advance:
         cache.write(own, tables, advance)
-    # Products are faster from the page cache, whose pages may be larger; and other processes share it.
+    # Read again, into memory of large pages: products are faster.
     return cache.read() or packed
 
 
 def _engine(
     checkpoint: Checkpoint, packed: dict[str, npt.NDArray[Any]], precision: str, threads: int
-) -> _native.Engine:
-    """An engine on packed tensors; a large table is read from its file."""
-    settings = (checkpoint.config, packed, precision, threads, instruction_set())
-    words = packed.get("embedding.words")
-    place = None if words is None or words.nbytes < LARGE_TABLE else place_in_file(words)
-    if place is None or words is None or words.dtype == np.uint8:
-        return _native.Engine(*settings)
-    with place[0].open("rb") as file:
-        return _native.Engine(*settings, file.fileno(), place[1])
+) -> tuple[_native.Engine, WatchedFile | None]:
+    """An engine on packed tensors, and the file that it reads a large table from."""
+    words, file, place = packed.get("embedding.words"), None, None
+    if words is not None and words.nbytes >= LARGE_TABLE and words.dtype != np.uint8:
+        place = place_in_file(words)
+    if place is not None:
+        file = WatchedFile(checkpoint.content, place[0])
+    tensors = {
+        name: np.array(array) if place_in_file(array) and not (place and array is words) else array
+        for name, array in packed.items()
+    }
+    checkpoint.content.check()  # what was copied is what the fingerprint is of
+    settings = (checkpoint.config, tensors, precision, threads, instruction_set())
+    if file is None or place is None:
+        return _native.Engine(*settings), None
+    return _native.Engine(*settings, file.descriptor, place[1]), file
 
 
 class NativeEngine:
@@ -162,13 +172,13 @@ class NativeEngine:
         packed = cache.read()
         if packed is not None:
             try:
-                self._engine = _engine(checkpoint, packed, precision, self.threads)
+                self._engine, self._table = _engine(checkpoint, packed, precision, self.threads)
             except ValueError as error:
                 cache.warn_of_damage(error)
                 packed = None
         if packed is None:
             packed = _pack(checkpoint, cache, precision, self.threads, progress=progress)
-            self._engine = _engine(checkpoint, packed, precision, self.threads)
+            self._engine, self._table = _engine(checkpoint, packed, precision, self.threads)
 
     @property
     def isa(self) -> str:
@@ -186,4 +196,9 @@ class NativeEngine:
             ) from error
         except (RuntimeError, ValueError) as error:
             raise EngineError(str(error)) from error
+        if self._table is not None:
+            try:
+                self._table.check()
+            except CheckpointError as error:
+                raise EngineError(str(error)) from error
         return found
