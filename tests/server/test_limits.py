@@ -1,14 +1,26 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 
 import pytest
 from starlette.types import Message
 
 from crossrank.errors import InputError
 from crossrank.server.faults import Fault
-from crossrank.server.limits import ClientGone, Gate, Limits, parse_size, read_body, request_timeout
+from crossrank.server.limits import (
+    MAX_CONTAINERS,
+    Bodies,
+    ClientGone,
+    Gate,
+    Limits,
+    check_containers,
+    parse_size,
+    read_body,
+    request_timeout,
+)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +107,90 @@ def test_the_gate_lets_so_many_in() -> None:
     with pytest.raises(ZeroDivisionError), gate():
         raise ZeroDivisionError
     assert gate.inside == 0
+
+
+def test_the_gate_can_be_asked_before() -> None:
+    gate = Gate(1)
+    gate.check()
+    with gate(), pytest.raises(Fault, match="--max-concurrent-requests"):
+        gate.check()
+    gate.check()
+
+
+def test_bodies_are_counted_until_they_are_answered() -> None:
+    bodies = Bodies(100)
+    with bodies() as take:
+        take(30)
+        take(20)
+        assert bodies.held == 50
+        with pytest.raises(Fault, match="--max-bodies") as refused:
+            take(1)  # more than is left
+        assert (refused.value.kind, refused.value.retry_after) == ("overloaded", 1.0)
+        assert bodies.held == 50
+    assert bodies.held == 0
+
+
+def test_one_client_leaves_room_for_others() -> None:
+    bodies = Bodies(1000)
+    with ExitStack() as stack:
+        for _ in range(9):
+            take = stack.enter_context(bodies("greedy"))
+            with suppress(Fault):
+                for _ in range(1000):
+                    take(1)
+        assert bodies.held == 500
+        stack.enter_context(bodies("modest"))(200)
+    assert bodies.held == 0
+    with bodies("greedy") as take:
+        take(500)
+
+
+def test_a_part_of_a_body_is_counted_as_it_comes() -> None:
+    bodies = Bodies(10)
+
+    async def main() -> None:
+        parts = [b"abc", b"de", b"f"]
+
+        async def receive() -> Message:
+            part = parts.pop(0)
+            return {"type": "http.request", "body": part, "more_body": bool(parts)}
+
+        with bodies() as take, pytest.raises(Fault, match="--max-bodies"):
+            await read_body({"headers": []}, receive, Limits(), take)
+
+    asyncio.run(main())
+    assert bodies.held == 0
+
+
+def nested(count: int) -> bytes:
+    return b"[" + b",".join([b"[]"] * (count - 1)) + b"]"
+
+
+def test_so_many_lists_and_objects() -> None:
+    check_containers(nested(MAX_CONTAINERS))
+    check_containers(b'{"x":' + nested(MAX_CONTAINERS - 1) + b"}")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        nested(MAX_CONTAINERS + 1),
+        b"{" + nested(MAX_CONTAINERS) + b"}",
+        b"[" * (MAX_CONTAINERS + 1),
+        b'["a\\"]",' + nested(MAX_CONTAINERS) + b"]",
+        b'["a\\\\",' + nested(MAX_CONTAINERS) + b"]",
+        b'["",' + b'"",' * 1_000_000 + nested(MAX_CONTAINERS) + b"]",
+    ],
+)
+def test_too_many_lists_and_objects(body: bytes) -> None:
+    with pytest.raises(Fault, match="more than 100000 lists and objects") as refused:
+        check_containers(bytearray(body))
+    assert refused.value.kind == "limit"
+
+
+def test_brackets_in_texts_are_neither_lists_nor_objects() -> None:
+    text = 'a[0] = {"b": "\\"}; ' * 1000
+    check_containers(json.dumps({"texts": [text] * 200}).encode())
 
 
 def test_texts_within_the_limits() -> None:

@@ -122,7 +122,9 @@ def serve(
     max_bodies: Annotated[
         str,
         typer.Option(
-            help="Bytes of all bodies at a time.", envvar="CROSSRANK_MAX_BODIES", rich_help_panel=_LIMITS
+            help="Bytes of all bodies at a time; one client may have half of it.",
+            envvar="CROSSRANK_MAX_BODIES",
+            rich_help_panel=_LIMITS,
         ),
     ] = "256MiB",
     max_documents: Annotated[

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,7 +54,8 @@ class Limits:
 
     Attributes:
         max_body_bytes: of the body as sent.
-        max_bodies_bytes: of all bodies at a time, those on their way and those at work.
+        max_bodies_bytes: of all bodies at a time, those on their way and those at work; one client
+            may have half of it.
         max_documents: in a request.
         max_document_chars: of a document or a query. Longer than the model's window is cut;
             longer than this is refused.
@@ -64,7 +66,7 @@ class Limits:
     """
 
     max_body_bytes: int = 16 << 20
-    max_bodies_bytes: int = 256 << 20
+    max_bodies_bytes: int = 512 << 20
     max_documents: int = 2048
     max_document_chars: int = 1_000_000
     max_connections: int = 1000
@@ -121,35 +123,39 @@ class Gate:
 class Bodies:
     """Counts the bytes of all bodies that are held, from their first byte to their answer.
 
-    A body may be as large as what is still free. So those who send the most are refused first: many large
-    bodies leave room for small ones.
+    One client may hold as much as it leaves free: never more than half.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.held = 0
+        self._of_client: Counter[str] = Counter()
 
     @contextmanager
-    def __call__(self) -> Iterator[Callable[[int], None]]:
+    def __call__(self, client: str = "") -> Iterator[Callable[[int], None]]:
         """A function that is told of each part of a body; the bytes are free again after the block."""
         size = 0
 
         def take(count: int) -> None:
             nonlocal size
-            if size + count > self.limit - self.held - count:
+            if self._of_client[client] + count > self.limit - self.held - count:
                 raise Fault(
                     "overloaded",
                     f"the bodies at work here have {self.held} bytes, and this server takes at most "
-                    f"{self.limit} (--max-bodies); try again later",
+                    f"{self.limit} (--max-bodies), half of it from one client; try again later",
                     retry_after=1.0,
                 )
             size += count
             self.held += count
+            self._of_client[client] += count
 
         try:
             yield take
         finally:
             self.held -= size
+            self._of_client[client] -= size
+            if not self._of_client[client]:
+                del self._of_client[client]
 
 
 class ClientGone(Exception):  # noqa: N818 - no error of anybody's
