@@ -1,8 +1,10 @@
 """Step 4: find the scale and shift that turn logits into probabilities.
 
-Logistic regression on groups that training has not seen, positives and negatives weighted
-equally: a score of 0.5 means that a text is as likely to answer as not, where half of the
-candidates do. The scale is positive, so no order changes. pack.py folds both into the head.
+Logistic regression on the mixture that training draws from, but of groups that it has not seen where
+there are some (encyclopaedia and public data; of the written groups a sample of all): right texts and
+wrong ones, hard and unrelated, weighted equally. A score of 0.5 means that a text is as likely right as
+wrong, where half of the texts are. The scale is positive, so no order changes. pack.py folds both into
+the head.
 
     python training/calibrate.py --work build/training
 """
@@ -16,8 +18,14 @@ from pathlib import Path
 import jsonl
 import numpy as np
 import torch
+from mixture import Mixture, Pile
 
 from crossrank import Reranker
+
+STEPS, SIZE = 60, 16
+"""Draws, and groups of each."""
+FILES = {"reading": "calibration", "public": "public-held", "written": "written"}
+"""The piles, and the files that they are read from."""
 
 
 def fit(logits: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
@@ -40,19 +48,28 @@ def fit(logits: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/training"))
-    work = parser.parse_args().work
-    reranker = Reranker((work / "model").absolute())
+    parser.add_argument("--model", type=Path, help="default: model in --work")
+    arguments = parser.parse_args()
+    folder = arguments.model or arguments.work / "model"
+    reranker = Reranker(folder.absolute())
+    piles = {
+        name: Pile(jsonl.read(arguments.work / "data" / f"{file}.jsonl"), seed=11)
+        for name, file in FILES.items()
+    }
+    mixture = Mixture(piles, SIZE, seed=11)
     logits, labels = [], []
-    for group in jsonl.read(work / "data" / "calibration.jsonl"):
-        # The positive comes first.
-        logits.append(reranker.logits([(group["query"], text) for text in group["texts"]]))
-        labels += [1.0] + [0.0] * (len(group["texts"]) - 1)
-    x, y = torch.from_numpy(np.concatenate(logits)), torch.tensor(labels)
+    for drawn in (drawn for number in range(STEPS) for drawn in mixture.step(number)):
+        found = reranker.logits([(drawn.query, text) for text in drawn.texts])
+        for logit, right, sure in zip(found.tolist(), drawn.right, drawn.sure, strict=True):
+            if right or sure:
+                logits.append(logit)
+                labels.append(float(right))
+    x, y = torch.from_numpy(np.array(logits, np.float32)), torch.tensor(labels)
     scale, shift = fit(x, y)
     right = ((x * scale + shift > 0) == (y > 0)).float()
     balanced = (right[y > 0].mean() + right[y == 0].mean()) / 2
     result = {"scale": scale, "shift": shift, "pairs": len(y), "balanced_accuracy": float(balanced)}
-    (work / "model" / "calibration.json").write_text(json.dumps(result, indent=1) + "\n")
+    (folder / "calibration.json").write_text(json.dumps(result, indent=1) + "\n")
     print(result)
 
 

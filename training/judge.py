@@ -142,9 +142,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     files = [
-        f
-        for path in arguments.groups
-        for f in (sorted(path.glob("written*.jsonl")) if path.is_dir() else [path])
+        f for path in arguments.groups for f in (sorted(path.glob("*.jsonl")) if path.is_dir() else [path])
     ]
     groups = [row for file in files for row in jsonl.read(file)]
     if arguments.most:

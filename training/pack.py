@@ -47,9 +47,10 @@ def to_int4(matrix: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndar
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/training"))
+    parser.add_argument("--model", type=Path, help="default: model in --work")
     parser.add_argument("--out", type=Path, default=Path("src/crossrank/bundled"))
     arguments = parser.parse_args()
-    source, out = arguments.work / "model", arguments.out
+    source, out = arguments.model or arguments.work / "model", arguments.out
     weights = load_file(source / "model.safetensors")
     calibration = source / "calibration.json"
     scale, shift = 1.0, 0.0
