@@ -41,7 +41,8 @@ def buckets(lengths: list[int]) -> list[list[int]]:
 
 
 def forward(model: Any, pairs: list[list[int]]) -> torch.Tensor:
-    """Logits of pairs, float32 (pairs,)."""
+    """Logits of pairs, float32 (pairs,), on the CPU, computed where the model is."""
+    device = model.classifier.weight.device
     places = buckets([len(pair) for pair in pairs])
     shapes, ids, masks = [], [], []
     for bucket in places:
@@ -52,11 +53,11 @@ def forward(model: Any, pairs: list[list[int]]) -> torch.Tensor:
         lengths = torch.tensor([len(pairs[i]) for i in bucket])
         mask = torch.arange(width)[None, :] >= lengths[:, None]  # (n, L), True for padding
         shapes.append((len(bucket), width))
-        ids.append(torch.from_numpy(table))
-        masks.append(mask[:, None, None, :])
+        ids.append(torch.from_numpy(table).to(device))
+        masks.append(mask[:, None, None, :].to(device))
     first = _encode(model.bert, ids, masks, shapes)  # (pairs, H)
     pooled = torch.tanh(model.bert.pooler.dense(first.float()))
-    logits = model.classifier(pooled)[:, 0]
+    logits = model.classifier(pooled)[:, 0].cpu()
     back = torch.empty(len(pairs), dtype=torch.long)
     back[torch.tensor([i for bucket in places for i in bucket])] = torch.arange(len(pairs))
     return torch.as_tensor(logits[back])
@@ -75,7 +76,9 @@ def _encode(
     hidden = table.LayerNorm(torch.cat(parts))  # (T, H)
     sizes = [n * width for n, width in shapes]
     biases = [
-        torch.zeros(mask.shape, dtype=hidden.dtype).masked_fill_(mask, torch.finfo(hidden.dtype).min)
+        torch.zeros(mask.shape, dtype=hidden.dtype, device=mask.device).masked_fill_(
+            mask, torch.finfo(hidden.dtype).min
+        )
         for mask in masks
     ]
     heads = bert.config.num_attention_heads

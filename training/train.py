@@ -110,7 +110,7 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(np.array(value, np.float32)) for name, value in stored.items()}
 
 
-def load(folder: Path, weights: dict[str, torch.Tensor], freeze: int = 0) -> Any:
+def load(folder: Path, weights: dict[str, torch.Tensor], freeze: int = 0, device: str = "cpu") -> Any:
     """The model as it is trained: encoder in bf16 with a pooler and classifier in fp32.
 
     Embeddings and the lowest ``freeze`` layers stay as they are.
@@ -127,7 +127,7 @@ def load(folder: Path, weights: dict[str, torch.Tensor], freeze: int = 0) -> Any
         part.load_state_dict({k: weights[f"{name}.{k}"] for k in ("weight", "bias")})
     model.bert.embeddings.requires_grad_(False)
     model.bert.encoder.layer[:freeze].requires_grad_(False)
-    return model.train()
+    return model.to(device).train()
 
 
 def trained(model: Any) -> list[tuple[str, torch.nn.Parameter]]:
@@ -140,7 +140,7 @@ class Share:
     def __init__(self, model: Any, processes: int) -> None:
         context = mp.get_context("spawn")
         named = trained(model)
-        self.weights = {name: p.detach().clone().share_memory_() for name, p in named}
+        self.weights = {name: p.detach().cpu().clone().share_memory_() for name, p in named}
         size = sum(p.numel() for _, p in named)
         self.gradients = [torch.zeros(size).share_memory_() for _ in range(processes)]
         # Loss, groups whose best is right, groups, tokens.
@@ -150,9 +150,12 @@ class Share:
         self.gate = context.Barrier(processes)
 
     def bind(self, model: Any) -> None:
-        """Let the model read the shared weights."""
+        """Let the model read the shared weights; on a GPU, which cannot, copy them there."""
         for name, p in trained(model):
-            p.data = self.weights[name]
+            if p.device.type == "cpu":
+                p.data = self.weights[name]
+            else:
+                p.data.copy_(self.weights[name])
 
     def take(self) -> int:
         """The number of the next micro-batch of the step, for whoever asks first."""
@@ -175,6 +178,7 @@ class Data:
 def run_step(model: Any, data: Data, share: Share, number: int) -> None:
     """Backward passes of the micro-batches that this process gets, into its gradients and sums."""
     groups = data.step(share.step.value)
+    share.bind(model)
     batches = micro_batches(groups)
     gradient, sums = share.gradients[number], share.sums[number]
     gradient.zero_()
@@ -193,7 +197,7 @@ def run_step(model: Any, data: Data, share: Share, number: int) -> None:
         at = 0
         for _, p in trained(model):
             if p.grad is not None:
-                gradient[at : at + p.numel()] += p.grad.view(-1)
+                gradient[at : at + p.numel()] += p.grad.view(-1).float().cpu()
                 p.grad = None
             at += p.numel()
 
@@ -220,10 +224,11 @@ class Maker:
     size: int
     seed: int
     freeze: int
+    device: str
 
     def __call__(self) -> tuple[Any, Data]:
         data = Data(self.work, self.start, self.size, self.seed)
-        return load(self.start, read_weights(self.start), self.freeze), data
+        return load(self.start, read_weights(self.start), self.freeze, self.device), data
 
 
 def main() -> None:
@@ -238,7 +243,8 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=7e-5)
     parser.add_argument("--freeze", type=int, default=0, help="lowest layers that stay as they are")
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--processes", type=int, default=1, help="of one thread each")
+    parser.add_argument("--processes", type=int, default=1, help="of one thread each; one for a GPU")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(arguments.seed)
@@ -247,7 +253,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     state_path = out / "state.pt"
 
-    make = Maker(start, arguments.work, arguments.groups, arguments.seed, arguments.freeze)
+    make = Maker(start, arguments.work, arguments.groups, arguments.seed, arguments.freeze, arguments.device)
     model, data = make()
     first = read_weights(start)
     share = Share(model, arguments.processes)
