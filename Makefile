@@ -3,7 +3,8 @@
 # make lint      style, types
 # make screenshots  the pictures of docs/playground.md, taken anew
 # make format    rewrite the code in the project's style
-# make sanitize  the C++ and its tests under the address and undefined-behaviour sanitizers (Linux, GCC)
+# make sanitize  the C++ under the thread sanitizer, then the C++ and its Python tests under the address and
+#                undefined-behaviour sanitizers (Linux, GCC)
 # make aarch64   the kernels and the encoder cross-compiled, and tested under qemu
 # make peers     the engines that benchmarks/peers.py compares with
 
@@ -51,15 +52,20 @@ SANITIZE := build/sanitize
 BASE = $$($(BIN)/python -c 'import sys; print(sys._base_executable)')
 PACKAGES = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
+SANITIZED = -DCMAKE_CXX_COMPILER=g++ -DCROSSRANK_KERNEL_TEST=ON
+
 # Python is built without the sanitizer, so its library comes first, and libstdc++ with it, or it finds no __cxa_throw.
 # Leaks are looked for in kernel_test alone: at its end the interpreter leaves much that it never frees.
 sanitize: $(VENV)/.dev
-	$(BIN)/cmake -S . -B $(SANITIZE) -DCMAKE_CXX_COMPILER=g++ -DCROSSRANK_SANITIZE=ON -DCROSSRANK_KERNEL_TEST=ON \
+	$(BIN)/cmake -S . -B $(SANITIZE)/thread $(SANITIZED) -DCROSSRANK_SANITIZE=thread -DCROSSRANK_MODULE=OFF
+	$(BIN)/cmake --build $(SANITIZE)/thread --parallel 2
+	$(BIN)/ctest --test-dir $(SANITIZE)/thread --output-on-failure
+	$(BIN)/cmake -S . -B $(SANITIZE)/address $(SANITIZED) -DCROSSRANK_SANITIZE=address \
 	    -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -Dnanobind_DIR=$$($(BIN)/python -m nanobind --cmake_dir)
-	$(BIN)/cmake --build $(SANITIZE) --parallel 2
-	$(BIN)/ctest --test-dir $(SANITIZE) --output-on-failure
+	$(BIN)/cmake --build $(SANITIZE)/address --parallel 2
+	$(BIN)/ctest --test-dir $(SANITIZE)/address --output-on-failure
 	rm -rf $(SANITIZE)/site
-	$(BIN)/cmake --install $(SANITIZE) --prefix $(SANITIZE)/site
+	$(BIN)/cmake --install $(SANITIZE)/address --prefix $(SANITIZE)/site
 	cp -R src/crossrank $(SANITIZE)/site
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \

@@ -154,6 +154,7 @@ class Pass {
           others_(others),
           w_(workspace),
           hidden_(model.config.hidden),
+          epsilon_(static_cast<float>(model.config.epsilon)),
           rows_(rows) {
         int row = 0;
         for (const std::int32_t pair : group.pairs) {
@@ -171,9 +172,34 @@ class Pass {
         }
     }
 
-    // Allocates nothing, and so cannot fail and leave the team waiting.
+    // Of the rows of one pair of the group. Reads the table of words, and can fail: it comes before run(), in
+    // which threads wait for each other.
+    void embed(std::size_t pair) const {
+        const Config& config = model_.config;
+        const std::int32_t start = in_.offsets[group_.pairs[pair]];
+        // RoBERTa counts positions from padding_id + 1 and leaves out padding tokens, should a text hold one.
+        int position = config.padding_id;
+        const int first = first_row_[pair] - rows_.from;  // among the rows here
+        const int end = std::min(length(pair), rows_.to - first_row_[pair]);
+        for (int i = 0; i < end; ++i) {
+            const std::int32_t token = in_.token_ids[start + i];
+            const bool counted = config.bert || token != config.padding_id;
+            if (counted && !config.bert) ++position;
+            if (first + i < 0) continue;
+            float* x = row(first + i);
+            model_.words.read(token, x);
+            model_.segments.add(in_.segment_ids ? in_.segment_ids[start + i] : 0, x);
+            model_.positions.add(config.bert ? i : counted ? position : config.padding_id, x);
+            normalise(model_.embedding_norm, first + i);
+        }
+    }
+
+    void embed() const {
+        for (std::size_t pair = 0; pair < group_.pairs.size(); ++pair) embed(pair);
+    }
+
+    // From embeddings to logits. Allocates nothing.
     void run(int rank) {
-        embed();
         const int rows = rows_.to - rows_.from;
         const std::size_t layers = model_.layers.size();
         for (std::size_t i = 0; i + 1 < layers; ++i) {
@@ -225,32 +251,6 @@ class Pass {
 
     // --- the parts of a layer ---
 
-    void embed() {
-        const Config& config = model_.config;
-        member_.phase(static_cast<std::ptrdiff_t>(group_.pairs.size()), [&](std::ptrdiff_t index) {
-            const std::size_t pair = static_cast<std::size_t>(index);
-            const std::int32_t start = in_.offsets[group_.pairs[pair]];
-            // RoBERTa counts positions from padding_id + 1 and leaves out padding tokens, should a text hold
-            // one.
-            int position = config.padding_id;
-            const int first = first_row_[pair] - rows_.from;  // among the rows here
-            const int end = std::min(length(pair), rows_.to - first_row_[pair]);
-            for (int i = 0; i < end; ++i) {
-                const std::int32_t token = in_.token_ids[start + i];
-                const bool counted = config.bert || token != config.padding_id;
-                if (counted && !config.bert) ++position;
-                if (first + i < 0) continue;
-                float* x = row(first + i);
-                model_.words.read(token, x);
-                model_.segments.add(in_.segment_ids ? in_.segment_ids[start + i] : 0, x);
-                model_.positions.add(config.bert ? i : counted ? position : config.padding_id, x);
-                kernels_.layer_norm(x, model_.embedding_norm.gamma, model_.embedding_norm.beta,
-                                    config.epsilon, hidden_, x);
-                prepare(x, first + i);
-            }
-        });
-    }
-
     void attend(int rank, std::size_t layer, const std::vector<Chunk>& chunks, int rows) {
         const int heads_count = model_.config.heads, dim = model_.config.head_dim();
         const std::ptrdiff_t bytes = attention_bf16_ ? 2 : 4;
@@ -279,10 +279,6 @@ class Pass {
 
     // From what attention returned to the input of the next layer.
     void rest_of_layer(const Layer& layer, int rows) {
-        const auto normalise = [&](const Norm& norm, int r) {
-            kernels_.layer_norm(row(r), norm.gamma, norm.beta, model_.config.epsilon, hidden_, row(r));
-            prepare(row(r), r);
-        };
         Activations context = left(rows);
         if (model_.precision == Precision::fp32) context.data = w_.context;
         products({{layer.attention_output, context, residual(0)}}, rows, hidden_,
@@ -359,6 +355,12 @@ class Pass {
     // --- what they are made of ---
 
     float* row(std::ptrdiff_t r) const { return at(w_.x, r * w_.row_stride); }
+
+    // A row of the residual stream, and with it the next product's left side.
+    void normalise(const Norm& norm, int r) const {
+        kernels_.layer_norm(row(r), norm.gamma, norm.beta, epsilon_, hidden_, row(r));
+        prepare(row(r), r);
+    }
 
     // A row of fp32 values as row r of the next product's left side. In fp32 there is nothing to do. What
     // attention returns has no outliers, and is not rotated.
@@ -467,6 +469,7 @@ class Pass {
     Meeting* const others_;
     const Workspace& w_;
     const int hidden_;
+    const float epsilon_;
     const Rows rows_;
     std::vector<std::int32_t> first_row_;  // of each pair in the group; and the number of rows
     std::vector<Chunk> chunks_;            // the queries that are attention's tasks
@@ -570,16 +573,18 @@ void Encoder::check(const std::int32_t* token_ids, std::int64_t tokens, const st
             throw std::invalid_argument("pair " + std::to_string(pair) + " has " + std::to_string(length) +
                                         " tokens; it must have 1 to " + std::to_string(config.max_tokens()));
     }
-    for (std::int64_t i = 0; i < tokens; ++i)
-        if (token_ids[i] < 0 || token_ids[i] >= config.vocabulary)
-            throw std::invalid_argument("token_ids[" + std::to_string(i) + "] is " +
-                                        std::to_string(token_ids[i]) + "; it must be 0 to " +
-                                        std::to_string(config.vocabulary - 1));
-    for (std::int64_t i = 0; segment_ids && i < tokens; ++i)
-        if (segment_ids[i] < 0 || segment_ids[i] >= config.segments)
-            throw std::invalid_argument("segment_ids[" + std::to_string(i) + "] is " +
-                                        std::to_string(segment_ids[i]) + "; it must be 0 to " +
-                                        std::to_string(config.segments - 1));
+    for (std::int64_t pair = 0; pair < pairs; ++pair)
+        for (std::int64_t i = offsets[pair]; i < offsets[pair + 1]; ++i) {
+            const std::int32_t token = token_ids[i];
+            if (token < 0 || token >= config.vocabulary)
+                throw std::invalid_argument("pair " + std::to_string(pair) + " has the token id " +
+                                            std::to_string(token) + "; the model has embeddings for 0 to " +
+                                            std::to_string(config.vocabulary - 1));
+            if (segment_ids && (segment_ids[i] < 0 || segment_ids[i] >= config.segments))
+                throw std::invalid_argument(
+                    "pair " + std::to_string(pair) + " has the segment id " + std::to_string(segment_ids[i]) +
+                    "; the model has embeddings for 0 to " + std::to_string(config.segments - 1));
+        }
 }
 
 void Encoder::by_outputs(const Input& input, const Group& group) {
@@ -592,9 +597,10 @@ void Encoder::by_outputs(const Input& input, const Group& group) {
     passes.reserve(static_cast<std::size_t>(threads_));
     for (int i = 0; i < threads_; ++i)
         passes.emplace_back(model_, kernels_, attention_bf16_, input, group, team, memory);
-    pool_->run(threads_, [&](std::ptrdiff_t member, int) {
-        passes[static_cast<std::size_t>(member)].run(static_cast<int>(member));
-    });
+    pool_->run(static_cast<std::ptrdiff_t>(group.pairs.size()),
+               [&](std::ptrdiff_t pair, int) { passes[0].embed(static_cast<std::size_t>(pair)); });
+    run_together(*pool_, threads_, team,
+                 [&](int member) { passes[static_cast<std::size_t>(member)].run(member); });
 }
 
 void Encoder::by_rows(const Input& input, const Group& group, int members) {
@@ -622,7 +628,9 @@ void Encoder::by_rows(const Input& input, const Group& group, int members) {
         own.next_keys = 2 * keys;
         passes.emplace_back(model_, kernels_, attention_bf16_, input, group, alone, own, rows, &all);
     }
-    pool_->run(members, [&](std::ptrdiff_t member, int) { passes[static_cast<std::size_t>(member)].run(0); });
+    pool_->run(members,
+               [&](std::ptrdiff_t member, int) { passes[static_cast<std::size_t>(member)].embed(); });
+    run_together(*pool_, members, all, [&](int member) { passes[static_cast<std::size_t>(member)].run(0); });
 }
 
 void Encoder::logits(const std::int32_t* token_ids, std::int64_t tokens, const std::int32_t* offsets,
@@ -682,7 +690,9 @@ void Encoder::logits(const std::int32_t* token_ids, std::int64_t tokens, const s
             const Group& group = groups[static_cast<std::size_t>(i)];
             Arena& arena = arenas_[static_cast<std::size_t>(rank)];
             const Workspace memory = workspace(group.tokens, arena.reserve(bytes));
-            Pass(model_, kernels_, attention_bf16_, input, group, alone, memory).run(0);
+            Pass pass(model_, kernels_, attention_bf16_, input, group, alone, memory);
+            pass.embed();
+            pass.run(0);
             arena.trim(kKeptBytes);
         });
     }

@@ -1,6 +1,6 @@
-// The kernels of every instruction set of this machine against plain loops, and the encoder of each against
-// the portable one: a program without Python, for cross-compiled builds under an emulator and for the thread
-// sanitizer.
+// The kernels of every instruction set of this machine against plain loops, the encoder of each against the
+// portable one, and threads that fail while others wait for them: a program without Python, for
+// cross-compiled builds under an emulator and for the thread sanitizer.
 
 #include <algorithm>
 #include <array>
@@ -10,6 +10,7 @@
 #include <cstring>
 #include <map>
 #include <random>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -215,43 +216,62 @@ struct RandomModel {
         add(name + ".bias", {config.hidden}, 0.1f);
     }
 
-    RandomModel() {
-        config.hidden = 96;
+    explicit RandomModel(int hidden) {
+        constexpr int kIntermediate = 200, kWords = 300, kPositions = 202;
+        config.hidden = hidden;
         config.layers = 2;
-        config.heads = 3;
-        config.intermediate = 200;
-        config.vocabulary = 300;
-        config.positions = 202;
+        config.heads = hidden / 32;
+        config.intermediate = kIntermediate;
+        config.vocabulary = kWords;
+        config.positions = kPositions;
         config.segments = 1;
         config.padding_id = 1;
-        config.epsilon = 1e-5f;
-        add("roberta.embeddings.word_embeddings.weight", {300, 96}, 1);
-        add("roberta.embeddings.position_embeddings.weight", {202, 96}, 1);
-        add("roberta.embeddings.token_type_embeddings.weight", {1, 96}, 1);
+        config.epsilon = 1e-5;
+        add("roberta.embeddings.word_embeddings.weight", {kWords, hidden}, 1);
+        add("roberta.embeddings.position_embeddings.weight", {kPositions, hidden}, 1);
+        add("roberta.embeddings.token_type_embeddings.weight", {1, hidden}, 1);
         norm("roberta.embeddings.LayerNorm");
         for (int i = 0; i < config.layers; ++i) {
             const std::string at = "roberta.encoder.layer." + std::to_string(i) + ".";
-            for (const char* part : {"query", "key", "value"}) linear(at + "attention.self." + part, 96, 96);
-            linear(at + "attention.output.dense", 96, 96);
+            for (const char* part : {"query", "key", "value"})
+                linear(at + "attention.self." + part, hidden, hidden);
+            linear(at + "attention.output.dense", hidden, hidden);
             norm(at + "attention.output.LayerNorm");
-            linear(at + "intermediate.dense", 200, 96);
-            linear(at + "output.dense", 96, 200);
+            linear(at + "intermediate.dense", kIntermediate, hidden);
+            linear(at + "output.dense", hidden, kIntermediate);
             norm(at + "output.LayerNorm");
         }
-        linear("classifier.dense", 96, 96);
-        linear("classifier.out_proj", 1, 96);
+        linear("classifier.dense", hidden, hidden);
+        linear("classifier.out_proj", 1, hidden);
     }
 };
 
-std::vector<float> score(const RandomModel& random, Precision precision, const Kernels& kernels,
-                         int threads) {
-    ThreadPool pool(threads);
-    const std::vector<PackedTensor> packed = pack(random.config, precision, random.tensors, pool);
-    Tensors tensors;
-    for (const PackedTensor& p : packed) tensors[p.name] = p.tensor;
-    Encoder encoder(Model(random.config, precision, tensors), kernels, threads);
+// The packed weights of a random model, which a Model points into.
+class Packed {
+  public:
+    Packed(const RandomModel& random, Precision precision) : random_(random), precision_(precision) {
+        ThreadPool pool(1);
+        packed_ = pack(random.config, precision, random.tensors, pool);
+        for (const PackedTensor& p : packed_) tensors_[p.name] = p.tensor;
+    }
+
+    // With the table of words in a file, or in memory (-1).
+    Model model(int words_file = -1) const {
+        Model made(random_.config, precision_, tensors_);
+        made.words.file = words_file;
+        return made;
+    }
+
+  private:
+    const RandomModel& random_;
+    const Precision precision_;
+    std::vector<PackedTensor> packed_;
+    Tensors tensors_;
+};
+
+std::vector<float> score(Encoder& encoder, const std::vector<int>& lengths) {
     std::vector<std::int32_t> ids, offsets{0};
-    for (const int length : {190, 1, 60, 17, 33, 100, 64, 5}) {
+    for (const int length : lengths) {
         for (int i = 0; i < length; ++i) ids.push_back(5 + (i * 37 + length) % 290);
         offsets.push_back(static_cast<std::int32_t>(ids.size()));
     }
@@ -261,30 +281,123 @@ std::vector<float> score(const RandomModel& random, Precision precision, const K
     return logits;
 }
 
-void test_encoders() {
-    const RandomModel random;
-    const std::vector<float> expected = score(random, Precision::fp32, *available_kernels().back(), 1);
-    const std::pair<Precision, double> precisions[] = {
-        {Precision::fp32, 1e-4}, {Precision::bf16, 0.05}, {Precision::int8, 0.2}};
-    for (const Kernels* kernels : available_kernels())
-        for (const auto& [precision, most] : precisions) {
-            const std::vector<float> alone = score(random, precision, *kernels, 1);
-            double worst = 0;
-            for (std::size_t i = 0; i < alone.size(); ++i)
-                worst = std::fmax(
-                    worst, std::fabs(static_cast<double>(alone[i]) - static_cast<double>(expected[i])));
-            expect(worst <= most, kernels->name, "encoder", worst);
-            for (const int threads : {2, 5})
-                expect(score(random, precision, *kernels, threads) == alone, kernels->name,
-                       "threads change a logit", threads);
+constexpr std::pair<Precision, double> kPrecisions[] = {
+    {Precision::fp32, 1e-4}, {Precision::bf16, 0.05}, {Precision::int8, 0.2}};
+
+void test_encoders(const RandomModel& random, const std::vector<std::vector<int>>& packs) {
+    const Packed exact(random, Precision::fp32);
+    Encoder reference(exact.model(), *available_kernels().back(), 1);
+    for (const auto& [precision, most] : kPrecisions) {
+        const Packed packed(random, precision);
+        for (const Kernels* kernels : available_kernels()) {
+            Encoder one(packed.model(), *kernels, 1), two(packed.model(), *kernels, 2),
+                five(packed.model(), *kernels, 5);
+            for (const std::vector<int>& lengths : packs) {
+                const std::vector<float> alone = score(one, lengths), expected = score(reference, lengths);
+                double worst = 0;
+                for (std::size_t i = 0; i < alone.size(); ++i)
+                    worst = std::fmax(
+                        worst, std::fabs(static_cast<double>(alone[i]) - static_cast<double>(expected[i])));
+                expect(worst <= most, kernels->name, "encoder", worst);
+                for (Encoder* many : {&two, &five})
+                    expect(score(*many, lengths) == alone, kernels->name, "threads change a logit",
+                           many->threads());
+            }
         }
+    }
+}
+
+// What work() throws; "" if nothing.
+template <class Work>
+std::string error_of(const Work& work) {
+    try {
+        work();
+    } catch (const std::exception& error) {
+        return error.what();
+    }
+    return "";
+}
+
+void expect_error(const std::string& got, const std::string& wanted, const char* what) {
+    if (got.find(wanted) == std::string::npos)
+        expect(false, ("'" + got + "' instead of '" + wanted + "'").c_str(), what, 0);
+}
+
+// A table of words that ends behind its first rows: the call fails, whoever reads them, and the next one does
+// not if it wants the first rows only.
+void test_read_errors(const RandomModel& random, const std::vector<int>& lengths) {
+    std::FILE* file = std::tmpfile();
+    const std::vector<float>& words = random.values.at("roberta.embeddings.word_embeddings.weight");
+    const std::size_t kept = words.size() / 2;
+    if (!file || std::fwrite(words.data(), sizeof(float), kept, file) != kept || std::fflush(file) != 0)
+        return expect(false, "a file", "cannot be written", 0);
+    for (const auto& [precision, most] : kPrecisions) {
+        const Packed packed(random, precision);
+        for (const int threads : {1, 2, 3}) {
+            Encoder encoder(packed.model(fileno(file)), *available_kernels().front(), threads);
+            const std::string error = error_of([&] { score(encoder, lengths); });
+            expect_error(error, "the file has become shorter", "a table that ends");
+            const std::vector<int> few{3};
+            Encoder whole(packed.model(), *available_kernels().front(), 1);
+            expect(score(encoder, few) == score(whole, few), "a table that ends", "the next call", threads);
+        }
+    }
+    std::fclose(file);
+}
+
+// Threads that go from phase to phase, or from meeting to meeting, one of which fails at some place: nobody
+// waits on, and the error comes out.
+void test_failures() {
+    for (const int threads : {2, 3, 5})
+        for (int failing = 0; failing < threads; ++failing)
+            for (int place = 0; place < 6; ++place) {
+                ThreadPool pool(threads);
+                const auto fail_at = [&](int member, int now) {
+                    if (member == failing && now == place) throw std::runtime_error("failed here");
+                };
+                Meeting meeting(threads);
+                const std::string met = error_of([&] {
+                    run_together(pool, threads, meeting, [&](int member) {
+                        for (int round = 0; round < 6; ++round) {
+                            fail_at(member, round);
+                            meeting.meet();
+                        }
+                    });
+                });
+                expect_error(met, "failed here", "a meeting");
+
+                // At even places between phases, at odd ones in a task.
+                Team team(threads);
+                const std::string worked = error_of([&] {
+                    run_together(pool, threads, team, [&](int who) {
+                        Member member(team);
+                        for (int phase = 0; phase < 6; phase += 2) {
+                            fail_at(who, phase);
+                            member.phase(threads, [&](std::ptrdiff_t task) {
+                                fail_at(static_cast<int>(task), phase + 1);
+                            });
+                        }
+                    });
+                });
+                expect_error(worked, "failed here", "a team");
+                int done = 0;
+                pool.run(1, [&](std::ptrdiff_t, int) { ++done; });
+                expect(done == 1, "a pool", "after a failure", done);
+            }
 }
 
 }  // namespace
 
 int main() {
     for (const Kernels* kernels : available_kernels()) test(*kernels);
-    test_encoders();
+    // Of a small model threads share the long pairs by rows; of a larger one the short ones by outputs, too.
+    const RandomModel small(96), large(544);
+    test_encoders(small, {{190, 1, 60, 17, 33, 100, 64, 5}});
+    test_encoders(large, {{40}, {130}});
+    test_failures();
+    test_read_errors(small, {190});
+    test_read_errors(large, {40});
+    test_read_errors(large, {195});
     std::printf(failures ? "%d failures\n" : "all good\n", failures);
     return failures ? EXIT_FAILURE : EXIT_SUCCESS;
 }

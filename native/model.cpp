@@ -4,6 +4,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <sstream>
 #include <stdexcept>
 
 namespace crossrank {
@@ -163,14 +164,23 @@ void Config::check() const {
                                     std::to_string(heads) + " heads of an even size");
     if (!bert && (padding_id < 0 || max_tokens() < 1))
         throw std::invalid_argument("pad_token_id " + std::to_string(padding_id) + " leaves no positions");
-    if (!(epsilon > 0)) throw std::invalid_argument("layer_norm_eps must be positive");
+    // At 1 a norm of rows that are near to each other no longer tells them apart; 1e-30 is still one as fp32.
+    if (!(epsilon >= 1e-30 && epsilon < 1)) {
+        std::ostringstream value;
+        value << epsilon;
+        throw std::invalid_argument("layer_norm_eps is " + value.str() +
+                                    "; it must be a small positive number, such as 1e-5");
+    }
 }
 
 Model::Model(const Config& c, Precision p, const Tensors& packed) : config(c), precision(p) {
     config.check();
     const int hidden = config.hidden;
     const auto floats = [&](const std::string& name, std::int64_t size) {
-        return static_cast<const float*>(require(packed, name, Type::f32, {size}).data);
+        const void* data = require(packed, name, Type::f32, {size}).data;
+        if (reinterpret_cast<std::uintptr_t>(data) % alignof(float) != 0)
+            throw std::invalid_argument("tensor '" + name + "' is not aligned to 4 bytes");
+        return static_cast<const float*>(data);
     };
     const auto norm = [&](const std::string& name) {
         return Norm{floats(name + ".gamma", hidden), floats(name + ".beta", hidden)};

@@ -32,7 +32,7 @@ struct Config {
     int hidden = 0, layers = 0, heads = 0, intermediate = 0;
     int vocabulary = 0, positions = 0, segments = 0;
     int padding_id = 0;  // RoBERTa counts positions from padding_id + 1
-    float epsilon = 1e-12f;
+    double epsilon = 1e-12;
 
     int head_dim() const { return hidden / heads; }
     // Throws std::invalid_argument where the numbers cannot be a model that runs here.

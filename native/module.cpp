@@ -10,9 +10,11 @@
 
 #include <cerrno>
 #include <chrono>
+#include <cstdint>
 #include <cstring>
 #include <optional>
 #include <stdexcept>
+#include <thread>
 
 #include "dispatch.h"
 #include "encoder.h"
@@ -29,6 +31,26 @@ template <class T, class... Shape>
 using ArrayOf = nb::ndarray<const T, Shape..., nb::c_contig, nb::device::cpu>;
 using Matrix = ArrayOf<float, nb::ndim<2>>;
 using Vector = ArrayOf<float, nb::ndim<1>>;
+
+// The GIL is given back while one of these lives. Should the program end meanwhile, a daemon thread stops
+// here for good: before 3.14, Python ends a thread that asks for the GIL then, by unwinding its stack, and
+// neither a destructor (such as nb::gil_scoped_release's) nor a caller in nanobind lets that through.
+class GilReleased {
+  public:
+    GilReleased() : state_(PyEval_SaveThread()) {}
+    ~GilReleased() {
+        try {
+            PyEval_RestoreThread(state_);
+        } catch (...) {
+            for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+        }
+    }
+    GilReleased(const GilReleased&) = delete;
+    GilReleased& operator=(const GilReleased&) = delete;
+
+  private:
+    PyThreadState* const state_;
+};
 
 Precision precision_of(const std::string& name) {
     if (name == "fp32") return Precision::fp32;
@@ -76,10 +98,8 @@ Config config_of(const nb::dict& dict) {
     config.positions = integer("max_position_embeddings");
     config.segments = integer("type_vocab_size", 2);
     config.padding_id = integer("pad_token_id", config.bert ? 0 : 1);
-    double epsilon = 1e-12;
-    if (dict.contains("layer_norm_eps") && !nb::try_cast(nb::handle(dict["layer_norm_eps"]), epsilon))
+    if (dict.contains("layer_norm_eps") && !nb::try_cast(nb::handle(dict["layer_norm_eps"]), config.epsilon))
         throw std::invalid_argument("config's layer_norm_eps is not a number");
-    config.epsilon = static_cast<float>(epsilon);
     config.check();
     return config;
 }
@@ -114,14 +134,6 @@ struct Arrays {
             owners.push_back(std::move(array));
         }
     }
-
-    // fp32 tensors of an engine are read as such, while those of a checkpoint are only copied from.
-    const Tensors& aligned() const {
-        for (const auto& [name, tensor] : tensors)
-            if (tensor.type == Type::f32 && reinterpret_cast<std::uintptr_t>(tensor.data) % 4 != 0)
-                throw std::invalid_argument("tensor '" + name + "' is not aligned to 4 bytes");
-        return tensors;
-    }
 };
 
 template <class T>
@@ -152,7 +164,7 @@ nb::dict pack_weights(const nb::dict& config_dict, const nb::dict& dict, const s
     const Precision kind = precision_of(precision);
     std::vector<PackedTensor> packed;
     {
-        const nb::gil_scoped_release release;
+        const GilReleased released;
         ThreadPool pool(threads);
         packed = pack(config, kind, arrays.tensors, pool);
     }
@@ -205,10 +217,15 @@ class Engine {
             throw std::invalid_argument("segment_ids has " + std::to_string(segment_ids->shape(0)) +
                                         " elements; it must have " + std::to_string(token_ids.shape(0)) +
                                         ", as token_ids");
+        for (const void* data :
+             {static_cast<const void*>(token_ids.data()), static_cast<const void*>(offsets.data()),
+              static_cast<const void*>(segment_ids ? segment_ids->data() : nullptr)})
+            if (reinterpret_cast<std::uintptr_t>(data) % alignof(std::int32_t) != 0)
+                throw std::invalid_argument("token_ids, offsets and segment_ids must be aligned to 4 bytes");
         const std::size_t pairs = offsets.shape(0) - 1;
         auto out = new_array<float>({pairs});
         {
-            const nb::gil_scoped_release release;
+            const GilReleased released;
             encoder_.logits(token_ids.data(), static_cast<std::int64_t>(token_ids.shape(0)), offsets.data(),
                             static_cast<std::int64_t>(pairs), segment_ids ? segment_ids->data() : nullptr,
                             out.data());
@@ -223,13 +240,19 @@ class Engine {
 
   private:
     Model model(const Config& config, Precision precision, std::int64_t words_start) const {
-        Model made(config, precision, arrays_.aligned());
+        Model made(config, precision, arrays_.tensors);
         if (words_.descriptor() >= 0 && made.words.type == Type::u8)
             throw std::invalid_argument("4-bit word embeddings are read from memory only");
+        if (words_start < 0 || words_start > kMaxStart)
+            throw std::invalid_argument("words_start is " + std::to_string(words_start) +
+                                        "; it must be 0 to " + std::to_string(kMaxStart));
         made.words.file = words_.descriptor();
         made.words.start = words_start;
         return made;
     }
+
+    // With the largest table that Config::check lets through, places in the file stay below 2^63.
+    static constexpr std::int64_t kMaxStart = std::int64_t{1} << 62;
 
     Arrays arrays_;
     File words_;
@@ -237,6 +260,14 @@ class Engine {
 };
 
 // --- kernels by themselves, for tests and benchmarks ---
+
+// An extent as the kernels take it.
+int extent(std::size_t value, std::ptrdiff_t most = std::ptrdiff_t{1} << 30) {
+    if (value > static_cast<std::size_t>(most))
+        throw std::invalid_argument("an array has " + std::to_string(value) + " values where at most " +
+                                    std::to_string(most) + " fit");
+    return static_cast<int>(value);
+}
 
 // A matrix product with all that belongs to it: packed weights, and activations in their precision.
 class Product {
@@ -306,9 +337,8 @@ nb::ndarray<nb::numpy, float> linear(const Matrix& x, const Matrix& weight, cons
     const std::size_t rows = x.shape(0), outputs = weight.shape(0), inputs = weight.shape(1);
     if (x.shape(1) != inputs || (bias && bias->shape(0) != outputs) || inputs == 0 || outputs == 0)
         throw std::invalid_argument("linear: x (M, K), weight (N, K), bias (N) do not fit together");
-    Product product(x.data(), static_cast<int>(rows), weight.data(), static_cast<int>(outputs),
-                    static_cast<int>(inputs), bias ? bias->data() : nullptr, precision_of(precision),
-                    find_kernels(isa));
+    Product product(x.data(), extent(rows), weight.data(), extent(outputs), extent(inputs, kMaxInputs),
+                    bias ? bias->data() : nullptr, precision_of(precision), find_kernels(isa));
     if (gelu) product.out().gelu = precision == "fp32" ? Gelu::fine : Gelu::coarse;
     product.run();
     auto result = new_array<float>({rows, outputs});
@@ -332,10 +362,10 @@ nb::ndarray<nb::numpy, float> attention(const Matrix& q, const Matrix& k, const 
         data[i] = sources[i]->data();
         if (!bf16) continue;
         halves[i].resize(size + 1);
-        kernels.to_bf16(sources[i]->data(), static_cast<int>(size), halves[i].data());
+        kernels.to_bf16(sources[i]->data(), extent(size), halves[i].data());
         data[i] = halves[i].data();
     }
-    const Buffer scratch = allocate(kernels.attention_scratch(static_cast<int>(dim)));
+    const Buffer scratch = allocate(kernels.attention_scratch(extent(dim, kMaxInputs)));
     auto out = new_array<float>({queries, dim});
     Attention args;
     args.bf16 = bf16;
@@ -343,9 +373,9 @@ nb::ndarray<nb::numpy, float> attention(const Matrix& q, const Matrix& k, const 
     args.k = data[1];
     args.v = data[2];
     args.q_stride = args.kv_stride = static_cast<std::ptrdiff_t>(dim) * (bf16 ? 2 : 4);
-    args.q_rows = static_cast<int>(queries);
-    args.kv_rows = static_cast<int>(keys);
-    args.head_dim = static_cast<int>(dim);
+    args.q_rows = extent(queries);
+    args.kv_rows = extent(keys);
+    args.head_dim = extent(dim);
     args.out = out.data();
     args.out_stride = static_cast<std::ptrdiff_t>(dim) * 4;
     args.scratch = scratch.get();
@@ -416,21 +446,20 @@ NB_MODULE(_native, m) {
             if (gamma.shape(0) != x.shape(0) || beta.shape(0) != x.shape(0) || x.shape(0) == 0)
                 throw std::invalid_argument("layer_norm: x, gamma and beta must be of one length");
             auto y = new_array<float>({x.shape(0)});
-            find_kernels(isa).layer_norm(x.data(), gamma.data(), beta.data(), epsilon,
-                                         static_cast<int>(x.shape(0)), y.data());
+            find_kernels(isa).layer_norm(x.data(), gamma.data(), beta.data(), epsilon, extent(x.shape(0)),
+                                         y.data());
             return y;
         },
         "x"_a, "gamma"_a, "beta"_a, "epsilon"_a, "isa"_a = "");
     m.def(
         "quantise",
         [](const Vector& x, bool rotated, const std::string& isa) {
-            auto q = new_array<std::int8_t>(
-                {static_cast<std::size_t>(round_up(static_cast<std::ptrdiff_t>(x.shape(0)), 4))});
+            const int n = extent(x.shape(0), kMaxInputs);
+            auto q = new_array<std::int8_t>({static_cast<std::size_t>(round_up(n, 4))});
             float scale = 0;
             std::int32_t sum = 0;
             const Kernels& kernels = find_kernels(isa);
-            (rotated ? kernels.quantise_rotated : kernels.quantise)(x.data(), static_cast<int>(x.shape(0)),
-                                                                    q.data(), &scale, &sum);
+            (rotated ? kernels.quantise_rotated : kernels.quantise)(x.data(), n, q.data(), &scale, &sum);
             return nb::make_tuple(q, scale, sum);
         },
         "x"_a, "rotated"_a = false, "isa"_a = "", "-> int8 (N rounded up to 4), the scale, the sum");
@@ -455,7 +484,7 @@ NB_MODULE(_native, m) {
         "peak_int8",
         [](std::int64_t repeats, const std::string& isa) {
             const Kernels& kernels = find_kernels(isa);
-            const nb::gil_scoped_release release;
+            const GilReleased released;
             double multiplications = 0;
             const double seconds = seconds_of([&] { multiplications = kernels.peak_int8(repeats); });
             return 2 * multiplications / seconds;
@@ -466,15 +495,16 @@ NB_MODULE(_native, m) {
         "time_linear",
         [](int rows, int outputs, int inputs, const std::string& precision, int repeats,
            const std::string& isa) {
-            if (rows < 1 || outputs < 1 || inputs < 1)
-                throw std::invalid_argument("time_linear: sizes must be positive");
+            if (rows < 1 || outputs < 1 || inputs < 1 || inputs > kMaxInputs)
+                throw std::invalid_argument("time_linear: sizes must be positive, and inputs at most " +
+                                            std::to_string(kMaxInputs));
             const std::vector<float> x(static_cast<std::size_t>(rows) * static_cast<std::size_t>(inputs),
                                        0.5f);
             const std::vector<float> w(static_cast<std::size_t>(outputs) * static_cast<std::size_t>(inputs),
                                        0.5f);
             const Product product(x.data(), rows, w.data(), outputs, inputs, nullptr, precision_of(precision),
                                   find_kernels(isa));
-            const nb::gil_scoped_release release;
+            const GilReleased released;
             return seconds_of([&] {
                        for (int i = 0; i < repeats; ++i) product.run();
                    }) /

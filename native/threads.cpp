@@ -1,6 +1,7 @@
 #include "threads.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace crossrank {
 
@@ -94,14 +95,27 @@ std::ptrdiff_t Team::take(std::uint32_t phase, std::ptrdiff_t tasks) {
             return phase_of(taken) != phase;
         });
     }
-    return -1;
+    if (phase_of(taken) != kFailed) return -1;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::rethrow_exception(error_);
 }
 
 void Team::end(std::uint32_t phase) {
     done_.store(0, std::memory_order_relaxed);  // nobody finishes tasks now; taken_ publishes it
     {
         const std::lock_guard<std::mutex> lock(mutex_);
+        if (error_) return;
         taken_.store(std::uint64_t{phase + 1} << 32, std::memory_order_release);
+    }
+    over_.notify_all();
+}
+
+void Team::fail(std::exception_ptr error) {
+    {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        if (error_) return;
+        error_ = std::move(error);
+        taken_.store(std::uint64_t{kFailed} << 32, std::memory_order_release);
     }
     over_.notify_all();
 }
@@ -119,10 +133,20 @@ void Member::rest(bool alone) {
 void Meeting::meet() {
     std::unique_lock<std::mutex> lock(mutex_);
     const unsigned long round = round_;
-    if (++waiting_ < size_) return all_here_.wait(lock, [&] { return round_ != round; });
+    if (!error_ && ++waiting_ < size_) all_here_.wait(lock, [&] { return round_ != round || error_; });
+    if (round_ != round) return;
+    if (error_) std::rethrow_exception(error_);
     waiting_ = 0;
     ++round_;
     lock.unlock();
+    all_here_.notify_all();
+}
+
+void Meeting::fail(std::exception_ptr error) {
+    {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        if (!error_) error_ = std::move(error);
+    }
     all_here_.notify_all();
 }
 

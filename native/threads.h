@@ -55,6 +55,8 @@ class ThreadPool {
 // Threads that go through the same phases, each being a number of tasks that whoever is free takes. A phase
 // is over when its tasks are done, whether or not everybody has come to it: a thread that has lost its core
 // delays the others by the task in its hands at most. Waiting is sleeping.
+//
+// After fail() no phase begins or ends: whoever waits for one, or comes to one, gets the error thrown.
 class Team {
   public:
     explicit Team(int size) : size_(size) {}
@@ -62,11 +64,14 @@ class Team {
     Team& operator=(const Team&) = delete;
 
     int size() const { return size_; }
+    void fail(std::exception_ptr error);
 
   private:
     friend class Member;
 
-    // A task of a phase that has so many; -1 once that phase is over.
+    static constexpr std::uint32_t kFailed = UINT32_MAX;  // in place of a phase
+
+    // A task of a phase that has so many; -1 once that phase is over. Throws after fail().
     std::ptrdiff_t take(std::uint32_t phase, std::ptrdiff_t tasks);
     // One more is done; whether it was the last.
     bool finish(std::ptrdiff_t tasks) { return done_.fetch_add(1, std::memory_order_acq_rel) + 1 == tasks; }
@@ -79,6 +84,7 @@ class Team {
     std::atomic<std::ptrdiff_t> done_{0};
     std::mutex mutex_;
     std::condition_variable over_;
+    std::exception_ptr error_;
 };
 
 // One thread's place in a team. Alone (size 1) there is nothing to wait for and no lock is touched.
@@ -130,8 +136,9 @@ class Meeting {
     Meeting(const Meeting&) = delete;
     Meeting& operator=(const Meeting&) = delete;
 
-    // Returns when every thread has called it.
+    // Returns when every thread has called it. Throws after fail().
     void meet();
+    void fail(std::exception_ptr error);
 
   private:
     const int size_;
@@ -139,6 +146,21 @@ class Meeting {
     std::condition_variable all_here_;
     int waiting_ = 0;
     unsigned long round_ = 0;
+    std::exception_ptr error_;
 };
+
+// work(member) for each of `members`, side by side: they wait for each other by `meeting`, a Team or a
+// Meeting. When one of them throws, none goes on waiting, and the exception is thrown again.
+template <class Together, class Work>
+void run_together(ThreadPool& pool, int members, Together& meeting, const Work& work) {
+    pool.run(members, [&](std::ptrdiff_t member, int) {
+        try {
+            work(static_cast<int>(member));
+        } catch (...) {
+            meeting.fail(std::current_exception());
+            throw;
+        }
+    });
+}
 
 }  // namespace crossrank

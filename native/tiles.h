@@ -75,14 +75,14 @@ void tile_fp32(const TileArgs& t) {
 // bf16 without an instruction for it: both halves of each unit are widened to fp32.
 template <int R>
 void tile_bf16_widened(const TileArgs& t) {
-    constexpr std::int32_t kUpper = static_cast<std::int32_t>(0xffff0000);
+    constexpr std::uint32_t kUpper = 0xffff0000;
     for (int column = 0; column < kPanel; column += kStrip) {
         Vf acc[R][kVectors] = {};
         const char* b = t.panel + column * kUnit;
         for (int g = 0; g < t.groups; ++g) {
-            Vi w[kVectors];
+            Vu w[kVectors];
 #pragma GCC unroll 4
-            for (int v = 0; v < kVectors; ++v) w[v] = load<Vi>(b + 4 * kLanes * v);
+            for (int v = 0; v < kVectors; ++v) w[v] = load<Vu>(b + 4 * kLanes * v);
 #pragma GCC unroll 16
             for (int r = 0; r < R; ++r) {
                 std::uint32_t unit;
@@ -90,8 +90,8 @@ void tile_bf16_widened(const TileArgs& t) {
                 const Vf even = splat(bf16_to_float(unit & 0xffff)), odd = splat(bf16_to_float(unit >> 16));
 #pragma GCC unroll 4
                 for (int v = 0; v < kVectors; ++v) {
-                    acc[r][v] = fma(even, from_bits(w[v] << 16), acc[r][v]);
-                    acc[r][v] = fma(odd, from_bits(w[v] & kUpper), acc[r][v]);
+                    acc[r][v] = fma(even, reinterpret_cast<Vf>(w[v] << 16), acc[r][v]);
+                    acc[r][v] = fma(odd, reinterpret_cast<Vf>(w[v] & kUpper), acc[r][v]);
                 }
             }
             __builtin_prefetch(t.ahead + g * t.ahead_step, 0, 2);

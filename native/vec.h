@@ -198,7 +198,9 @@ CR_INLINE Vf exp2_nonpositive(Vf x) {
 #if CR_LANES == 16
     return _mm512_scalef_ps(p, n);
 #else
-    return from_bits(bits(p) + ((bits(shifted) - kRoundBits) << 23));
+    // Unsigned: n is negative, and to shift such a number to the left is undefined.
+    const Vu n = reinterpret_cast<Vu>(bits(shifted) - kRoundBits);
+    return reinterpret_cast<Vf>(reinterpret_cast<Vu>(p) + (n << 23));
 #endif
 }
 

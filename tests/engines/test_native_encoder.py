@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 import multiprocessing
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -268,9 +272,11 @@ def test_wrong_packs_are_refused(reference: Reference) -> None:
     def logits(ids: Any, offsets: Any, segments: Any = None) -> None:
         engine.logits(np.array(ids, np.int32), np.array(offsets, np.int32), segments)
 
-    with pytest.raises(ValueError, match=r"token_ids\[1\] is 500; it must be 0 to 499"):
-        logits([5, 500, 7], [0, 3])
-    with pytest.raises(ValueError, match=r"token_ids\[0\] is -1"):
+    with pytest.raises(
+        ValueError, match=r"pair 1 has the token id 500; the model has embeddings for 0 to 499"
+    ):
+        logits([5, 500, 7], [0, 1, 3])
+    with pytest.raises(ValueError, match=r"pair 0 has the token id -1"):
         logits([-1], [0, 1])
     with pytest.raises(ValueError, match=r"offsets"):
         logits(good, [0, 2])
@@ -286,8 +292,10 @@ def test_wrong_packs_are_refused(reference: Reference) -> None:
         logits([5] * 301, [0, 301])
     with pytest.raises(ValueError, match=r"segment_ids has 2 elements"):
         logits(good, [0, 3], np.zeros(2, np.int32))
-    with pytest.raises(ValueError, match=r"segment_ids\[2\] is 2"):
+    with pytest.raises(ValueError, match=r"pair 0 has the segment id 2; the model has embeddings for 0 to"):
         logits(good, [0, 3], np.array([0, 0, 2], np.int32))
+    with pytest.raises(ValueError, match=r"aligned"):
+        engine.logits(np.zeros(13, np.uint8)[1:].view(np.int32), np.array([0, 3], np.int32))
     with pytest.raises(TypeError):
         engine.logits(good.astype(np.float32), np.array([0, 3], np.int32))
     assert np.isfinite(run(engine, reference.pairs([3]))).all()  # and it still works
@@ -330,6 +338,10 @@ def test_wrong_weights_are_refused_by_name(xlm_roberta: Reference) -> None:
         ("hidden_size", "96"),
         ("vocab_size", None),
         ("pad_token_id", 299),
+        *[
+            ("layer_norm_eps", eps)
+            for eps in (math.inf, math.nan, -1e-5, 0.0, 1e-60, 1.0, 1e300, None, "1e-5")
+        ],
     ],
 )
 def test_other_models_are_refused(xlm_roberta: Reference, key: str, value: Any) -> None:
@@ -367,6 +379,83 @@ def test_calls_overlap_and_give_the_same_bits(xlm_roberta: Reference, threads: i
         for _ in range(10):
             for e, g in zip(expected, pool.map(lambda pairs: run(engine, pairs), work), strict=True):
                 np.testing.assert_array_equal(g, e)
+
+
+def error_of(call: Callable[[], object]) -> BaseException | None:
+    """What a call raises. Where it does not end, the test fails and goes on without that thread."""
+    raised: list[BaseException | None] = []
+
+    def run_it() -> None:
+        try:
+            call()
+        except BaseException as error:  # noqa: BLE001 - the caller looks at it
+            raised.append(error)
+        else:
+            raised.append(None)
+
+    thread = threading.Thread(target=run_it, daemon=True)
+    thread.start()
+    thread.join(timeout=300)
+    assert raised, "the call does not end"
+    return raised[0]
+
+
+@pytest.fixture(scope="module")
+def large() -> Reference:
+    return Reference("xlm-roberta", hidden_size=576, num_attention_heads=9, num_hidden_layers=2)
+
+
+@pytest.mark.parametrize("fault", ["the file has become shorter", "Input/output error"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize(("size", "tokens"), [("small", 200), ("large", 40), ("large", 250)])
+def test_a_table_that_cannot_be_read_is_an_error_for_all_threads(
+    xlm_roberta: Reference,
+    large: Reference,
+    tmp_path: Path,
+    size: str,
+    tokens: int,
+    precision: str,
+    fault: str,
+) -> None:
+    """Of one pair, which threads share by its tokens, by outputs (40 tokens), or not at all."""
+    reference = {"small": xlm_roberta, "large": large}[size]
+    config = reference.config
+    packed = native.pack_weights(config, reference.tensors, precision, 2)
+    words = packed["embedding.words"]
+    path = tmp_path / "words"
+    path.write_bytes(words.tobytes())
+    ids = np.full(tokens, 5, np.int32)
+    ids[tokens // 2 :] = 499  # the first of two threads can read all of its rows
+    good = (np.full(tokens, 5, np.int32), np.zeros(tokens, np.int32))
+    with path.open("r+b") as file:
+        mapped = mmap.mmap(file.fileno(), 0)
+        if fault == "Input/output error":
+            # Memory whose file has been cut off, read as a file.
+            memory = Path("/proc/self/mem")
+            if not memory.exists():
+                pytest.skip("no /proc/self/mem here")
+            source, start = memory.open("rb", buffering=0), np.frombuffer(mapped, np.uint8).ctypes.data
+        else:
+            source, start = path.open("rb"), 0
+        with source:
+            for threads in (1, 2, 3):
+                engine = native.Engine(config, packed, precision, threads, "", source.fileno(), start)
+                file.truncate(words.nbytes)
+                expected = run(engine, [good])
+                file.truncate(words.nbytes // 2)
+                error = error_of(lambda: run(engine, [(ids, np.zeros(tokens, np.int32))]))  # noqa: B023
+                assert isinstance(error, RuntimeError)
+                assert str(error) == f"row 499 of the word embeddings cannot be read: {fault}"
+                np.testing.assert_array_equal(run(engine, [good]), expected)  # and it still works
+
+
+def test_a_place_beyond_any_file_is_refused(xlm_roberta: Reference, tmp_path: Path) -> None:
+    packed = native.pack_weights(xlm_roberta.config, xlm_roberta.tensors, "fp32")
+    (tmp_path / "words").write_bytes(b"")
+    with (tmp_path / "words").open("rb") as file:
+        for start in (-1, 2**63 - 1):
+            with pytest.raises(ValueError, match="words_start"):
+                native.Engine(xlm_roberta.config, packed, "fp32", 1, "", file.fileno(), start)
 
 
 def _score_in_child(engine: Any, pairs: Any, queue: Any) -> None:

@@ -253,6 +253,16 @@ def test_wrong_names_and_shapes_are_refused() -> None:
         native.linear(x, np.zeros((2, 4), np.float32), None, "fp32")
 
 
+def test_sums_that_do_not_fit_into_32_bits_are_refused() -> None:
+    x = np.zeros((1, 65_537), np.float32)
+    with pytest.raises(ValueError, match="65537 values where at most 65536"):
+        native.linear(x, x, None, "int8")
+    with pytest.raises(ValueError, match="65537 values where at most 65536"):
+        native.quantise(x[0])
+    with pytest.raises(ValueError, match="at most 65536"):
+        native.time_linear(1, 1, 65_537, "int8", 1)
+
+
 def test_the_environment_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CROSSRANK_ISA", "portable")
     assert native.isa() == "portable"
