@@ -42,6 +42,10 @@ OPTIONS: list[tuple[str, str, str, Any]] = [
     ("--api-key-file", "CROSSRANK_API_KEY_FILE", "/keys", {"api_key_file": Path("/keys")}),
     ("--admin-key", "CROSSRANK_ADMIN_KEY", "k", {"admin_key": "k"}),
     ("--max-body", "CROSSRANK_MAX_BODY", "1MiB", {"limits": Limits(max_body_bytes=1 << 20)}),
+    ("--allowed-host", "CROSSRANK_ALLOWED_HOST", "a.b", {"allowed_hosts": ["a.b"]}),
+    ("--max-bodies", "CROSSRANK_MAX_BODIES", "64MiB", {"limits": Limits(max_bodies_bytes=64 << 20)}),
+    ("--max-connections", "CROSSRANK_MAX_CONNECTIONS", "5", {"limits": Limits(max_connections=5)}),
+    ("--write-timeout", "CROSSRANK_WRITE_TIMEOUT", "5", {"limits": Limits(write_timeout=5)}),
     ("--max-documents", "CROSSRANK_MAX_DOCUMENTS", "5", {"limits": Limits(max_documents=5)}),
     ("--max-document-chars", "CROSSRANK_MAX_DOCUMENT_CHARS", "5", {"limits": Limits(max_document_chars=5)}),
     ("--max-concurrent-requests", "CROSSRANK_MAX_CONCURRENT_REQUESTS", "5", {"max_concurrent_requests": 5}),
@@ -76,7 +80,8 @@ def test_every_option_is_a_variable_too(
     told: list[Settings],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    defaults: dict[str, Any] = {"models": ["crossrank-mini"], "api_keys": [], "cors_origins": []}
+    defaults: dict[str, Any] = {"models": ["crossrank-mini"]}
+    defaults |= {"api_keys": [], "cors_origins": [], "allowed_hosts": []}
     wanted = Settings(**(defaults | {"model_options": _DEFAULTS} | expected))
     assert crossrank("serve", option, value).code == 0
     monkeypatch.setenv(variable, value)
@@ -111,10 +116,22 @@ def test_help_names_every_variable(crossrank: Run) -> None:
 
 def test_the_defaults(crossrank: Run, told: list[Settings]) -> None:
     assert crossrank("serve").code == 0
-    assert told == [
-        Settings(models=["crossrank-mini"], api_keys=[], cors_origins=[], model_options=_DEFAULTS)
-    ]
+    lists: dict[str, Any] = {"api_keys": [], "cors_origins": [], "allowed_hosts": []}
+    assert told == [Settings(models=["crossrank-mini"], model_options=_DEFAULTS, **lists)]
     assert (told[0].host, told[0].port, told[0].dialect) == ("127.0.0.1", 8080, "cohere")
+
+
+def test_the_variable_that_kubernetes_sets_is_no_port(
+    crossrank: Run, told: list[Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CROSSRANK_PORT", "tcp://10.96.0.12:8080")
+    done = crossrank("serve")
+    assert (done.code, done.out, [settings.port for settings in told]) == (0, "", [8080])
+    assert done.err.count("\n") == 1
+    assert "Kubernetes" in done.err
+    assert "--port" in done.err
+    done = crossrank("serve", "--port", "9")
+    assert (done.code, done.err, told[1].port) == (0, "", 9)
 
 
 def test_several_models_and_their_options(crossrank: Run, told: list[Settings]) -> None:
@@ -132,7 +149,10 @@ def test_several_models_and_their_options(crossrank: Run, told: list[Settings]) 
         (["--max-body", "much"], "'much' is not a size"),
         (["--dialect", "klingon"], "'klingon' is not one of"),
         (["--timeout", "0"], "--timeout is 0"),
-        (["--port", "many"], "--port"),
+        (["--port", "many"], "'many' is not a port"),
+        (["--port", ""], "'' is not a port"),
+        (["--allowed-host", "http://a.b"], "--allowed-host 'http://a.b' is none"),
+        (["--max-bodies", "16MiB"], "--max-bodies is 16777216"),
         (["--host", "192.0.2.1", "--port", "0"], "cannot listen on 192.0.2.1 port 0: "),
         (["--uds", "/"], "cannot listen on /: "),
         (["--api-key-file", "/none/keys"], "the API keys in /none/keys cannot be read"),

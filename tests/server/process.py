@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -88,12 +88,19 @@ class Server:
 
 
 @contextmanager
-def serving(folder: Path, *options: str, env: Mapping[str, str] | None = None) -> Iterator[Server]:
+def serving(
+    folder: Path,
+    *options: str,
+    env: Mapping[str, str] | None = None,
+    command: Sequence[str] = ("-m", "crossrank"),
+) -> Iterator[Server]:
     """Start a server on a free port (or where ``options`` say), and kill it if it is still there."""
     log = folder / "log"
-    command = [sys.executable, "-m", "crossrank", "serve", "--log-format", "json", "--port", "0", *options]
+    arguments = [*command, "serve", "--log-format", "json", "--port", "0", *options]
     with log.open("wb") as file:
-        process = subprocess.Popen(command, stderr=file, env={**os.environ, **(env or {})})
+        process = subprocess.Popen(
+            [sys.executable, *arguments], stderr=file, env={**os.environ, **(env or {})}
+        )
     server = Server(process, log)
     try:
         server.wait_for_port()

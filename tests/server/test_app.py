@@ -12,15 +12,27 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from starlette.types import ASGIApp
 
 from crossrank import Reranker
 from crossrank.errors import ModelNotFoundError
 from crossrank.server import service as service_module
+from crossrank.server.dialects import DIALECTS, Dialect, Dialects
 from crossrank.server.limits import Limits
 from crossrank.server.registry import ModelSpec, Registry
 from tests.server.asgi import Asked, Response, app_of, ask, body_of
 from tests.server.serving import ENCODER, fake, serve, until, value
+
+
+def _dialects() -> list[type[Dialect]]:
+    """Every dialect, by the one that has its requests."""
+    found: list[type[Dialect]] = []
+    for name in DIALECTS:
+        all_of = Dialects(name)
+        found += [type(each) for each in vars(all_of).values() if isinstance(each, Dialect)]
+    return list({kind.Request: kind for kind in found}.values())
+
 
 PATHS = ["/rerank", "/v1/rerank", "/v2/rerank", "/score", "/v1/score", "/compare"]
 
@@ -450,7 +462,7 @@ def test_without_a_key_only_health_is_open(path: str) -> None:
                 assert "Authorization" in message_of(response)
                 for other in ("/info", "/metrics", "/v1/models", "/docs", "/openapi.json", "/none"):
                     assert (await ask(app, other, headers=headers)).status == 401
-                for open_path in ("/health", "/health/live"):
+                for open_path in ("/health", "/health/live", "/v1/cluster/auth"):
                     assert (await ask(app, open_path, headers=headers)).status == 200
             for key in ("one", "two"):
                 headers = {"authorization": f"Bearer {key}"}
@@ -541,7 +553,7 @@ def test_info_is_teis_and_lists_all_models() -> None:
             serve(fake(), "b"),
             max_concurrent_requests=7,
             limits=Limits(max_documents=8),
-        ) as (app, _):
+        ) as (app, registry):
             info = (await ask(app, "/info")).json
             own: dict[str, object] = {
                 "model_id": "org/a",
@@ -550,13 +562,33 @@ def test_info_is_teis_and_lists_all_models() -> None:
                 "auto_truncate": True,
             }
             own |= {"max_concurrent_requests": 7, "max_client_batch_size": 8, "max_input_length": 64}
-            own |= {"max_batch_tokens": 100, "tokenization_workers": 1}
+            own |= {"max_batch_tokens": 100, "tokenization_workers": registry.texts.threads}
             assert info | own == info
             assert info["model_type"] == {
                 "reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
             }
             assert [model["name"] for model in info["models"]] == ["a", "b"]
             assert info["version"]
+
+    asyncio.run(main())
+
+
+def test_one_model_is_described_as_xinference_does() -> None:
+    async def main() -> None:
+        async with app_of(fake(), serve(fake(), "a/b"), api_keys=["one"]) as (app, _):
+            headers = {"authorization": "Bearer one"}
+            listed = (await ask(app, "/v1/models", headers=headers)).json["data"]
+            for name, model in zip(("model", "a/b"), listed, strict=True):
+                found = await ask(app, f"/v1/models/{name}", headers=headers)
+                assert found.json == model
+                assert (model["id"], model["model_type"]) == (name, "rerank")
+            unknown = await ask(app, "/v1/models/none", headers=headers)
+            assert unknown.status == 404
+            assert "no model 'none' is served here" in message_of(unknown)
+            assert (await ask(app, "/v1/models/model")).status == 401
+            assert (await ask(app, "/v1/cluster/auth")).json == {"auth": True}
+        async with app_of(fake()) as (app, _):
+            assert (await ask(app, "/v1/cluster/auth")).json == {"auth": False}
 
     asyncio.run(main())
 
@@ -685,5 +717,150 @@ def test_the_query_that_is_too_long_is_named_by_its_place() -> None:
             body = {"queries": ["x", "x", "x" * 21], "documents": ["a", "b", "c"]}
             response = await ask(app, "/score", body)
             assert "query 2 has 21 characters" in message_of(response)
+
+    asyncio.run(main())
+
+
+# --- what a client may send, quote and pretend ---
+
+
+def test_a_body_that_comes_slowly_is_no_work(path: str) -> None:
+    async def main() -> None:
+        async with app_of(fake(), max_concurrent_requests=1) as (app, served):
+            slow = [Asked(app, "POST", path, {}) for _ in range(9)]
+            data = json.dumps(body_of(path)).encode()
+            for each in slow:
+                each.send(data[:10], more=True)
+            for _ in range(3):
+                assert (await ask(app, path, body_of(path))).status == 200
+            assert value(served, "crossrank_concurrent_requests") == 0
+            for each in slow:
+                each.send(data[10:])
+            assert {(await each.response()).status for each in slow} <= {200, 429}  # type: ignore[union-attr]
+
+    asyncio.run(main())
+
+
+def test_bodies_on_their_way_are_bounded_by_their_bytes(path: str) -> None:
+    async def main() -> None:
+        limits = Limits(max_body_bytes=1000, max_bodies_bytes=3000)
+        async with app_of(fake(), limits=limits) as (app, _):
+            slow = [Asked(app, "POST", path, {}) for _ in range(2)]
+            for each in slow:
+                each.send(b" " * 700, more=True)
+            third = await ask(app, path, b" " * 700 + json.dumps(body_of(path)).encode())
+            assert (third.status, third.headers["retry-after"]) == (429, "1")
+            assert "--max-bodies" in message_of(third)
+            for each in slow:
+                each.go()
+                assert await each.response() is None
+            assert (await ask(app, path, b" " * 700 + json.dumps(body_of(path)).encode())).status == 200
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"model": "\U000e0001" * 100_000},
+        {"rank_fields": ["f" * 500] * 1000, "documents": [{}], "texts": [{}]},
+        {"query": 1, "queries": 1, "x" * 100_000: 1},
+        {"truncation_side": "x" * 100_000, "truncation_direction": "x" * 100_000},
+        {"request_id": "x" * 100_000},
+        {"texts": [0] * 100_000, "documents": [0] * 100_000},
+        {"texts": [[]] * 100_001, "documents": [[]] * 100_001},
+        {"ignored": [[]] * 100_001},
+        {"ignored": [{}] * 100_001},
+    ],
+)
+def test_an_error_is_short_whatever_is_sent(
+    path: str, wrong: dict[str, object], records: Callable[[], list[dict[str, Any]]]
+) -> None:
+    async def main() -> None:
+        async with app_of(fake()) as (app, _):
+            response = await ask(app, path, json.loads(f"{{{ALL}}}") | wrong)
+            assert response.status in (200, 400, 404, 422)  # 200: where the field is none
+            assert len(response.content) < 3000
+            assert len(str(records()[-1])) < 3000
+
+    asyncio.run(main())
+
+
+def mistakes(kind: type[Dialect], body: dict[str, object]) -> int:
+    try:
+        kind.Request.model_validate(body)
+    except ValidationError as error:
+        return error.error_count()
+    return 0
+
+
+@pytest.mark.parametrize("kind", _dialects(), ids=lambda kind: kind.Request.__name__)
+def test_one_mistake_is_looked_for_however_many_there_are(kind: type[Dialect]) -> None:
+    """Each costs hundreds of bytes, and the client is told of one."""
+    good: dict[str, object] = json.loads(f"{{{ALL}}}") | {"document": "a"}
+    for name in kind.Request.model_fields:
+        for wrong in ([0] * 10_000, [[]] * 10_000, {str(i): i for i in range(10_000)}):
+            assert mistakes(kind, good | {name: wrong}) < 10, name
+
+
+def test_a_slash_at_the_end_changes_nothing() -> None:
+    async def main() -> None:
+        async with app_of(fake()) as (app, _):
+            for path in PATHS:
+                response = await ask(app, f"{path}/", body_of(path))
+                assert response.status == 200
+                assert response.content != b""
+                wrong = await ask(app, f"{path}/", {})
+                assert wrong.content.split(b'"id"')[0] == (await ask(app, path, {})).content.split(b'"id"')[0]
+            for path in (
+                "/health/",
+                "/health/live/",
+                "/info/",
+                "/metrics/",
+                "/models/",
+                "/v1/models/",
+                "/docs/",
+            ):
+                assert (await ask(app, path)).status == 200, path
+            assert (await ask(app, "/v3/rerank/", {})).status == 404
+        async with app_of(fake(), api_keys=["k"]) as (app, _):
+            assert (await ask(app, "/health/")).status == 200
+            assert (await ask(app, "/info/")).status == 401
+
+    asyncio.run(main())
+
+
+def test_a_browser_may_not_be_sent_by_a_foreign_page(path: str) -> None:
+    async def main() -> None:
+        async with app_of(fake()) as (app, served):
+            for headers in (
+                {"host": "localhost", "origin": "http://evil.example", "content-type": "text/plain"},
+                {"host": "evil.example", "origin": "http://evil.example"},
+                {"host": "evil.example", "user-agent": "Mozilla/5.0"},
+            ):
+                response = await ask(app, path, body_of(path), headers=headers)
+                assert response.status == 403
+                assert "evil.example" in message_of(response)
+            assert value(served, "te_request_count", method="batch") == 0
+            for where in ("/", "/page/app.js"):
+                assert (await ask(app, where, headers={"host": "evil.example"})).status == 403
+                assert (await ask(app, where, headers={"host": "127.0.0.1:8080"})).status == 200
+            own = {"host": "localhost:8080", "origin": "http://localhost:8080"}
+            assert (await ask(app, path, body_of(path), headers=own)).status == 200
+            assert (await ask(app, path, body_of(path), headers={"host": "any.example"})).status == 200
+
+    asyncio.run(main())
+
+
+def test_a_browser_may_know_the_server_by_a_name_of_its_own() -> None:
+    async def main() -> None:
+        headers = {"host": "rerank.example", "origin": "https://rerank.example"}
+        # A foreign page has no key.
+        for settings in ({"allowed_hosts": ["rerank.example"]}, {"api_keys": ["k"]}):
+            async with app_of(fake(), **settings) as (app, _):
+                key = {"authorization": "Bearer k"}
+                body = body_of("/rerank")
+                assert (await ask(app, "/", headers=headers)).status == 200
+                assert (await ask(app, "/rerank", body, headers=headers | key)).status == 200
 
     asyncio.run(main())

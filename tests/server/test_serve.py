@@ -11,8 +11,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,65 @@ def test_what_does_not_finish_in_time_is_told_so(tmp_path: Path) -> None:
         status, answer, headers = asked.result()
         assert (status, answer["error_type"], headers["retry-after"]) == (503, "Unhealthy", "1")
         assert server.process.wait(20) == 0
+
+
+def half(connection: socket.socket) -> None:
+    """Half a body."""
+    connection.sendall(b"POST /rerank HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n{")
+
+
+def unread(connection: socket.socket) -> None:
+    """A request whose answer is larger than what a socket takes unread."""
+    documents = ["x" * 900_000] * 16
+    data = json.dumps({"query": "a", "documents": documents, "return_documents": True}).encode()
+    connection.sendall(
+        b"POST /v1/rerank HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(data) + data
+    )
+    connection.recv(1)
+
+
+def head(connection: socket.socket) -> None:
+    """Half a head."""
+    connection.sendall(b"POST /rerank HTTP/1.1\r\nhost:")
+
+
+@pytest.mark.parametrize("clients", [half, unread, head])
+def test_clients_that_only_wait_keep_no_server(
+    tmp_path: Path, clients: Callable[[socket.socket], None]
+) -> None:
+    waits = ["--drain-timeout", "0", "--read-timeout", "600", "--write-timeout", "600", "--timeout", "600"]
+    with serving(tmp_path, *MINI, *waits) as server, ExitStack() as stack:
+        server.wait_until_ready()
+        for _ in range(3):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            clients(connection)
+        server.signal(signal.SIGTERM)
+        assert server.process.wait(60) == 0
+
+
+def test_a_thread_that_does_not_end_keeps_no_server(tmp_path: Path) -> None:
+    code = "; ".join(
+        [
+            "import time, crossrank.server.service as s",
+            "s.Service._read = lambda *_: time.sleep(3600)",
+            "from crossrank.cli import main",
+            "main()",
+        ]
+    )
+    with serving(tmp_path, *MINI, "--drain-timeout", "0", command=["-c", code]) as server:
+        server.wait_until_ready()
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            data = json.dumps({"query": "a" * 100_000, "texts": ["b"]}).encode()
+            connection.sendall(
+                b"POST /rerank HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(data) + data
+            )
+            until(lambda: metric(server, "crossrank_concurrent_requests") == 1)
+            server.signal(signal.SIGTERM)
+            assert server.process.wait(60) == 0
+            answer = connection.recv(65536)
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            assert b"the server is stopping" in answer
+        assert not any("traceback" in line for line in server.lines())
 
 
 @pytest.fixture

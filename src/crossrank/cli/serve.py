@@ -51,7 +51,7 @@ def serve(
     dialect: Annotated[
         str,
         typer.Option(
-            help="Whose API /v1/rerank is where they differ: cohere, jina, vllm, xinference or voyage.",
+            help="Whose API /v1/rerank is where they differ: cohere, jina, vllm, xinference, infinity or voyage.",
             envvar="CROSSRANK_DIALECT",
         ),
     ] = "cohere",
@@ -126,7 +126,7 @@ def serve(
             envvar="CROSSRANK_MAX_BODIES",
             rich_help_panel=_LIMITS,
         ),
-    ] = "256MiB",
+    ] = "512MiB",
     max_documents: Annotated[
         int,
         typer.Option(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import ipaddress
 import logging
 import time
 import uuid
@@ -22,7 +24,7 @@ from crossrank.server.service import CLIENT_GONE, fault_response
 
 __all__ = ["OPEN_PATHS", "Edge", "path_fault"]
 
-OPEN_PATHS = frozenset(["/health", "/health/live"])
+OPEN_PATHS = frozenset(["/health", "/health/live", "/v1/cluster/auth"])
 """What programs may ask without a key; people may load the page."""
 
 _QUIET = OPEN_PATHS | {"/metrics"}
@@ -55,11 +57,12 @@ class Edge:
         request_id = _request_id(headers.get("x-request-id"))
         notes = scope["crossrank"] = {"request_id": request_id}
         status = 500
+        started = False
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, started
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, started = message["status"], True
                 if status == CLIENT_GONE:
                     return
                 MutableHeaders(scope=message)["x-request-id"] = request_id
@@ -70,12 +73,20 @@ class Edge:
         try:
             page = is_page(scope["path"])
             if scope["path"] not in OPEN_PATHS and not page:
-                self._keys.check(headers.get("authorization"))
+                scope["crossrank.client"] = self._keys.check(headers.get("authorization")) or _network(scope)
             if self._browsers is not None:
                 self._browsers.check(scope["method"], headers, is_page=page)
             # HEAD is GET whose body uvicorn keeps back.
             asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
             await self._app(asked, receive, send_with_id)
+        except asyncio.CancelledError:
+            # Only a server that stops, and has waited as long as it may, cancels a request.
+            if started:
+                raise
+            fault = Fault("unavailable", "the server is stopping; try again later", retry_after=1.0)
+            notes["error"] = str(fault)
+            response = path_fault(self._dialects.of_path(scope["path"]), fault, request_id)
+            await response(scope, receive, send_with_id)
         except Fault as fault:
             notes["error"] = str(fault)
             response = path_fault(self._dialects.of_path(scope["path"]), fault, request_id)
@@ -107,6 +118,16 @@ def path_fault(dialect: Dialect | None, fault: Fault, request_id: str) -> Respon
 def _without_slash(path: str) -> str:
     """The path that a client means whose base URL ends in a slash."""
     return path[:-1] if path.endswith("/") and path not in ("/", "/page/") else path
+
+
+def _network(scope: Scope) -> str:
+    """Where a client without a key is: its address, and in IPv6 the first half, which one site has."""
+    host = str((scope.get("client") or ("",))[0])
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:  # a Unix socket has none
+        return host
+    return host if address.version == 4 else str(ipaddress.IPv6Network((int(address), 64), strict=False))
 
 
 def _request_id(given: str | None) -> str:
