@@ -1,19 +1,21 @@
+import json
+import random
 import threading
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, processors
 
 from crossrank.errors import CheckpointError, InputError, TooLongError
 from crossrank.models import BUNDLED, resolve
 from crossrank.pairs import Cut, EncodedPair, PairEncoder, Truncation
-from crossrank.words import TokenIds
+from crossrank.words import TokenIds, library_errors
 from tests.checkpoints import write_bert, write_xlm_roberta
 
 
@@ -211,7 +213,7 @@ def test_a_missing_tokenizer_says_how_to_get_one(tmp_path: Path) -> None:
 
 def test_a_damaged_tokenizer_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text('{"version": "1.0"')
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json is not a tokenizer"):
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json cannot be used: the tokenizers library says"):
         PairEncoder(tmp_path / "tokenizer.json")
 
 
@@ -346,3 +348,177 @@ def test_a_pair_that_just_fits_is_not_too_long(bundled: Path) -> None:
     assert len(PairEncoder(bundled, max_length=size).encode_pairs([("query", "one two three")], cut)) == 1
     with pytest.raises(TooLongError):
         PairEncoder(bundled, max_length=size - 1).encode_pairs([("query", "one two three")], cut)
+
+
+def with_template(bert: Path, to: Path, pair: str) -> Path:
+    """BERT's tokenizer with another template for pairs."""
+    tokenizer = Tokenizer.from_file(str(bert))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair=pair,
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
+    )
+    tokenizer.save(str(to / "tokenizer.json"))
+    return to / "tokenizer.json"
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        "$B [SEP] $A",
+        "[CLS] $B [SEP] $A [SEP]",
+        "$A [SEP] $A [SEP] $B",
+        "$A $A [SEP] $B",
+        "$A [SEP] $B $B",
+        "[CLS] $A [SEP] $B [SEP] $A",
+    ],
+)
+def test_a_template_in_another_order_is_refused(bert: Path, tmp_path: Path, pair: str) -> None:
+    with pytest.raises(CheckpointError, match=r"template for pairs .* not put the query first"):
+        PairEncoder(with_template(bert, tmp_path, pair))
+
+
+@pytest.mark.parametrize(
+    "pair",
+    ["$A [SEP] $B", "[CLS]:1 [CLS] $A:1 $B:2", "$A $B [SEP]", "[SEP] $A:0 [SEP]:1 [CLS] $B:0 [SEP] [SEP]"],
+)
+def test_other_templates_give_the_tokenizers_own_ids(bert: Path, tmp_path: Path, pair: str) -> None:
+    path = with_template(bert, tmp_path, pair)
+    own = Tokenizer.from_file(str(path)).encode("the capital", "of France is Paris")
+    found = PairEncoder(path).encode("the capital", ["of France is Paris"])[0]
+    assert found.token_ids.tolist() == own.ids
+    segments = [0] * len(own.ids) if found.segment_ids is None else found.segment_ids.tolist()
+    assert len(set(own.type_ids)) == 1 or segments == own.type_ids
+
+
+def test_ids_beyond_the_embedding_table_are_refused(tokenizer_path: Path, tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(tokenizer_path))
+    size = tokenizer.get_vocab_size()
+    PairEncoder(tokenizer_path, vocabulary=size)
+    with pytest.raises(CheckpointError, match=rf"the id {size - 1}, but .* has {size - 1} rows"):
+        PairEncoder(tokenizer_path, vocabulary=size - 1)
+    tokenizer.add_tokens(["[EXTRA]"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(CheckpointError, match=rf"the token '\[(EXTRA|extra)\]' with the id {size}"):
+        PairEncoder(tmp_path / "tokenizer.json", vocabulary=size)
+
+
+def test_a_panic_of_the_library_is_an_error(bundled: Path, tmp_path: Path) -> None:
+    """A panic is a BaseException, which `except Exception` lets through."""
+    tokenizer = json.loads(bundled.read_bytes())
+    tokenizer["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAAAAAA"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json cannot be used") as raised:
+        PairEncoder(tmp_path / "tokenizer.json")
+    assert not isinstance(raised.value.__cause__, Exception)
+
+
+class Panic(BaseException):
+    """As pyo3 names it."""
+
+
+Panic.__name__ = "PanicException"
+
+
+@pytest.mark.parametrize("error", [Panic("overflow"), Exception("odd"), OverflowError("large")])
+@pytest.mark.parametrize("method", ["encode_batch", "encode_batch_fast"])
+def test_what_the_library_raises_later_is_an_error(bundled: Path, error: BaseException, method: str) -> None:
+    encoder = PairEncoder(bundled)
+
+    class Failing:
+        def __getattr__(self, name: str) -> Any:
+            def fail(*_: Any, **__: Any) -> Any:
+                raise error
+
+            return fail
+
+    for holder in (encoder, encoder._words):
+        holder._tokenizer = Failing()  # type: ignore[assignment]
+    with pytest.raises(CheckpointError, match="the tokenizer cannot be used"):
+        encoder.encode("a query", ["two  spaces"] if method == "encode_batch_fast" else ["a document"])
+    with pytest.raises(CheckpointError, match="the tokenizer cannot be used"):
+        encoder.kept("a query", "a document")
+
+
+def test_an_interrupt_is_none_of_the_librarys_errors() -> None:
+    with pytest.raises(KeyboardInterrupt), library_errors("x"):
+        raise KeyboardInterrupt
+
+
+def odd_values() -> list[Any]:
+    return [
+        None,
+        True,
+        0,
+        -1,
+        1.5,
+        1e300,
+        2**63,
+        2**70,
+        "",
+        "x",
+        "\x1b[2J",
+        "\ud800",
+        [],
+        [[]],
+        {},
+        {"a": None},
+    ]
+
+
+def places_in(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Paths to everything in a JSON value, of long lists to the first two alone."""
+    found = [path]
+    items = (
+        value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else ()
+    )
+    for key, item in list(items)[:40]:
+        found += places_in(item, (*path, key))
+    return found
+
+
+def test_no_tokenizer_ends_in_anything_but_a_named_error(
+    bert: Path, xlm_roberta: Path, tmp_path: Path
+) -> None:
+    rng = random.Random(0)
+    answered = refused = 0
+    for source in (bert, xlm_roberta):
+        whole = json.loads(source.read_bytes())
+        places = [place for place in places_in(whole) if place]
+        for _ in range(120):
+            value = json.loads(json.dumps(whole))
+            for place in rng.sample(places, rng.choice([1, 1, 2])):
+                holder = value
+                try:
+                    for key in place[:-1]:
+                        holder = holder[key]
+                    holder[place[-1]] = rng.choice(odd_values())
+                except (TypeError, KeyError, IndexError, AttributeError):
+                    continue  # the first change took the place of the second away
+            (tmp_path / "tokenizer.json").write_text(json.dumps(value))
+            try:
+                PairEncoder(tmp_path / "tokenizer.json", vocabulary=10_000).encode(
+                    "a 中 <s>", ["b [SEP]", ""]
+                )
+                answered += 1
+            except (CheckpointError, InputError):
+                refused += 1
+    assert answered > 5
+    assert refused > 20
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[" * 100_000, '{"model":' * 100_000, "\x00", "\ufeff{}", "NaN", "{}", "null", "\x93NUMPY"]
+)
+def test_texts_that_are_no_tokenizer(tmp_path: Path, text: str) -> None:
+    (tmp_path / "tokenizer.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
+        PairEncoder(tmp_path / "tokenizer.json")
+
+
+def test_a_pointer_of_git_lfs_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    )
+    with pytest.raises(CheckpointError, match=r"git-lfs pointer.*git lfs pull"):
+        PairEncoder(tmp_path / "tokenizer.json")

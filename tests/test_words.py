@@ -1,4 +1,5 @@
 import threading
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -216,3 +217,16 @@ def test_only_tokenizers_that_read_words_are_trusted() -> None:
     spaced.add_tokens([AddedToken("a b", normalized=False)])
     assert own_ids(spaced, "a b") == [7]
     assert not remembers(spaced)
+
+
+def test_letters_that_begin_with_a_mark_join_what_is_before_them(library: Tokenizer) -> None:
+    """Precompiled reads a space, such a letter and marks on it as one; alone they are another one."""
+    letters = [chr(c) for c in range(0x110000) if unicodedata.category(chr(c))[0] in "LNP"]
+    joining = [c for c in letters if unicodedata.category(unicodedata.normalize("NFKD", c)[0])[0] == "M"]
+    assert {"\u0e33", "\u0eb3", "\uff9e", "\uff9f"} <= set(joining)
+    marks = [chr(c) for c in range(0x110000) if unicodedata.category(chr(c))[0] == "M"]
+    texts = [f"a {letter}{mark}" for letter in joining for mark in marks] + [f"a {c} b" for c in joining]
+    tokenizer = WordTokenizer(library)
+    own = [e.ids for e in library.encode_batch(texts, add_special_tokens=False)]
+    assert ids(tokenizer, texts) == own
+    assert ids(tokenizer, texts) == own  # from memory, were it trusted

@@ -5,6 +5,7 @@ Only this module knows about special tokens, truncation and windows.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,12 @@ from typing import Literal, TypeVar, get_args
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
+from tokenizers.models import Unigram
 
 from crossrank.arguments import check_number
 from crossrank.errors import CheckpointError, InputError, TooLongError
-from crossrank.words import TokenIds, WordTokenizer, clean
+from crossrank.layout import check_no_pointer
+from crossrank.words import TokenIds, WordTokenizer, clean, library_errors
 
 __all__ = ["WHOLE_WINDOW", "Cut", "EncodedPair", "PairEncoder", "Side", "Truncation"]
 
@@ -81,13 +84,36 @@ class _Template:
 
 
 def _read_template(tokenizer: Tokenizer) -> _Template:
-    """Find the pair template by encoding one pair: it works for every kind of post-processor."""
-    encoding = tokenizer.encode("a", "b")
+    """Find the pair template by encoding one pair: it works for every kind of post-processor.
+
+    Raises:
+        CheckpointError: there is none, or it is not a query before a document, each whole and once.
+    """
+    with library_errors("tokenizer.json"):
+        encoding = tokenizer.encode("a", "b")
+        alone = [tokenizer.encode(text, add_special_tokens=False).ids for text in ("a", "b")]
     parts = encoding.sequence_ids  # None for a special token, 0 for the query, 1 for the document
-    if 0 not in parts or 1 not in parts or None not in parts:
+    if 0 not in parts or 1 not in parts:
+        raise CheckpointError("tokenizer.json reads no tokens from the letters 'a' and 'b': it is damaged")
+    if None not in parts:
         raise CheckpointError(
-            "tokenizer.json has no template for pairs (its post_processor adds no special tokens); "
-            "use the tokenizer.json that the model was published with"
+            "tokenizer.json has no template for pairs (its post_processor adds no special tokens): a query "
+            "and a document would run into one another; rerankers with prompts, such as those made from "
+            "language models, are not supported"
+        )
+    runs = [
+        (part, [encoding.ids[i] for i in places])
+        for part, places in itertools.groupby(range(len(parts)), parts.__getitem__)
+        if part is not None
+    ]
+    # Of a text that stands twice, the library takes all but one for special tokens; the mask tells.
+    twice = any(
+        part is None and not mask for part, mask in zip(parts, encoding.special_tokens_mask, strict=True)
+    )
+    if twice or runs != list(enumerate(alone)):
+        raise CheckpointError(
+            "tokenizer.json's template for pairs (its post_processor) does not put the query first and the "
+            "document behind it, each once; such a template is not supported"
         )
     first, last = parts.index(0), len(parts) - 1 - parts[::-1].index(0)
     begin, end = parts.index(1), len(parts) - 1 - parts[::-1].index(1)
@@ -99,6 +125,23 @@ def _read_template(tokenizer: Tokenizer) -> _Template:
         (types[:first], types[first], types[last + 1 : begin], types[begin], types[end + 1 :]),
         parts.count(None),
     )
+
+
+def _check_ids(tokenizer: Tokenizer, vocabulary: int) -> None:
+    """Raise CheckpointError if the tokenizer has an id beyond a table of so many rows."""
+    added = tokenizer.get_added_tokens_decoder()
+    if isinstance(tokenizer.model, Unigram):  # a token's id is its place, and to list 250,000 takes long
+        largest = tokenizer.get_vocab_size(with_added_tokens=False) - 1
+    else:
+        largest = max(tokenizer.get_vocab(with_added_tokens=False).values(), default=-1)
+    largest = max(largest, *added, -1)
+    if largest >= vocabulary:
+        token = tokenizer.id_to_token(largest)
+        raise CheckpointError(
+            f"tokenizer.json has the token {token!r} with the id {largest}, but the model's embedding table "
+            f"has {vocabulary} rows (vocab_size): use the tokenizer that the model was trained with, or "
+            "resize the table (transformers: resize_token_embeddings) and train it"
+        )
 
 
 class PairEncoder:
@@ -114,9 +157,11 @@ class PairEncoder:
             the query only where it alone has more than ``query_share`` of the window.
             ``longest_first`` takes tokens one by one from the longer of the two.
         query_share: with ``only_second``, the largest share of the window for the query.
+        vocabulary: rows of the model's embedding table; None: unknown, ids are not checked.
 
     Raises:
-        CheckpointError: the file is missing or is not a tokenizer that can encode pairs.
+        CheckpointError: the file is missing, is not a tokenizer that can encode pairs, or has ids beyond
+            the embedding table.
         InputError: an option is out of range.
     """
 
@@ -127,12 +172,15 @@ class PairEncoder:
         max_length: int = 512,
         truncation: Truncation = "only_second",
         query_share: float = 0.5,
+        vocabulary: int | None = None,
     ) -> None:
         if isinstance(tokenizer, Path):
             tokenizer = _load_tokenizer(tokenizer)
         # The tokenizer's own truncation and padding would be shared state: off, once, here.
         tokenizer.no_truncation()
         tokenizer.no_padding()
+        if vocabulary is not None:
+            _check_ids(tokenizer, vocabulary)
         self._tokenizer = tokenizer
         self._words = WordTokenizer(tokenizer)
         self._template = _read_template(tokenizer)
@@ -156,6 +204,11 @@ class PairEncoder:
     def special_tokens(self) -> int:
         """How many tokens of a pair are none of its texts'."""
         return self._template.size
+
+    @property
+    def first_characters(self) -> int:
+        """How much of a long text is tokenised at first; most often it suffices."""
+        return _END * self.max_length
 
     def encode(self, query: str, documents: Sequence[str]) -> list[EncodedPair]:
         """One pair for each document, in their order."""
@@ -226,7 +279,7 @@ class PairEncoder:
 
     def _counted(self, text: str, ids: TokenIds) -> int:
         """How many tokens a text surely has."""
-        partial = len(text) > _END * self.max_length and len(ids) >= 2 * self.max_length
+        partial = len(text) > self.first_characters and len(ids) >= 2 * self.max_length
         return self.max_length if partial else len(ids)
 
     def _ids(self, texts: list[str], side: Side = "right") -> list[TokenIds]:
@@ -235,7 +288,8 @@ class PairEncoder:
 
     def _with_offsets(self, texts: list[str]) -> list[Encoding]:
         texts = [clean(text) for text in texts]
-        return list(self._tokenizer.encode_batch(texts, add_special_tokens=False))
+        with library_errors("the tokenizer"):
+            return list(self._tokenizer.encode_batch(texts, add_special_tokens=False))
 
     def _of_ends(
         self, texts: list[str], side: Side, tokenize: Callable[[list[str]], list[_Tokens]]
@@ -245,7 +299,7 @@ class PairEncoder:
         What is far from a token does not change it. So the end that is kept of a long text is tried
         first, and trusted if it fills the window and as much again; if it does not, a longer one is.
         """
-        limit, enough = _END * self.max_length, 2 * self.max_length
+        limit, enough = self.first_characters, 2 * self.max_length
         found = tokenize([text[:limit] if side == "right" else text[-limit:] for text in texts])
         while short := [
             i for i, tokens in enumerate(found) if len(texts[i]) > limit and len(tokens) < enough
@@ -307,7 +361,6 @@ def _load_tokenizer(path: Path) -> Tokenizer:
             f"{path} is missing; save the model's fast tokenizer there: "
             "transformers.AutoTokenizer.from_pretrained(NAME).save_pretrained(FOLDER)"
         )
-    try:
+    check_no_pointer(path)
+    with library_errors(str(path)):
         return Tokenizer.from_file(str(path))
-    except Exception as error:  # the tokenizers library raises plain Exception
-        raise CheckpointError(f"{path} is not a tokenizer: {error}") from error

@@ -103,6 +103,7 @@ class Reranker:
             max_length=max_length,
             truncation=truncation,
             query_share=query_share,
+            vocabulary=checkpoint.vocabulary,
         )
         engine = load_engine(
             checkpoint, device=device, precision=precision, threads=threads, progress=progress
@@ -298,7 +299,7 @@ class Reranker:
         """
         (text,) = _Request.read(query, [document]).texts
         plan = plan_explanation(self._encoder, query, text, max_sentences=max_sentences)
-        pairs = self._encoder.encode_pairs(plan.pairs)
+        pairs = self._encoder.encode_pairs(list(plan.pairs))
         return plan.explain(self._logits(pairs), [pair.truncated for pair in pairs])
 
     def _encode(self, pairs: Sequence[tuple[str, str]]) -> Sequence[EncodedPair]:

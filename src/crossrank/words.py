@@ -8,10 +8,11 @@ of a text, the library gets the whole text.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,7 +20,9 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 from tokenizers.models import Unigram, WordPiece
 
-__all__ = ["TokenIds", "WordTokenizer", "clean"]
+from crossrank.errors import CheckpointError
+
+__all__ = ["TokenIds", "WordTokenizer", "clean", "library_errors"]
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -51,6 +54,26 @@ TokenIds: TypeAlias = npt.NDArray[np.int32]
 """int32 (T,), without special tokens."""
 
 
+@contextlib.contextmanager
+def library_errors(what: str) -> Iterator[None]:
+    """Around calls of the tokenizers library: its errors, panics included, become CheckpointError.
+
+    Args:
+        what: the message begins with it.
+    """
+    try:
+        yield
+    except BaseException as error:
+        # The library raises plain Exception. A panic is no Exception at all, and has no name to catch it by.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{what} cannot be used: the tokenizers library says: {reason[:300]}; its tokenizer.json is "
+            "damaged, or not for this version of the library"
+        ) from error
+
+
 class WordTokenizer:
     """Token ids of texts, without special tokens. Safe to use from several threads.
 
@@ -61,7 +84,9 @@ class WordTokenizer:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         added = [_folded(token.content) for token in tokenizer.get_added_tokens_decoder().values()]
-        self._by_words = _reads_words(tokenizer) and not any(" " in content for content in added)
+        with library_errors("tokenizer.json"):
+            reads_words = _reads_words(tokenizer)
+        self._by_words = reads_words and not any(" " in content for content in added)
         self._strange = re.compile("|".join(map(re.escape, [" ", *added])))
         # Of bytes, and not arrays: a word that is not in the processor's cache costs one look at memory.
         self._known: dict[str, bytes] = {}
@@ -79,9 +104,10 @@ class WordTokenizer:
         return [ids for ids in found if ids is not None]
 
     def _whole(self, texts: Sequence[str]) -> list[TokenIds]:
-        encodings = self._tokenizer.encode_batch_fast(
-            [clean(text) for text in texts], add_special_tokens=False
-        )
+        with library_errors("the tokenizer"):
+            encodings = self._tokenizer.encode_batch_fast(
+                [clean(text) for text in texts], add_special_tokens=False
+            )
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
     def _recalled(self, text: str) -> TokenIds | None:
@@ -103,7 +129,8 @@ class WordTokenizer:
         ordered = list(new)
         parts = [ordered[i : i + WORDS_AT_ONCE] for i in range(0, len(ordered), WORDS_AT_ONCE)]
         # As one sequence of words: half as dear as each by itself.
-        encodings = self._tokenizer.encode_batch(parts, is_pretokenized=True, add_special_tokens=False)
+        with library_errors("the tokenizer"):
+            encodings = self._tokenizer.encode_batch(parts, is_pretokenized=True, add_special_tokens=False)
         for part, encoding in zip(parts, encodings, strict=True):
             ids = np.array(encoding.ids, np.int32)
             ends = np.searchsorted(np.array(encoding.word_ids, np.int64), np.arange(len(part)), "right")
@@ -117,10 +144,16 @@ class WordTokenizer:
         """Whether a tokenizer surely reads a word on its own as it does between spaces."""
         if not 0 < len(word) <= MOST_CHARACTERS:
             return False  # no characters: two spaces in a row, or one at an end
+        # Four letters begin with a mark that the character before them takes, be it a space.
+        if (
+            not word[0].isascii()
+            and unicodedata.category(unicodedata.normalize("NFKD", word[0])[0])[0] == "M"
+        ):
+            return False
         if not word.isalnum() and not (word.isascii() and word.isprintable()):
             kinds = [unicodedata.category(character) for character in word]
             # Letters and digits; marks on them, punctuation, signs of currencies and of mathematics.
-            if kinds[0][0] == "M" or not all(kind[0] in "LMNP" or kind in ("Sc", "Sm") for kind in kinds):
+            if not all(kind[0] in "LMNP" or kind in ("Sc", "Sm") for kind in kinds):
                 return False
         return not self._strange.search(_folded(word))
 
