@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from crossrank import Explanation, InputError, NonFiniteLogitError, Reranker
 from crossrank.engines.fake import FakeEngine
+from crossrank.explain import plan_explanation
 from crossrank.models import BUNDLED, resolve
 from crossrank.pairs import PairEncoder
 from crossrank.ranking import sigmoid
@@ -106,6 +108,39 @@ def test_a_document_without_sentences(document: str) -> None:
 def test_one_sentence_falls_to_the_empty_document() -> None:
     (sentence,) = explain("alpha").sentences
     assert (sentence.logit, sentence.logit_fall) == (1.0, 1.0)
+
+
+def test_the_pairs_of_a_plan_are_made_when_they_are_asked_for() -> None:
+    encoder = PairEncoder(resolve(BUNDLED) / "tokenizer.json", max_length=40)
+    text = "Gamma. " * 10 + "Alpha alpha here alpha. " + "Delta. " * 5 + "alpha alpha. " * 2
+    plan = plan_explanation(encoder, QUERY, text)
+    assert (plan.pairs[0], plan.pairs[1]) == ((QUERY, text), (QUERY, "Gamma."))
+    read = text[: plan.read]
+    without = [span for span in plan.spans if span.start < plan.read]
+    assert 0 < len(without) < len(plan.spans)
+    assert len(plan.pairs) == len(list(plan.pairs)) == 1 + len(plan.spans) + len(without)
+    assert plan.pairs[-1] == (QUERY, read[: without[-1].start].rstrip())
+    assert plan.pairs[1:4] == [(QUERY, "Gamma.")] * 3
+    assert plan.pairs[:: len(plan.pairs) - 1] == [plan.pairs[0], plan.pairs[-1]]
+    with pytest.raises(IndexError):
+        plan.pairs[len(plan.pairs)]
+
+
+def test_a_plan_holds_its_document_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crossrank.explain.MAX_CHARACTERS", 1 << 20)
+    # White space has no tokens, so the model "reads" all of it, once for each sentence.
+    text = ("Cat sat." + " " * 400 + "\n") * 60
+    encoder = PairEncoder(resolve(BUNDLED) / "tokenizer.json")
+    encoder.kept(QUERY, text)  # what the first call leaves behind
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=r"an explanation of 60 sentences takes \d{7} characters"):
+            plan_explanation(encoder, QUERY, text)
+        plan = plan_explanation(encoder, QUERY, text, max_sentences=30)
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(text)
+    finally:
+        tracemalloc.stop()
+    assert sum(len(text) for _, text in plan.pairs) <= 1 << 20
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

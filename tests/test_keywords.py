@@ -1,6 +1,6 @@
 import numpy as np
 
-from crossrank.keywords import KeywordIndex, keywords, shared_spans
+from crossrank.keywords import KeywordIndex, keywords, order_of, shared_spans
 
 
 def test_words_are_lower_cased_and_unspaced_scripts_become_pairs() -> None:
@@ -26,6 +26,16 @@ def test_no_keyword_meets() -> None:
     assert index.order("three") == [0, 1]
     assert KeywordIndex(["。", ""]).order("x") == [0, 1]
     assert KeywordIndex([]).order("x") == []
+
+
+def test_the_keywords_of_a_query_do_for_many_texts() -> None:
+    query, texts = "the dog, the 手机电池", ["the cat sat", "the dog ran", "手机"]
+    index, wanted = KeywordIndex(texts), keywords(query)
+    assert index.scores(wanted).tolist() == index.scores(query).tolist()
+    assert order_of(index.scores(wanted)) == index.order(query)
+    assert [shared_spans(set(wanted), text) for text in texts] == [
+        shared_spans(query, text) for text in texts
+    ]
 
 
 def test_where_a_text_repeats_keywords_of_a_query() -> None:

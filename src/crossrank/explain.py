@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
 
 from crossrank.arguments import check_integer
+from crossrank.errors import InputError
 from crossrank.pairs import PairEncoder
 from crossrank.ranking import check_finite, sigmoid
 from crossrank.sentences import Span, sentence_spans
@@ -17,6 +20,10 @@ from crossrank.sentences import Span, sentence_spans
 __all__ = ["DEFAULT_SENTENCES", "ExplainedSentence", "Explanation", "ExplanationPlan", "plan_explanation"]
 
 DEFAULT_SENTENCES = 100
+
+MAX_CHARACTERS = 1 << 24
+"""Characters of all pairs of an explanation. A document that fills a window of 8,192 tokens and has 400
+sentences takes about as many; one of 512 tokens with its 30 sentences a hundredth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,45 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True)
+class _Pairs(Sequence[tuple[str, str]]):
+    """The pairs of an explanation, each made when it is asked for: most are nearly the whole document."""
+
+    query: str
+    document: str
+    read: int
+    spans: tuple[Span, ...]
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[str, str]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[tuple[str, str]]: ...
+    def __getitem__(self, index: int | slice) -> tuple[str, str] | list[tuple[str, str]]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        if index == 0:
+            return self.query, self.document
+        if index <= len(self.spans):
+            start, end = self.spans[index - 1]
+            return self.query, self.document[start:end]
+        return self.query, _without(self.document[: self.read], self.spans[index - 1 - len(self.spans)])
+
+    def __len__(self) -> int:
+        return 1 + len(self.spans) + self.without
+
+    @property
+    def without(self) -> int:
+        """How many sentences were read, and are taken out; they come before those that were not."""
+        return bisect_left(self.spans, self.read, key=lambda span: span.start)
+
+    @property
+    def characters(self) -> int:
+        """At most, of all documents."""
+        alone = sum(end - start for start, end in self.spans)
+        return len(self.document) + alone + self.without * self.read
+
+
+@dataclass(frozen=True, slots=True)
 class ExplanationPlan:
     """The pairs whose logits explain a document.
 
@@ -83,7 +129,7 @@ class ExplanationPlan:
     read: int
     spans: tuple[Span, ...]
     sentences_left_out: int
-    pairs: list[tuple[str, str]]
+    pairs: Sequence[tuple[str, str]]
 
     def explain(self, logits: npt.NDArray[np.float32], truncated: Sequence[bool]) -> Explanation:
         """What the logits of ``pairs`` say.
@@ -138,17 +184,21 @@ def plan_explanation(
     text from beyond the window would move in, and the score would tell of that, too.
 
     Raises:
-        InputError: ``max_sentences`` is no integer of 1 or more.
+        InputError: ``max_sentences`` is no integer of 1 or more, or the pairs have more than
+            ``MAX_CHARACTERS``.
     """
     check_integer("max_sentences", max_sentences)
     kept = encoder.kept(query, document)
     read = len(document) if kept is None else kept
     found = sentence_spans(document)
     spans = tuple(islice(found, max_sentences))
-    seen = document[:read]
-    alone = [document[start:end] for start, end in spans]
-    without = [_without(seen, span) for span in spans if span.start < read]
-    pairs = [(query, text) for text in (document, *alone, *without)]
+    pairs = _Pairs(query, document, read, spans)
+    if pairs.characters > MAX_CHARACTERS:
+        raise InputError(
+            f"an explanation of {len(spans)} sentences takes {pairs.characters} characters, as the document "
+            f"is read once without each, and at most {MAX_CHARACTERS} are read; lower max_sentences, or send "
+            "a shorter document"
+        )
     return ExplanationPlan(query, document, read, spans, sum(1 for _ in found), pairs)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import bm25s
 import numpy as np
@@ -21,9 +21,14 @@ def keywords(text: str) -> list[str]:
     return [keyword for keyword, _, _ in _located(text)]
 
 
-def shared_spans(query: str, text: str) -> list[tuple[int, int]]:
-    """Where a text repeats keywords of a query: (start, end) in characters, in order and apart."""
-    wanted = set(keywords(query))
+def shared_spans(query: str | Collection[str], text: str) -> list[tuple[int, int]]:
+    """Where a text repeats keywords of a query: (start, end) in characters, in order and apart.
+
+    Args:
+        query: itself, or its keywords; a set of them where there are many texts.
+        text: where to look.
+    """
+    wanted = set(keywords(query)) if isinstance(query, str) else query
     spans: list[tuple[int, int]] = []
     for keyword, start, end in _located(text):
         if keyword not in wanted:
@@ -59,13 +64,21 @@ class KeywordIndex:
             self._index = bm25s.BM25()
             self._index.index(corpus, show_progress=False)
 
-    def scores(self, query: str) -> npt.NDArray[np.float32]:
-        """The score of every document, float32 of shape (documents,); 0 where no keyword meets."""
-        wanted = keywords(query)
+    def scores(self, query: str | Sequence[str]) -> npt.NDArray[np.float32]:
+        """The score of every document, float32 of shape (documents,); 0 where no keyword meets.
+
+        ``query``: itself, or its keywords.
+        """
+        wanted = keywords(query) if isinstance(query, str) else list(query)
         if self._index is None or not wanted:
             return np.zeros(self._size, np.float32)
         return np.asarray(self._index.get_scores(wanted), np.float32)
 
     def order(self, query: str) -> list[int]:
         """Indices of all documents, best first; equal scores keep the input order."""
-        return [int(i) for i in np.argsort(-self.scores(query), kind="stable")]
+        return order_of(self.scores(query))
+
+
+def order_of(scores: npt.NDArray[np.float32]) -> list[int]:
+    """Indices of ``KeywordIndex.scores``, best first; equal scores keep the input order."""
+    return [int(i) for i in np.argsort(-scores, kind="stable")]

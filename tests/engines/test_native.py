@@ -17,7 +17,7 @@ from crossrank import _native
 from crossrank.checkpoint import Checkpoint
 from crossrank.engines.native import NativeEngine, default_threads, why_not
 from crossrank.engines.torch import TorchEngine
-from crossrank.errors import CheckpointError, EngineError, InputError
+from crossrank.errors import CheckpointError, EngineError, InputError, OutOfMemoryError
 from crossrank.models import BUNDLED, resolve
 from crossrank.packed import LAYOUT
 from crossrank.packing import Pack, build_pack
@@ -109,6 +109,30 @@ def test_large_word_embeddings_are_read_from_their_file(
         engine.logits(pack)
 
 
+def test_a_large_table_that_is_overwritten_is_an_error(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crossrank.engines.native.LARGE_TABLE", 1)
+    folder, other = write_xlm_roberta(tmp_path / "m"), write_xlm_roberta(tmp_path / "other", seed=1)
+    file, pack = folder / "model.safetensors", pack_of(folder)
+    engine = NativeEngine(Checkpoint(folder), precision="fp32", threads=1)
+    expected = engine.logits(pack).tolist()
+    # Renaming another file over it is the right way: the engine keeps the old one.
+    (other / file.name).replace(tmp_path / "new")
+    file.rename(tmp_path / "old")
+    (tmp_path / "new").replace(file)
+    assert engine.logits(pack).tolist() == expected
+    data = bytearray((tmp_path / "old").read_bytes())
+    data[-1] ^= 1
+    status = (tmp_path / "old").stat()
+    with (tmp_path / "old").open("r+b") as out:
+        out.write(data)
+    os.utime(tmp_path / "old", ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(EngineError, match=r"safetensors changed while it was read.*by renaming"):
+        engine.logits(pack)
+    assert NativeEngine(Checkpoint(folder), precision="fp32", threads=1).logits(pack).tolist() != expected
+
+
 def test_other_weights_are_not_served_from_the_cache(tmp_path: Path, cache: Path) -> None:
     folder = write_xlm_roberta(tmp_path / "m")
     first = logits(folder)
@@ -169,8 +193,94 @@ def test_weights_that_are_missing_misshapen_or_nan_are_named(folder: Path, tmp_p
 def test_ids_out_of_range_are_an_error(folder: Path) -> None:
     engine = NativeEngine(Checkpoint(folder), precision="fp32")
     pack = Pack(np.asarray([0, 10**6, 2], np.int32), np.asarray([0, 3], np.int32))
-    with pytest.raises(EngineError, match="1000000"):
+    with pytest.raises(
+        InputError, match="pair 0 has the token id 1000000; the model has embeddings for 0 to"
+    ):
         engine.logits(pack)
+
+
+@pytest.mark.parametrize("spaces", range(8))
+def test_tensors_may_begin_at_any_byte(
+    folder: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, spaces: int
+) -> None:
+    """A header of any length is valid, and many older files have one of an odd length."""
+    expected = logits(folder)
+    moved = change(folder, tmp_path / "m")
+    file = moved / "model.safetensors"
+    whole = file.read_bytes()
+    size = int.from_bytes(whole[:8], "little")
+    header = whole[8 : 8 + size].rstrip(b" ")
+    header += b" " * (-len(header) % 8 + spaces)
+    file.write_bytes(len(header).to_bytes(8, "little") + header + whole[8 + size :])
+    assert logits(moved).tolist() == expected.tolist()
+    assert logits(moved).tolist() == expected.tolist()  # from the cache
+    monkeypatch.setattr("crossrank.engines.native.LARGE_TABLE", 1)
+    assert logits(moved).tolist() == expected.tolist()  # rows read from the file
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted"),
+    [(ValueError, CheckpointError), (RuntimeError, EngineError), (MemoryError, OutOfMemoryError)],
+)
+@pytest.mark.parametrize("fails", ["pack_weights", "Engine"])
+def test_what_fails_while_loading_is_one_of_crossranks_errors(
+    folder: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fails: str,
+    error: type[Exception],
+    wanted: type[Exception],
+) -> None:
+    def fail(*_: object) -> None:
+        raise error("no such luck")
+
+    monkeypatch.setattr(_native, fails, fail)
+    with pytest.raises(wanted, match=str(folder)):
+        NativeEngine(Checkpoint(folder), precision="fp32")
+
+
+def test_a_wrong_instruction_set_does_not_condemn_the_cache(
+    folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    logits(folder)
+    monkeypatch.setenv("CROSSRANK_ISA", "abacus")
+    with pytest.raises(InputError, match="abacus"):
+        NativeEngine(Checkpoint(folder), precision="fp32")
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("value", ["Infinity", "NaN", "0", "1.5"])
+def test_a_layer_norm_eps_that_makes_all_logits_equal_is_refused(
+    folder: Path, tmp_path: Path, cache: Path, value: str
+) -> None:
+    wrong = change(folder, tmp_path / "m")
+    config = wrong / "config.json"
+    text = config.read_text()
+    changed = text.replace('"layer_norm_eps": 1e-05', f'"layer_norm_eps": {value}')
+    assert changed != text
+    config.write_text(changed)
+    with pytest.raises(CheckpointError, match=r"layer_norm_eps is .*; it must be a small positive number"):
+        NativeEngine(Checkpoint(wrong), precision="fp32")
+
+
+def test_a_program_may_end_while_daemon_threads_rank() -> None:
+    code = """
+import threading
+from crossrank import Reranker
+reranker = Reranker(threads=2)
+started = threading.Barrier(5)
+def rank():
+    started.wait()
+    while True:
+        reranker.rank("a query", ["a document of a few words " * 5] * 8)
+for _ in range(4):
+    threading.Thread(target=rank, daemon=True).start()
+started.wait()
+reranker.rank("a query", ["a document"])
+"""
+    for _ in range(4):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_why_a_model_is_left_to_torch(folder: Path, tmp_path: Path) -> None:

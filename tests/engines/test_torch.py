@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -9,14 +10,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer
 
 import crossrank
 from crossrank.checkpoint import Checkpoint
 from crossrank.engines.torch import PADDING, SMALL, TorchEngine, tight_batches
-from crossrank.errors import CheckpointError, EngineError, OutOfMemoryError, UnsupportedModelError
+from crossrank.errors import (
+    CheckpointError,
+    EngineError,
+    InputError,
+    ModelError,
+    OutOfMemoryError,
+    UnsupportedModelError,
+)
 from crossrank.packing import Pack, build_pack
 from crossrank.pairs import PairEncoder
 from tests.checkpoints import write_bert, write_xlm_roberta
@@ -141,6 +151,18 @@ def test_another_failure_of_the_device_is_an_engine_error(folder: Path, engine: 
         engine.logits(pack_of(folder))
 
 
+@pytest.mark.parametrize("token", [-1, 10**6])
+def test_a_token_that_the_model_has_not_is_named_and_harms_nobody_else(
+    folder: Path, engine: TorchEngine, token: int
+) -> None:
+    pack = Pack(np.asarray([0, 5, 2, 0, token, 2], np.int32), np.asarray([0, 3, 6], np.int32))
+    with pytest.raises(
+        InputError, match=f"pair 1 has the token id {token}; the model has embeddings for 0 to"
+    ):
+        engine.logits(pack)
+    assert np.isfinite(engine.logits(pack_of(folder))).all()
+
+
 @pytest.mark.parametrize("write", [write_xlm_roberta, write_bert])
 def test_the_head_is_fp32_whatever_the_precision(write: Any, tmp_path: Path) -> None:
     folder = write(tmp_path / "m")
@@ -260,3 +282,98 @@ def test_the_base_package_needs_no_torch(folder: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def write_decoder(folder: Path, tmp_path: Path, padding: int | None) -> Path:
+    """A small random decoder with the tokenizer of another model."""
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab_size(),
+        num_labels=1,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        pad_token_id=padding,
+    )
+    transformers.LlamaForSequenceClassification(config).save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
+    return tmp_path
+
+
+def test_a_decoder_without_a_padding_token(folder: Path, tmp_path: Path) -> None:
+    decoder = write_decoder(folder, tmp_path, None)
+    documents = ["a b c d", "b", "the capital of China", "c", "b a", "城市 of c"]
+    pairs = PairEncoder(folder / "tokenizer.json").encode("a", documents)
+    engine = TorchEngine(Checkpoint(decoder))
+    together = engine.logits(build_pack(pairs))
+    alone = [engine.logits(build_pack([pair]))[0] for pair in pairs]
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    assert together.std() > 1e-4
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(decoder)
+    with torch.inference_mode():
+        own = [float(model(torch.from_numpy(pair.token_ids).long()[None]).logits[0, 0]) for pair in pairs]
+    np.testing.assert_allclose(together, own, atol=1e-5)
+
+
+@given(st.lists(st.integers(1, 30), max_size=80))
+def test_batches_without_padding_hold_pairs_of_one_length(lengths: list[int]) -> None:
+    array = np.asarray(lengths, np.int32)
+    batches = tight_batches(array, padded=False)
+    assert sorted(np.concatenate(batches).tolist() if batches else []) == list(range(len(lengths)))
+    assert [len(set(array[batch])) for batch in batches] == [1] * len(set(lengths))
+
+
+@pytest.mark.parametrize("error", [ValueError("no padding"), TypeError("odd"), AssertionError()])
+def test_whatever_a_model_raises_is_an_engine_error(
+    folder: Path, engine: TorchEngine, error: Exception
+) -> None:
+    engine._model = Allocator(engine._model, 0, error)
+    with pytest.raises(EngineError, match="cpu failed: "):
+        engine.logits(pack_of(folder))
+
+
+def test_weights_are_not_served_from_a_map_of_their_file(folder: Path, tmp_path: Path) -> None:
+    """Were they, this process would end: the file becomes shorter."""
+    copy_with_weights(folder, tmp_path / "m", load_file(folder / "model.safetensors"))
+    code = f"""
+from pathlib import Path
+from crossrank.checkpoint import Checkpoint
+from crossrank.engines.torch import TorchEngine
+from tests.engines.test_torch import pack_of
+folder = Path({str(tmp_path / "m")!r})
+engine = TorchEngine(Checkpoint(folder))
+expected = engine.logits(pack_of(folder))
+with (folder / "model.safetensors").open("r+b") as out:
+    out.write(b"x" * (folder / "model.safetensors").stat().st_size)
+assert (engine.logits(pack_of(folder)) == expected).all()
+with (folder / "model.safetensors").open("r+b") as out:
+    out.truncate(100)
+assert (engine.logits(pack_of(folder)) == expected).all()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+ODD = [None, True, 0, -1, 1.5, 1e300, 10**30, "x", "", [], [[]], {}, {"a": None}]
+
+
+def test_no_config_ends_in_anything_but_a_named_error(folder: Path, tmp_path: Path) -> None:
+    rng = random.Random(0)
+    whole = json.loads((folder / "config.json").read_bytes())
+    # Dropout and the like matter to transformers; what another engine cannot run comes here too.
+    whole |= {"rope_scaling": None, "quantization_config": None, "torch_dtype": "float32", "use_cache": True}
+    copy = copy_with_weights(folder, tmp_path / "m", load_file(folder / "model.safetensors")).folder
+    answered = refused = 0
+    for _ in range(60):
+        config = dict(whole)
+        for name in rng.sample(sorted(whole), rng.choice([1, 1, 2])):
+            config[name] = rng.choice(ODD)
+        (copy / "config.json").write_text(json.dumps(config))
+        try:
+            TorchEngine(Checkpoint(copy)).logits(pack_of(folder, 2))
+            answered += 1
+        except (ModelError, EngineError):
+            refused += 1
+    assert answered > 5
+    assert refused > 5

@@ -80,3 +80,12 @@ def test_a_file_without_keys_is_an_error(tmp_path: Path, content: str | bytes | 
         file.write_text(content)
     with pytest.raises(InputError, match="keys"):
         read_keys(file)
+
+
+def test_a_keys_name_tells_keys_apart_and_nothing_else() -> None:
+    keys = Keys(["one secret", "another"], "admin")
+    names = {keys.check(f"Bearer {key}") for key in ("one secret", "another", "admin")}
+    assert len(names) == 3
+    assert keys.check("bearer  one secret ") in names
+    assert not any("secret" in name for name in names)
+    assert Keys().check(None) == Keys().check("Bearer anything") == ""

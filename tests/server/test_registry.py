@@ -31,6 +31,12 @@ from tests.checkpoints import write_xlm_roberta
 from tests.server.serving import ENCODER, begin, expected, fake, pairs, registry, serve, until, value
 
 
+@pytest.fixture(autouse=True)
+def _time_is_what_a_test_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody but a test itself calls ``Registry.watch``."""
+    monkeypatch.setattr(module, "_WATCH_SECONDS", 1e6)
+
+
 def loader(*engines: FakeEngine | Exception) -> tuple[Callable[[], Reranker], list[int]]:
     """Loads one after the other, and raises what is an error; and the number of loads so far."""
     loads: list[int] = []
@@ -347,19 +353,99 @@ def test_draining_ends_with_its_time() -> None:
     asyncio.run(main())
 
 
-def test_an_engine_that_does_not_answer_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crossrank.server.scheduler.STUCK_SECONDS", 0.05)
+def test_an_engine_that_does_not_answer_fails_its_requests_and_says_so() -> None:
+    async def main() -> None:
+        engine, told = fake(), list[str]()
+        async with registry(engine, stuck_seconds=30.0) as served:
+            served.on_stuck = told.append
+            engine.gate.clear()
+            engine.packs.clear()
+            running, waits = begin(served, pairs(2, "runs")), begin(served, pairs(2, "waits"))
+            await until(lambda: engine.packs)
+            served.watch(29.0)
+            assert served.state.ready
+            assert not running.done()
+            served.watch(2.0)
+            assert (served.state.ready, served.state.why) == (False, "the engine has not answered for 31 s")
+            for task in (running, waits):
+                with pytest.raises(UnavailableError, match="the engine has not answered for 31 s") as caught:
+                    await task
+                assert caught.value.retry_after >= 1
+            with pytest.raises(UnavailableError, match="the engine has not answered"):
+                await served.score(Work(pairs(1)))
+            served.watch(1.0)
+            assert told == ["the engine has not answered for 31 s"]  # once
+            assert value(served, "crossrank_queue_requests") == 0
+            engine.gate.set()  # it answers after all
+            await until(lambda: not served._scheduler._running)
+            served.watch(1.0)
+            assert served.state.ready
+            assert (await served.score(Work(pairs(2)))).logits.tolist() == expected(pairs(2))
+
+    asyncio.run(main())
+
+
+def test_a_pack_that_takes_as_long_as_expected_is_not_stuck() -> None:
+    async def main() -> None:
+        engine = fake(seconds_per_token=0.001)
+        async with registry(engine, stuck_seconds=0.001, quantum=10) as served:
+            engine.gate.clear()
+            engine.packs.clear()
+            running = begin(served, pairs(2))
+            await until(lambda: engine.packs)
+            served.watch(10 * 0.001 * len(engine.packs[0].token_ids))
+            assert served.state.ready
+            served.watch(60.0)
+            assert not served.state.ready
+            engine.gate.set()
+            with pytest.raises(UnavailableError):
+                await running
+
+    asyncio.run(main())
+
+
+def test_where_no_text_is_read_any_more_requests_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, begun = threading.Event(), list[object]()
+
+    def hang(*_: object) -> None:
+        begun.append(1)
+        gate.wait()
+        raise InputError("it was asked to end")
 
     async def main() -> None:
-        engine = fake()
+        async with registry(fake(), stuck_seconds=30.0, tokenizer_threads=2) as served:
+            monkeypatch.setattr("crossrank.pairs.PairEncoder.encode_pairs", hang)
+            tasks = [begin(served, pairs(2), client="one")]
+            await until(lambda: len(begun) == 1)
+            served.watch(100.0)
+            assert served.state.ready  # another thread is free
+            tasks.append(begin(served, pairs(2), client="another"))
+            await until(lambda: len(begun) == 2)
+            served.watch(31.0)
+            assert served.state.why == "texts have not been read for 31 s"
+            for task in tasks:
+                with pytest.raises(UnavailableError, match="texts have not been read"):
+                    await task
+            assert not await served.close(0.0)
+            gate.set()
+            assert await served.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("calls", [1, 3, 5])
+def test_as_many_packs_run_at_a_time_as_the_engine_takes(calls: int) -> None:
+    async def main() -> None:
+        engine = fake(calls=calls)
         async with registry(engine) as served:
             engine.gate.clear()
-            running = begin(served, pairs(2))
-            await until(lambda: not served.state.ready)
-            assert "the engine has not answered for" in served.state.why
+            engine.packs.clear()
+            task = begin(served, pairs(200))
+            await until(lambda: len(engine.packs) == calls)
+            await until(lambda: value(served, "te_queue_size") > 0)
+            assert len(engine.packs) == calls
             engine.gate.set()
-            await running
-            assert served.state.ready
+            assert (await task).logits.tolist() == expected(pairs(200))
 
     asyncio.run(main())
 

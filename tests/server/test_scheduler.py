@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ from crossrank.errors import (
 from crossrank.packing import Pack
 from crossrank.server.registry import ModelSpec
 from crossrank.server.work import Answer, Work
+from crossrank.words import TokenIds, WordTokenizer
 from tests.server.serving import (
     ENCODER,
     begin,
@@ -176,7 +177,7 @@ def test_a_request_is_admitted_whole_or_refused_whole() -> None:
             for task in refused:
                 error = task.exception()
                 assert isinstance(error, OverloadedError)
-                assert "would exceed 2000 (max_queue_tokens)" in str(error)
+                assert "would exceed 1750 of 2000 (max_queue_tokens)" in str(error)
                 assert 1 <= error.retry_after <= 300
             assert value(served, "crossrank_refused_total", reason="queue") == len(refused)
             assert value(served, "te_request_failure", err="overloaded") == len(refused)
@@ -190,6 +191,96 @@ def test_a_request_is_admitted_whole_or_refused_whole() -> None:
             assert (await served.score(Work(pairs(10)))).logits.tolist() == expected(pairs(10))
 
     asyncio.run(main())
+
+
+def test_one_client_does_not_fill_the_queue_for_the_others() -> None:
+    async def main() -> None:
+        engine = fake()
+        async with registry(engine, max_queue_tokens=2000) as served:
+            engine.gate.clear()
+            many = [begin(served, pairs(10, f"r{i}"), client="many") for i in range(40)]
+            await until(
+                lambda: sum(map(asyncio.Task.done, many)) + value(served, "crossrank_queue_requests") == 40
+            )
+            accepted = [task for task in many if not task.done()]
+            refused = await asyncio.gather(*(task for task in many if task.done()), return_exceptions=True)
+            assert refused
+            assert all(isinstance(error, OverloadedError) for error in refused)
+            other = begin(served, pairs(5, "other"), client="other")
+            accepted.append(other)
+            await until(lambda: value(served, "crossrank_queue_requests") == len(accepted))
+            again = begin(served, pairs(20, "again"), client="other")  # more than is kept
+            with pytest.raises(OverloadedError, match="would exceed 1750 of 2000"):
+                await again
+            engine.gate.set()
+            await asyncio.gather(*accepted)
+            # Where nobody else is there, a request may have all of it.
+            assert len((await served.score(Work(pairs(110), client="many"))).logits) == 110
+
+    asyncio.run(main())
+
+
+def test_clients_take_turns_in_the_engine() -> None:
+    async def main() -> None:
+        engine = fake(batch_tokens=100)
+        async with registry(engine, quantum=100) as served:
+            engine.gate.clear()
+            engine.packs.clear()
+            first = begin(served, pairs(1, "first"))
+            await until(lambda: engine.packs)
+            ended: list[str] = []
+            tasks = [first]
+            for number in range(20):
+                tasks.append(begin(served, pairs(20, f"many{number}"), client="many"))
+                tasks[-1].add_done_callback(lambda _: ended.append("many"))
+            await until(lambda: value(served, "te_queue_size") == 400)
+            tasks.append(begin(served, pairs(20, "other"), client="other"))
+            tasks[-1].add_done_callback(lambda _: ended.append("other"))
+            await until(lambda: value(served, "te_queue_size") == 420)
+            engine.gate.set()
+            await asyncio.gather(*tasks)
+            assert ended.index("other") <= 1
+
+    asyncio.run(main())
+
+
+def test_texts_that_cannot_be_read_in_time_are_refused_before_they_are() -> None:
+    async def main() -> None:
+        engine = fake()
+        async with registry(engine, tokenizer_threads=1) as served:
+            model = served._model(None)
+            await served.score(Work(pairs(3)))
+            engine.packs.clear()
+            engine.gate.clear()
+            model.has_read(1_000_000, 1e9)  # a thousandth of a character in a second
+            with pytest.raises(DeadlineError, match="s of work here"):
+                await served.score(Work(pairs(100), deadline=time.monotonic() + 60))
+            assert engine.packs == []
+            assert value(served, "crossrank_refused_total", reason="deadline") == 1
+            engine.gate.set()
+
+    asyncio.run(main())
+
+
+def test_a_query_is_tokenised_once_for_all_slices_of_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    ids = WordTokenizer.ids
+
+    def noted(self: WordTokenizer, texts: Sequence[str]) -> list[TokenIds]:
+        read.extend(texts)
+        return ids(self, texts)
+
+    async def main() -> None:
+        async with registry(fake(), score_cache_bytes=1 << 20) as served:
+            monkeypatch.setattr(WordTokenizer, "ids", noted)
+            query = "a query that is long " * 1000
+            work = Work([(query, f"document {i}") for i in range(100)])
+            answer = await served.score(work)
+            assert answer.logits.tolist() == expected(work.pairs)
+
+    asyncio.run(main())
+    # Of the start of the query: once by the server, and once by ``expected``.
+    assert sum(text.startswith("a query that is long") for text in read) == 2
 
 
 def test_what_is_larger_than_the_queue_is_no_overload() -> None:
@@ -383,6 +474,37 @@ def test_a_failure_touches_the_requests_of_its_pack_and_the_engine_comes_back() 
     asyncio.run(main())
 
 
+def test_what_the_engine_refuses_fails_the_request_it_is_of_and_no_other() -> None:
+    bad = "unknown " * 20
+    size = tokens([("query", bad)])[0]
+
+    def logit(ids: npt.NDArray[np.int32]) -> float:
+        if len(ids) == size:
+            raise InputError("pair 0 has the token id 7; the model has embeddings for 0 to 6")
+        return checksum(ids)
+
+    async def main() -> None:
+        engine = fake(logit, batch_tokens=1000)
+        async with registry(engine, warm_up=False) as served:
+            engine.gate.clear()
+            first = begin(served, pairs(1))
+            await until(lambda: engine.packs)
+            good = [begin(served, pairs(5, f"good{i}")) for i in range(3)]
+            wrong = begin(served, [("query", "short"), ("query", bad), ("query", "short")])
+            await until(lambda: value(served, "te_queue_size") == 18)
+            engine.gate.set()
+            with pytest.raises(InputError, match="pair 1 has the token id 7"):
+                await wrong
+            await first
+            for i, task in enumerate(good):
+                assert (await task).logits.tolist() == expected(pairs(5, f"good{i}"))
+            assert served.state.ready
+            assert value(served, "crossrank_engine_failures_total", model="model") == 0
+            assert value(served, "te_request_failure", err="validation") == 1
+
+    asyncio.run(main())
+
+
 def test_wrong_shapes_are_an_engine_failure() -> None:
     class Short(type(fake())):  # type: ignore[misc]
         def logits(self, pack: Pack) -> npt.NDArray[np.float32]:
@@ -473,7 +595,9 @@ def test_cutting_is_what_the_request_says() -> None:
             with pytest.raises(InputError, match="1 tokens for a pair are too few"):
                 await served.score(Work([("q", long)], max_tokens_per_pair=1))
             # In the second slice: the place is the request's.
-            with pytest.raises(TooLongError, match=r"pair 70 has \d+ tokens, and at most 64 fit") as caught:
+            with pytest.raises(
+                TooLongError, match="pair 70 has more than 69 tokens, and at most 64 fit"
+            ) as caught:
                 await served.score(Work([*pairs(70), ("q", long)], truncate=False))
             assert caught.value.pair == 70
             assert value(served, "te_queue_size") == 0

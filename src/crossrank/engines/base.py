@@ -49,7 +49,8 @@ class Engine(Protocol):
             where there is more to do, and not much more where others may come.
         lanes: pairs that it works on side by side. Of a pack whose pairs are no multiple of it,
             some lane has less to do than the others.
-        calls: of ``logits`` at a time that keep it busy from one pack to the next; a server makes so many.
+        calls: of ``logits`` at a time that keep it busy from one pack to the next, 1 or more; a server
+            makes so many.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Engine(Protocol):
         logit, to 1e-4 in fp32.
 
         Raises:
+            InputError: the model has no such token, segment or position; the engine is as it was.
             OutOfMemoryError: one pair alone does not fit.
             EngineError: the device failed.
         """

@@ -7,7 +7,9 @@ file. Nothing is served from a map, which a change of its file would change, or 
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,11 +106,8 @@ def _pack(
 ) -> dict[str, npt.NDArray[Any]]:
     """Packed tensors, kept in the cache and read from there."""
     source = checkpoint.mapped()
-    try:
-        with progress_bar(progress, f"Packing {checkpoint.name} for {precision}, once"):
-            packed = _native.pack_weights(checkpoint.config, source, precision, threads)
-    except ValueError as error:
-        raise CheckpointError(f"{checkpoint.folder} cannot be loaded: {error}") from error
+    with progress_bar(progress, f"Packing {checkpoint.name} for {precision}, once"):
+        packed = _native.pack_weights(checkpoint.config, source, precision, threads)
     checkpoint.content.check()
     names = {id(array): name for name, array in source.items()}
     tables = {name: names[id(array)] for name, array in packed.items() if id(array) in names}
@@ -121,7 +120,7 @@ def _pack(
 
 
 def _engine(
-    checkpoint: Checkpoint, packed: dict[str, npt.NDArray[Any]], precision: str, threads: int
+    checkpoint: Checkpoint, packed: dict[str, npt.NDArray[Any]], precision: str, threads: int, isa: str
 ) -> tuple[_native.Engine, WatchedFile | None]:
     """An engine on packed tensors, and the file that it reads a large table from."""
     words, file, place = packed.get("embedding.words"), None, None
@@ -134,10 +133,23 @@ def _engine(
         for name, array in packed.items()
     }
     checkpoint.content.check()  # what was copied is what the fingerprint is of
-    settings = (checkpoint.config, tensors, precision, threads, instruction_set())
+    settings = (checkpoint.config, tensors, precision, threads, isa)
     if file is None or place is None:
         return _native.Engine(*settings), None
     return _native.Engine(*settings, file.descriptor, place[1]), file
+
+
+@contextlib.contextmanager
+def _loading(checkpoint: Checkpoint) -> Iterator[None]:
+    """Turn what goes wrong while a model is loaded into CrossRank's errors."""
+    try:
+        yield
+    except ValueError as error:
+        raise CheckpointError(f"{checkpoint.folder} cannot be loaded: {error}") from error
+    except MemoryError as error:
+        raise OutOfMemoryError(f"{checkpoint.folder} does not fit into memory") from error
+    except RuntimeError as error:
+        raise EngineError(f"{checkpoint.folder} cannot be loaded: {error}") from error
 
 
 class NativeEngine:
@@ -151,6 +163,9 @@ class NativeEngine:
 
     Raises:
         CheckpointError: weights are missing, of the wrong shape, or not finite.
+        OutOfMemoryError: they do not fit into memory.
+        EngineError: the system allows no more threads.
+        InputError: as ``instruction_set``.
     """
 
     name = "native"
@@ -166,19 +181,21 @@ class NativeEngine:
         self.lanes = self.threads
         # A thread that is done with its part of a pack goes on with the next one's; a lone thread has it all.
         self.calls = 2 if self.threads > 1 else 1
-        # A tokenizer may tell segments apart for a model that does not.
-        self._has_segments = int(checkpoint.config.get("type_vocab_size") or 2) > 1
+        isa = instruction_set()
         cache = PackedWeights(checkpoint, precision)
         packed = cache.read()
-        if packed is not None:
-            try:
-                self._engine, self._table = _engine(checkpoint, packed, precision, self.threads)
-            except ValueError as error:
-                cache.warn_of_damage(error)
-                packed = None
-        if packed is None:
-            packed = _pack(checkpoint, cache, precision, self.threads, progress=progress)
-            self._engine, self._table = _engine(checkpoint, packed, precision, self.threads)
+        with _loading(checkpoint):
+            if packed is not None:
+                try:
+                    self._engine, self._table = _engine(checkpoint, packed, precision, self.threads, isa)
+                except ValueError as error:
+                    cache.warn_of_damage(error)
+                    packed = None
+            if packed is None:
+                packed = _pack(checkpoint, cache, precision, self.threads, progress=progress)
+                self._engine, self._table = _engine(checkpoint, packed, precision, self.threads, isa)
+        # A tokenizer may tell segments apart for a model that does not.
+        self._has_segments = int(checkpoint.config.get("type_vocab_size") or 2) > 1
 
     @property
     def isa(self) -> str:
@@ -194,7 +211,9 @@ class NativeEngine:
             raise OutOfMemoryError(
                 f"a pack of {len(pack.token_ids)} tokens does not fit into memory; use smaller batch_tokens"
             ) from error
-        except (RuntimeError, ValueError) as error:
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        except RuntimeError as error:
             raise EngineError(str(error)) from error
         if self._table is not None:
             try:

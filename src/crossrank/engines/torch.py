@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import pickle
 import threading
@@ -15,7 +16,13 @@ import torch
 import transformers
 
 from crossrank.checkpoint import Checkpoint
-from crossrank.errors import CheckpointError, EngineError, OutOfMemoryError, UnsupportedModelError
+from crossrank.errors import (
+    CheckpointError,
+    EngineError,
+    InputError,
+    OutOfMemoryError,
+    UnsupportedModelError,
+)
 from crossrank.packing import Pack
 
 __all__ = ["TorchEngine", "tight_batches"]
@@ -30,11 +37,12 @@ PADDING = 0.10
 SMALL = 256
 
 
-def tight_batches(lengths: npt.NDArray[np.int32]) -> list[npt.NDArray[np.intp]]:
+def tight_batches(lengths: npt.NDArray[np.int32], *, padded: bool = True) -> list[npt.NDArray[np.intp]]:
     """Group pairs of like length, so that padding to the longest of a group wastes little.
 
     Args:
         lengths: tokens of each pair, int32 (B,).
+        padded: False: group pairs of equal length only, which need no padding.
 
     Returns:
         Index arrays into ``lengths``, every pair exactly once, longest first.
@@ -44,8 +52,9 @@ def tight_batches(lengths: npt.NDArray[np.int32]) -> list[npt.NDArray[np.intp]]:
     start, real = 0, 0
     for at, index in enumerate(order):
         longest, length = int(lengths[order[start]]), int(lengths[index])
-        padded = longest * (at - start + 1)
-        if longest * (at - start) >= SMALL and padded - real - length > PADDING * padded:
+        tokens = longest * (at - start + 1)
+        waste = tokens - real - length
+        if waste and (not padded or (longest * (at - start) >= SMALL and waste > PADDING * tokens)):
             batches.append(order[start:at])
             start, real = at, 0
         real += length
@@ -108,21 +117,37 @@ class TorchEngine:
         self.batch_tokens = 2048 if device == "cpu" else 16384
         self.fill_tokens = 512 if device == "cpu" else 4096
         self.lanes = self.calls = 1
-        pad = self._model.config.pad_token_id
-        self._pad = 0 if pad is None else int(pad)
+        self._vocabulary = int(self._model.get_input_embeddings().num_embeddings)
+        config = self._model.config.get_text_config()
+        pad = getattr(config, "pad_token_id", None)
+        self._pads = pad is not None
+        self._pad = int(pad) if pad is not None else 0
+        if not self._pads:
+            # A decoder's score is that of the last token that is no padding. Without padding no token is.
+            config.pad_token_id = -1
 
     def logits(self, pack: Pack) -> npt.NDArray[np.float32]:
         """One logit for each pair: float32 (B,); see ``Engine.logits``."""
         if not len(pack):
             return np.zeros(0, np.float32)
-        batches = tight_batches(pack.lengths)
+        wrong = np.flatnonzero((pack.token_ids < 0) | (pack.token_ids >= self._vocabulary))
+        if len(wrong):
+            # On a GPU it would end every later call of the process, too.
+            pair = int(np.searchsorted(pack.offsets, wrong[0], "right")) - 1
+            raise InputError(
+                f"pair {pair} has the token id {pack.token_ids[wrong[0]]}; "
+                f"the model has embeddings for 0 to {self._vocabulary - 1}"
+            )
+        batches = tight_batches(pack.lengths, padded=self._pads)
         with torch.inference_mode():
             try:
                 parts = [part for batch in batches for part in self._halving(pack, batch)]
                 # One copy back to the host for the whole call.
                 values = torch.cat([part.to(parts[0].device) for part in parts]).cpu().numpy()
-            except (RuntimeError, IndexError) as error:
-                raise EngineError(f"{self.device} failed: {error}") from error
+            except EngineError:
+                raise
+            except Exception as error:  # a model of transformers may raise anything
+                raise EngineError(f"{self.device} failed: {_first_line(error)}") from error
         logits = np.empty(len(pack), np.float32)
         logits[np.concatenate(batches)] = values
         return logits
@@ -228,17 +253,17 @@ def _load(checkpoint: Checkpoint, device: str, dtype: torch.dtype) -> Any:
                 local_files_only=True,
                 output_loading_info=True,
             )
-    except (KeyError, ValueError, ImportError) as error:
-        raise UnsupportedModelError(
-            f"transformers {transformers.__version__} cannot load {folder}: {_first_line(error)}"
-        ) from error
     except (OSError, EOFError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{folder} cannot be loaded: {_first_line(error)}") from error
-    except RuntimeError as error:
+    except Exception as error:  # a config.json may make transformers raise anything
         if _is_out_of_memory(error):
             raise
-        raise CheckpointError(
-            f"the weights in {folder} do not fit its config.json: {_first_line(error)}"
+        if isinstance(error, RuntimeError) and not isinstance(error, RecursionError):
+            raise CheckpointError(
+                f"the weights in {folder} do not fit its config.json: {_first_line(error)}"
+            ) from error
+        raise UnsupportedModelError(
+            f"transformers {transformers.__version__} cannot load {folder}: {_first_line(error)}"
         ) from error
     # A missing weight would be filled with random numbers.
     wrong = sorted(report["missing_keys"]) or sorted(map(str, report.get("mismatched_keys", [])))
@@ -248,6 +273,10 @@ def _load(checkpoint: Checkpoint, device: str, dtype: torch.dtype) -> Any:
             "the file is damaged, or config.json belongs to another model"
         )
     model = model.eval().to(device)
+    if device == "cpu":
+        # Weights that need no conversion are still in a map of their file, which may change.
+        for tensor in itertools.chain(model.parameters(), model.buffers()):
+            tensor.data = tensor.data.clone()
     for part in _head(model):
         part.float()
         part.register_forward_pre_hook(_to_float)

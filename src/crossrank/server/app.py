@@ -15,12 +15,12 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from crossrank import __version__
-from crossrank.errors import CrossRankError, ModelError
+from crossrank.errors import CrossRankError, ModelError, UnknownModelError
 from crossrank.server.browsers import Browsers
 from crossrank.server.dialects import Dialect, Dialects
 from crossrank.server.dialects.openai import OpenAIError
 from crossrank.server.docs import page
-from crossrank.server.edge import Edge, path_fault
+from crossrank.server.edge import OPEN_PATHS, Edge, path_fault
 from crossrank.server.faults import Fault, Kind, fault_of
 from crossrank.server.playground import add_playground
 from crossrank.server.registry import ModelInfo, Registry, State
@@ -119,6 +119,20 @@ def create_app(settings: Settings, registry: Registry, tracer: Tracer = NO_TRACE
     async def models() -> Response:
         """The served models, as OpenAI lists them."""
         return json_response({"object": "list", "data": [_listed(model) for model in registry.models()]})
+
+    @app.get("/v1/models/{name:path}", tags=["models"], responses={404: {"model": OpenAIError}})
+    async def one_model(request: Request, name: str) -> Response:
+        """A served model, as OpenAI and Xinference describe it."""
+        models = {model.name: model for model in registry.models()}
+        if name not in models:
+            fault = fault_of(UnknownModelError(name, list(models)))
+            return path_fault(None, fault, notes_of(request.scope)["request_id"])
+        return json_response(_listed(models[name]))
+
+    @app.get("/v1/cluster/auth", tags=["models"])
+    async def cluster_auth() -> Response:
+        """Whether keys are asked for: Xinference's client sends its key only then."""
+        return json_response({"auth": settings.has_keys})
 
     @app.get("/models", tags=["models"])
     async def infinity_models() -> Response:
@@ -262,7 +276,7 @@ def _info(settings: Settings, registry: Registry) -> dict[str, Any]:
         "max_batch_tokens": first.batch_tokens,
         "max_client_batch_size": settings.limits.max_documents,
         "auto_truncate": True,
-        "tokenization_workers": registry.options.tokenizer_threads or 1,
+        "tokenization_workers": registry.texts.threads,
         "version": __version__,
         "models": [_model(model) for model in models],
     }
@@ -276,6 +290,7 @@ def _listed(model: ModelInfo) -> dict[str, Any]:
         "owned_by": "crossrank",
         "root": model.source,
         "max_model_len": model.max_length,
+        "model_type": "rerank",
         "state": model.state,
     }
 
@@ -304,6 +319,6 @@ def _describe(app: FastAPI, requests: list[type[BaseModel]], *, secured: bool) -
     if secured:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         schema["security"] = [{"key": []}]
-        for path in ("/health", "/health/live"):
+        for path in OPEN_PATHS:
             schema["paths"][path]["get"]["security"] = []
     return schema

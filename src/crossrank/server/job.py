@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +18,7 @@ from crossrank.pairs import Cut, EncodedPair, PairEncoder
 from crossrank.reranker import Reranker
 from crossrank.server.fair import Flow
 from crossrank.server.work import Answer, Work
+from crossrank.words import TokenIds
 
 __all__ = ["Job", "LoadedModel", "WaitingPair"]
 
@@ -56,6 +57,8 @@ class LoadedModel:
         self.retry_after = 1.0
         self._tokens = 0.0
         self._seconds = 0.0
+        self._characters = 0.0
+        self._reading_seconds = 0.0
         self.attach(reranker)
 
     def attach(self, reranker: Reranker) -> None:
@@ -64,7 +67,7 @@ class LoadedModel:
         self.engine: Engine | None = reranker.engine
         self.most = reranker.batch_tokens
         self.lanes = reranker.engine.lanes
-        self.calls = reranker.engine.calls
+        self.calls = max(1, reranker.engine.calls)
         self.why = ""
 
     def detach(self, why: str) -> None:
@@ -81,6 +84,16 @@ class LoadedModel:
     def rate(self) -> float:
         """Tokens per second, measured; 0: not yet."""
         return self._tokens / self._seconds if self._seconds else 0.0
+
+    def has_read(self, characters: int, seconds: float) -> None:
+        """So many characters took a thread so long to tokenise; the last slices count most."""
+        self._characters = 0.95 * self._characters + characters
+        self._reading_seconds = 0.95 * self._reading_seconds + seconds
+
+    @property
+    def reading_rate(self) -> float:
+        """Characters per second of one thread, measured; 0: not yet."""
+        return self._characters / self._reading_seconds if self._reading_seconds else 0.0
 
     def budget(self, pack_seconds: float) -> int:
         """Tokens of a pack: what takes ``pack_seconds``, but enough to keep the engine full."""
@@ -109,7 +122,15 @@ class LoadedModel:
         most = min(self.encoder.max_length, work.max_tokens_per_pair or self.encoder.max_length)
         ratio = self.tokens_per_byte if tokens_per_byte is None else tokens_per_byte
         special = self.encoder.special_tokens
-        return [min(most, special + int(ratio * _bytes(pair))) for pair in work.pairs]
+        return [min(most, special + int(ratio * size)) for size in _sizes(work.pairs)]
+
+    def characters(self, pairs: Iterable[tuple[str, str]]) -> int:
+        """How many are tokenised, more or less; of the same query once."""
+        most, total, before = self.encoder.first_characters, 0, None
+        for query, document in pairs:
+            total += min(most, len(document)) + (0 if query is before else min(most, len(query)))
+            before = query
+        return total
 
     def look(self, work: Work) -> float:
         """Tokens per byte of some of a request's own texts, which are tokenised for it."""
@@ -126,17 +147,24 @@ def _count(
     encoder: PairEncoder, pairs: Sequence[tuple[str, str]], encoded: Sequence[EncodedPair]
 ) -> tuple[int, int] | None:
     """Tokens of the texts of whole pairs, without special ones, and their bytes; None: they have none."""
-    tokens = size = 0
-    for pair, ids in zip(pairs, encoded, strict=True):
-        if not ids.truncated:
-            tokens += len(ids.token_ids) - encoder.special_tokens
-            size += _bytes(pair)
+    zipped = zip(pairs, encoded, strict=True)
+    whole = [(pair, len(ids.token_ids)) for pair, ids in zipped if not ids.truncated]
+    tokens = sum(count - encoder.special_tokens for _, count in whole)
+    size = sum(_sizes([pair for pair, _ in whole]))
     return (tokens, size) if size else None
 
 
-def _bytes(pair: tuple[str, str]) -> int:
-    """In UTF-8, where most languages have a token in about as many bytes, whatever a character takes."""
-    return sum(len(text) if text.isascii() else len(text.encode(errors="surrogatepass")) for text in pair)
+def _sizes(pairs: Iterable[tuple[str, str]]) -> Iterator[int]:
+    """Bytes of each pair's texts in UTF-8: in most languages a token has about as many of them."""
+    query, of_query = "", 0
+    for asked, document in pairs:
+        if asked is not query:  # the same query is counted once
+            query, of_query = asked, _bytes(asked)
+        yield of_query + _bytes(document)
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
 
 
 @dataclass(slots=True, eq=False)
@@ -162,9 +190,11 @@ class Job:
         reserved: tokens that it still takes of the queue: real ones, and estimates for pairs that
             are not tokenised.
         estimates: tokens of each pair, before it is tokenised.
+        unread: characters that are not tokenised.
         quantum: a request with no more tokens is small; see ``Flow``.
         large: it is not.
         next: the first pair that is not tokenised.
+        queries: the query that was tokenised last and its ids, as most requests have one query.
         remaining: pairs without a logit.
         ended: an answer or an error is on its way; what still comes for it is dropped.
     """
@@ -174,6 +204,7 @@ class Job:
     future: asyncio.Future[Answer]
     cut: Cut
     estimates: list[int]
+    unread: int
     quantum: int
     flow: Flow[WaitingPair] = field(init=False)
     logits: npt.NDArray[np.float32] = field(init=False)
@@ -184,6 +215,7 @@ class Job:
     large: bool = field(init=False)
     remaining: int = field(init=False)
     next: int = 0
+    queries: dict[str, TokenIds] = field(default_factory=dict)
     cached: int = 0
     ended: bool = False
     begun: float = field(default_factory=time.monotonic)
@@ -197,7 +229,7 @@ class Job:
         self.tokens = [0] * count
         self.reserved = sum(self.estimates)
         self.large = self.reserved > self.quantum
-        self.flow = Flow(self.model, self.work.priority, small=not self.large)
+        self.flow = Flow(self.model, self.work.priority, small=not self.large, client=self.work.client)
         self.remaining = count
 
     def expect(self, index: int, tokens: int, truncated: bool) -> None:

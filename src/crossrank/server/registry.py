@@ -1,4 +1,4 @@
-"""The models that a server serves: one scheduler and one engine thread for all of them."""
+"""The models that a server serves: one scheduler for all of them, and the threads around it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Literal, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from crossrank.server.job import Job, LoadedModel
 from crossrank.server.metrics import Metrics
 from crossrank.server.scheduler import Scheduler
 from crossrank.server.tokenise import Tokenisers
+from crossrank.server.turns import TextThreads
 from crossrank.server.work import Answer, Work
 
 __all__ = ["ModelInfo", "ModelSpec", "Options", "Registry", "State"]
@@ -37,6 +38,19 @@ _logger = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 """Seconds between tries to restart an engine: the first, then twice as long each time, and the most."""
+
+
+_WATCH_SECONDS = 1.0
+"""Between two looks at whether engines and threads still answer."""
+
+_STUCK_RETRY = 10.0
+"""Seconds after which a client may try again: the process has most likely been started anew by then."""
+
+_SHORT = 50_000
+"""Characters of a request that are measured on the event loop, in less than a millisecond."""
+
+Result = TypeVar("Result")
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +77,14 @@ class Options:
         max_queue_tokens: of all requests that wait or run; what would exceed it is refused.
             A request counts with an estimate from its characters until it is tokenised, so the queue
             may exceed the limit by what the estimates are wrong.
-        tokenizer_threads: beside the engine's; None: one for every eight cores, 1 to 4.
+        tokenizer_threads: for all work on texts, beside the engine's; None: 1 on one core, otherwise
+            2, or one for every four cores, at most 8.
         score_cache_bytes: 0: no cache.
         pack_seconds: a pack takes about so long, or longer where fewer tokens would not fill the
             engine.
         quantum: tokens of a request's turn; a request with no more in all goes before larger ones.
+        stuck_seconds: where an engine does not answer for longer, and for 20 times as long as expected, or
+            no text is done in that time, requests are refused and ``Registry.on_stuck`` is called.
         warm_up: run a few packs before a model is called ready, which also measures its speed.
     """
 
@@ -76,6 +93,7 @@ class Options:
     score_cache_bytes: int = 0
     pack_seconds: float = 0.01
     quantum: int = 2048
+    stuck_seconds: float = 60.0
     warm_up: bool = True
 
 
@@ -176,6 +194,10 @@ class Registry:
 
     Attributes:
         options, metrics: the same.
+        on_stuck: called on the event loop, with what is wrong, when an engine or the threads for texts have
+            not answered for so long that they never will. Nothing here can stop such a thread: only the
+            end of the process does.
+        texts: threads for all that takes time in proportion to somebody's texts.
 
     Raises:
         InputError: there is no model, or a name is there twice.
@@ -191,18 +213,23 @@ class Registry:
         self.metrics = metrics or Metrics()
         self._served = {spec.name: _Served(spec) for spec in models}
         self._draining = False
+        self.on_stuck: Callable[[str], None] = lambda _: None
+        self._stuck = ""  # what is wrong, where nothing answers
+        self._watching: asyncio.Task[None] | None = None
         self._stopped = threading.Event()
         cache = ScoreCache(options.score_cache_bytes) if options.score_cache_bytes > 0 else None
+        self.texts = TextThreads(options.tokenizer_threads or _text_threads())
         self._scheduler = Scheduler(
             max_queue_tokens=options.max_queue_tokens,
             pack_seconds=options.pack_seconds,
             quantum=options.quantum,
             metrics=self.metrics,
             cache=cache,
+            stuck_seconds=options.stuck_seconds,
+            text_threads=self.texts.threads,
             on_failure=self._engine_failed,
         )
-        threads = options.tokenizer_threads or min(4, max(1, (os.cpu_count() or 1) // 8))
-        self._tokenisers = Tokenisers(self._scheduler, cache, threads)
+        self._tokenisers = Tokenisers(self._scheduler, cache, self.texts)
         if cache is not None:
             self.metrics.watch_cache(cache)
         self.metrics.watch(crossrank_ready=("1: /health says yes", lambda: float(self.state.ready)))
@@ -218,6 +245,7 @@ class Registry:
             CrossRankError: a model cannot be loaded.
         """
         self._scheduler.start()
+        self._watching = asyncio.ensure_future(self._watch())
         for served in self._served.values():
             served.current = await asyncio.to_thread(self._load, served.spec)
 
@@ -229,10 +257,30 @@ class Registry:
         for served in self._served.values():
             if not served.ready:
                 return State(False, served.why)
-        stuck = self._scheduler.stuck
-        if stuck:
-            return State(False, f"the engine has not answered for {stuck:.0f} s")
-        return State(True)
+        return State(False, self._stuck) if self._stuck else State(True)
+
+    def watch(self, seconds: float) -> None:
+        """So many seconds have passed in which this process ran; fails all requests where nothing answers."""
+        self._scheduler.watch(seconds)
+        self.texts.watch(seconds)
+        engine, texts = self._scheduler.stuck, self.texts.stuck
+        before, self._stuck = self._stuck, ""
+        if engine:
+            self._stuck = f"the engine has not answered for {engine:.0f} s"
+        elif texts > self.options.stuck_seconds:
+            self._stuck = f"texts have not been read for {texts:.0f} s"
+        if not self._stuck:
+            return
+        self._scheduler.fail_all(None, UnavailableError(self._stuck, _STUCK_RETRY))
+        if not before:
+            _logger.error("%s", self._stuck)
+            self.on_stuck(self._stuck)
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            # Not what a clock says: while the process was stopped, the engine was, too.
+            self.watch(_WATCH_SECONDS)
 
     def models(self) -> list[ModelInfo]:
         """All served models, in their order."""
@@ -261,11 +309,16 @@ class Registry:
         if not work.pairs:
             return Answer(model.name, np.zeros(0, np.float32), [], [])
         loop = asyncio.get_running_loop()
-        estimates = model.estimate(work)
+        if _is_short(work):
+            estimates, unread = _measure(model, work)
+        else:
+            estimates, unread = await self._aside(work, _measure, model, work)
         if self._scheduler.is_too_much(model, sum(estimates), work.deadline):
             # Texts of another kind than those so far may have fewer tokens: nobody is refused for their sake.
-            estimates = model.estimate(work, await asyncio.to_thread(model.look, work))
-        job = Job(work, model, loop.create_future(), _cut(work), estimates, self.options.quantum)
+            ratio = await self._aside(work, model.look, work)
+            estimates = await self._aside(work, model.estimate, work, ratio)
+        future: asyncio.Future[Answer] = loop.create_future()
+        job = Job(work, model, future, _cut(work), estimates, unread, self.options.quantum)
         self._scheduler.submit(job)
         self._tokenisers.begin(job)
         alarm = None
@@ -280,6 +333,11 @@ class Registry:
             if alarm is not None:
                 alarm.cancel()
 
+    async def _aside(
+        self, work: Work, function: Callable[P, Result], *args: P.args, **kwargs: P.kwargs
+    ) -> Result:
+        return await self.texts.run(work.client, work.deadline, function, *args, **kwargs)
+
     def encoder(self, name: str | None) -> PairEncoder:
         """What makes pairs of texts for a model; None: the first.
 
@@ -293,6 +351,9 @@ class Registry:
         if self._draining:
             self.metrics.refused("unavailable")
             raise UnavailableError("the server is stopping", 1.0)
+        if self._stuck:
+            self.metrics.refused("unavailable")
+            raise UnavailableError(self._stuck, _STUCK_RETRY)
         served = next(iter(self._served.values())) if name is None else self._served.get(name)
         if served is None:
             raise UnknownModelError(str(name), list(self._served))
@@ -331,20 +392,28 @@ class Registry:
             await asyncio.sleep(0.02)
         return True
 
-    async def close(self) -> None:
-        """Stop the threads, after the pack at hand; what still waits gets UnavailableError."""
+    async def close(self, timeout: float = 10.0) -> bool:
+        """Stop the threads, after the pack at hand; what still waits gets UnavailableError.
+
+        Returns:
+            Whether all of them ended within ``timeout`` seconds.
+        """
         self._draining = True
         self._stopped.set()
-        await asyncio.to_thread(self._stop)
+        if self._watching is not None:
+            self._watching.cancel()
+        return await asyncio.to_thread(self._stop, timeout)
 
-    def _stop(self) -> None:
-        self._scheduler.close()
-        self._tokenisers.close()
+    def _stop(self, timeout: float) -> bool:
+        end = time.monotonic() + timeout
+        ended = self._scheduler.close(timeout)
+        return self.texts.close(max(0.0, end - time.monotonic())) and ended
 
     # --- in threads of their own ---
 
     def _load(self, spec: ModelSpec) -> LoadedModel:
         model = LoadedModel(spec.name, spec.load())
+        self._scheduler.start(model.calls)
         if self.options.warm_up:
             _warm_up(model)
         return model
@@ -382,6 +451,21 @@ class Registry:
             return
         message = f"{model.name} was loaded anew while its engine was restarting; send the request again"
         self._scheduler.fail_all(model, UnavailableError(message, 1.0))
+
+
+def _text_threads() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 1 if cores == 1 else min(8, max(2, cores // 4))
+
+
+def _is_short(work: Work) -> bool:
+    # Pairs that are no list may be made only when they are asked for.
+    return isinstance(work.pairs, list) and sum(len(q) + len(text) for q, text in work.pairs) < _SHORT
+
+
+def _measure(model: LoadedModel, work: Work) -> tuple[list[int], int]:
+    """About how many tokens each pair has, and how many characters are read."""
+    return model.estimate(work), model.characters(work.pairs)
 
 
 def _cut(work: Work) -> Cut:

@@ -27,7 +27,7 @@ from crossrank.server.registry import Registry
 from crossrank.server.settings import Settings
 from crossrank.server.tracing import tracer_of_environment
 
-__all__ = ["listen", "run"]
+__all__ = ["EXIT_STUCK", "listen", "run"]
 
 _logger = logging.getLogger(__name__)
 
@@ -44,6 +44,13 @@ _GRACE = 2.0
 """Seconds beyond the drain timeout, for answers that are being written, and
 _LAST_GRACE: seconds beyond it after which threads that still work are left alone."""
 _LAST_GRACE = 5.0
+
+_CLOSE_SECONDS = 1.0
+"""For threads to end once there is nothing more to do; those that do not are left alone."""
+
+EXIT_STUCK = 70
+"""The exit code where an engine, or the threads that read texts, never answered: a supervisor starts the
+server anew. It is EX_SOFTWARE of sysexits.h."""
 
 _OTHER_FILES = 200
 """Files and sockets that a server has open beside its connections; a generous guess."""
@@ -182,6 +189,7 @@ class _Process:
         self.app = app
         self.server = server
         self.failure: Exception | None = None
+        self.exit_code = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining: asyncio.Task[None] | None = None
 
@@ -206,11 +214,20 @@ class _Process:
         _logger.info("stopping; running requests have %g s to finish", self.settings.drain_timeout)
         self._draining = asyncio.ensure_future(self._drain())
 
+    def give_up(self, why: str) -> None:
+        """Something will never answer, and no thread can be stopped: only a new process helps."""
+        if self._draining is not None:
+            return
+        _logger.critical("%s: ending with exit code %d, to be started anew", why, EXIT_STUCK)
+        self.exit_code = EXIT_STUCK
+        self.server.should_exit = True
+        self._end_after(_GRACE)
+
     def _end_after(self, seconds: float) -> None:
         """End the process then, if it is still there: no thread that still works can be stopped."""
 
         def end() -> None:
-            _logger.warning("threads are still at work %g s after the signal; leaving them", seconds)
+            _logger.warning("threads are still at work after %g s; leaving them", seconds)
             self.exit()
 
         timer = threading.Timer(seconds, end)
@@ -221,13 +238,13 @@ class _Process:
         """End the process at once, with what must not stay behind removed."""
         self.leave()
         logging.shutdown()
-        os._exit(0)
+        os._exit(self.exit_code)
 
     async def _drain(self) -> None:
         self.server.should_exit = True
         if not await self.registry.drain(self.settings.drain_timeout):
             _logger.warning("requests were still running after %g s", self.settings.drain_timeout)
-            await self.registry.close()
+            await self.registry.close(_CLOSE_SECONDS)
 
     async def start(self) -> None:
         """Load the models; where one cannot be loaded, that is the end."""
@@ -263,15 +280,17 @@ async def _serve(process: _Process, opened: socket.socket) -> None:
         loop.add_signal_handler(number, process.stop)
     loop.add_signal_handler(signal.SIGHUP, lambda: process.begin(process.reload()))
     _logger.info("listening on %s", process.settings.uds or _address(opened))
+    process.registry.on_stuck = process.give_up
     process.begin(process.start())
+    ended = False
     try:
         await process.server.serve(sockets=[opened])
     finally:
-        await process.registry.close()
+        ended = await process.registry.close(_CLOSE_SECONDS)
     if process.failure is not None:
         raise process.failure
-    if process.loading:
-        # The thread that loads cannot be stopped, and Python would wait for it.
+    if process.loading or process.exit_code or not ended:
+        # A thread that loads or hangs cannot be stopped, and Python would wait for it.
         process.exit()
 
 

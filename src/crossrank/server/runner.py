@@ -9,27 +9,29 @@ import numpy as np
 import numpy.typing as npt
 
 from crossrank.engines import Engine
-from crossrank.errors import EngineError, OutOfMemoryError
+from crossrank.errors import EngineError, InputError, OutOfMemoryError
 from crossrank.packing import build_pack
-from crossrank.server.job import LoadedModel, WaitingPair
+from crossrank.server.job import Job, LoadedModel, WaitingPair
 from crossrank.server.metrics import Metrics
 
 __all__ = ["run_pack"]
 
 _logger = logging.getLogger(__name__)
 
-Outcome = npt.NDArray[np.float32] | EngineError
+Outcome = npt.NDArray[np.float32] | EngineError | InputError
 
 
 def run_pack(
     model: LoadedModel, engine: Engine, pack: list[WaitingPair], metrics: Metrics
 ) -> Iterator[tuple[list[WaitingPair], Outcome]]:
-    """Run a pack. Where memory does not suffice, its halves, and later packs are no larger.
+    """Run a pack. Where memory does not suffice, its halves, and later packs are no larger. Where the
+    engine refuses what is in it, each request's pairs by themselves, and then each pair, so that nobody
+    fails for another's texts.
 
     Yields:
-        Parts of the pack, each with float32 (len(part),) logits or an error: OutOfMemoryError
-        for a pair that does not fit alone (the engine is as it was), or another EngineError
-        (the engine may be broken).
+        Parts of the pack, each with float32 (len(part),) logits or an error: InputError for a
+        pair that the engine refuses and OutOfMemoryError for one that does not fit alone (the engine
+        is as it was), or another EngineError (the engine may be broken).
     """
     try:
         logits = engine.logits(build_pack([each.pair for each in pack]))
@@ -49,6 +51,13 @@ def run_pack(
             tokens,
             model.most,
         )
+        middle = (len(pack) + 1) // 2
+        parts = [pack[:middle], pack[middle:]]
+    except InputError as error:
+        if len(pack) == 1:
+            yield pack, _of_pair(pack[0], error)
+            return
+        parts = _by_request(pack)
     except EngineError as error:
         yield pack, error
         return
@@ -64,7 +73,22 @@ def run_pack(
             shape = np.shape(logits)
             yield pack, EngineError(f"the engine gave logits of shape {shape} for {len(pack)} pairs")
         return
-    # Outside of the handler, or the halves would run while the error holds its memory.
-    middle = (len(pack) + 1) // 2
-    yield from run_pack(model, engine, pack[:middle], metrics)
-    yield from run_pack(model, engine, pack[middle:], metrics)
+    # Outside of the handler, or the parts would run while the error holds its memory.
+    for part in parts:
+        if not all(each.job.ended for each in part):
+            yield from run_pack(model, engine, part, metrics)
+
+
+def _by_request(pack: list[WaitingPair]) -> list[list[WaitingPair]]:
+    """The pairs of each request; of a single request, each pair."""
+    parts: dict[Job, list[WaitingPair]] = {}
+    for each in pack:
+        parts.setdefault(each.job, []).append(each)
+    return list(parts.values()) if len(parts) > 1 else [[each] for each in pack]
+
+
+def _of_pair(pair: WaitingPair, error: InputError) -> InputError:
+    """What the engine says of the only pair of its pack, said of that pair of its request."""
+    message = str(error)
+    what = message.removeprefix("pair 0 ") if message.startswith("pair 0 ") else f"is refused: {message}"
+    return InputError(f"pair {pair.index} {what}")

@@ -47,8 +47,11 @@ __all__ = ["Scheduler"]
 
 _logger = logging.getLogger(__name__)
 
-STUCK_SECONDS = 60.0
-"""An engine that runs a pack for longer, and for 20 times as long as expected, is called stuck."""
+_KEPT_SHARE = 8
+"""An eighth of the queue is kept for clients that have less than an eighth in it."""
+
+_STUCK_FACTOR = 20
+"""A pack that takes so many times as long as expected, and longer than ``stuck_seconds``, is stuck."""
 
 _QUIET_SECONDS = 30.0
 """After so long without a small request packs are longer, by
@@ -59,13 +62,17 @@ _LATER, _SOONER, _MOST_LATE = 1.05, 0.999, 4.0
 """How much longer than the queue alone says large requests wait: more after each that was late, and less
 after each that was not."""
 
-_THREADS = 2
-"""That give packs to engines."""
 
-
-@dataclass(eq=False, frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class _Running:
-    """A pack in an engine: filled up to ``budget`` tokens, since when, and its expected seconds."""
+    """A pack in an engine.
+
+    Attributes:
+        budget: tokens up to which it was filled.
+        begun: since when, by ``time.monotonic()``.
+        expected: seconds that it should take.
+        watched: seconds that it took so far, counted by ``Scheduler.watch``.
+    """
 
     model: LoadedModel
     engine: Engine
@@ -74,6 +81,7 @@ class _Running:
     budget: int
     begun: float
     expected: float
+    watched: float = 0.0
 
 
 class Scheduler:
@@ -84,6 +92,8 @@ class Scheduler:
         pack_seconds: how long a pack may take where it need not be longer to fill the engine.
         quantum: tokens of a request's turn; see ``FairQueue``.
         metrics: what is counted where.
+        text_threads: how many tokenise.
+        stuck_seconds: an engine that does not answer for longer is stuck; see ``stuck``.
         on_failure: called in the engine thread after a model's engine failed; the model has no
             engine then, and waits for ``resume``.
         cache: keeps what was scored; None: nothing is kept.
@@ -97,10 +107,14 @@ class Scheduler:
         quantum: int,
         metrics: Metrics,
         on_failure: Callable[[LoadedModel], None],
+        text_threads: int = 1,
+        stuck_seconds: float = 60.0,
         cache: ScoreCache | None = None,
     ) -> None:
         self.max_queue_tokens = max_queue_tokens
         self.pack_seconds = pack_seconds
+        self.text_threads = text_threads
+        self.stuck_seconds = stuck_seconds
         self._metrics = metrics
         self._cache = cache
         self._on_failure = on_failure
@@ -116,10 +130,7 @@ class Scheduler:
         self._closing = False
         self._running: list[_Running] = []  # packs, all of one model
         self._last_end = -math.inf  # when a pack was done
-        self._threads = [
-            threading.Thread(target=self._run, name=f"crossrank-engine-{number}", daemon=True)
-            for number in range(_THREADS)
-        ]
+        self._threads: list[threading.Thread] = []
         metrics.watch(
             te_queue_size=("Pairs that wait", lambda: self._queue.pairs),
             crossrank_queue_tokens=("Tokens of requests that wait or run", lambda: self._reserved),
@@ -127,10 +138,14 @@ class Scheduler:
             crossrank_queue_requests=("Requests that wait or run", lambda: len(self._jobs)),
         )
 
-    def start(self) -> None:
-        """Start the engine threads."""
-        for thread in self._threads:
-            thread.start()
+    def start(self, threads: int = 1) -> None:
+        """Start engine threads, so that there are so many: as many as an engine takes ``calls`` at a time."""
+        with self._changed:
+            while len(self._threads) < threads and not self._closing:
+                name = f"crossrank-engine-{len(self._threads)}"
+                # Daemons: the process may end although an engine hangs.
+                self._threads.append(threading.Thread(target=self._run, name=name, daemon=True))
+                self._threads[-1].start()
 
     # --- called on the event loop ---
 
@@ -156,12 +171,16 @@ class Scheduler:
                     f"the request has about {need} tokens, and this server queues at most "
                     f"{self.max_queue_tokens} at a time (max_queue_tokens); send fewer documents at once"
                 )
-            if self._reserved + need > self.max_queue_tokens:
+            own = sum(other.reserved for other in self._jobs if other.work.client == job.work.client)
+            kept = self.max_queue_tokens // _KEPT_SHARE
+            # Whoever has less in the queue than what is kept for others, is one of them.
+            most = self.max_queue_tokens - (kept if own + need > kept and self._reserved else 0)
+            if self._reserved + need > most:
                 self._metrics.refused("queue")
-                wait = self._seconds(self._jobs) * (self._reserved + need - self.max_queue_tokens)
+                wait = self._seconds(self._jobs) * (self._reserved + need - most)
                 raise OverloadedError(
                     f"{self._reserved} tokens are queued, and the request's {need} would exceed "
-                    f"{self.max_queue_tokens} (max_queue_tokens); try again later",
+                    f"{most} of {self.max_queue_tokens} (max_queue_tokens); try again later",
                     _retry(wait / max(1, self._reserved)),
                 )
             self._check_deadline(job)
@@ -188,12 +207,20 @@ class Scheduler:
 
     # --- called by tokeniser threads ---
 
-    def add(self, job: Job, first: int, pairs: Sequence[EncodedPair | CachedPair], seconds: float) -> None:
+    def add(
+        self,
+        job: Job,
+        first: int,
+        pairs: Sequence[EncodedPair | CachedPair],
+        seconds: float,
+        characters: int,
+    ) -> None:
         """The next pairs of a job are tokenised, or known.
 
         Args:
             first: the place of the first of them in the job.
             seconds: that it took.
+            characters: that are read now.
         """
         waiting: list[WaitingPair] = []
         known: list[tuple[int, CachedPair]] = []
@@ -206,6 +233,7 @@ class Scheduler:
             if job.ended:
                 return
             job.tokenization_s += seconds
+            job.unread = max(0, job.unread - characters)
             job.next = first + len(pairs)
             for each in waiting:
                 job.expect(each.index, each.tokens, each.pair.truncated)
@@ -240,19 +268,31 @@ class Scheduler:
         """Jobs that wait or run."""
         return len(self._jobs)
 
+    def watch(self, seconds: float) -> None:
+        """So many seconds have passed in which this process ran: where it is paused, no engine is stuck."""
+        with self._changed:
+            for running in self._running:
+                running.watched += seconds
+
     @property
     def stuck(self) -> float:
         """Seconds for which the engine has not answered, where that is beyond all expectation; else 0."""
-        now = time.monotonic()
         with self._changed:
-            longest = max(self._running, key=lambda each: now - each.begun, default=None)
-        if longest is None:
-            return 0.0
-        seconds = now - longest.begun
-        return seconds if seconds > max(STUCK_SECONDS, 20 * longest.expected) else 0.0
+            return max(
+                (
+                    running.watched
+                    for running in self._running
+                    if running.watched > max(self.stuck_seconds, _STUCK_FACTOR * running.expected)
+                ),
+                default=0.0,
+            )
 
-    def close(self, timeout: float = 10.0) -> None:
-        """Fail what is left and stop the threads, once the packs that they run are done."""
+    def close(self, timeout: float = 10.0) -> bool:
+        """Fail what is left and stop the threads, once the packs that they run are done.
+
+        Returns:
+            Whether all of them ended within ``timeout`` seconds.
+        """
         self.fail_all(None, UnavailableError("the server is stopping", 1.0))
         with self._changed:
             self._closing = True
@@ -261,6 +301,7 @@ class Scheduler:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(max(0.0, end - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     # --- the engine threads ---
 
@@ -327,10 +368,10 @@ class Scheduler:
     def _execute(self, running: _Running) -> None:
         model, pack = running.model, running.pack
         for part, outcome in run_pack(model, running.engine, pack, self._metrics):
+            if isinstance(outcome, (InputError, OutOfMemoryError)):
+                self._fail_pack(part, outcome)
+                continue
             if isinstance(outcome, EngineError):
-                if isinstance(outcome, OutOfMemoryError):
-                    self._fail_pack(part, outcome)
-                    continue
                 self._fail_engine(running, outcome)
                 return
             self._deliver(part, outcome)
@@ -365,7 +406,7 @@ class Scheduler:
                     key = each.job.keys[each.index]
                     self._cache.keep(key, logit, each.tokens, each.pair.truncated)
 
-    def _fail_pack(self, pack: list[WaitingPair], error: EngineError) -> None:
+    def _fail_pack(self, pack: list[WaitingPair], error: CrossRankError) -> None:
         with self._changed:
             for job in {each.job for each in pack}:
                 if job.remaining:
@@ -394,7 +435,7 @@ class Scheduler:
         if deadline is None or not rate:
             return
         left = deadline - time.monotonic()
-        alone = job.reserved / rate
+        alone = max(job.reserved / rate, _reading(job))
         if alone > 2 * left:  # an estimate, so with a margin
             self._metrics.refused("deadline")
             raise DeadlineError(
@@ -402,13 +443,15 @@ class Scheduler:
                 f"{left:.1f} s until its deadline; send fewer documents at once, or allow more time"
             )
         late = self._lateness if job.large else 1.0
-        wait = self._seconds(self._jobs)
+        reading = sum(map(_reading, self._jobs)) / self.text_threads
+        wait = max(self._seconds(self._jobs), reading)
         if late * (alone + wait) <= left:
             return
-        ahead = sum(
-            _before(job, other) / other.model.rate
-            for other in self._jobs
-            if other.work.priority <= job.work.priority and other.model.rate
+        earlier = [other for other in self._jobs if other.work.priority <= job.work.priority]
+        ahead = max(
+            self._ahead(job, alone, [(o, _before(job, o) / o.model.rate) for o in earlier if o.model.rate]),
+            # All priorities are tokenised in the same turns.
+            self._ahead(job, alone, [(other, _reading(other) / self.text_threads) for other in self._jobs]),
         )
         if ahead and late * (alone + ahead) > left:
             self._metrics.refused("deadline")
@@ -417,6 +460,15 @@ class Scheduler:
                 f"own, and its deadline is in {left:.1f} s; try again later",
                 _retry(min(wait, late * (alone + ahead) - left)),
             )
+
+    def _ahead(self, job: Job, alone: float, others: list[tuple[Job, float]]) -> float:
+        """Seconds of others' work that is done before a job's: of another client no more than of its own."""
+        by_client: dict[str, float] = {}
+        for other, seconds in others:
+            by_client[other.work.client] = by_client.get(other.work.client, 0.0) + seconds
+        own = by_client.pop(job.work.client, 0.0)
+        turns = max(own + alone, self._queue.quantum / job.model.rate)
+        return own + sum(min(seconds, turns) for seconds in by_client.values())
 
     def _seconds(self, jobs: Iterable[Job]) -> float:
         """How long the engines need for what these jobs still have."""
@@ -458,6 +510,12 @@ def _before(job: Job, other: Job) -> int:
     if other.flow.small:
         return other.reserved
     return 0 if job.flow.small else min(other.reserved, job.reserved)
+
+
+def _reading(job: Job) -> float:
+    """Seconds that one thread needs for the texts that a job still has."""
+    rate = job.model.reading_rate
+    return job.unread / rate if rate else 0.0
 
 
 def _retry(seconds: float) -> float:

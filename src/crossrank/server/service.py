@@ -26,6 +26,7 @@ from crossrank.server.limits import (
     check_containers,
     read_body,
     request_timeout,
+    without_lone_surrogates,
 )
 from crossrank.server.registry import Registry
 from crossrank.server.tracing import NO_TRACES, Tracer
@@ -62,6 +63,10 @@ def fault_response(body: object, status: int, fault: Fault) -> Response:
     return json_response(body, status, headers)
 
 
+Result = TypeVar("Result")
+P = ParamSpec("P")
+
+
 class Service:
     """Answers rerank requests, whatever their dialect.
 
@@ -87,8 +92,6 @@ class Service:
         self.tracer = tracer
         self.gate = Gate(max_concurrent_requests)
         self.bodies = Bodies(limits.max_bodies_bytes)
-        # Parsed, a body can be many times as large, and Python parses only one at a time anyway.
-        self._reading = asyncio.Lock()
         registry.metrics.watch(
             crossrank_concurrent_requests=("Requests at work", lambda: float(self.gate.inside)),
             crossrank_concurrent_requests_limit=("Most of them", lambda: float(self.gate.limit)),
@@ -107,21 +110,21 @@ class Service:
             try:
                 seconds = request_timeout(request.headers.get("x-request-timeout"), self.limits)
                 named = request.headers.get("x-request-id") == request_id
-                context = Context(request_id, begun + seconds, int(time.time()), named)
+                client = request.scope.get("crossrank.client", "")
+                context = Context(request_id, begun + seconds, int(time.time()), named, client)
                 self.gate.check()  # before the body is read for nothing
-                with self.bodies() as take:
+                with self.bodies(client) as take:
                     data = await read_body(request.scope, request.receive, self.limits, take)
                     with self.gate():  # only now: a body that comes slowly is no work
                         large = len(data) >= _LARGE_BODY
-                        async with self._reading if large else contextlib.nullcontext():
-                            body = await _aside(large, _object, data)
-                            del data
-                            dialect = self.dialects.of_body(path, body)
-                            call = await _aside(large, self._read, dialect, body, context)
-                            del body  # with the fields that nobody asked for
+                        body = await self._aside(large, context, _object, data)
+                        del data
+                        dialect = self.dialects.of_body(path, body)
+                        call = await self._aside(large, context, self._read, dialect, body, context)
+                        del body  # with the fields that nobody asked for
                         if dialect.expands:
                             encoder = self.registry.encoder(call.work.model)
-                            call = await asyncio.to_thread(dialect.expand, call, encoder)
+                            call = await self._aside(True, context, dialect.expand, call, encoder)
                         notes["documents"] = len(call.work.pairs)
                         if call.work.model is not None:
                             notes["model"] = call.work.model
@@ -129,8 +132,8 @@ class Service:
                         answer = await self._score(call.work, request.receive)
                         span.answered(answer)
                         notes |= _notes(answer)
-                        many = large or len(answer.tokens) >= _MANY_PAIRS
-                        response = await _aside(many, _respond, dialect, call, answer, context)
+                        many = large or dialect.slow or len(answer.tokens) >= _MANY_PAIRS
+                        response = await self._aside(many, context, _respond, dialect, call, answer, context)
                         response.headers["x-total-time"] = str(round(1000 * (time.monotonic() - begun)))
             except ClientGone:
                 notes["gone"] = True
@@ -175,6 +178,15 @@ class Service:
                     with contextlib.suppress(asyncio.CancelledError):
                         await task
 
+    async def _aside(
+        self, large: bool, context: Context, function: Callable[P, Result], *args: P.args, **kwargs: P.kwargs
+    ) -> Result:
+        """Call a function, in the threads for texts where there is so much to do that others would wait."""
+        if large:
+            threads = self.registry.texts
+            return await threads.run(context.client, context.deadline, function, *args, **kwargs)
+        return function(*args, **kwargs)
+
     def _count(self, fault: Fault) -> None:
         """A request that never came to the registry is one that failed, too."""
         metrics = self.registry.metrics
@@ -193,17 +205,6 @@ def notes_of(scope: Scope) -> dict[str, Any]:
     return notes
 
 
-Result = TypeVar("Result")
-P = ParamSpec("P")
-
-
-async def _aside(large: bool, function: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
-    """Call a function, in a thread where there is so much to do that others would wait."""
-    if large:
-        return await asyncio.to_thread(function, *args, **kwargs)
-    return function(*args, **kwargs)
-
-
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
@@ -212,18 +213,27 @@ async def _disconnected(receive: Receive) -> None:
 def _object(data: bytearray) -> dict[str, Any]:
     """A body's JSON object.
 
+    Half of a surrogate pair is read as U+FFFD: JavaScript sends it for a text that was cut inside one.
+
     Raises:
         Fault: it is not one, or has too many lists and objects in it. Not JSON either are NaN, Infinity,
-            lone surrogates, and what is nested more than 200 deep.
+            and what is nested more than 200 deep.
     """
     check_containers(data)
     try:
-        body = from_json(data, allow_inf_nan=False, cache_strings="keys")
-    except ValueError as error:
-        raise Fault("syntax", f"the body is not valid JSON in UTF-8: {error}") from None
+        body = _from_json(data)
+    except ValueError:
+        try:
+            body = _from_json(without_lone_surrogates(data))
+        except ValueError as error:
+            raise Fault("syntax", f"the body is not valid JSON in UTF-8: {error}") from None
     if not isinstance(body, dict):
         raise Fault("invalid", "the body must be a JSON object")
     return body
+
+
+def _from_json(data: bytes | bytearray) -> object:
+    return from_json(data, allow_inf_nan=False, cache_strings="keys")
 
 
 def _respond(dialect: Dialect, call: Call, answer: Answer, context: Context) -> Response:

@@ -1,7 +1,7 @@
-"""Texts of accepted requests to pairs, in a few threads of their own.
+"""Texts of accepted requests to pairs, in the threads for texts.
 
-Neither the event loop nor the engine thread ever tokenises. A request is tokenised slice by slice, and
-after each it goes to the end of the line: a small request waits for slices, not for requests.
+Neither the event loop nor an engine thread ever tokenises. A request is tokenised slice by slice, and
+after each it goes to the end of its client's line: a small request waits for slices, not for requests.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from crossrank.errors import CrossRankError, EngineError, TooLongError, UnavailableError
 from crossrank.pairs import EncodedPair
 from crossrank.server.cache import CachedPair, ScoreCache, pair_keys
 from crossrank.server.job import Job
 from crossrank.server.scheduler import Scheduler
+from crossrank.server.turns import TextThreads
 
 __all__ = ["SLICE_CHARACTERS", "SLICE_PAIRS", "Tokenisers"]
 
@@ -33,33 +33,29 @@ class Tokenisers:
     Args:
         scheduler: where pairs go.
         cache: what is asked first; None: nothing.
-        threads: how many jobs are tokenised at a time.
+        threads: where the work is done.
     """
 
-    def __init__(self, scheduler: Scheduler, cache: ScoreCache | None, threads: int) -> None:
+    def __init__(self, scheduler: Scheduler, cache: ScoreCache | None, threads: TextThreads) -> None:
         # The tokenizers library would spread every slice over all cores, which are the engine's.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self._scheduler = scheduler
         self._cache = cache
-        self._pool = ThreadPoolExecutor(threads, "crossrank-tokeniser")
+        self._threads = threads
 
     def begin(self, job: Job) -> None:
         """Tokenise a job that the scheduler has accepted."""
         try:
-            self._pool.submit(self._slice, job)
-        except RuntimeError:  # the pool is shut down
-            self._scheduler.drop(job, UnavailableError("the server is stopping", 1.0))
-
-    def close(self) -> None:
-        """Finish the slices at hand and stop the threads."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+            self._threads.submit(job.work.client, lambda: self._slice(job))
+        except UnavailableError as error:
+            self._scheduler.drop(job, error)
 
     def _slice(self, job: Job) -> None:
         if job.ended:
             return
         begun = time.monotonic()
-        first, pairs = job.next, _next_pairs(job.work.pairs, job.next)
         try:
+            first, pairs = job.next, _next_pairs(job.work.pairs, job.next)
             encoded = self._encode(job, first, pairs)
         except CrossRankError as error:
             self._scheduler.drop(job, error)
@@ -68,7 +64,10 @@ class Tokenisers:
             _logger.exception("the tokenizer of %s failed", job.model.name)
             self._scheduler.drop(job, EngineError(f"the tokenizer failed: {type(error).__name__}: {error}"))
             return
-        self._scheduler.add(job, first, encoded, time.monotonic() - begun)
+        seconds, characters = time.monotonic() - begun, job.model.characters(pairs)
+        if all(isinstance(pair, EncodedPair) for pair in encoded):
+            job.model.has_read(characters, seconds)
+        self._scheduler.add(job, first, encoded, seconds, characters)
         if job.next < len(job.work.pairs) and not job.ended:
             self.begin(job)
 
@@ -78,11 +77,15 @@ class Tokenisers:
         """Each pair's ids, or what the cache knows of it."""
         known = self._known(job, pairs)
         missing = [i for i, pair in enumerate(known) if pair is None]
+        texts = [pairs[i] for i in missing]
         try:
-            encoded = job.model.encoder.encode_pairs([pairs[i] for i in missing], job.cut)
+            encoded = job.model.encoder.encode_pairs(texts, job.cut, job.queries)
         except TooLongError as error:
-            raise TooLongError(first + missing[error.pair], error.tokens, error.limit) from None
-        job.model.read([pairs[i] for i in missing], encoded)
+            pair = first + missing[error.pair]
+            raise TooLongError(pair, error.tokens, error.limit, exact=error.exact) from None
+        # Of many queries, each is most likely read once.
+        job.queries = {query: job.queries[query] for query, _ in texts[-1:]}
+        job.model.read(texts, encoded)
         rest = iter(encoded)
         return [next(rest) if pair is None else pair for pair in known]
 
@@ -99,11 +102,15 @@ class Tokenisers:
 
 
 def _next_pairs(pairs: Sequence[tuple[str, str]], first: int) -> Sequence[tuple[str, str]]:
-    """The slice that begins with pair ``first``."""
-    characters, last = 0, first
-    while last < len(pairs) and last - first < SLICE_PAIRS:
-        characters += len(pairs[last][0]) + len(pairs[last][1])
-        if characters > SLICE_CHARACTERS and last > first:
+    """The slice that begins with pair ``first``; a query that several of its pairs have counts once."""
+    found: list[tuple[str, str]] = []
+    characters = 0
+    for index in range(first, min(first + SLICE_PAIRS, len(pairs))):
+        pair = query, document = pairs[index]
+        characters += len(document)
+        if not found or query != found[-1][0]:
+            characters += len(query)
+        if characters > SLICE_CHARACTERS and found:
             break
-        last += 1
-    return pairs[first:last]
+        found.append(pair)
+    return found

@@ -32,6 +32,7 @@ class Work:
         max_tokens_per_pair: a narrower window, special tokens included; the model's own where that
             is narrower.
         request_id: for logs.
+        client: who asks. Clients take turns, and then the requests of each.
 
     Raises:
         InputError: a pair is not two strings, or the priority or a number of tokens is out of range.
@@ -47,6 +48,7 @@ class Work:
     max_tokens_per_query: int | None = None
     max_tokens_per_pair: int | None = None
     request_id: str = ""
+    client: str = ""
 
     def __post_init__(self) -> None:
         for index, pair in enumerate(self.pairs):

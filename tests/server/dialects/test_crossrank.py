@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
 
 from crossrank import Reranker
-from crossrank.keywords import KeywordIndex
+from crossrank.keywords import KeywordIndex, keywords
+from crossrank.server.dialects.crossrank import DOCUMENT_CHARACTERS, QUERY_CHARACTERS
 from crossrank.server.limits import Limits
 from tests.server.asgi import Asked, Response, app_of, ask
 from tests.server.serving import ENCODER, checksum, fake, serve, until, value
@@ -60,6 +62,58 @@ def test_compare_marks_what_a_document_repeats_of_the_query() -> None:
     assert marked == [["The", "sky", "blue", "the"], ["Blue", "Sky", "is", "blue"], [], []]
     far = post("/compare", {"query": "sky", "documents": ["x " * 1999 + "sky sky"]}).json["documents"][0]
     assert far["keyword_spans"] == [[3998, 4000]] or far["keyword_spans"] == []
+
+
+def test_compare_looks_for_the_keywords_of_a_query_once_and_never_on_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def noted(text: str) -> list[str]:
+        asked.append((text, threading.current_thread().name))
+        return keywords(text)
+
+    monkeypatch.setattr("crossrank.keywords.keywords", noted)
+    monkeypatch.setattr("crossrank.server.dialects.crossrank.keywords", noted)
+    post("/compare", {"query": QUERY, "documents": DOCUMENTS})
+    assert sorted(text for text, _ in asked) == sorted([QUERY, *DOCUMENTS])
+    assert all(thread.startswith("crossrank-texts-") for _, thread in asked)
+
+
+def test_compare_reads_so_much_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+
+    def noted(text: str) -> list[str]:
+        read.append(len(text))
+        return keywords(text)
+
+    monkeypatch.setattr("crossrank.keywords.keywords", noted)
+    monkeypatch.setattr("crossrank.server.dialects.crossrank.keywords", noted)
+    body = {"query": "中文" * 50_000, "documents": ["国" * 10_000] * 120}
+    found = post("/compare", body, options={"warm_up": False})
+    assert found.status == 200
+    assert sum(read) <= QUERY_CHARACTERS + DOCUMENT_CHARACTERS
+    assert len(read) == 121
+
+
+def test_compare_is_over_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = threading.Event()
+
+    def slow(text: str) -> list[str]:
+        gate.wait()
+        return keywords(text)
+
+    monkeypatch.setattr("crossrank.server.dialects.crossrank.keywords", slow)
+
+    async def main() -> None:
+        async with app_of(fake()) as (app, _):
+            body = {"query": QUERY, "documents": DOCUMENTS}
+            found = await ask(app, "/compare", body, headers={"x-request-timeout": "0.3"})
+            gate.set()
+            assert found.status == 504
+            assert "time was over" in found.json["error"]["message"]
+
+    asyncio.run(main())
 
 
 def test_explain_says_what_the_library_says() -> None:

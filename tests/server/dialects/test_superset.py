@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 
 from crossrank.errors import InputError
 from crossrank.pairs import Cut
-from crossrank.server.dialects.superset import read_texts
+from crossrank.server.dialects import DIALECTS
+from crossrank.server.dialects.superset import MAX_RANK_FIELDS, read_texts
 from tests.server.asgi import Response, app_of, ask
 from tests.server.serving import ENCODER, fake
 
@@ -90,8 +91,10 @@ VLLM = OBJECT | {"multi_modal": None}
         ("/v1/rerank", "vllm", VLLM, VLLM, None),
         ("/v2/rerank", "vllm", VLLM, VLLM, None),
         ("/rerank", "vllm", VLLM, VLLM, None),
-        ("/rerank", "cohere", None, "two words", None),
-        ("/rerank", "jina", None, "two words", None),
+        ("/rerank", "cohere", None, OBJECT, None),
+        ("/rerank", "jina", None, OBJECT, None),
+        ("/rerank", "infinity", None, "two words", None),
+        ("/v1/rerank", "infinity", None, "two words", None),
     ],
 )
 def test_documents_come_back_as_the_dialect_has_it(
@@ -106,16 +109,94 @@ def test_documents_come_back_as_the_dialect_has_it(
         found = answer["results"][1]
         assert found.get("document") == expected
         # infinity and Xinference say null, the others nothing.
-        says_null = dialect == "xinference" or (path == "/rerank" and dialect != "vllm")
+        says_null = dialect in ("xinference", "infinity") or (path == "/rerank" and dialect != "vllm")
         assert ("document" in found) == (expected is not None or says_null)
 
 
 @pytest.mark.parametrize(
     ("top_n", "dialect", "count"),
-    [(2, "cohere", 2), (9, "jina", 3), (None, "cohere", 3), (0, "cohere", 3), (-1, "vllm", 3)],
+    [
+        (2, "cohere", 2),
+        (9, "jina", 3),
+        (None, "cohere", 3),
+        (-1, "vllm", 3),
+        *((0, dialect, 3) for dialect in DIALECTS if dialect != "voyage"),
+        *((wanted, "xinference", 2) for wanted in (2.0, "2", " 2 ", "2.0")),
+    ],
 )
-def test_top_n(top_n: int | None, dialect: str, count: int) -> None:
+def test_top_n(top_n: Any, dialect: str, count: int) -> None:
     assert len(rerank(dialect=dialect, top_n=top_n).json["results"]) == count
+
+
+def answers(dialect: str, bodies: Sequence[tuple[str, dict[str, Any]]]) -> list[Response]:
+    """The answers to several bodies, each with its path."""
+
+    async def main() -> list[Response]:
+        async with app_of(fake(lambda ids: len(ids) / 8), dialect=dialect) as (app, _):
+            return [await ask(app, path, {"query": "q", "documents": TEXTS, **body}) for path, body in bodies]
+
+    return asyncio.run(main())
+
+
+PATHS = ("/v1/rerank", "/v2/rerank", "/rerank")
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_boolean_may_be_a_string_or_a_number(dialect: str) -> None:
+    for path in PATHS:
+        said = [True, "true", "True", "1", 1, 1.0, False, "false", "0", 0]
+        found = answers(dialect, [(path, {"return_documents": each}) for each in said])
+        assert [response.status for response in found] == [200] * len(said)
+        results = [response.json.get("results") or response.json["data"] for response in found]
+        assert results[:6] == [results[0]] * 6
+        assert results[6:] == [results[6]] * 4
+        assert ("and three words" in str(results[0])) == (path != "/v2/rerank" or dialect == "vllm")
+        assert "and three words" not in str(results[6])
+
+
+TWO = {"model": "model", "documents": ["one", "two words"]}
+BODIES = [
+    TWO | {"top_n": 2, "return_documents": True},  # Dify's, to an API like Cohere's
+    # Dify's for Xinference, through xinference_client
+    TWO
+    | {"top_n": 2, "return_documents": True, "max_chunks_per_doc": None, "return_len": None, "kwargs": "{}"},
+    TWO | {"return_documents": "true", "return_len": "true"},  # RAGFlow's for Xinference
+    TWO | {"top_n": 2},  # RAGFlow's for Jina
+    TWO | {"top_n": 2, "return_documents": False, "truncate": "END"},
+]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_bodies_of_dify_and_ragflow(dialect: str) -> None:
+    for response in answers(dialect, [(path, body) for path in PATHS for body in BODIES]):
+        assert response.status == 200, response.content
+        results = response.json.get("results") or response.json["data"]
+        assert [hit["index"] for hit in results] == [1, 0]
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank", "/v1/score", "/compare"])
+@pytest.mark.parametrize(
+    ("sent", "read"),
+    [
+        (rb"party \ud83c", "party \ufffd"),
+        (rb"\uDF89 party", "\ufffd party"),
+        (rb"\ud83c\uD83C\uDF89\udf89", "\ufffd\U0001f389\ufffd"),
+        (rb"\\ud83c \\\ud83c \n", "\\ud83c \\\ufffd \n"),
+    ],
+)
+def test_half_a_surrogate_pair_is_replaced(path: str, sent: bytes, read: str) -> None:
+    query = "queries" if "score" in path else "query"
+    body = b'{"%b": "%b", "documents": ["a", "%b"]}' % (query.encode(), sent, sent)
+    seen: list[list[int]] = []
+
+    async def main() -> Response:
+        engine = fake(lambda ids: seen.append(ids.tolist()) or 0.0)  # type: ignore[func-returns-value]
+        async with app_of(engine) as (app, _):
+            seen.clear()
+            return await ask(app, path, body)
+
+    assert asyncio.run(main()).status == 200
+    assert sorted(seen) == sorted(pair.token_ids.tolist() for pair in ENCODER.encode(read, ["a", read]))
 
 
 @pytest.mark.parametrize("fields", [{"raw_scores": True}, {"use_activation": False}])
@@ -132,8 +213,21 @@ def test_fields_of_a_document_come_back() -> None:
     assert results[0]["document"] == {"text": "two words"}
 
 
-def test_one_document_may_stand_alone() -> None:
-    assert len(rerank(documents="only", dialect="vllm").json["results"]) == 1
+@pytest.mark.parametrize("document", ["only", {"text": "only"}, {"type": "text", "text": "only"}])
+def test_one_document_may_stand_alone(document: Any) -> None:
+    results = rerank(documents=document, dialect="vllm").json["results"]
+    assert [hit["document"]["text"] for hit in results] == ["only"]
+
+
+PARTS = [{"type": "text", "text": "one"}, {"type": "text", "text": "two words"}]
+
+
+def test_documents_may_be_parts_of_a_message() -> None:
+    for documents in (PARTS, {"content": PARTS}):
+        results = rerank(documents=documents, dialect="vllm").json["results"]
+        assert [(hit["index"], hit["document"]["text"]) for hit in results] == [(1, "two words"), (0, "one")]
+    results = rerank(documents=[{"content": PARTS}, "one"], dialect="vllm").json["results"]
+    assert [hit["document"]["text"] for hit in results] == ["one\ntwo words", "one"]
 
 
 def test_what_was_cut_is_said() -> None:
@@ -220,9 +314,13 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"documents": ["a", 1]}, "documents.1 is of type int"),
     ({"documents": [{"title": "a"}]}, "documents.0 has none of the fields"),
     ({"documents": [{"text": 1}]}, "documents.0.text must be a string"),
-    ({"documents": {"text": "a"}}, "documents"),
+    ({"documents": {"title": "a"}}, "documents.0 has none of the fields"),
+    ({"documents": [{"type": "image_url", "image_url": {}}]}, "documents.0 is of the type 'image_url'"),
+    ({"documents": [{"content": [*PARTS, {"type": "image_url"}]}]}, "documents.0.content.2 is of the type"),
+    ({"documents": {"content": []}}, "documents is empty"),
     ({"query": 1}, "query: "),
-    ({"top_n": "3"}, "top_n: "),
+    ({"top_n": "three"}, "top_n: "),
+    ({"top_n": [3]}, "top_n: "),
     ({"top_n": 2.5}, "top_n: "),
     ({"top_n": -1}, "top_n is -1"),
     ({"top_n": 10**30}, "top_n: "),
@@ -233,8 +331,23 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"truncate_prompt_tokens": -2}, "truncate_prompt_tokens: "),
     ({"max_chunks_per_doc": 0}, "max_chunks_per_doc: "),
     ({"rank_fields": "title"}, "rank_fields: "),
-    ({"return_documents": "yes"}, "return_documents: "),
+    ({"rank_fields": ["a"] * (MAX_RANK_FIELDS + 1)}, "rank_fields: "),
+    ({"return_documents": "maybe"}, "return_documents: "),
+    ({"return_documents": 2}, "return_documents: "),
 ]
+
+
+def test_a_field_that_is_named_again_is_read_once() -> None:
+    looked: list[str] = []
+
+    class Noted(dict[str, object]):
+        def get(self, name: str, default: object = None) -> object:
+            looked.append(name)
+            return super().get(name, default)
+
+    document = Noted(a={"b": 1}, c="text")
+    assert read_texts([document], ["a", "c", "a", "a"]) == ['a: {"b": 1}\nc: text']
+    assert looked == ["a", "c"]
 
 
 @pytest.mark.parametrize(("fields", "message"), WRONG)

@@ -8,7 +8,7 @@ from typing import Any
 from crossrank.server.dialects.base import Call, Context, Dialect
 from crossrank.server.dialects.cohere import CohereV1, CohereV2
 from crossrank.server.dialects.crossrank import Compare, Explain
-from crossrank.server.dialects.infinity import Infinity
+from crossrank.server.dialects.infinity import Infinity, InfinityObjects
 from crossrank.server.dialects.jina import Jina
 from crossrank.server.dialects.tei import Tei
 from crossrank.server.dialects.vllm import Vllm, VllmScore
@@ -18,9 +18,9 @@ from crossrank.server.dialects.xinference import Xinference
 __all__ = ["DIALECTS", "Call", "Context", "Dialect", "Dialects"]
 
 DIALECTS: Mapping[str, type[Dialect]] = {
-    kind.name: kind for kind in (CohereV1, Jina, Vllm, Xinference, Voyage)
+    kind.name: kind for kind in (CohereV1, Jina, Vllm, Xinference, Infinity, Voyage)
 }
-"""What ``--dialect`` may be: the dialect of /v1/rerank."""
+"""What ``--dialect`` may be: the dialect of /v1/rerank. vllm and infinity change /rerank, too."""
 
 
 class Dialects:
@@ -31,11 +31,10 @@ class Dialects:
     """
 
     def __init__(self, name: str) -> None:
-        vllm = name == Vllm.name
         self.tei = Tei()
-        self.documents: Dialect = Vllm() if vllm else Infinity()
         self.v1: Dialect = DIALECTS[name]()
-        self.v2: Dialect = Vllm() if vllm else CohereV2()
+        self.documents: Dialect = self.v1 if isinstance(self.v1, Vllm | Infinity) else InfinityObjects()
+        self.v2: Dialect = self.v1 if isinstance(self.v1, Vllm) else CohereV2()
         self.score: Dialect = VllmScore()
         self.compare: Dialect = Compare()
         self.explain: Dialect = Explain()

@@ -21,6 +21,7 @@ __all__ = [
     "Context",
     "Count",
     "Dialect",
+    "Lax",
     "Lenient",
     "Name",
     "Priority",
@@ -67,6 +68,12 @@ class Lenient(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
 
+class Lax(Lenient):
+    """A request body of a server that bends types as pydantic does: "true" is true, and "3" or 3.0 is 3."""
+
+    model_config = ConfigDict(strict=False)
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """What surrounds a request.
@@ -76,12 +83,14 @@ class Context:
         deadline: ``time.monotonic()`` seconds.
         created: seconds since 1970.
         named: the request id is the client's.
+        client: who asks; see ``Work``.
     """
 
     request_id: str
     deadline: float
     created: int
     named: bool = False
+    client: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +181,7 @@ class Dialect(ABC):
         Request, Response, Error: its bodies, for the OpenAPI description; Request reads them too.
         statuses: where its own differ from STATUSES.
         expands: its requests are scored by more pairs than they name, which ``expand`` makes.
+        slow: its answers take long, so they are never made on the event loop.
     """
 
     name: ClassVar[str]
@@ -180,6 +190,7 @@ class Dialect(ABC):
     Error: ClassVar[type[BaseModel]]
     statuses: ClassVar[Mapping[Kind, int]] = {}
     expands: ClassVar[bool] = False
+    slow: ClassVar[bool] = False
 
     @abstractmethod
     def read(self, body: dict[str, Any], context: Context) -> Call:

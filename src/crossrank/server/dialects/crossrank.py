@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, WithJsonSchema
 
 from crossrank.errors import InputError
 from crossrank.explain import DEFAULT_SENTENCES, ExplanationPlan, plan_explanation
-from crossrank.keywords import KeywordIndex, shared_spans
+from crossrank.keywords import KeywordIndex, keywords, order_of, shared_spans
 from crossrank.pairs import PairEncoder
 from crossrank.server.dialects.base import Call, Context, Dialect, Lenient, Name, Priority, Texts, parse
 from crossrank.server.dialects.openai import OpenAIError, openai_error
@@ -21,6 +21,10 @@ __all__ = ["Compare", "Explain"]
 
 _MARKED = 4000
 """Characters of a document in which keywords are marked."""
+
+QUERY_CHARACTERS, DOCUMENT_CHARACTERS = 4000, 1_000_000
+"""What the keyword order reads of a query, and of all documents together: the first so many characters of
+each document, the same number of all."""
 
 MAX_SENTENCES = 1000
 
@@ -58,7 +62,10 @@ class ComparedDocument(BaseModel):
     logit: float = Field(description="the model's own number")
     truncated: bool = Field(description="it was cut to fit the model's window")
     tokens: int = Field(description="of query and document as the model read them")
-    keyword_rank: int = Field(description="its place by keywords")
+    keyword_rank: int = Field(
+        description=f"its place by keywords, which are looked for in the query's first {QUERY_CHARACTERS} "
+        f"characters, and in the first {DOCUMENT_CHARACTERS} divided by the number of documents of each"
+    )
     keyword_score: float = Field(description="BM25")
     keyword_spans: list[tuple[int, int]] = Field(
         description=f"where its first {_MARKED} characters repeat the query's keywords: start and end"
@@ -89,6 +96,7 @@ class Compare(_Own):
 
     Request = CompareRequest
     Response = CompareResponse
+    slow = True
 
     def read(self, body: dict[str, Any], context: Context) -> Call:
         request = parse(CompareRequest, body)
@@ -99,15 +107,18 @@ class Compare(_Own):
             model=request.model or None,
             priority=request.priority,
             deadline=context.deadline,
+            client=context.client,
             request_id=context.request_id,
         )
         return Call(work)
 
     def answer(self, call: Call, answer: Answer, context: Context) -> object:
-        query, texts = call.work.pairs[0][0], call.texts
-        index = KeywordIndex(texts)
-        keyword_scores = index.scores(query)
-        keyword_ranks = {i: place for place, i in enumerate(index.order(query), start=1)}
+        texts = call.texts
+        wanted = keywords(call.work.pairs[0][0][:QUERY_CHARACTERS])
+        most = DOCUMENT_CHARACTERS // len(texts)
+        keyword_scores = KeywordIndex([text[:most] for text in texts]).scores(wanted)
+        keyword_ranks = {i: place for place, i in enumerate(order_of(keyword_scores), start=1)}
+        marked = set(wanted)
         documents = [
             {
                 "index": hit.index,
@@ -118,7 +129,7 @@ class Compare(_Own):
                 "tokens": answer.tokens[hit.index],
                 "keyword_rank": keyword_ranks[hit.index],
                 "keyword_score": float(keyword_scores[hit.index]),
-                "keyword_spans": shared_spans(query, hit.text[:_MARKED]),
+                "keyword_spans": shared_spans(marked, hit.text[: min(_MARKED, most)]),
             }
             for hit in sorted(call.rank(answer), key=lambda hit: hit.index)
         ]
@@ -223,6 +234,7 @@ class Explain(_Own):
             model=request.model or None,
             priority=request.priority,
             deadline=context.deadline,
+            client=context.client,
             request_id=context.request_id,
         )
         return _ExplainCall(work, document=document, max_sentences=request.max_sentences)

@@ -6,7 +6,7 @@ from crossrank.server.dialects.openai import OpenAIError, openai_error
 from crossrank.server.dialects.superset import Superset
 from crossrank.server.faults import Fault
 
-__all__ = ["Infinity"]
+__all__ = ["Infinity", "InfinityObjects"]
 
 
 class Infinity(Superset):
@@ -22,3 +22,12 @@ class Infinity(Superset):
 
     def error(self, fault: Fault, status: int, request_id: str) -> object:
         return openai_error(fault, status)
+
+
+class InfinityObjects(Infinity):
+    """The default of /rerank: a document that comes back is an object.
+
+    Clients of the other servers that have this path read it so (vLLM, llama.cpp, LocalAI, Together AI).
+    """
+
+    bare_documents = False

@@ -19,7 +19,7 @@ from crossrank.server.dialects.base import (
     Context,
     Count,
     Dialect,
-    Lenient,
+    Lax,
     Name,
     Priority,
     TokenCount,
@@ -29,7 +29,9 @@ from crossrank.server.dialects.base import (
 from crossrank.server.faults import Fault
 from crossrank.server.work import Answer, Work
 
-__all__ = ["Superset", "SupersetRequest", "SupersetResponse", "Usage", "read_texts"]
+__all__ = ["Documents", "Superset", "SupersetRequest", "SupersetResponse", "Usage", "listed", "read_texts"]
+
+MAX_RANK_FIELDS = 64
 
 _DOCUMENT_SCHEMA = {
     "anyOf": [
@@ -38,21 +40,24 @@ _DOCUMENT_SCHEMA = {
     ]
 }
 Documents = Annotated[
-    list[Any] | str,
-    WithJsonSchema({"anyOf": [{"type": "array", "items": _DOCUMENT_SCHEMA}, {"type": "string"}]}),
+    list[Any] | dict[str, Any] | str,
+    WithJsonSchema({"anyOf": [{"type": "array", "items": _DOCUMENT_SCHEMA}, *_DOCUMENT_SCHEMA["anyOf"]]}),
 ]
 
 
-class SupersetRequest(Lenient):
+class SupersetRequest(Lax):
     """A query and documents to order."""
 
     model: Name | None = Field(None, description="a served model; default: the first")
     query: str
-    documents: Documents = Field(description="strings, or objects whose `text` (or `rank_fields`) is ranked")
+    documents: Documents = Field(
+        description="strings, or objects whose `text` (or `rank_fields`) is ranked; in place of `text` an "
+        "object may have `content`: a list of parts of the type `text`"
+    )
     top_n: int | None = Field(None, ge=-(1 << 31), lt=1 << 31, description="how many results; 0: all")
     return_documents: bool | None = Field(None, description="default: as the dialect has it")
     rank_fields: Annotated[list[Name], Field(fail_fast=True)] | None = Field(
-        None, description="the fields of a document that are ranked by"
+        None, max_length=MAX_RANK_FIELDS, description="the fields of a document that are ranked by"
     )
     max_chunks_per_doc: TokenCount | None = Field(
         None, description="accepted; a document that is too long is cut, not split"
@@ -135,7 +140,7 @@ class Superset(Dialect):
 
     def read(self, body: dict[str, Any], context: Context) -> Call:
         request = parse(SupersetRequest, body)
-        documents = [request.documents] if isinstance(request.documents, str) else request.documents
+        documents = listed(request.documents)
         if not documents:
             raise Fault("empty", "documents is empty; it must hold at least one")
         if request.top_n is not None and request.top_n < 0 and not self.negative_is_all:
@@ -150,6 +155,7 @@ class Superset(Dialect):
                 model=model,
                 priority=request.priority,
                 deadline=context.deadline,
+                client=context.client,
                 truncation_side=request.truncation_side or "right",
                 max_tokens_per_document=said(request.max_tokens_per_doc),
                 max_tokens_per_query=said(request.max_tokens_per_query),
@@ -213,32 +219,51 @@ def _warning(count: int, indices: list[int], what: str) -> str:
     return f"{len(indices)} of {count} documents {what}; their indices: {shown}"
 
 
-def read_texts(documents: Sequence[object], rank_fields: Sequence[str] | None) -> list[str]:
+def listed(documents: list[Any] | dict[str, Any] | str) -> list[Any]:
+    """The documents of a field that may also hold one alone, or, as vLLM's, ``content`` with many."""
+    if isinstance(documents, list):
+        return documents
+    if isinstance(documents, dict) and "text" not in documents and isinstance(documents.get("content"), list):
+        parts: list[Any] = documents["content"]
+        return parts
+    return [documents]
+
+
+def read_texts(
+    documents: Sequence[object], rank_fields: Sequence[str] | None, field: str = "documents"
+) -> list[str]:
     """The text of each document that is ranked.
 
-    That of a string is itself. That of an object is its field ``text``; with ``rank_fields``, the
-    one that is there, or "field: value" lines of several.
+    That of a string is itself. That of an object is its field ``text``, or the lines of the parts in
+    ``content``; with ``rank_fields``, the one that is there, or "field: value" lines of several.
 
     Raises:
         InputError: a document is neither, or has none of the fields.
     """
-    return [_text(index, document, rank_fields) for index, document in enumerate(documents)]
+    wanted = list(dict.fromkeys(rank_fields or ()))
+    return [_text(f"{field}.{index}", document, wanted) for index, document in enumerate(documents)]
 
 
-def _text(index: int, document: object, rank_fields: Sequence[str] | None) -> str:
+def _text(place: str, document: object, rank_fields: Sequence[str]) -> str:
     if isinstance(document, str):
         return document
     if not isinstance(document, Mapping):
         raise InputError(
-            f"documents.{index} is of type {type(document).__name__}; "
-            "it must be a string, or an object with a text"
+            f"{place} is of type {type(document).__name__}; it must be a string, or an object with a text"
         )
+    if not rank_fields and document.get("text") is None:
+        if isinstance(document.get("type"), str) and document["type"] != "text":
+            raise InputError(
+                f"{place} is of the type {document['type']!r}; texts are ranked, and nothing else"
+            )
+        if isinstance(document.get("content"), list):
+            return "\n".join(read_texts(document["content"], None, f"{place}.content"))
     wanted = rank_fields or ["text"]
     found = {name: _as_text(document[name]) for name in wanted if document.get(name) is not None}
     if not found:
-        raise InputError(f"documents.{index} has none of the fields that are ranked by: {', '.join(wanted)}")
+        raise InputError(f"{place} has none of the fields that are ranked by: {', '.join(wanted)}")
     if not rank_fields and not isinstance(document["text"], str):
-        raise InputError(f"documents.{index}.text must be a string")
+        raise InputError(f"{place}.text must be a string")
     if len(found) == 1:
         return next(iter(found.values()))
     return "\n".join(f"{name}: {value}" for name, value in found.items())

@@ -72,6 +72,7 @@ class Tei(Dialect):
         work = Work(
             [(request.query, text) for text in request.texts],
             deadline=context.deadline,
+            client=context.client,
             truncate=request.truncate is not False,
             truncation_side="left" if request.truncation_direction.lower() == "left" else "right",
             request_id=context.request_id,
@@ -91,7 +92,7 @@ class Tei(Dialect):
             cause = fault.__cause__
             message = (
                 f"Input validation error: `inputs` must have less than {cause.limit} tokens. "
-                f"Given: {cause.tokens}"
+                f"Given: {'' if cause.exact else 'more than '}{cause.tokens}"
             )
         elif fault.kind == "overloaded":
             message = f"Model is overloaded: {message}"

@@ -12,15 +12,14 @@ from crossrank.server.dialects.base import (
     Context,
     Count,
     Dialect,
-    Lenient,
+    Lax,
     Name,
     Priority,
-    Texts,
     parse,
     said,
 )
 from crossrank.server.dialects.openai import OpenAIError, openai_error
-from crossrank.server.dialects.superset import Superset, Usage
+from crossrank.server.dialects.superset import Documents, Superset, Usage, listed, read_texts
 from crossrank.server.faults import Fault
 from crossrank.server.work import Answer, Work
 
@@ -46,19 +45,16 @@ class Vllm(Superset):
         return openai_error(fault, status)
 
 
-_Texts = str | Texts
-
-
-class ScoreRequest(Lenient):
+class ScoreRequest(Lax):
     """Pairs to score: one query for each document, or one for all.
 
     Two other names of ``queries`` are ``text_1`` and ``data_1``; of ``documents``, ``items``, ``text_2``
-    and ``data_2``.
+    and ``data_2``. A text is a string, or an object as in the documents of a rerank request.
     """
 
     model: Name | None = Field(None, description="a served model; default: the first")
-    queries: _Texts = Field(validation_alias=AliasChoices("queries", "text_1", "data_1"))
-    documents: _Texts = Field(validation_alias=AliasChoices("documents", "items", "text_2", "data_2"))
+    queries: Documents = Field(validation_alias=AliasChoices("queries", "text_1", "data_1"))
+    documents: Documents = Field(validation_alias=AliasChoices("documents", "items", "text_2", "data_2"))
     truncate_prompt_tokens: Count | None = None
     truncation_side: Literal["left", "right"] | None = None
     max_tokens_per_doc: Count | None = None
@@ -104,8 +100,8 @@ class VllmScore(Dialect):
 
     def read(self, body: dict[str, Any], context: Context) -> Call:
         request = parse(ScoreRequest, body)
-        queries = [request.queries] if isinstance(request.queries, str) else request.queries
-        documents = [request.documents] if isinstance(request.documents, str) else request.documents
+        queries = read_texts(listed(request.queries), None, "queries")
+        documents = read_texts(listed(request.documents), None)
         if not queries or not documents:
             raise Fault("empty", "queries and documents must hold at least one text each")
         if len(queries) == 1:
@@ -121,6 +117,7 @@ class VllmScore(Dialect):
             model=request.model or None,
             priority=request.priority,
             deadline=context.deadline,
+            client=context.client,
             truncation_side=request.truncation_side or "right",
             max_tokens_per_document=said(request.max_tokens_per_doc),
             max_tokens_per_query=said(request.max_tokens_per_query),

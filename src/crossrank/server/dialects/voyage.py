@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from crossrank.server.dialects.base import Call, Context, Dialect, Lenient, Name, Texts, parse
+from crossrank.server.dialects.base import Call, Context, Dialect, Lax, Name, Texts, parse, said
 from crossrank.server.dialects.jina import DetailError
 from crossrank.server.faults import Fault
 from crossrank.server.work import Answer, Work
@@ -14,13 +14,13 @@ from crossrank.server.work import Answer, Work
 __all__ = ["Voyage"]
 
 
-class VoyageRequest(Lenient):
+class VoyageRequest(Lax):
     """A query and documents to order."""
 
     model: Name | None = Field(None, description="a served model; default: the first")
     query: str
     documents: Texts
-    top_k: int | None = Field(None, ge=1, lt=1 << 31, description="how many results")
+    top_k: int | None = Field(None, ge=0, lt=1 << 31, description="how many results; 0: all")
     return_documents: bool = False
     truncation: bool = Field(True, description="false: a document that is too long is an error")
 
@@ -65,10 +65,11 @@ class Voyage(Dialect):
             [(request.query, document) for document in request.documents],
             model=request.model or None,
             deadline=context.deadline,
+            client=context.client,
             truncate=request.truncation,
             request_id=context.request_id,
         )
-        return Call(work, top_n=request.top_k, with_documents=request.return_documents)
+        return Call(work, top_n=said(request.top_k), with_documents=request.return_documents)
 
     def answer(self, call: Call, answer: Answer, context: Context) -> object:
         data: list[dict[str, Any]] = []

@@ -1,0 +1,247 @@
+"""The threads that work on texts, and the order in which clients get them.
+
+Whatever takes time in proportion to somebody's texts runs here: reading large bodies, tokenising, finding
+sentences and keywords. Neither the event loop nor an engine thread does such work. Clients take turns, so
+one client's texts delay the others by the pieces at hand and no more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, NamedTuple, ParamSpec, TypeVar
+
+from crossrank.errors import DeadlineError, EngineError, UnavailableError
+
+__all__ = ["TextThreads", "Turns"]
+
+_logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+P = ParamSpec("P")
+
+
+class _Client(Generic[Item]):
+    """One client's items.
+
+    Attributes:
+        waiting: the next first.
+        running: how many of its items threads work on.
+        used: seconds that threads spent on its items, on a scale common to all clients.
+    """
+
+    __slots__ = ("running", "used", "waiting")
+
+    def __init__(self, used: float) -> None:
+        self.waiting: deque[Item] = deque()
+        self.running = 0
+        self.used = used
+
+
+class Turns(Generic[Item]):
+    """Whose item is next. Not safe between threads: its owner holds a lock, and tells it the seconds.
+
+    The next item is of the client that has the fewest running, and among those of the one that has used
+    the least time. A client that comes starts level with the one that has used the least: what it did
+    not use while it was away is lost.
+    """
+
+    def __init__(self) -> None:
+        self._clients: dict[str, _Client[Item]] = {}
+
+    def add(self, client: str, item: Item) -> None:
+        """Put an item at the end of its client's line."""
+        found = self._clients.get(client)
+        if found is None:
+            used = min((other.used for other in self._clients.values()), default=0.0)
+            found = self._clients[client] = _Client(used)
+        found.waiting.append(item)
+
+    def take(self) -> tuple[str, Item] | None:
+        """The next item and its client; None: nothing waits."""
+        waiting = [(name, client) for name, client in self._clients.items() if client.waiting]
+        if not waiting:
+            return None
+        name, client = min(waiting, key=lambda each: (each[1].running, each[1].used))
+        client.running += 1
+        return name, client.waiting.popleft()
+
+    def done(self, client: str, seconds: float) -> None:
+        """An item that was taken is done, and took so long."""
+        found = self._clients[client]
+        found.running -= 1
+        found.used += seconds
+        if not found.running and not found.waiting:
+            del self._clients[client]
+
+    def clear(self) -> list[Item]:
+        """Take out all that waits."""
+        items: list[Item] = []
+        for client in self._clients.values():
+            items += client.waiting
+            client.waiting.clear()
+        return items
+
+
+class _Task(NamedTuple):
+    """What a thread calls, or what is called where the threads are stopped first."""
+
+    function: Callable[[], None]
+    dropped: Callable[[], None]
+
+
+class TextThreads:
+    """A few threads that run functions, fairly between clients.
+
+    Each function must be bounded: nothing stops one that runs.
+
+    Args:
+        threads: how many.
+
+    Attributes:
+        threads: the same.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._changed = threading.Condition()
+        self._turns: Turns[_Task] = Turns()
+        self._closing = False
+        self._running: dict[int, float] = {}  # seconds that each thread's function took so far
+        # Daemons: the process may end although one of them hangs in a library.
+        self._threads = [
+            threading.Thread(target=self._run, args=(number,), name=f"crossrank-texts-{number}", daemon=True)
+            for number in range(threads)
+        ]
+        self._started = False
+
+    def submit(
+        self, client: str, function: Callable[[], None], dropped: Callable[[], None] = lambda: None
+    ) -> None:
+        """Run a function in one of the threads, when it is its client's turn.
+
+        Args:
+            dropped: called instead, where the threads are stopped before.
+
+        Raises:
+            UnavailableError: the threads are stopped.
+        """
+        with self._changed:
+            if self._closing:
+                raise UnavailableError("the server is stopping", 1.0)
+            if not self._started:
+                self._started = True
+                for thread in self._threads:
+                    thread.start()
+            self._turns.add(client, _Task(function, dropped))
+            self._changed.notify()
+
+    async def run(
+        self,
+        client: str,
+        deadline: float | None,
+        function: Callable[P, Result],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Result:
+        """Run a function in one of the threads and wait for what it returns.
+
+        Args:
+            client: whose turn it takes.
+            deadline: ``time.monotonic()`` seconds; a function that has not begun by then never does.
+
+        Raises:
+            DeadlineError: the deadline came first.
+            UnavailableError: the threads are stopped.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+
+        def call() -> None:
+            if future.done():  # nobody waits any more
+                return
+            try:
+                result = function(*args, **kwargs)
+            except Exception as error:  # noqa: BLE001 - it is raised where somebody waits for it
+                _call(loop, _fail, future, error)
+            except BaseException as error:  # a panic of the tokenizers library is no Exception
+                _logger.exception("a text could not be read")
+                _call(loop, _fail, future, EngineError(f"a text could not be read: {error}"))
+            else:
+                _call(loop, _succeed, future, result)
+
+        def dropped() -> None:
+            _call(loop, _fail, future, UnavailableError("the server is stopping", 1.0))
+
+        self.submit(client, call, dropped)
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        try:
+            return await asyncio.wait_for(future, left)
+        except asyncio.TimeoutError:
+            raise DeadlineError("the request's time was over while its texts were being read") from None
+
+    def watch(self, seconds: float) -> None:
+        """So many seconds have passed in which this process ran."""
+        with self._changed:
+            for number in self._running:
+                self._running[number] += seconds
+
+    @property
+    def stuck(self) -> float:
+        """For how many seconds no thread was free for another function; 0: one is."""
+        with self._changed:
+            busy = len(self._running) == self.threads
+            return min(self._running.values()) if busy else 0.0
+
+    def close(self, timeout: float = 10.0) -> bool:
+        """Drop what waits and stop the threads; returns whether all of them ended in time."""
+        with self._changed:
+            self._closing = True
+            waiting = self._turns.clear()
+            self._changed.notify_all()
+        for task in waiting:
+            task.dropped()
+        end = time.monotonic() + timeout
+        for thread in self._threads if self._started else ():
+            thread.join(max(0.0, end - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _run(self, number: int) -> None:
+        while True:
+            with self._changed:
+                taken = self._changed.wait_for(lambda: self._closing or self._turns.take())
+                if self._closing or not isinstance(taken, tuple):
+                    return
+                self._running[number] = 0.0
+            client, task = taken
+            begun = time.monotonic()
+            try:
+                task.function()
+            except Exception:  # whatever it is, the thread goes on
+                _logger.exception("a piece of work on texts was lost")
+            finally:
+                with self._changed:
+                    del self._running[number]
+                    self._turns.done(client, time.monotonic() - begun)
+            del task, taken  # or the thread would keep a request's texts while it waits
+
+
+def _call(loop: asyncio.AbstractEventLoop, *args: object) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+        loop.call_soon_threadsafe(*args)  # type: ignore[arg-type]
+
+
+def _fail(future: asyncio.Future[object], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+def _succeed(future: asyncio.Future[object], result: object) -> None:
+    if not future.done():
+        future.set_result(result)
