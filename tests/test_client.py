@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import email.utils
+import gzip
 import json
 import re
+import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -511,10 +514,177 @@ def test_a_unix_socket(tmp_path: Path) -> None:
     path = Path(f"/tmp/crossrank-client-{id(tmp_path)}.sock")
     with serving(tmp_path, "--threads", "1", "--uds", str(path)) as server:
         server.logged("crossrank-mini is ready")
-        with Client("http://any", transport=httpx.HTTPTransport(uds=str(path))) as client:
-            assert client.models() == ["crossrank-mini"]
-            assert client.rank("q", ["a"])[0].text == "a"
+        for address in (f"unix:{path}", f"unix://{path}"):
+            with Client(address) as client:
+                assert client.models() == ["crossrank-mini"]
+                assert client.rank("q", ["a"])[0].text == "a"
+                assert client.info()["models"][0]["name"] == "crossrank-mini"
+
+        async def asked() -> Any:
+            async with AsyncClient(f"unix:{path}") as client:
+                return await client.models(), await client.info()
+
+        models, info = asyncio.run(asked())
+        assert models == [info["models"][0]["name"]] == ["crossrank-mini"]
     path.unlink(missing_ok=True)
+
+
+def test_no_socket_is_there(pauses: list[float]) -> None:
+    with pytest.raises(UnavailableError, match=r"unix:/no/such.sock does not answer: "):
+        ask(
+            AsyncClient, "unix:/no/such.sock", retries=1
+        )  # httpcore leaves the other's socket to be collected
+    with pytest.raises(InputError, match="unix:/PATH/TO/SOCKET"):
+        Client("unix:")
+
+
+# --- what a server may do to a client ---
+
+
+class Raw:
+    """A server that sends bytes as they are made, to one client, and then hangs up."""
+
+    def __init__(self, parts: Iterable[bytes]) -> None:
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve, args=(parts,))
+
+    def _serve(self, parts: Iterable[bytes]) -> None:
+        connection, _ = self._listening.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(65536)
+            for part in parts:
+                connection.sendall(part)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(65536):
+                pass
+
+    def __enter__(self) -> Raw:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join()
+        self._listening.close()
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 9999\r\n\r\n"])
+def test_the_timeout_is_of_the_whole_call(head: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+
+    def trickle() -> Iterator[bytes]:
+        nonlocal now
+        yield head
+        for _ in range(100):
+            now += 1
+            yield b"x"
+
+    monkeypatch.setattr("crossrank.client.time.monotonic", lambda: now)
+    with (
+        Raw(trickle()) as server,
+        pytest.raises(DeadlineError, match=r"within 20 s \(timeout\)"),
+    ):
+        ask(Client, server.url, timeout=20, retries=0)
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 9999\r\n\r\n"])
+def test_the_timeout_is_of_the_whole_call_to_await(head: bytes) -> None:
+    gone = threading.Event()
+
+    def trickle() -> Iterator[bytes]:
+        yield head
+        for _ in range(1000):
+            gone.wait(0.01)
+            yield b"x"
+
+    with Raw(trickle()) as server, pytest.raises(DeadlineError, match=r"within 0.3 s \(timeout\)"):
+        ask(AsyncClient, server.url, timeout=0.3, retries=0)
+
+
+@both
+@pytest.mark.parametrize("length", ["content-length: 90000000000", "x: y"])
+def test_an_answer_has_an_end(kind: Any, length: str) -> None:
+    def endless() -> Iterator[bytes]:
+        yield f"HTTP/1.1 200 OK\r\n{length}\r\n\r\n".encode()
+        for _ in range(100):
+            yield b" " * (1 << 20)
+
+    with Raw(endless()) as server, pytest.raises(ServiceError, match=r"answer of more than 10.* bytes"):
+        ask(kind, server.url, retries=0)
+
+
+@both
+def test_nothing_is_unpacked(kind: Any, pauses: list[float]) -> None:
+    bomb = gzip.compress(bytes(1 << 20))
+    with (
+        Scripted((200, {"content-encoding": "gzip"}, bomb)) as server,
+        pytest.raises(ServiceError, match="in the encoding 'gzip'"),
+    ):
+        ask(kind, server.url)
+    assert server.asked[0][1]["accept-encoding"] == "identity"
+
+
+@both
+def test_an_answer_that_is_nested_deeply(kind: Any, pauses: list[float]) -> None:
+    with (
+        Scripted((200, {}, b"[" * 100_000)) as server,
+        pytest.raises(ServiceError, match="without 2 scores"),
+    ):
+        ask(kind, server.url)
+
+
+# --- the way to the server ---
+
+
+@both
+def test_an_address_of_another_service_ends_in_its_version(kind: Any) -> None:
+    for end in ("/v1", "/v1/", "/", ""):
+        with Scripted(GOOD) as server:
+            ask(kind, server.url + end)
+        assert server.asked[0][0] == "/score"
+
+
+@both
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ALL_PROXY", "socks://127.0.0.1:7891/"),
+        ("all_proxy", "socks5://127.0.0.1:1"),
+        ("NO_PROXY", "[::1],127.0.0.1"),
+        ("HTTP_PROXY", "http://127.0.0.1:9"),
+        ("SSL_CERT_FILE", "/nonexistent.pem"),
+    ],
+)
+def test_this_machine_is_asked_directly(
+    kind: Any, variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with Scripted(GOOD) as server:
+        assert len(ask(kind, server.url)) == 2
+
+
+@both
+def test_what_cannot_be_used_is_named(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent.pem")
+    with pytest.raises(InputError, match=r"SSL_CERT_FILE is '/nonexistent\.pem', which cannot be read"):
+        kind("https://ranker.example")
+    monkeypatch.delenv("SSL_CERT_FILE")
+    monkeypatch.setenv("ALL_PROXY", "socks://127.0.0.1:7891/")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with pytest.raises(InputError, match=r"ALL_PROXY is socks://127.0.0.1:7891, which cannot"):
+        kind("http://ranker.example")
+
+
+@both
+def test_a_proxy_that_does_not_answer_is_named(
+    kind: Any, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NO_PROXY", "no_proxy", "http_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    with pytest.raises(UnavailableError, match="does not answer through the proxy of HTTP_PROXY: "):
+        ask(kind, "http://ranker.example", retries=0)
 
 
 @pytest.mark.parametrize("body", [{}, {"sentences": 7}, {"sentences": [{"start": 0}]}, {"sentences": []}])

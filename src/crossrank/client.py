@@ -20,6 +20,8 @@ import email.utils
 import json
 import math
 import random
+import ssl
+import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
@@ -45,10 +47,12 @@ from crossrank.errors import (
 )
 from crossrank.explain import DEFAULT_SENTENCES, ExplainedSentence, Explanation
 from crossrank.extras import needs
+from crossrank.network import Proxy, environment_fault, proxy_of
 from crossrank.ranking import Ranking, ScoredPair, check_finite, check_options, rank, sigmoid
 from crossrank.words import clean
 
 with needs("client", "the client"):
+    import httpcore
     import httpx
 
 __all__ = ["AsyncClient", "Client"]
@@ -58,6 +62,12 @@ _CONNECT_SECONDS = 5.0
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
 """Seconds between tries where the server does not say: the first, then twice as long each, and the most."""
+
+_LEAST_ANSWER, _ANSWER_SHARE = 1 << 20, 32
+"""An answer has at most so many bytes, and so many more for each byte of the request."""
+
+_WRITE = 64 << 10
+"""Bytes that are written at a time."""
 
 _JITTER = 0.25
 """Pauses are longer by up to this share, so that those who were refused together do not come back so."""
@@ -78,7 +88,7 @@ class _Tries:
 
     def __init__(self, timeout: float, retries: int) -> None:
         self._timeout = timeout
-        self._end = time.monotonic() + timeout
+        self.end = time.monotonic() + timeout
         self._left = retries
         self._pause = _FIRST_PAUSE
 
@@ -88,7 +98,7 @@ class _Tries:
         Raises:
             DeadlineError: nothing.
         """
-        left = self._end - time.monotonic()
+        left = self.end - time.monotonic()
         if left <= 0:
             raise self.over()
         return left
@@ -109,9 +119,75 @@ class _Tries:
         wait = self._pause if failure.after is None else failure.after
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         wait *= 1 + _JITTER * random.random()  # noqa: S311 - no secret
-        if time.monotonic() + wait >= self._end:
+        if time.monotonic() + wait >= self.end:
             raise failure.error
         return wait
+
+
+class _Deadline(threading.local):
+    """When this thread's call must end; httpx knows only how long each read and write may take."""
+
+    end = math.inf
+
+    def least(self, timeout: float | None) -> float | None:
+        """Seconds for the next read or write."""
+        left = self.end - time.monotonic()
+        if left <= 0:
+            raise httpcore.ReadTimeout("the call's time is over")
+        return left if timeout is None else min(timeout, left)
+
+
+class _Stream(httpcore.NetworkStream):
+    """A connection that keeps to a deadline."""
+
+    def __init__(self, stream: httpcore.NetworkStream, deadline: _Deadline) -> None:
+        self._stream = stream
+        self._deadline = deadline
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, self._deadline.least(timeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        for start in range(0, len(buffer), _WRITE):
+            self._stream.write(buffer[start : start + _WRITE], self._deadline.least(timeout))
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.NetworkStream:
+        left = self._deadline.least(timeout)
+        return _Stream(self._stream.start_tls(ssl_context, server_hostname, left), self._deadline)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+class _Network(httpcore.NetworkBackend):
+    """Opens connections that keep to a deadline."""
+
+    def __init__(self, backend: httpcore.NetworkBackend, deadline: _Deadline) -> None:
+        self._backend = backend
+        self._deadline = deadline
+
+    def connect_tcp(
+        self, host: str, port: int, timeout: float | None = None, *args: Any, **kwargs: Any
+    ) -> httpcore.NetworkStream:
+        left = self._deadline.least(timeout)
+        return _Stream(self._backend.connect_tcp(host, port, left, *args, **kwargs), self._deadline)
+
+    def connect_unix_socket(
+        self, path: str, timeout: float | None = None, *args: Any, **kwargs: Any
+    ) -> httpcore.NetworkStream:
+        left = self._deadline.least(timeout)
+        return _Stream(self._backend.connect_unix_socket(path, left, *args, **kwargs), self._deadline)
+
+    def sleep(self, seconds: float) -> None:
+        self._backend.sleep(seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,13 +261,17 @@ class _Base(Generic[Http, Transport]):
         check_integer("retries", retries, least=0)
         check_integer("concurrency", concurrency)
         check_integer("priority", priority, 0, 999)
-        self._url = _checked(base_url)
+        self._url, self._socket = _checked(base_url)
+        self._shown = f"unix:{self._socket}" if self._socket else self._url
+        self._proxy: Proxy | None = None
         self._model = model
         self._timeout = timeout
         self._retries = retries
         self._priority = priority
         self._concurrency = concurrency
         self._headers = {"user-agent": f"crossrank/{__version__}", "accept": "application/json"}
+        # What is small when it comes stays so.
+        self._headers["accept-encoding"] = "identity"
         if api_key is not None:
             if not isinstance(api_key, str):
                 raise InputError(f"api_key is a {type(api_key).__name__}; it must be a string")
@@ -202,6 +282,24 @@ class _Base(Generic[Http, Transport]):
 
     def _open(self, transport: Transport | None) -> None:
         raise NotImplementedError
+
+    def _options(self) -> dict[str, Any]:
+        """The options of httpx' transports; what is on the way to the server is decided here.
+
+        Raises:
+            InputError: a variable of the environment that says how to reach it cannot be used.
+        """
+        plain = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # to load certificates takes a while
+        if self._socket:
+            return {"uds": self._socket, "verify": plain}
+        if fault := environment_fault(self._url):
+            raise InputError(fault)
+        self._proxy = proxy_of(self._url)
+        secure = "https:" in (self._url[:6].lower(), self._proxy.url[:6].lower() if self._proxy else "")
+        return {
+            "verify": httpx.create_ssl_context() if secure else plain,
+            "proxy": self._proxy.url if self._proxy else None,
+        }
 
     def _opened(self) -> Http:
         """The connections.
@@ -229,6 +327,9 @@ class _Base(Generic[Http, Transport]):
         check_integer("max_sentences", max_sentences)
         body = {"query": clean(query), "document": clean(text), "max_sentences": int(max_sentences)}
         return self._post("explain", body, seconds)
+
+    def _info_request(self, seconds: float) -> httpx.Request:
+        return self._request("GET", "info", seconds)
 
     def _post(self, path: str, body: dict[str, Any], seconds: float) -> httpx.Request:
         """A request that the model answers."""
@@ -266,20 +367,37 @@ class _Base(Generic[Http, Transport]):
             return _Failure(tries.over())
         reason = " ".join(str(error).split()) or type(error).__name__
         # Scoring changes nothing on the server, so that a request may be sent again.
-        return _Failure(UnavailableError(f"{self._url} does not answer: {reason}", 1.0), again=True)
+        way = f" through the proxy of {self._proxy.source}" if self._proxy else ""
+        return _Failure(UnavailableError(f"{self._shown} does not answer{way}: {reason}", 1.0), again=True)
 
-    def _read(self, response: httpx.Response) -> dict[str, Any] | None:
+    def _most(self, response: httpx.Response) -> int:
+        """Bytes that an answer may have.
+
+        Raises:
+            _Failure: it is compressed, though no compression was asked for.
+        """
+        encoding = response.headers.get("content-encoding", "identity")
+        if encoding.lower() != "identity":
+            raise _Failure(ServiceError(f"{self._shown} gave an answer in the encoding {encoding[:40]!r}"))
+        return _LEAST_ANSWER + _ANSWER_SHARE * int(response.request.headers.get("content-length", 0))
+
+    def _too_large(self, most: int) -> _Failure:
+        return _Failure(
+            ServiceError(f"{self._shown} gave an answer of more than {most} bytes; is it CrossRank?")
+        )
+
+    def _read(self, response: httpx.Response, content: bytes | bytearray) -> dict[str, Any] | None:
         """The body of a good answer; None: there is no such model.
 
         Raises:
             _Failure: it is not a good one.
         """
-        status, body = response.status_code, _body(response)
+        status, body = response.status_code, _body(content)
         if status == 200:
             return body
         if status == 404 and self._model is not None and "error" in body:
             return None
-        message = _message(body) or f"{self._url} answered {status} {response.reason_phrase}".strip()
+        message = _message(body) or f"{self._shown} answered {status} {response.reason_phrase}".strip()
         after = _retry_after(response.headers.get("retry-after"))
         later = 1.0 if after is None else after
         if status == 429:
@@ -291,7 +409,7 @@ class _Base(Generic[Http, Transport]):
         if status in (400, 413, 422):
             raise _Failure(InputError(message))
         if response.is_redirect:
-            message = f"{self._url} points to {response.headers.get('location')}; use that address"
+            message = f"{self._shown} points to {response.headers.get('location')}; use that address"
         raise _Failure(ServiceError(message))
 
     def _scored(self, body: dict[str, Any], count: int) -> _Scored:
@@ -308,7 +426,7 @@ class _Base(Generic[Http, Transport]):
         except (LookupError, TypeError, ValueError, AttributeError):
             data = None
         if data is None or [each["index"] for each in data] != list(range(count)):
-            raise ServiceError(f"{self._url} gave an answer without {count} scores; is it CrossRank?")
+            raise ServiceError(f"{self._shown} gave an answer without {count} scores; is it CrossRank?")
         check_finite(logits)
         return _Scored(logits, truncated)
 
@@ -328,14 +446,14 @@ class _Base(Generic[Http, Transport]):
             return Explanation(query, text, sentences=sentences, **{name: body[name] for name in names})
         except (LookupError, TypeError):
             raise ServiceError(
-                f"{self._url} gave an answer without an explanation; is it CrossRank?"
+                f"{self._shown} gave an answer without an explanation; is it CrossRank?"
             ) from None
 
     def _names(self, body: dict[str, Any]) -> list[str]:
         try:
             return [str(model["id"]) for model in body["data"]]
         except (LookupError, TypeError):
-            raise ServiceError(f"{self._url} gave an answer without models; is it CrossRank?") from None
+            raise ServiceError(f"{self._shown} gave an answer without models; is it CrossRank?") from None
 
 
 class Client(_Base[httpx.Client, httpx.BaseTransport]):
@@ -346,22 +464,30 @@ class Client(_Base[httpx.Client, httpx.BaseTransport]):
     ``retries`` and only within ``timeout``.
 
     Args:
-        base_url: where ``crossrank serve`` listens: "http://127.0.0.1:8080".
+        base_url: where ``crossrank serve`` listens: "http://127.0.0.1:8080", or "unix:/run/crossrank.sock".
+            A proxy that the environment names (HTTP_PROXY, ALL_PROXY ...) is used, though never to this
+            machine itself.
         api_key: is sent as a bearer token.
         model: a served name; None: the server's first.
-        timeout: seconds for a call, all its tries and pauses included. The server is told, and does not
-            work on for nobody.
+        timeout: seconds for a call, all its tries and pauses included, however slowly the answer comes.
+            The server is told, and does not work on for nobody.
         retries: tries after the first; 0: none.
         priority: 0 to 999 of all requests; lower goes first.
         concurrency: requests that ``rank_many`` has on their way at a time.
-        transport: httpx' way to the server; ``httpx.HTTPTransport(uds="/run/crossrank.sock")`` for
-            a server on a Unix socket.
+        transport: httpx' way to the server, in place of this class's own. ``timeout`` then bounds each
+            read, and is checked between them.
 
     Raises:
-        InputError: an option is out of range, or the address is none.
+        InputError: an option is out of range, the address is none, or a variable of the environment that
+            says how to reach it (a proxy, SSL_CERT_FILE) cannot be used.
     """
 
     def _open(self, transport: httpx.BaseTransport | None) -> None:
+        self._deadline = _Deadline()
+        if transport is None:
+            transport = httpx.HTTPTransport(**self._options())
+            pool = transport._pool  # httpx has no option for it; tests/test_client.py sees that it works
+            pool._network_backend = _Network(pool._network_backend, self._deadline)
         self._http = httpx.Client(headers=self._headers, transport=transport)
 
     def rank(
@@ -478,6 +604,14 @@ class Client(_Base[httpx.Client, httpx.BaseTransport]):
         """
         return self._names(self._call(self._models_request) or {})
 
+    def info(self) -> dict[str, Any]:
+        """What GET /info says of the server and its models.
+
+        Raises:
+            ServiceError: as ``rank``.
+        """
+        return self._call(self._info_request) or {}
+
     def _score(self, pairs: Sequence[tuple[str, str]]) -> _Scored:
         if not pairs:
             return _NOTHING
@@ -491,13 +625,27 @@ class Client(_Base[httpx.Client, httpx.BaseTransport]):
         while True:
             try:
                 try:
-                    response = self._opened().send(request(tries.seconds()))
+                    return self._read(*self._send(request(tries.seconds()), tries))
                 except httpx.HTTPError as error:
                     raise self._not_sent(error, tries) from error
-                return self._read(response)
             except _Failure as failure:
                 pause = tries.pause(failure)
             time.sleep(pause)
+
+    def _send(self, request: httpx.Request, tries: _Tries) -> tuple[httpx.Response, bytearray]:
+        """Send a request: the response, and its body."""
+        self._deadline.end = tries.end
+        response = self._opened().send(request, stream=True)
+        try:
+            most, content = self._most(response), bytearray()
+            for chunk in response.iter_bytes():
+                content += chunk
+                tries.seconds()
+                if len(content) > most:
+                    raise self._too_large(most)
+        finally:
+            response.close()
+        return response, content
 
     def close(self) -> None:
         """Close the connections."""
@@ -517,6 +665,8 @@ class AsyncClient(_Base[httpx.AsyncClient, httpx.AsyncBaseTransport]):
     """
 
     def _open(self, transport: httpx.AsyncBaseTransport | None) -> None:
+        if transport is None:
+            transport = httpx.AsyncHTTPTransport(**self._options())
         self._http = httpx.AsyncClient(headers=self._headers, transport=transport)
 
     async def rank(
@@ -584,6 +734,10 @@ class AsyncClient(_Base[httpx.AsyncClient, httpx.AsyncBaseTransport]):
         """As ``Client.models``."""
         return self._names(await self._call(self._models_request) or {})
 
+    async def info(self) -> dict[str, Any]:
+        """As ``Client.info``."""
+        return await self._call(self._info_request) or {}
+
     async def _score(self, pairs: Sequence[tuple[str, str]]) -> _Scored:
         if not pairs:
             return _NOTHING
@@ -596,14 +750,29 @@ class AsyncClient(_Base[httpx.AsyncClient, httpx.AsyncBaseTransport]):
         tries = self._tries()
         while True:
             try:
+                seconds = tries.seconds()
                 try:
-                    response = await self._opened().send(request(tries.seconds()))
+                    return self._read(*await asyncio.wait_for(self._send(request(seconds)), seconds))
                 except httpx.HTTPError as error:
                     raise self._not_sent(error, tries) from error
-                return self._read(response)
+                except asyncio.TimeoutError:
+                    raise tries.over() from None
             except _Failure as failure:
                 pause = tries.pause(failure)
             await asyncio.sleep(pause)
+
+    async def _send(self, request: httpx.Request) -> tuple[httpx.Response, bytearray]:
+        """Send a request: the response, and its body."""
+        response = await self._opened().send(request, stream=True)
+        try:
+            most, content = self._most(response), bytearray()
+            async for chunk in response.aiter_bytes():
+                content += chunk
+                if len(content) > most:
+                    raise self._too_large(most)
+        finally:
+            await response.aclose()
+        return response, content
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -616,22 +785,28 @@ class AsyncClient(_Base[httpx.AsyncClient, httpx.AsyncBaseTransport]):
         await self.aclose()
 
 
-def _checked(base_url: str) -> str:
-    """The address with a slash at its end."""
+def _checked(base_url: str) -> tuple[str, str]:
+    """The address with a slash at its end, and without a /v1 there; and the Unix socket, if it is one."""
+    if isinstance(base_url, str) and base_url.startswith("unix:"):
+        path = base_url.removeprefix("unix:").removeprefix("//")
+        if not path or "\0" in path:
+            raise InputError(f"{base_url!r} is not an address; write it as unix:/PATH/TO/SOCKET")
+        return "http://localhost/", path
     try:
         url = httpx.URL(base_url)
     except (httpx.InvalidURL, TypeError) as error:
         raise InputError(f"{base_url!r} is not an address: {error}") from None
     if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
         raise InputError(f"{base_url!r} is not an address; write it as http://HOST:PORT")
-    return str(url).rstrip("/") + "/"
+    # Other services' addresses end so.
+    return str(url).rstrip("/").removesuffix("/v1") + "/", ""
 
 
-def _body(response: httpx.Response) -> dict[str, Any]:
-    """Its JSON object; what is none is an empty one."""
+def _body(content: bytes | bytearray) -> dict[str, Any]:
+    """The JSON object of an answer; what is none is an empty one."""
     try:
-        body = json.loads(response.content)
-    except ValueError:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}
 

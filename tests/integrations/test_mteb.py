@@ -182,7 +182,7 @@ def test_a_servers_results_are_kept_while_it_serves_the_same(folder: Path, tmp_p
 def test_a_server_that_does_not_say_what_it_serves(
     body: dict[str, Any], error: type[ServiceError], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Client, "_call", lambda *_: body)
+    monkeypatch.setattr(Client, "info", lambda _: body)
     with pytest.raises(error, match=message):
         _ = CrossRankCrossEncoder("http://x").mteb_model_meta
 

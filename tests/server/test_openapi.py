@@ -35,6 +35,8 @@ PATHS = {
     ("/info", "get"),
     ("/metrics", "get"),
     ("/v1/models", "get"),
+    ("/v1/models/{name}", "get"),
+    ("/v1/cluster/auth", "get"),
     ("/models", "get"),
     ("/models/reload", "post"),
 }
@@ -48,7 +50,7 @@ def test_all_paths_are_described() -> None:
 @pytest.mark.parametrize(
     "path", sorted(path for path, what in PATHS if what == "post" and "reload" not in path)
 )
-@pytest.mark.parametrize("dialect", ["cohere", "jina", "vllm", "xinference", "voyage"])
+@pytest.mark.parametrize("dialect", ["cohere", "jina", "vllm", "xinference", "infinity", "voyage"])
 def test_bodies_answers_and_errors_are_described(path: str, dialect: str) -> None:
     found = description(dialect=dialect)
     operation = found["paths"][path]["post"]

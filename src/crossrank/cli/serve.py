@@ -51,7 +51,8 @@ def serve(
     dialect: Annotated[
         str,
         typer.Option(
-            help="Whose API /v1/rerank is where they differ: cohere, jina, vllm, xinference, infinity or voyage.",
+            help="Whose API /v1/rerank is where they differ: cohere, jina, vllm, xinference, infinity "
+            "or voyage.",
             envvar="CROSSRANK_DIALECT",
         ),
     ] = "cohere",

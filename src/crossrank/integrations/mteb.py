@@ -15,7 +15,6 @@ import json
 import logging
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import PurePath
@@ -143,7 +142,7 @@ def _meta_here(name: str, reranker: Reranker) -> ModelMeta:
 
 
 def _meta_there(url: str, client: Client, wanted: str | None) -> ModelMeta:
-    body = client._call(partial(client._request, "GET", "info")) or {}  # as all requests: key, tries, errors
+    body = client.info()
     try:
         models = {model["name"]: model for model in body["models"]}
         model = models.get(wanted or next(iter(models)))

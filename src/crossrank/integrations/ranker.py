@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["NOT_SAVED", "Model", "Ranker", "check_arguments", "is_url"]
 
 Model: TypeAlias = Reranker | str | os.PathLike[str]
-"""A Reranker, a model's name or folder, or the URL of a server (http:// or https://)."""
+"""A Reranker, a model's name or folder, or the URL of a server (http://, https:// or unix:/PATH)."""
 
 NOT_SAVED = "a Reranker object cannot be saved; give its model's name, and what else it needs as options"
 
@@ -133,7 +133,7 @@ def _opened(model: Model, api_key: str | None, options: Mapping[str, Any] | None
 
 def is_url(model: Model) -> bool:
     """Whether a server is meant."""
-    return isinstance(model, str) and model.lower().startswith(("http://", "https://"))
+    return isinstance(model, str) and model.lower().startswith(("http://", "https://", "unix:/"))
 
 
 def check_arguments(model: Model, options: Mapping[str, Any] | None) -> None:

@@ -25,6 +25,7 @@ __all__ = [
     "parse_size",
     "read_body",
     "request_timeout",
+    "without_lone_surrogates",
 ]
 
 MAX_CONTAINERS = 100_000
@@ -32,6 +33,9 @@ MAX_CONTAINERS = 100_000
 
 _MOST_QUOTES = 1_000_000
 """With so many, strings are not looked for: it would hold up everybody else for seconds."""
+
+_HIGH, _LOW = rb"\\u[dD][89abAB][0-9a-fA-F]{2}", rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+_LONE_SURROGATE = re.compile(rb"%b(?!%b)|(?<!%b)%b" % (_HIGH, _LOW, _HIGH, _LOW))
 
 _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30}
 
@@ -230,6 +234,16 @@ def check_containers(body: bytes | bytearray) -> None:
             "limit",
             f"the body holds more than {MAX_CONTAINERS} lists and objects; send fewer at once",
         )
+
+
+def without_lone_surrogates(body: bytes | bytearray) -> bytes:
+    """A JSON body with U+FFFD for each escape that is half of a surrogate pair."""
+    body = bytes(body)
+    if b"\0" in body:
+        return body  # no JSON has it
+    # An escaped backslash is not the beginning of an escape.
+    hidden = body.replace(rb"\\", b"\0\0")
+    return _LONE_SURROGATE.sub(rb"\\ufffd", hidden).replace(b"\0\0", rb"\\")
 
 
 def _containers(data: bytes | bytearray) -> int:

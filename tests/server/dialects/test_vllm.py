@@ -41,6 +41,11 @@ def test_all_names_of_the_texts(path: str, queries: str, documents: str) -> None
         ("a", ["x", "y", "z"], [("a", "x"), ("a", "y"), ("a", "z")]),
         (["a"], ["x", "y"], [("a", "x"), ("a", "y")]),
         (["a", "b"], ["x", "y"], [("a", "x"), ("b", "y")]),
+        (
+            {"type": "text", "text": "a"},
+            {"content": [{"type": "text", "text": "x"}, "y"]},
+            [("a", "x"), ("a", "y")],
+        ),
     ],
 )
 def test_one_to_one_one_to_many_and_many_to_many(
@@ -79,9 +84,9 @@ def test_the_answer() -> None:
         ({"queries": "a", "documents": []}, "at least one"),
         ({"documents": ["x"]}, "missing field `queries`"),
         ({"queries": "a"}, "missing field `documents`"),
-        ({"queries": 1, "documents": "x"}, "queries: Input should be a valid string; or: "),
-        ({"queries": "a", "documents": ["b", 7]}, "documents.1: Input should be a valid string"),
-        ({"queries": "a", "documents": [{"text": "x"}]}, "documents"),
+        ({"queries": 1, "documents": "x"}, "queries: Input should be a valid list; or: "),
+        ({"queries": "a", "documents": ["b", 7]}, "documents.1 is of type int"),
+        ({"queries": [{"title": "x"}], "documents": "a"}, "queries.0 has none of the fields"),
         ({"queries": "a", "documents": "x", "truncate_prompt_tokens": 2}, "takes at least"),
     ],
 )

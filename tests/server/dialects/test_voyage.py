@@ -34,6 +34,8 @@ def test_the_answer() -> None:
 def test_top_k_and_documents() -> None:
     data = rerank(top_k=2, return_documents=True).json["data"]
     assert [hit["document"] for hit in data] == TEXTS[:0:-1]
+    assert rerank(top_k="2", return_documents="true").json["data"] == data
+    assert len(rerank(top_k=0).json["data"]) == 3
 
 
 @pytest.mark.parametrize(
@@ -42,7 +44,7 @@ def test_top_k_and_documents() -> None:
         ({"truncation": False}, "at most 64 fit"),
         ({"documents": []}, "documents is empty"),
         ({"documents": [{"text": "a"}]}, "documents.0: "),
-        ({"top_k": 0}, "top_k: "),
+        ({"top_k": -1}, "top_k: "),
     ],
 )
 def test_mistakes(body: dict[str, Any], message: str) -> None:
