@@ -35,6 +35,7 @@ from crossrank.layout import (
     missing_file,
     shards,
 )
+from crossrank.network import environment_fault
 
 __all__ = ["from_hub", "hub_cache", "hub_endpoint", "one_pull", "repo_folder", "with_revision"]
 
@@ -288,6 +289,13 @@ def _explain(error: BaseException, name: str, revision: str | None) -> tuple[str
         reason = (
             f"the disk is full: no room for {name} in {cache}; free some, or set HF_HOME to a folder on a "
             "larger disk; what has come is kept"
+        )
+    elif fault := environment_fault(hub):
+        reason = fault
+    elif type(error).__name__ == "InvalidURL":  # httpx reads NO_PROXY as addresses
+        reason = (
+            f"NO_PROXY, or another variable of a proxy, holds what the hub's client cannot read ({cause}); "
+            "correct or unset it"
         )
     elif isinstance(error, (ValueError, KeyError)):
         reason = f"{hub} does not answer as a hub does ({cause}); check HF_ENDPOINT, or {elsewhere}"
