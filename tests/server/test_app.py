@@ -799,7 +799,8 @@ def test_one_mistake_is_looked_for_however_many_there_are(kind: type[Dialect]) -
     """Each costs hundreds of bytes, and the client is told of one."""
     good: dict[str, object] = json.loads(f"{{{ALL}}}") | {"document": "a"}
     for name in kind.Request.model_fields:
-        for wrong in ([0] * 10_000, [[]] * 10_000, {str(i): i for i in range(10_000)}):
+        wrongs: list[object] = [[0] * 10_000, [[]] * 10_000, {str(i): i for i in range(10_000)}]
+        for wrong in wrongs:
             assert mistakes(kind, good | {name: wrong}) < 10, name
 
 
@@ -856,7 +857,8 @@ def test_a_browser_may_know_the_server_by_a_name_of_its_own() -> None:
     async def main() -> None:
         headers = {"host": "rerank.example", "origin": "https://rerank.example"}
         # A foreign page has no key.
-        for settings in ({"allowed_hosts": ["rerank.example"]}, {"api_keys": ["k"]}):
+        knows: list[dict[str, Any]] = [{"allowed_hosts": ["rerank.example"]}, {"api_keys": ["k"]}]
+        for settings in knows:
             async with app_of(fake(), **settings) as (app, _):
                 key = {"authorization": "Bearer k"}
                 body = body_of("/rerank")

@@ -6,7 +6,7 @@ from starlette.datastructures import Headers
 from crossrank.server.browsers import Browsers
 from crossrank.server.faults import Fault
 
-MOZILLA = {"user-agent": "Mozilla/5.0 (X11; Linux x86_64)"}
+MOZILLA = "Mozilla/5.0 (X11; Linux x86_64)"
 
 
 def allowed(browsers: Browsers, method: str = "POST", *, is_page: bool = False, **headers: str) -> bool:
@@ -25,14 +25,14 @@ FOREIGN = ["evil.example", "evil.example:8080", "127.0.0.1.evil.example", "1.2.3
 @pytest.mark.parametrize("host", OWN)
 def test_a_browser_that_knows_the_server_by_a_name_that_nobody_can_forge(host: str) -> None:
     assert allowed(Browsers(), "GET", is_page=True, host=host)
-    assert allowed(Browsers(), "GET", host=host, **{"user-agent": MOZILLA["user-agent"]})
+    assert allowed(Browsers(), "GET", host=host, user_agent=MOZILLA)
     assert allowed(Browsers(), host=host, origin=f"http://{host}")
 
 
 @pytest.mark.parametrize("host", [*FOREIGN, "[::1", "a b.c"])
 def test_a_name_that_anybody_may_point_here(host: str) -> None:
     assert not allowed(Browsers(), "GET", is_page=True, host=host)
-    assert not allowed(Browsers(), "GET", host=host, **{"user-agent": MOZILLA["user-agent"]})
+    assert not allowed(Browsers(), "GET", host=host, user_agent=MOZILLA)
     assert not allowed(Browsers(), host=host, origin=f"http://{host}")
     # Programs that are no browsers go where they are told to.
     assert allowed(Browsers(), host=host)
@@ -71,10 +71,10 @@ def test_pages_that_may_ask() -> None:
 
 
 def test_the_page_behind_a_proxy() -> None:
-    behind = {"host": "127.0.0.1:8080", "origin": "https://rerank.example"}
-    assert allowed(Browsers(), **behind, sec_fetch_site="same-origin")
-    assert allowed(Browsers(["rerank.example"]), **behind)
-    assert not allowed(Browsers(), **behind)
+    host, origin = "127.0.0.1:8080", "https://rerank.example"
+    assert allowed(Browsers(), host=host, origin=origin, sec_fetch_site="same-origin")
+    assert allowed(Browsers(["rerank.example"]), host=host, origin=origin)
+    assert not allowed(Browsers(), host=host, origin=origin)
 
 
 def test_the_message_says_what_to_do() -> None:

@@ -56,7 +56,7 @@ def read(
 
         headers = [] if content_length is None else [(b"content-length", str(content_length).encode())]
         try:
-            return await read_body({"headers": headers}, receive, limits)
+            return bytes(await read_body({"headers": headers}, receive, limits))
         except Fault as fault:
             return fault
 

@@ -93,7 +93,7 @@ async def served(
     state = ServerState()
 
     def protocol() -> asyncio.Protocol:
-        return config.http_protocol_class(config=config, server_state=state, app_state={})  # type: ignore[call-arg,return-value]
+        return config.http_protocol_class(config=config, server_state=state, app_state={})  # type: ignore[call-arg]
 
     server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
     try:
