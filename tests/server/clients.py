@@ -1,6 +1,6 @@
 """Reranks with every client; run by test_clients.py in the clients' own environment.
 
-    python clients.py URL JINA_URL REQUEST.json
+    python clients.py URL JINA_URL INFINITY_URL REQUEST.json
 
 The request holds "query", "documents" and "model". Prints a JSON object: for each client, the
 [index, score] pairs that it gave; and under "errors", what the clients raised.
@@ -19,6 +19,7 @@ import infinity_client.api.default.models
 import infinity_client.api.default.rerank
 import infinity_client.models
 import langchain_community.document_compressors.jina_rerank as langchain_jina
+import xinference_client
 from haystack import Document as HaystackDocument
 from haystack.utils import Secret
 from haystack_integrations.components.rankers.cohere import CohereRanker
@@ -30,7 +31,7 @@ from llama_index.postprocessor.cohere_rerank import CohereRerank as LlamaCohere
 from llama_index.postprocessor.tei_rerank import TextEmbeddingInference
 from llama_index.postprocessor.xinference_rerank import XinferenceRerank
 
-url, jina_url, request = sys.argv[1:]
+url, jina_url, infinity_url, request = sys.argv[1:]
 asked: dict[str, Any] = json.loads(Path(request).read_text(encoding="utf-8"))
 query, documents, model = asked["query"], asked["documents"], asked["model"]
 key = "a key"
@@ -132,7 +133,7 @@ def haystack_cohere() -> Any:
 
 def infinity() -> Any:
     answer = infinity_client.api.default.rerank.sync(
-        client=infinity_client.Client(base_url=url),
+        client=infinity_client.Client(base_url=infinity_url),
         body=infinity_client.models.RerankInput(
             query=query, documents=documents, return_documents=True, raw_scores=True
         ),
@@ -146,6 +147,16 @@ def infinity() -> Any:
 def infinity_models() -> Any:
     found = infinity_client.api.default.models.sync(client=infinity_client.Client(base_url=url))
     return [each.id for each in found.data]
+
+
+def xinference() -> Any:
+    client = xinference_client.RESTfulClient(url, api_key=key)
+    assert list(client.list_models()) == [model]
+    answer = client.get_model(model).rerank(documents, query, top_n=4, return_documents=True)
+    assert [hit["document"]["text"] for hit in answer["results"]] == [
+        documents[hit["index"]] for hit in answer["results"]
+    ]
+    return [[hit["index"], hit["relevance_score"]] for hit in answer["results"]]
 
 
 def errors() -> dict[str, Any]:
@@ -181,6 +192,7 @@ CLIENTS = [
     haystack_cohere,
     infinity,
     infinity_models,
+    xinference,
     errors,
 ]
 

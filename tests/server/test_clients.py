@@ -37,6 +37,7 @@ COUNTS = {
     "llama_xinference": 4,
     "haystack_cohere": 3,
     "infinity": 5,
+    "xinference": 4,
 }
 
 
@@ -49,12 +50,16 @@ def _environment() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:
-    folders = [tmp_path_factory.mktemp(name) for name in ("cohere", "jina")]
+    folders = [tmp_path_factory.mktemp(name) for name in ("cohere", "jina", "infinity")]
     options = ["--model", "crossrank-mini", "--threads", "1"]
-    with serving(folders[0], *options) as one, serving(folders[1], *options, "--dialect", "jina") as two:
-        one.wait_until_ready()
-        two.wait_until_ready()
-        yield [one, two]
+    with (
+        serving(folders[0], *options) as one,
+        serving(folders[1], *options, "--dialect", "jina") as two,
+        serving(folders[2], *options, "--dialect", "infinity") as three,
+    ):
+        for server in (one, two, three):
+            server.wait_until_ready()
+        yield [one, two, three]
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +77,7 @@ def answers(servers: list[Server], tmp_path_factory: pytest.TempPathFactory) -> 
         Path(__file__).with_name("clients.py"),
         servers[0].url,
         servers[1].url,
+        servers[2].url,
         request,
     ]
     done = subprocess.run(
@@ -130,4 +136,4 @@ def test_nobody_finds_what_the_openapi_description_does_not_say(
         check=False,
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr
-    assert "Tested: 14" in done.stdout, done.stdout[-2000:]
+    assert "Tested: 16" in done.stdout, done.stdout[-2000:]
