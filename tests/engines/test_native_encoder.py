@@ -436,7 +436,7 @@ def test_a_table_that_cannot_be_read_is_an_error_for_all_threads(
                 pytest.skip("no /proc/self/mem here")
             source, start = memory.open("rb", buffering=0), np.frombuffer(mapped, np.uint8).ctypes.data
         else:
-            source, start = path.open("rb"), 0
+            source, start = path.open("rb", buffering=0), 0
         with source:
             for threads in (1, 2, 3):
                 engine = native.Engine(config, packed, precision, threads, "", source.fileno(), start)
