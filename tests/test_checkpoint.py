@@ -246,7 +246,7 @@ def test_a_fingerprint_is_of_content(folder: Path, tmp_path: Path) -> None:
     assert Checkpoint(folder).fingerprint() != first
 
 
-ODD = [
+ODD: list[Any] = [
     None,
     True,
     0,

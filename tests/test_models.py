@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -571,11 +572,69 @@ def test_remove_leaves_what_is_not_the_cache_s(hub: Hub) -> None:
     assert names(Path("models/mine")) == set(FILES)
 
 
+# What is no model
+
+
+ADAPTER = {
+    "adapter_config.json": b'{"peft_type": "LORA", "base_model_name_or_path": "some/base"}',
+    "adapter_model.safetensors": b"x",
+    "tokenizer.json": b"{}",
+}
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+
+
+def test_a_lora_adapter_is_named(hub: Hub, tmp_path: Path) -> None:
+    config = {"config.json": FILES["config.json"]}
+    for name, files in {"a": ADAPTER, "b": ADAPTER | config}.items():
+        folder = write(tmp_path / name, files)
+        reason = error_of(partial(resolve, folder), CheckpointError)
+        assert "is a LoRA adapter of 'some/base', not a whole model; merge it" in reason
+    hub.add(NAME, ADAPTER)
+    assert "it is a LoRA adapter" in error_of(lambda: resolve(NAME), UnsupportedModelError)
+    write(tmp_path / "a", {"adapter_config.json": b"[" * 100_000})
+    assert "is a LoRA adapter, not" in error_of(lambda: resolve(tmp_path / "a"), CheckpointError)
+
+
+def test_a_folder_without_weights_says_what_they_may_be(tmp_path: Path) -> None:
+    reason = error_of(lambda: resolve(write(tmp_path / "a", SMALL)), CheckpointError)
+    assert "has no weights" in reason
+    assert "pytorch_model.bin.index.json" in reason
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json"])
+def test_a_pointer_of_git_lfs_is_named(tmp_path: Path, file: str) -> None:
+    folder = write(tmp_path / "a", FILES | {file: POINTER})
+    assert f"{file} is only a git-lfs pointer" in error_of(lambda: resolve(folder), CheckpointError)
+
+
+def test_shards_of_pytorch_are_fetched(hub: Hub) -> None:
+    shards = {"pytorch_model-00001-of-00002.bin": b"one", "pytorch_model-00002-of-00002.bin": b"two"}
+    index = json.dumps({"weight_map": dict(zip("ab", shards, strict=True))}).encode()
+    files = {**SMALL, "pytorch_model.bin.index.json": index, **shards}
+    hub.add(NAME, {**files, "onnx/model.onnx": b"other"})
+    assert names(resolve(NAME)) == set(files)
+
+
+def test_odd_folders_are_listed(hub: Hub, tmp_path: Path) -> None:
+    nested = b"[" * 100_000
+    write(Path("models/nested"), {**SMALL, "config.json": nested, "model.safetensors.index.json": nested})
+    write(Path("models/list"), {**SMALL, "model.safetensors.index.json": b'{"weight_map": [1]}'})
+    write(Path("models/\x1b]0;owned\x07"), {"config.json": b'{"architectures": 3}'})
+    for i, config in enumerate([nested, b'{"architectures": 3}', b'{"id2label": 3}', b"[]", b"\xff"]):
+        write(tmp_path / "hf" / "hub" / f"models--a--{i}" / "snapshots" / "x", {"config.json": config})
+    (Path("models/nested") / "loop").symlink_to("loop")
+    os.mkfifo("models/nested/pipe")
+    (Path("models") / "pipe").mkdir()
+    os.mkfifo("models/pipe/config.json")
+    found = {model.name: model.complete for model in stored_models() if model.place == "local"}
+    assert found == {"nested": False, "list": False, "\x1b]0;owned\x07": False, "pipe": False}
+
+
 # ModelScope
 
 
 def test_modelscope_without_its_client(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "modelscope.hub.snapshot_download", None)
+    monkeypatch.setitem(sys.modules, "modelscope", None)
     with pytest.raises(MissingLibraryError, match=r"pip install 'crossrank\[modelscope\]'"):
         resolve(NAME, source="modelscope")
 
@@ -621,6 +680,31 @@ def test_modelscope_draws_progress_when_asked_for(hub: Hub, tmp_path: Path) -> N
     out, err = pull_from_modelscope(hub, tmp_path, "progress=True")
     assert Path(out).is_dir()
     assert "100%" in err
+
+
+def test_modelscope_leaves_its_host_alone(hub: Hub, tmp_path: Path) -> None:
+    """Others may print, and draw bars, while its client works: it has a process of its own."""
+    hub.add(NAME, FILES)
+    code = """
+import sys
+from crossrank import modelscope
+from crossrank.models import resolve
+from tqdm import tqdm
+before = sys.stdout, vars(tqdm)["__init__"]
+run = modelscope.subprocess.run
+def watched(*args, **options):
+    assert (sys.stdout, vars(tqdm)["__init__"]) == before
+    done = run(*args, **options)
+    assert (sys.stdout, vars(tqdm)["__init__"]) == before
+    return done
+modelscope.subprocess.run = watched
+resolve("some/reranker", source="modelscope")
+assert "modelscope" not in sys.modules
+"""
+    home, cache = str(tmp_path / "home"), str(tmp_path / "ms")
+    with run_python(code.strip(), HOME=home, MODELSCOPE_ENDPOINT=hub.url, MODELSCOPE_CACHE=cache) as process:
+        out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (0, ""), err
 
 
 def test_modelscope_errors(hub: Hub, tmp_path: Path) -> None:

@@ -104,9 +104,9 @@ def test_the_second_start_restores_tables_only(cache: Path, monkeypatch: pytest.
     restored: list[str] = []
     scale = Checkpoint._scale
 
-    def watched(self: Checkpoint, stored: Any, base: str, rows: int, columns: int) -> Any:
+    def watched(self: Checkpoint, stored: Any, base: str, value: Any, each: float) -> Any:
         restored.append(base)
-        return scale(self, stored, base, rows, columns)
+        return scale(self, stored, base, value, each)
 
     monkeypatch.setattr(Checkpoint, "_scale", watched)
     assert logits(folder) == first

@@ -24,11 +24,13 @@ from crossrank.errors import (
     UnsupportedModelError,
 )
 from crossrank.layout import (
+    ADAPTER,
     INDEX,
     NEEDED,
     SAFETENSORS,
     TOKENIZER_HINT,
     TORCH,
+    TORCH_INDEX,
     USEFUL,
     is_complete,
     local_place,
@@ -37,14 +39,14 @@ from crossrank.layout import (
 )
 from crossrank.network import environment_fault
 
-__all__ = ["from_hub", "hub_cache", "hub_endpoint", "one_pull", "repo_folder", "with_revision"]
+__all__ = ["from_hub", "hub_cache", "hub_endpoint", "repo_folder", "with_revision"]
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NETWORK_MODULES = {"requests", "urllib3", "httpx", "httpx2", "httpcore", "httpcore2"}
 _BARS = "huggingface_hub.http_get"
 
-one_pull = threading.Lock()
+_one_pull = threading.Lock()
 """Held during every pull: progress bars are switched for the whole process."""
 
 _log = logging.getLogger(__name__)
@@ -96,7 +98,7 @@ def from_hub(name: str, revision: str | None, offline: bool, progress: bool, ref
             f"(HF_HUB_OFFLINE unset), or copy the model's folder to {local_place(name)}"
         )
     try:
-        with one_pull:
+        with _one_pull:
             return _pull(name, revision, progress)
     except ModelError:
         raise
@@ -134,7 +136,7 @@ def _pull(name: str, revision: str | None, progress: bool) -> Path:
 
     def fetch(file: str) -> None:
         if not (folder / file).exists():
-            if file not in ("config.json", *USEFUL, INDEX):
+            if file not in ("config.json", *USEFUL, INDEX, TORCH_INDEX):
                 _fetch_large(name, file, info.sha or "", endpoint, progress)
             with _progress_bars(False):
                 hf_hub_download(name, file, revision=info.sha, cache_dir=hub_cache(), endpoint=endpoint)
@@ -142,7 +144,7 @@ def _pull(name: str, revision: str | None, progress: bool) -> Path:
     # Weights come last: where they are, the rest is.
     for file in _choose_files(name, [sibling.rfilename for sibling in info.siblings or []]):
         fetch(file)
-        if file == INDEX:
+        if file in (INDEX, TORCH_INDEX):
             for shard in shards(folder / file):
                 fetch(shard)
     missing = missing_file(folder)
@@ -162,8 +164,13 @@ def _choose_files(name: str, files: list[str]) -> list[str]:
     for file in NEEDED:
         if file not in files:
             hint = TOKENIZER_HINT if file == "tokenizer.json" else "is it a transformers model?"
+            if ADAPTER in files and file == "config.json":
+                hint = (
+                    "it is a LoRA adapter, not a whole model: merge it into its base "
+                    "(peft: merge_and_unload(), then save_pretrained())"
+                )
             raise UnsupportedModelError(f"{name} has no {file}; {hint}")
-    weights = next((file for file in (SAFETENSORS, INDEX, TORCH) if file in files), None)
+    weights = next((file for file in (SAFETENSORS, INDEX, TORCH, TORCH_INDEX) if file in files), None)
     if weights is None:
         others = [
             file for file in files if file.endswith((".onnx", ".gguf", ".h5", ".msgpack", ".bin", ".pt"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -13,14 +14,16 @@ from typing import Literal, TypeAlias, get_args
 from crossrank.errors import CheckpointError, InputError, ModelNotFoundError
 from crossrank.hub import from_hub, hub_cache, repo_folder
 from crossrank.layout import (
-    INDEX,
+    ADAPTER,
     LOCAL,
+    NEEDED,
     SAFETENSORS,
     TOKENIZER_HINT,
-    TORCH,
+    check_no_pointer,
     is_complete,
     local_place,
     missing_file,
+    no_weights,
 )
 from crossrank.modelscope import from_modelscope
 
@@ -101,8 +104,10 @@ def stored_models() -> list[StoredModel]:
     found: list[StoredModel] = []
 
     def add(name: str, place: Place, folder: Path, revision: str | None = None) -> None:
-        files = {path.resolve() for path in folder.rglob("*") if path.is_file()}
-        size = sum(path.stat().st_size for path in files)
+        size = 0
+        with contextlib.suppress(OSError):  # what may not be read, or has just gone, does not count
+            files = {path.resolve() for path in folder.rglob("*") if path.is_file()}
+            size = sum(path.stat().st_size for path in files)
         found.append(StoredModel(name, place, folder, size, revision, is_complete(folder)))
 
     if (_BUNDLED_FOLDER / "config.json").is_file():
@@ -187,20 +192,26 @@ def _checked_name(name: str) -> str:
 def _checked_folder(folder: Path) -> Path:
     missing = missing_file(folder)
     if missing is None:
+        for file in NEEDED:
+            check_no_pointer(folder / file)
         return folder.absolute()
     if folder == _BUNDLED_FOLDER:
         raise CheckpointError(f"the bundled model has no {missing} in {folder}; install crossrank again")
+    if missing == SAFETENSORS or (missing == "config.json" and (folder / ADAPTER).is_file()):
+        raise CheckpointError(no_weights(folder.absolute()))
     hint = "copy the model's whole folder there again"
     if missing == "tokenizer.json" and (folder / "config.json").is_file():
         hint = TOKENIZER_HINT
-    elif missing == SAFETENSORS:
-        hint = f"the weights must be {SAFETENSORS}, or its shards with {INDEX}, or {TORCH}"
     raise CheckpointError(f"the model folder {folder.absolute()} has no {missing}, or it is empty; {hint}")
 
 
 def _is_classifier(config: Path) -> bool:
+    """Whether a config.json may be a cross-encoder's."""
     try:
-        names = json.loads(config.read_bytes()).get("architectures") or []
-    except (OSError, ValueError, AttributeError):
+        found = json.loads(config.read_bytes())
+        names = found.get("architectures")
+        if names:
+            return any("SequenceClassification" in str(name) for name in names)
+        return len(found.get("id2label") or ()) == 1 or found.get("num_labels") == 1
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return False
-    return any("SequenceClassification" in str(name) for name in names)

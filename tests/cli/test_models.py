@@ -171,3 +171,27 @@ def test_packed_weights_are_listed_and_cleaned(
     assert len(list((tmp_path / "cache").glob("*.*"))) == 1
     assert crossrank("models", "clean", "--all", "--yes").code == 0
     assert list((tmp_path / "cache").glob("*.*")) == []
+
+
+def test_nothing_in_a_model_commands_the_terminal(
+    crossrank: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CROSSRANK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    title, clear = "\x1b]0;owned\x07", "\x9b2J"
+    folder = tmp_path / "models" / f"a{title}[red]"
+    folder.mkdir(parents=True)
+    config = {"architectures": [title, clear], "model_type": title}
+    (folder / "config.json").write_text(json.dumps(config))
+    for name in ("tokenizer.json", "model.safetensors"):
+        (folder / name).write_text("{}")
+    for command in (
+        ("models", "list"),
+        ("rank", "q", "d", "-m", str(folder)),
+        ("doctor", "--no-network", "-m", str(folder)),
+    ):
+        done = crossrank(*command)
+        assert not {"\x1b", "\x07", "\x9b"} & set(done.out + done.err), command
+        assert "owned" in done.out + done.err
+        assert "\ufffd" in done.out + done.err
+    assert "[red]" in crossrank("models", "list").out

@@ -95,7 +95,9 @@ def doctor(
         out = console()
         for f in findings:
             state = f"[{colours[f.state]}]{f.state.value:<8}[/{colours[f.state]}]"
-            out.print(f"{state} [bold]{f.subject}[/bold]: {printable(f.found, 400)}", soft_wrap=True)
+            out.print(
+                f"{state} [bold]{printable(f.subject)}[/bold]: {printable(f.found, 400)}", soft_wrap=True
+            )
             if f.cure:
                 out.print(f"         → {printable(f.cure, 400)}", soft_wrap=True)
         out.print(

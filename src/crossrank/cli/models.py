@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Annotated, Any, cast
 
 import typer
-from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
 from crossrank.cli import options as o
+from crossrank.cli.writing import console, one_line, printable, write_json
 from crossrank.content import cache_folder
 from crossrank.models import Source, cached_folder, resolve, stored_models
 from crossrank.models import remove as remove_model
@@ -33,18 +32,22 @@ def list_models(
     if as_json:
         rows = [{**asdict(model), "path": str(model.path.absolute())} for model in found]
         rows += [_as_object(file) for file in packed]
-        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        write_json(rows, indent=2)
         return
     table = Table("model", "place", "size", "revision", "folder", box=None, pad_edge=False)
     table.columns[2].justify = "right"
     table.columns[4].overflow = "fold"
+
+    def add(*cells: str) -> None:
+        table.add_row(*(printable(cell, 4096) for cell in cells))
+
     for model in found:
         size = decimal(model.size) if model.complete else f"{decimal(model.size)}, incomplete"
-        table.add_row(model.name, model.place, size, (model.revision or "")[:8], str(model.path))
+        add(model.name, model.place, size, (model.revision or "")[:8], str(model.path))
     for file in packed:
         size = decimal(file.size) if file.state == "current" else f"{decimal(file.size)}, {file.state}"
-        table.add_row(file.model, "packed", size, file.precision, str(file.path))
-    Console().print(table)
+        add(file.model, "packed", size, file.precision, str(file.path))
+    console().print(table)
 
 
 @app.command()
@@ -83,7 +86,7 @@ def clean(
         typer.echo(f"nothing to delete in {cache_folder()}", err=True)
         return
     for file in files:
-        typer.echo(f"{file.path.name}: {file.state}, {decimal(file.size)}", err=True)
+        typer.echo(one_line(f"{file.model} ({file.path.name}): {file.state}, {decimal(file.size)}"), err=True)
     if not yes:
         typer.confirm(f"Delete these from {cache_folder()}?", abort=True, err=True)
     for file in files:

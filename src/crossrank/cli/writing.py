@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from rich.markup import escape
 
 __all__ = ["bar", "console", "one_line", "printable", "write_json", "write_tsv"]
 
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
@@ -28,8 +30,11 @@ def bar(score: float, width: int = 12) -> str:
 
 
 def one_line(text: str) -> str:
-    """A text on one line that UTF-8 can hold: white space becomes single spaces."""
-    return " ".join(text.split()).encode("utf-8", "replace").decode("utf-8")
+    """A text on one line that UTF-8 can hold and that cannot command a terminal.
+
+    White space becomes single spaces, and a control character U+FFFD.
+    """
+    return _CONTROL.sub("\ufffd", " ".join(text.split())).encode("utf-8", "replace").decode("utf-8")
 
 
 def printable(text: str, width: int = 200) -> str:
@@ -39,7 +44,7 @@ def printable(text: str, width: int = 200) -> str:
     return escape(text)
 
 
-def write_json(value: Mapping[str, Any], indent: int | None = None) -> None:
+def write_json(value: Mapping[str, Any] | list[Any], indent: int | None = None) -> None:
     # Lone surrogates have no UTF-8: they are written as JSON escapes.
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     try:
