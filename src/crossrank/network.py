@@ -47,11 +47,12 @@ def environment_fault(url: str) -> str:
         return fault
     if urlsplit(url).scheme != "https" and (proxy is None or urlsplit(proxy.url).scheme != "https"):
         return ""
-    for variable, name in (("SSL_CERT_FILE", "cafile"), ("SSL_CERT_DIR", "capath")):
+    for variable in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
         path = os.environ.get(variable)
         if path:
+            file, folder = (path, None) if variable == "SSL_CERT_FILE" else (None, path)
             try:
-                ssl.create_default_context(**{name: path})
+                ssl.create_default_context(cafile=file, capath=folder)
             except OSError as error:  # ssl.SSLError is one
                 reason = error.strerror or str(error)
                 return f"{variable} is {path!r}, which cannot be read ({reason}); correct or unset it"
