@@ -16,9 +16,8 @@ PATHS = ["/rerank", "/v1/rerank", "/v2/rerank", "/score", "/compare", "/explain"
 
 
 def body(path: str, **fields: object) -> dict[str, object]:
-    if path == "/explain":
-        return {"query": "q", "document": "One. Two.", **fields}
-    return body_of(path, **fields)
+    own = {"query": "q", "document": "One. Two."} if path == "/explain" else body_of(path)
+    return {**own, **fields}
 
 
 def asked_by(path: str, keys: tuple[str, ...], key: str = "") -> str:
