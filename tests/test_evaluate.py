@@ -1,3 +1,6 @@
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +9,7 @@ import pytrec_eval
 
 from crossrank import InputError, Reranker
 from crossrank.data.collection import Collection, load_collection
+from crossrank.data.rows import Document, Row
 from crossrank.data.trec import Run, read_run
 from crossrank.evaluate import (
     METRICS,
@@ -114,8 +118,10 @@ def test_the_bootstrap_covers_the_truth_as_often_as_it_says() -> None:
         baseline = generator.uniform(size=60)
         system = baseline + generator.normal(0.05, 0.2, size=60)
         found = compare(system, baseline, seed=trial)
-        assert found.low < found.difference < found.high
-        inside += found.low <= 0.05 <= found.high
+        assert found.interval is not None
+        low, high = found.interval
+        assert low < found.difference < high
+        inside += low <= 0.05 <= high
     # Of 200 intervals of 95 %, 190 are expected; fewer than 176 has a chance of 1 in 10,000.
     assert 176 <= inside <= 200
 
@@ -125,8 +131,7 @@ def test_the_bootstrap_is_paired_and_repeatable() -> None:
     baseline = generator.uniform(size=50)
     found = compare(baseline + 0.01, baseline)
     # Every query gains the same: resampling changes nothing, however much queries differ.
-    assert found.low == pytest.approx(0.01)
-    assert found.high == pytest.approx(0.01)
+    assert found.interval == pytest.approx((0.01, 0.01))
     assert (found.wins, found.losses) == (50, 0)
     system = generator.uniform(size=50)
     assert compare(system, baseline) == compare(system, baseline)
@@ -163,3 +168,27 @@ def test_an_error_of_the_process_is_the_callers(cranfield: Collection, texts: di
 def test_a_first_stage_that_names_what_is_not_there(cranfield: Collection, texts: dict[str, str]) -> None:
     with pytest.raises(InputError, match="names document 9999, which cranfield has not"):
         candidates(cranfield, texts, {"1": {"184": 1.0, "9999": 0.5}}, 5)
+
+
+def test_an_interval_takes_ten_queries() -> None:
+    assert compare(np.ones(9), np.zeros(9)).interval is None
+    assert compare(np.ones(9), np.zeros(9)).difference == 1.0
+    assert compare(np.ones(10), np.zeros(10)).interval == (1.0, 1.0)
+
+
+def test_ctrl_c_is_quiet(capfd: pytest.CaptureFixture[str]) -> None:
+    rows = [Row("1", "1", "tea", (Document("a", "green tea"), Document("b", "a pot")))]
+
+    def go_on(_pairs: int) -> None:
+        [process] = multiprocessing.active_children()  # Ctrl-C goes to it too
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGINT)
+
+    def stop(_pairs: int) -> None:
+        raise KeyboardInterrupt
+
+    assert rerank("mini", {"threads": 1}, rows, go_on).cost is not None
+    with pytest.raises(KeyboardInterrupt):
+        rerank("mini", {"threads": 1}, rows, stop)
+    assert not multiprocessing.active_children()
+    assert "Traceback" not in capfd.readouterr().err

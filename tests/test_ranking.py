@@ -114,3 +114,26 @@ def test_blank_documents_come_last_in_their_order_whatever_the_model_says() -> N
 def test_a_logit_that_is_no_number_is_an_error_of_a_blank_document_too() -> None:
     with pytest.raises(NonFiniteLogitError, match="pair 0"):
         rank("query", ["", "one"], [math.nan, 1.0], [math.nan, 0.7])
+
+
+def test_a_repr_is_short_and_to_dict_is_whole() -> None:
+    texts = ["x" * 5000, *map(str, range(1, 100))]
+    ranking = rank("q" * 5000, texts, [2.0, *([1.0] * 99)], [0.9, *([0.7] * 99)], fields=[{"a": 1}] * 100)
+    assert len(repr(ranking)) < 600
+    assert "100 hits" in repr(ranking)
+    assert repr(ranking[1]) == "RankedDocument(rank=2, index=1, score=0.7000, text='1')"
+    assert ranking.scores[:2] == [0.9, 0.7]
+    assert ranking.indices == list(range(100))
+    found = ranking.to_dict()
+    assert found["query"] == "q" * 5000
+    assert len(found["results"]) == 100
+    assert found["results"][0] == {
+        "rank": 1,
+        "index": 0,
+        "score": 0.9,
+        "logit": 2.0,
+        "truncated": False,
+        "text": "x" * 5000,
+        "fields": {"a": 1},
+        "blank": False,
+    }

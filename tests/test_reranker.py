@@ -1,4 +1,5 @@
 import itertools
+import pickle
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from crossrank import InputError, NonFiniteLogitError, Reranker
+from crossrank import EngineError, InputError, NonFiniteLogitError, Reranker
 from crossrank import reranker as reranker_module
 from crossrank.engines import Engine
 from crossrank.engines.fake import FakeEngine
@@ -317,3 +318,19 @@ def test_what_is_wrong_with_one_of_many_queries_is_raised(folder: Path) -> None:
     broken = fake(FakeEngine(lambda ids: float("nan")), folder)
     with pytest.raises(NonFiniteLogitError):
         list(broken.rank_many([("q", ["a"])]))
+
+
+def test_a_pickle_loads_the_model_anew() -> None:
+    with Reranker(max_length=100, threads=1, precision="fp32") as reranker:
+        again = pickle.loads(pickle.dumps(reranker))
+        assert again.max_length == 100
+        assert again.engine.precision == "fp32"
+        assert again.rank("tea", ["green tea", "a pot"]) == reranker.rank("tea", ["green tea", "a pot"])
+        assert repr(reranker) == "<Reranker crossrank-mini: native, cpu, fp32, 100 tokens>"
+    assert repr(reranker) == "<Reranker: closed>"
+    with pytest.raises(EngineError, match="the reranker is closed"):
+        reranker.rank("tea", ["green tea"])
+    parts = Reranker.from_parts(again.encoder, again.engine)
+    assert "from parts" in repr(parts)
+    with pytest.raises(TypeError, match="from parts cannot be pickled"):
+        pickle.dumps(parts)

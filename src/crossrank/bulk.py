@@ -14,11 +14,13 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Semaphore, Thread
 from typing import Any, TypeAlias
 
 from crossrank.data.collection import load_collection
 from crossrank.data.lines import STDIN, Advance
-from crossrank.data.output import Output
+from crossrank.data.output import Output, written
 from crossrank.data.rows import Document, Row, Shard, read_rows
 from crossrank.data.store import DocumentStore
 from crossrank.data.trec import kind_of, read_run_queries
@@ -26,7 +28,9 @@ from crossrank.errors import EngineError, InputError, NonFiniteLogitError
 from crossrank.ranking import RankedDocument, Ranking
 from crossrank.reranker import Reranker
 
-__all__ = ["Answer", "Answers", "Counts", "Source", "answers", "check", "run"]
+__all__ = ["Answer", "Answers", "Counts", "Source", "answers", "answers_as_they_come", "check", "run"]
+
+_ROWS_AHEAD = 256  # that are read while others are answered
 
 _OBJECTS = 50_000  # new ones, after which cycles are looked for: some windows of ``rank_many``
 
@@ -47,6 +51,7 @@ class Source:
         queries: a file of queries instead of the collection's own.
         depth: how many documents of each query; None: all.
         shard: (i, n): every n-th query, from the i-th.
+        text_field: the field of a document that has its text, in rows.
     """
 
     path: str
@@ -54,6 +59,7 @@ class Source:
     queries: str | None = None
     depth: int | None = None
     shard: Shard = (1, 1)
+    text_field: str = "text"
 
     def rows(self, advance: Advance | None = None) -> Iterator[Row]:
         """The rows, one at a time.
@@ -64,7 +70,7 @@ class Source:
         if self.data is None:
             if self.path != STDIN and kind_of(Path(self.path)) == "run":
                 raise InputError(f"{self.path} is a run, which has no texts; say whose it is with --data")
-            found = read_rows(self.path, self.shard, advance)
+            found = read_rows(self.path, self.shard, advance, text_field=self.text_field)
         else:
             found = self._run_rows(self.data, advance)
         depth = self.depth
@@ -124,23 +130,40 @@ def check(source: Source, output: Path) -> Counts:
         raise InputError(
             f"{source.path} is no file that can be read twice; give it on standard input: crossrank bulk -"
         )
+    check_apart(source, output)
     queries = pairs = 0
     digest = hashlib.blake2b(digest_size=16)
-    ids: set[str] = set()
+    ids: set[str] = set()  # as a run has them, where 1 and "1" are the same
     is_run = output.name.removesuffix(".gz").removesuffix(".zst").endswith((".run", ".trec"))
     for row in source.rows():
         queries, pairs = queries + 1, pairs + len(row.documents)
-        digest.update("\0".join((row.id, row.query, *chain(*row.documents), "")).encode(errors="replace"))
+        texts = (row.id, row.query, *chain(*row.documents), "")
+        digest.update("\0".join(map(str, texts)).encode(errors="replace"))
         if is_run:
-            if row.id in ids:
-                raise InputError(f"{row.place}: the id {row.id!r} was there before, and a run holds it once")
-            ids.add(row.id)
+            query = str(row.id)
+            if query in ids:
+                raise InputError(f"{row.place}: the id {query!r} was there before, and a run holds it once")
+            ids.add(query)
             if row.is_pair:
                 raise InputError(f"{output}: pairs make no run; write .jsonl or .parquet")
-            spaced = next((x for x in (row.id, *(d.id for d in row.documents)) if len(x.split()) != 1), None)
+            names = map(str, (row.id, *(document.id for document in row.documents)))
+            spaced = next((x for x in names if len(x.split()) != 1), None)
             if spaced is not None:
                 raise InputError(f"{row.place}: the id {spaced!r} has white space, which a run cannot hold")
     return Counts(queries, pairs, digest.hexdigest())
+
+
+def check_apart(source: Source, output: Path) -> None:
+    """Raise InputError where the job would write over what it reads."""
+    for path in written(output):
+        for given in (source.path, source.data, source.queries):
+            if given and given != STDIN and _are_one(Path(given), path):
+                whose = "is the input" if path == output else f"goes through {path}, which is the input"
+                raise InputError(f"{output} {whose}; the output must be another file")
+
+
+def _are_one(file: Path, other: Path) -> bool:
+    return file == other or (file.exists() and other.exists() and file.samefile(other))
 
 
 def run(
@@ -237,6 +260,42 @@ def answers(
             return
         row = waiting.popleft()
         yield len(row.documents), _answer(row, ranking, with_text)
+
+
+def answers_as_they_come(
+    reranker: Reranker, rows: Iterable[Row], *, top_n: int | None = None, with_text: bool = False
+) -> Iterator[Answer]:
+    """As ``answers``, for rows that another program writes, which may wait for an answer before it goes on.
+
+    What has been read is answered before more is waited for; several rows that came meanwhile share packs.
+    """
+    read: SimpleQueue[Row | BaseException | None] = SimpleQueue()
+    room = Semaphore(_ROWS_AHEAD)
+
+    def reader() -> None:
+        try:
+            for row in rows:
+                room.acquire()
+                read.put(row)
+            read.put(None)
+        except BaseException as error:  # noqa: BLE001 - goes to the reader of the queue
+            read.put(error)
+
+    Thread(target=reader, daemon=True).start()
+    while True:
+        item = read.get()
+        group: list[Row] = []
+        while isinstance(item, Row):
+            room.release()
+            group.append(item)
+            if read.empty():
+                break
+            item = read.get()
+        yield from answers(reranker, group, top_n=top_n, with_text=with_text)
+        if isinstance(item, BaseException):
+            raise item
+        if item is None:
+            return
 
 
 def _answer(row: Row, ranking: Ranking, with_text: bool) -> dict[str, Any]:

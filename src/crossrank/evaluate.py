@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import re
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,7 @@ from crossrank.keywords import KeywordIndex
 
 __all__ = [
     "METRICS",
+    "MIN_QUERIES",
     "Comparison",
     "Cost",
     "System",
@@ -42,6 +44,9 @@ __all__ = [
 
 METRICS = ("nDCG@10", "MRR@10", "MAP", "Recall@100", "P@10")
 """What is measured where nothing else is asked for."""
+
+MIN_QUERIES = 10
+"""Queries of the least set that an interval is told of."""
 
 RESAMPLES = 10_000
 """Of the bootstrap."""
@@ -105,13 +110,13 @@ class Comparison:
 
     Attributes:
         difference: of the means.
-        low, high: the 95 % interval of the paired bootstrap (percentiles over resampled queries).
+        interval: 95 % of the paired bootstrap (percentiles over resampled queries); None of fewer than
+            10 queries, of which no interval can be told: the bootstrap's would be far too narrow.
         wins, losses: queries on which the system is better, and worse.
     """
 
     difference: float
-    low: float
-    high: float
+    interval: tuple[float, float] | None
     wins: int
     losses: int
 
@@ -181,19 +186,22 @@ def compare(
         seed: of the resampling; the same seed gives the same interval.
     """
     differences = system - baseline
+    close = 1e-12
+    return Comparison(
+        float(differences.mean()),
+        _interval(differences, seed) if len(differences) >= MIN_QUERIES else None,
+        int((differences > close).sum()),
+        int((differences < -close).sum()),
+    )
+
+
+def _interval(differences: npt.NDArray[np.float64], seed: int) -> tuple[float, float]:
     generator, count = np.random.default_rng(seed), len(differences)
     means = np.empty(RESAMPLES)
     for start in range(0, RESAMPLES, 100):  # a hundred at a time: memory stays small
         means[start : start + 100] = differences[generator.integers(count, size=(100, count))].mean(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])
-    close = 1e-12
-    return Comparison(
-        float(differences.mean()),
-        float(low),
-        float(high),
-        int((differences > close).sum()),
-        int((differences < -close).sum()),
-    )
+    return float(low), float(high)
 
 
 def first_stage(collection: Collection, texts: Mapping[str, str], depth: int) -> System:
@@ -251,15 +259,18 @@ def rerank(
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(there, dict(arguments), list(rows)), daemon=True)
-    process.start()
+    # Ctrl-C goes to every process of the terminal. The model's has nothing to say of it: it is ended here.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     there.close()
     try:
         while True:
             kind, value = here.recv()
             if kind == "progress":
                 progress(value)
-            elif kind == "error":
-                raise value
             else:
                 break
     except EOFError as error:
@@ -268,16 +279,21 @@ def rerank(
             f"{name}: the process that ran the model ended with exit code {process.exitcode}; "
             "-9 is mostly the system's lack of memory"
         ) from error
+    except BaseException:
+        process.kill()
+        raise
     finally:
         here.close()
         process.join()
+    if kind == "error":
+        raise value
     cost, found = value
-    run: Run = {row.id: {} for row in rows}
-    scores: Run = {row.id: {} for row in rows}
+    run: Run = {str(row.id): {} for row in rows}
+    scores: Run = {str(row.id): {} for row in rows}
     for row, hits in zip(rows, found, strict=True):
         for index, logit, score in hits:
-            run[row.id][row.documents[index].id] = logit
-            scores[row.id][row.documents[index].id] = score
+            query, document = str(row.id), str(row.documents[index].id)
+            run[query][document], scores[query][document] = logit, score
     return System(name, run, scores, cost)
 
 

@@ -17,15 +17,13 @@ from crossrank.data.collection import Collection
 from crossrank.data.rows import Document, Row
 from crossrank.data.trec import Run
 from crossrank.errors import InputError
-from crossrank.evaluate import System, compare
+from crossrank.evaluate import MIN_QUERIES, System, compare
 from crossrank.keywords import KeywordIndex
 
 __all__ = ["MAX_QUERIES", "PoolResult", "bm25_system", "measure_pool", "pool_rows"]
 
 MAX_QUERIES = 120
 """Queries in the pool by default. Cost grows with the square: 120 queries are 14,400 pairs."""
-
-MIN_QUERIES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,23 +87,25 @@ def bm25_system(rows: Sequence[Row]) -> System:
     run: Run = {}
     for row in rows:
         scores = index.scores(row.query).tolist()
-        run[row.id] = {document.id: score for document, score in zip(documents, scores, strict=True)}
+        run[str(row.id)] = {
+            str(document.id): score for document, score in zip(documents, scores, strict=True)
+        }
     return System("BM25", run)
 
 
 def measure_pool(system: System, rows: Sequence[Row]) -> PoolResult:
     """What a system's logits of the rows of ``pool_rows`` say."""
-    order = [document.id for document in rows[0].documents]
-    logits = np.array([[system.run[row.id][x] for x in order] for row in rows], np.float64)
+    order = [str(document.id) for document in rows[0].documents]
+    logits = np.array([[system.run[str(row.id)][x] for x in order] for row in rows], np.float64)
     own = np.eye(len(rows), dtype=bool)
     rivals = np.where(own, -np.inf, logits).max(axis=1)
     first = (logits[own] > rivals).astype(np.float64)
-    interval = compare(first, np.zeros(len(first)))
+    interval = compare(first, np.zeros(len(first))).interval
+    assert interval is not None  # of as many queries as pool_rows gives
     return PoolResult(
         system.name,
         float(first.mean()),
-        interval.low,
-        interval.high,
+        *interval,
         _share(logits, ~own, axis=0),
         _share(logits, ~own, axis=1),
     )

@@ -33,6 +33,9 @@ BLANK_LOGIT = -100.0
 """The logit of a blank document in a ranking. Its sigmoid, 4e-44, is 0 to every reader, and no model's
 logit of a document with words comes near it."""
 
+_SHOWN, _SHOWN_CHARACTERS = 3, 60
+"""Hits, and characters of a text, in a ``repr``."""
+
 _WORD_CHARACTER = re.compile(r"[^\W_]")
 
 
@@ -61,6 +64,16 @@ class RankedDocument:
     text: str
     fields: Mapping[str, Any] = field(default_factory=dict)
     blank: bool = False
+
+    def __repr__(self) -> str:
+        return (
+            f"RankedDocument(rank={self.rank}, index={self.index}, score={self.score:.4f}, "
+            f"text={_shortened(self.text)!r})"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """All that is known of it, as JSON could hold it where ``fields`` can."""
+        return {name: getattr(self, name) for name in self.__slots__} | {"fields": dict(self.fields)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +118,29 @@ class Ranking(Sequence[RankedDocument]):
 
     __hash__ = None  # type: ignore[assignment]
 
+    @property
+    def scores(self) -> list[float]:
+        """The score of each hit, best first."""
+        return [hit.score for hit in self._hits]
+
+    @property
+    def indices(self) -> list[int]:
+        """The place of each hit in the caller's list, best first."""
+        return [hit.index for hit in self._hits]
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"query", "results"}``, with ``RankedDocument.to_dict`` of each hit."""
+        return {"query": self.query, "results": [hit.to_dict() for hit in self._hits]}
+
     def __repr__(self) -> str:
-        return f"Ranking(query={self.query!r}, hits={list(self._hits)!r})"
+        shown = [repr(hit) for hit in self._hits[:_SHOWN]]
+        if len(self) > _SHOWN:
+            shown.append(f"... {len(self) - _SHOWN} more")
+        return f"Ranking({_shortened(self.query)!r}, {len(self)} hits: [{', '.join(shown)}])"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"
 
 
 def sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

@@ -70,7 +70,7 @@ def _system_object(evaluation: Evaluation, system: System, queries: list[str]) -
         entry: dict[str, Any] = {"mean": float(values.mean())}
         if system is not evaluation.baseline:
             c = evaluation.comparison(system, metric)
-            entry |= {"difference": c.difference, "interval_95": [c.low, c.high]}
+            entry |= {"difference": c.difference, "interval_95": c.interval and list(c.interval)}
             entry |= {"wins": c.wins, "losses": c.losses}
         entry["per_query"] = dict(zip(queries, values.tolist(), strict=True))
         found["metrics"][metric] = entry

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from crossrank.arguments import check_integer
 from crossrank.checkpoint import Checkpoint
 from crossrank.documents import Document, each, read_one_of, read_pairs, read_request
 from crossrank.engines import MOST_THREADS, Device, Engine, Precision, load_engine
-from crossrank.errors import InputError
+from crossrank.errors import EngineError, InputError
 from crossrank.explain import DEFAULT_SENTENCES, Explanation, plan_explanation
 from crossrank.models import BUNDLED, Source, resolve
 from crossrank.packing import build_pack, plan_packs
@@ -42,7 +43,8 @@ _CHUNK_PAIRS = 256
 class Reranker:
     """A cross-encoder that puts documents in the order in which they answer a query.
 
-    Safe to use from many threads at once.
+    Safe to use from many threads at once. A context manager, which closes it. A pickle of it holds its
+    arguments alone: the model is loaded anew.
 
     Args:
         model: "crossrank-mini" (bundled), a hub name such as "BAAI/bge-reranker-v2-m3", or a
@@ -66,6 +68,10 @@ class Reranker:
         ModelError: the model is not found, damaged, or not a cross-encoder.
         EngineError: no engine is installed, or the model does not fit into memory.
     """
+
+    _engine: Engine | None
+    _checkpoint: Checkpoint | None
+    _arguments: dict[str, Any] | None
 
     def __init__(
         self,
@@ -109,7 +115,47 @@ class Reranker:
             checkpoint, device=device, precision=precision, threads=threads, progress=progress
         )
         self._join(encoder, engine, batch_tokens)
-        self._checkpoint: Checkpoint | None = checkpoint
+        self._checkpoint = checkpoint
+        self._arguments = {
+            "model": model,
+            "device": device,
+            "precision": precision,
+            "max_length": max_length,
+            "batch_tokens": batch_tokens,
+            "threads": threads,
+            "revision": revision,
+            "offline": offline,
+            "source": source,
+            "truncation": truncation,
+            "query_share": query_share,
+            "progress": progress,
+        }
+
+    def __repr__(self) -> str:
+        if self._engine is None:
+            return f"<{type(self).__name__}: closed>"
+        name = self._checkpoint.name if self._checkpoint else "from parts"
+        engine = self._engine
+        kinds = ", ".join(dict.fromkeys((engine.name, engine.device, engine.precision)))
+        return f"<{type(self).__name__} {name}: {kinds}, {self.max_length} tokens>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickle holds the arguments: the model is loaded anew where it is read."""
+        if self._arguments is None:
+            raise TypeError(
+                "a Reranker from parts cannot be pickled; make its parts where it is needed, and join them"
+            )
+        return partial(type(self), **self._arguments), ()
+
+    def close(self) -> None:
+        """Let go of the model and its memory, once no call is at work; later calls are errors."""
+        self._engine = None
+
+    def __enter__(self) -> Reranker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @classmethod
     def from_parts(cls, encoder: PairEncoder, engine: Engine, *, batch_tokens: int | None = None) -> Reranker:
@@ -123,10 +169,13 @@ class Reranker:
         self._engine = engine
         self._batch_tokens = batch_tokens or engine.batch_tokens
         self._checkpoint = None
+        self._arguments = None
 
     @property
     def engine(self) -> Engine:
         """The engine that runs the model: its name, device and precision."""
+        if self._engine is None:
+            raise EngineError("the reranker is closed")
         return self._engine
 
     @property
@@ -198,7 +247,7 @@ class Reranker:
         """
         check_options(top_n, threshold)
         requests = each("requests", requests)
-        calls = self._engine.calls
+        calls = self.engine.calls
         working: deque[tuple[list[_Request], Future[npt.NDArray[np.float32]]]] = deque()
         rate = 0.0  # tokens a second, once it is known
 
@@ -306,9 +355,9 @@ class Reranker:
         return self._encoder.encode_pairs(read_pairs(pairs))
 
     def _logits(self, pairs: Sequence[EncodedPair]) -> npt.NDArray[np.float32]:
-        logits = np.empty(len(pairs), np.float32)
+        logits, engine = np.empty(len(pairs), np.float32), self.engine
         for indices in plan_packs([len(pair.token_ids) for pair in pairs], self._batch_tokens):
-            logits[indices] = self._engine.logits(build_pack([pairs[i] for i in indices]))
+            logits[indices] = engine.logits(build_pack([pairs[i] for i in indices]))
         return logits
 
 

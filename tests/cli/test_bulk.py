@@ -1,13 +1,19 @@
 import json
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
-from crossrank import Reranker
+from crossrank import InputError, Reranker
 from crossrank import reranker as reranker_module
+from crossrank.bulk import answers_as_they_come
+from crossrank.cli.bulk import LineAMinute
 from crossrank.data.output import Output
+from crossrank.data.rows import Document, Row
 from tests.cli.conftest import Run
 
 CRANFIELD = str(Path(__file__).parents[1] / "data" / "cranfield")
@@ -182,3 +188,75 @@ def test_an_id_that_comes_twice_is_no_run(crossrank: Run, tiny: str, rows: str, 
     done = crossrank("bulk", rows, "-o", str(tmp_path / "out.run"), "--model", tiny)
     assert done.code == 2
     assert "line 3: the id 'a' was there before" in done.err
+
+
+@pytest.mark.parametrize("ending", ["", ".partial", ".partial.json", ".new"])
+def test_the_input_is_never_written_over(
+    crossrank: Run, tiny: str, rows: str, tmp_path: Path, ending: str
+) -> None:
+    out = tmp_path / "out.jsonl"
+    given = Path(rows).rename(tmp_path / f"out.jsonl{ending}")
+    before = given.read_bytes()
+    done = crossrank("bulk", str(given), "-o", str(out), "--model", tiny, "--overwrite")
+    assert done.code == 2
+    assert "the output must be another file" in done.err
+    assert given.read_bytes() == before
+
+
+def test_a_job_file_nested_too_deeply_is_one_line(
+    crossrank: Run, tiny: str, rows: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    (tmp_path / "out.jsonl.partial").write_text('{"id": "a"}\n')
+    (tmp_path / "out.jsonl.partial.json").write_text('{"a":' + "[" * 100_000)
+    done = crossrank("bulk", rows, "-o", str(out), "--model", tiny)
+    assert done.code == 2
+    assert done.err.count("\n") == 1
+    assert "does not tell whose rows these are" in done.err
+
+
+def test_a_number_as_id_comes_back_as_a_number(crossrank: Run, tiny: str, tmp_path: Path) -> None:
+    given, out, table = (tmp_path / name for name in ("in.jsonl", "out.jsonl", "out.parquet"))
+    given.write_text(
+        '{"id": 7, "query": "q", "documents": [{"id": 3, "text": "a"}, {"id": 4, "text": "b"}]}\n'
+    )
+    assert crossrank("bulk", str(given), "-o", str(out), "--model", tiny).code == 0
+    assert crossrank("bulk", str(given), "-o", str(table), "--model", tiny).code == 0
+    for row in (json.loads(out.read_text()), pq.read_table(table).to_pylist()[0]):
+        assert row["id"] == 7
+        assert {hit["id"] for hit in row["results"]} == {3, 4}
+    given.write_text('{"query": "q", "documents": [{"id": 3, "text": "a"}, "b"]}\n')
+    assert crossrank("bulk", str(given), "-o", str(table), "--model", tiny, "--overwrite").code == 0
+    [row] = pq.read_table(table).to_pylist()
+    assert row["id"] == "0"
+    assert {hit["id"] for hit in row["results"]} == {"3", "1"}
+
+
+def test_a_line_a_minute() -> None:
+    now, lines = 0.0, list[str]()
+    tell = LineAMinute("out.jsonl", 1000, lines.append, lambda: now)
+    tell(100)  # of an earlier run
+    for second in range(1, 150):
+        now = float(second)
+        tell(100 + second)
+    assert lines == [
+        "out.jsonl: 160 of 1000 pairs (16 %), 1 pairs/s",
+        "out.jsonl: 220 of 1000 pairs (22 %), 1 pairs/s",
+    ]
+
+
+def test_rows_are_answered_before_more_are_waited_for() -> None:
+    answered = threading.Event()
+
+    def rows() -> Iterator[Row]:
+        yield Row("line 1", "a", "tea", (Document("0", "green tea"),))
+        assert answered.wait(60)
+        yield Row("line 2", "b", "tea", (Document("0", "a pot"),))
+        raise InputError("line 3")
+
+    found = answers_as_they_come(Reranker(threads=1), rows())
+    assert next(found)[1]["id"] == "a"
+    answered.set()
+    assert next(found)[1]["id"] == "b"
+    with pytest.raises(InputError, match="line 3"):
+        next(found)

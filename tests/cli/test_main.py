@@ -152,3 +152,21 @@ def test_closed_standard_streams_are_empty_ones(tiny: str) -> None:
         ["sh", "-c", f"{shell} score - --model {tiny} <&-"], capture_output=True, text=True
     )
     assert "Traceback" not in nothing.stderr
+
+
+def test_a_variable_that_nothing_reads_gets_a_line(crossrank: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CROSSRANK_TIMEOUTS", "3")
+    monkeypatch.setenv("CROSSRANK_NUM_THREADS", "1")
+    monkeypatch.setenv("CROSSRANK_DRAIN_TIMEOUT", "1")
+    monkeypatch.setenv("CROSSRANK_PORT_8080_TCP_ADDR", "10.0.0.1")  # of Kubernetes
+    monkeypatch.setenv("CROSSRANK_API_SERVICE_HOST", "10.0.0.1")
+    done = crossrank("--version")
+    assert done.code == 0
+    assert done.err == ("warning: CROSSRANK_TIMEOUTS is set and has no effect; is CROSSRANK_TIMEOUT meant?\n")
+
+
+def test_help_does_not_say_what_type_a_flag_is(crossrank: Run) -> None:
+    done = crossrank("rank", "--help")
+    assert "--json" in done.out
+    assert "-h" in done.out
+    assert "<bool>" not in done.out

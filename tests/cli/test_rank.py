@@ -93,7 +93,7 @@ def test_documents_from_standard_input(tiny: str) -> None:
         (b'{"text": "a"}\n{"text": \n', "line 2, column 10: not JSON"),
         (b'{"text": "a"}\n\n{"title": "b"}\n', 'line 3: the field "text" is missing'),
         (b'{"text": "a"}\n{"text": 7}\n', 'line 2: the field "text" is not a string'),
-        (b'{"text": "a"}\n[1]\n', "line 2: not a JSON object"),
+        (b'{"text": "a"}\n[1]\n', "line 2: a JSON array"),
         (b"fine\nnot \xff fine\n", "line 2: not UTF-8 (byte 5 of the line)"),
         (b'{"text": "a"}\n' + b'{"text":' * 100_000, "line 2: "),
         (b"\n  \n", "no documents"),
@@ -181,3 +181,20 @@ def test_the_client_says_what_it_lacks(crossrank: Run, monkeypatch: pytest.Monke
     done = crossrank("rank", "q", "a", "--server", "http://127.0.0.1:9")
     assert (done.code, done.out) == (2, "")
     assert "pip install 'crossrank[client]'" in done.err
+
+
+def test_a_json_array_is_documents_and_text_may_begin_with_a_bracket(
+    crossrank: Run, tiny: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "documents.json"
+    path.write_text('[\n {"body": "Paris", "text": 1, "n": 2},\n "Cats"\n]\n')
+    done = crossrank("rank", "q", "--file", str(path), "--model", tiny, "--jsonl", "--text-field", "body")
+    assert {json.loads(line)["text"] for line in done.out.splitlines()} == {"Paris", "Cats"}
+    path.write_text("[1")
+    done = crossrank("rank", "q", "--file", str(path), "--model", tiny)
+    assert done.code == 2
+    assert "not JSON" in done.err
+    text = tmp_path / "documents.txt"
+    text.write_text("[1] Paris\n[2] Cats\n")
+    done = crossrank("rank", "q", "--file", str(text), "--model", tiny, "--jsonl")
+    assert {json.loads(line)["text"] for line in done.out.splitlines()} == {"[1] Paris", "[2] Cats"}

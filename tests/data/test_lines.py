@@ -1,10 +1,12 @@
 import gzip
+import io
 from pathlib import Path
 
 import pytest
 import zstandard
 
 from crossrank import InputError
+from crossrank.data import lines
 from crossrank.data.lines import read_lines, read_object
 
 TEXT = "first\n\nthird, 中国\u2028still third\r\n" + "x" * 600_000 + "\nlast"
@@ -69,3 +71,48 @@ def test_a_lone_surrogate_is_replaced_and_a_pair_of_them_is_a_character() -> Non
 def test_numbers_that_json_does_not_have(number: str) -> None:
     with pytest.raises(InputError, match="f, line 1: not JSON: a number that is too long, NaN or infinite"):
         read_object("f, line 1", f'{{"x": {number}}}')
+
+
+@pytest.mark.parametrize("kind", ["gz", "zst"])
+def test_a_few_bytes_that_stand_for_many_come_in_pieces(kind: str) -> None:
+    data = bytes(64 << 20)
+    file = io.BytesIO(gzip.compress(data) if kind == "gz" else zstandard.compress(data))
+    sizes = [len(piece) for piece, _ in lines.members(file, kind)]
+    assert sum(sizes) == len(data)
+    assert max(sizes) <= 8 << 20
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.zst"])
+def test_a_line_has_a_longest(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "_MAX_LINE", 3 << 20)
+    assert [len(line) for _, line in read_lines(write(tmp_path / name, "x" * (3 << 20) + "\ny"))] == [
+        3 << 20,
+        1,
+    ]
+    with pytest.raises(InputError, match=f"{name}, line 2: longer than 3 MiB"):
+        list(read_lines(write(tmp_path / name, "y\n" + "x" * (1 + (3 << 20)))))
+
+
+@pytest.mark.parametrize(
+    ("data", "advice"),
+    [
+        ("租房合同到期了怎么办，押金能退吗？".encode("gb18030"), "it reads as GB18030.*iconv -f GB18030"),
+        ("tea".encode("utf-16"), "UTF-16; convert it: iconv -f UTF-16"),
+        ("Müller, Größe, naïve café".encode("latin-1"), r"of the line\)$"),
+    ],
+)
+def test_another_encoding_is_named_where_one_can_tell(tmp_path: Path, data: bytes, advice: str) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=advice):
+        list(read_lines(path))
+
+
+def test_an_array_in_place_of_lines() -> None:
+    with pytest.raises(InputError, match=r"line 1: a JSON array; write one object a line"):
+        read_object("f, line 1", '[{"text": "a"},')
+
+
+def test_deep_nesting_is_one_line() -> None:
+    with pytest.raises(InputError, match="nested too deeply"):
+        read_object("here", '{"a":' + "[" * 100_000)

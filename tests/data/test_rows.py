@@ -16,11 +16,11 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
-def expected(path: Path, word: str) -> list[Row]:
+def expected(path: Path, word: str, identity: int | str = 7, of_document: int | str = 3) -> list[Row]:
     return [
         Row(f"{path}, {word} 1", "a", "q", (Document("x", "one"), Document("1", "two")), (1, 0)),
         Row(f"{path}, {word} 2", "1", "r", ()),
-        Row(f"{path}, {word} 3", "7", "中国", (Document("3", "三"),), (0,)),
+        Row(f"{path}, {word} 3", identity, "中国", (Document(of_document, "三"),), (0,)),
     ]
 
 
@@ -39,7 +39,7 @@ def test_parquet(tmp_path: Path) -> None:
         for row in plain
     ]
     pq.write_table(pa.Table.from_pylist(plain), path)
-    assert list(read_rows(str(path))) == expected(path, "row")
+    assert list(read_rows(str(path))) == expected(path, "row", "7", "3")
 
 
 def test_parquet_with_documents_that_are_strings(tmp_path: Path) -> None:
@@ -79,7 +79,9 @@ def test_shards_that_are_none(text: str) -> None:
     ("line", "message"),
     [
         ("{", "line 2, column 2: not JSON"),
-        ("[]", "line 2: not a JSON object"),
+        ("[]", "line 2: a JSON array"),
+        ("1", "line 2: not a JSON object"),
+        ('{"query": "q", "pos": 1}', 'line 2: the field "pos" is neither a text nor a list'),
         ('{"documents": []}', 'line 2: the field "query" is missing'),
         ('{"query": 1, "documents": []}', 'line 2: the field "query" is not a string'),
         ('{"query": "q"}', 'line 2: the field "documents" is missing; a pair has a field "document" instead'),
@@ -87,7 +89,7 @@ def test_shards_that_are_none(text: str) -> None:
         ('{"query": "q", "documents": ["d", 1]}', "line 2: document 1 is neither a string nor an object"),
         ('{"query": "q", "documents": [{"id": "x"}]}', "line 2: document 0 is neither"),
         (
-            '{"query": "q", "documents": [{"id": "1", "text": ""}, "d"]}',
+            '{"query": "q", "documents": [{"id": "1", "text": ""}, {"id": 1, "text": "d"}]}',
             "line 2: two documents have the id '1'",
         ),
         ('{"query": "q", "documents": [{"id": [], "text": ""}]}', "line 2: the id of document 0 is a list"),
@@ -116,4 +118,38 @@ def test_parquet_that_is_none(tmp_path: Path) -> None:
         list(read_rows(str(path)))
     pq.write_table(pa.table({"query": ["q", None], "documents": [["a"], ["b"]]}), path)
     with pytest.raises(InputError, match='row 2: the field "query" is missing'):
+        list(read_rows(str(path)))
+
+
+def test_a_place_that_another_document_is_called_by(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"query": "tea", "documents": [{"id": "1", "text": "a pot"}, "green tea"]}\n')
+    [row] = read_rows(str(path))
+    assert row.documents == (Document("1", "a pot"), Document("#1", "green tea"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"query": "tea", "pos": ["green", "black"], "neg": ["pot"]}',
+        '{"query": "tea", "positive": ["green", "black"], "negative": "pot"}',
+        '{"query": "tea", "documents": ["green", "black", "pot"], "labels": [1.0, 1, 0.0]}',
+    ],
+)
+def test_training_data_and_labels_with_a_point(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(line + "\n")
+    [row] = read_rows(str(path))
+    assert [document.text for document in row.documents] == ["green", "black", "pot"]
+    assert row.labels == (1, 1, 0)
+    assert row.is_ranked == ("labels" in line)
+
+
+def test_texts_in_another_field(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"query": "tea", "documents": [{"id": 5, "content": "a pot", "text": "no"}]}\n')
+    [row] = read_rows(str(path), text_field="content")
+    assert row.documents == (Document(5, "a pot"),)
+    path.write_text('{"query": "tea", "documents": [{"content": "a pot"}]}\n')
+    with pytest.raises(InputError, match="--text-field"):
         list(read_rows(str(path)))

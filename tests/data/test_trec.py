@@ -130,3 +130,19 @@ def test_malformed_documents(tmp_path: Path) -> None:
         list(read_documents(write(tmp_path, "\n<doc><text>x</text></doc>")))
     with pytest.raises(InputError, match="line 1: <doc> without </doc>"):
         list(read_documents(write(tmp_path, "<doc><docno>1</docno>")))
+
+
+def test_tabs_divide_where_ids_hold_spaces(tmp_path: Path) -> None:
+    text = "query-id\tcorpus-id\tscore\nq1\tuser guide.pdf\t1.0\n"
+    assert read_qrels(write(tmp_path, text)) == {"q1": {"user guide.pdf": 1}}
+    path = write(tmp_path, "q1\t0\tuser guide.pdf\t1\n")
+    assert read_qrels(path) == {"q1": {"user guide.pdf": 1}}
+    assert kind_of(path) == "qrels"
+    assert read_qrels(write(tmp_path, "q1 0\td1 1\n")) == {"q1": {"d1": 1}}
+    assert read_run(write(tmp_path, "q1\tQ0\tuser guide.pdf\t1\t2.5\tt\n")) == {"q1": {"user guide.pdf": 2.5}}
+
+
+@pytest.mark.parametrize("label", ["0.5", "1e0", "nan", "inf", "1.0.0", "."])
+def test_a_label_is_a_whole_number(tmp_path: Path, label: str) -> None:
+    with pytest.raises(InputError, match="must be a whole number"):
+        read_qrels(write(tmp_path, f"1 0 a 1\n1 0 b {label}\n"))

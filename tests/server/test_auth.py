@@ -89,3 +89,9 @@ def test_a_keys_name_tells_keys_apart_and_nothing_else() -> None:
     assert keys.check("bearer  one secret ") in names
     assert not any("secret" in name for name in names)
     assert Keys().check(None) == Keys().check("Bearer anything") == ""
+
+
+def test_a_byte_order_mark_is_no_part_of_a_key(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("secret-key\n", encoding="utf-8-sig")
+    assert read_keys(file) == ["secret-key"]

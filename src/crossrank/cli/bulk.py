@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +20,7 @@ from crossrank.data.output import json_line
 from crossrank.data.rows import Row, parse_shard
 from crossrank.errors import InputError
 from crossrank.models import BUNDLED
+from crossrank.reranker import Reranker
 
 _INPUT, _RAY = "Input options", "Cluster options"
 _SHOWN_SECONDS = 0.1  # telling the bar of every query would take longer than reading it
@@ -56,6 +57,7 @@ def bulk(
     shard: Annotated[
         str, typer.Option(help="The i-th of n parts of the queries, i/n.", rich_help_panel=_INPUT)
     ] = "1/1",
+    text_field: o.TextField = "text",
     top_n: Annotated[
         int | None, typer.Option("--top-n", "-n", min=1, help="Results of each query; default all.")
     ] = None,
@@ -89,11 +91,11 @@ def bulk(
         raise InputError("--actors is for a cluster; say which with --ray")
     if queries is not None and data is None:
         raise InputError("--queries is for a run; say whose it is with --data")
-    if STDIN not in (file, output) and _are_one(Path(file), Path(output)):
-        raise InputError(f"{output} is the input; the output must be another file")
-    work = job.Source(file, data, queries, depth, parse_shard(shard))
+    work = job.Source(file, data, queries, depth, parse_shard(shard), text_field)
     to = Path(output)
     from_stdin, to_stdout = file == STDIN, output == STDIN
+    if data is not None and text_field != "text":
+        raise InputError("--text-field is for rows; a run's texts are its collection's")
     if ray is not None and (from_stdin or to_stdout):
         raise InputError("with --ray, input and output must be files")
     counts = None if from_stdin else job.check(work, Path("-.jsonl") if to_stdout else to)
@@ -101,6 +103,7 @@ def bulk(
     options |= {"batch_tokens": batch_tokens, "precision": precision, "device": device}
     options |= {"threads": threads, "offline": offline}
     answers: job.Answers
+    reranker: Reranker | None = None
     if ray is not None:
         from crossrank import ray as cluster
 
@@ -112,16 +115,20 @@ def bulk(
             arguments = {"model": model, **options}
             return cluster.answers(work, before, arguments, top_n=top_n, with_text=text, actors=actors)
     else:
-        reranker = o.open_reranker(model, **options)
-        described = {"model": model, "revision": revision, "precision": reranker.engine.precision}
-        described["max_length"] = reranker.max_length
+        opened = reranker = o.open_reranker(model, **options)
+        described = {"model": model, "revision": revision, "precision": opened.engine.precision}
+        described["max_length"] = opened.max_length
 
         def answers(rows: Iterator[Row], _before: int) -> Iterator[job.Answer]:
-            return job.answers(reranker, rows, top_n=top_n, with_text=text)
+            return job.answers(opened, rows, top_n=top_n, with_text=text)
 
     if to_stdout:
         # Nothing to go on from: lines as they come.
-        for _, answer in answers(work.rows(), 0):
+        if from_stdin and reranker is not None:
+            found = job.answers_as_they_come(reranker, work.rows(), top_n=top_n, with_text=text)
+        else:
+            found = answers(work.rows(), 0)
+        for _, answer in found:
             print(json_line(answer).decode(), end="", flush=True)
         return
     described |= {"top_n": top_n, "text": text}
@@ -136,12 +143,16 @@ def bulk(
         console=Console(stderr=True),
         disable=not sys.stderr.isatty(),
     ) as bar:
-        task = bar.add_task(to.name, total=counts.pairs if counts else None)
+        total = counts.pairs if counts else None
+        task = bar.add_task(to.name, total=total)
+        tell = LineAMinute(to.name, total, lambda line: print(line, file=sys.stderr, flush=True))
         done, began, shown = 0, 0.0, 0.0
 
         def progress(_queries: int, pairs: int) -> None:
             nonlocal done, began, shown
             done, now = pairs, time.monotonic()
+            if bar.disable:
+                tell(pairs)
             if not began:
                 began = shown = now
                 bar.reset(task, completed=pairs)
@@ -158,8 +169,40 @@ def bulk(
     print(f"{to}: {fresh} pairs{note} in {seconds:.1f} s{rate}", file=sys.stderr)
 
 
-def _are_one(file: Path, other: Path) -> bool:
-    return file == other or (file.exists() and other.exists() and file.samefile(other))
+class LineAMinute:
+    """Tells how far a long job is where there is no terminal for a bar.
+
+    Args:
+        name: of the output.
+        total: pairs; None: unknown.
+        say: writes a line.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        total: int | None,
+        say: Callable[[str], object],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._name, self._total, self._say, self._clock = name, total, say, clock
+        self._began = self._said = clock()
+        self._before: int | None = None
+
+    def __call__(self, pairs: int) -> None:
+        """So many pairs are done, those of an earlier run included."""
+        now = self._clock()
+        if self._before is None:
+            self._before, self._began, self._said = pairs, now, now
+        if now < self._said + 60:
+            return
+        self._said = now
+        done = f"{pairs} pairs"
+        if self._total:
+            done = f"{pairs} of {self._total} pairs ({100 * pairs / self._total:.0f} %)"
+        rate = (pairs - self._before) / (now - self._began)
+        self._say(f"{self._name}: {done}, {rate:.0f} pairs/s")
 
 
 class _Rate(ProgressColumn):

@@ -64,6 +64,7 @@ def evaluate(
     qrels: Annotated[
         str | None, typer.Option(help="Judgments instead of the data's own.", rich_help_panel=_DATA)
     ] = None,
+    text_field: o.TextField = "text",
     metric: Annotated[
         list[str] | None,
         typer.Option(help=f"May be given again; default {', '.join(ev.METRICS)}."),
@@ -105,7 +106,9 @@ def evaluate(
             raise InputError(
                 f"{html} cannot be written: it is a folder, or in one that may not be written to"
             )
-    collection = load_collection(data, split=split, queries=queries, qrels=qrels)
+        if any(_are_one(html, path) for path in (data, queries, qrels, first_stage, *(run or ()))):
+            raise InputError(f"{html} is what is measured; the report must be another file")
+    collection = load_collection(data, split=split, queries=queries, qrels=qrels, text_field=text_field)
     options: dict[str, Any] = {"revision": revision, "source": source, "max_length": max_length}
     options |= {"batch_tokens": batch_tokens, "device": device, "threads": threads, "offline": offline}
     kinds = [
@@ -146,6 +149,10 @@ def evaluate(
             raise InputError(f"{html} cannot be written: {error.strerror}") from error
         if not json:
             console().print(f"report: {printable(html)}")
+
+
+def _are_one(file: str, other: str | None) -> bool:
+    return other is not None and Path(file).exists() and Path(other).exists() and Path(file).samefile(other)
 
 
 def _rerank(kinds: list[tuple[str, str]], options: dict[str, Any], rows: list[Row]) -> list[ev.System]:
@@ -247,8 +254,11 @@ def _differences(found: report.Evaluation) -> Table:
     for system in found.systems[1:]:
         for place, name in enumerate(found.metrics):
             c = found.comparison(system, name)
-            interval = f"{c.low:+.4f} to {c.high:+.4f}"
-            colour = "green" if c.low > 0 else "red" if c.high < 0 else "dim"
+            interval, colour = f"fewer than {ev.MIN_QUERIES} queries", "dim"
+            if c.interval:
+                low, high = c.interval
+                interval = f"{low:+.4f} to {high:+.4f}"
+                colour = "green" if low > 0 else "red" if high < 0 else "dim"
             table.add_row(
                 printable(system.name) if place == 0 else "",
                 name,

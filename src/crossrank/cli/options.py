@@ -29,6 +29,7 @@ __all__ = [
     "Raw",
     "Revision",
     "SourceOption",
+    "TextField",
     "Threads",
     "Tsv",
     "open_client",
@@ -66,6 +67,7 @@ Device = Annotated[
 Threads = Annotated[int | None, typer.Option(help="CPU threads.", rich_help_panel=_MODEL)]
 Offline = Annotated[bool, typer.Option("--offline", help="Never ask the network.", rich_help_panel=_MODEL)]
 
+TextField = Annotated[str, typer.Option(help="The field of a document that has its text.")]
 Raw = Annotated[
     bool,
     typer.Option("--raw", help="Show logits, not scores from 0 to 1.", rich_help_panel=_OUTPUT),

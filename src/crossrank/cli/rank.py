@@ -28,8 +28,9 @@ def rank(
     ] = None,
     file: Annotated[
         str | None,
-        typer.Option("--file", "-f", help='A document a line, or JSON Lines with "text"; - is stdin.'),
+        typer.Option("--file", "-f", help='A document a line, or JSON with "text"; - is stdin.'),
     ] = None,
+    text_field: o.TextField = "text",
     top_n: Annotated[int | None, typer.Option("--top-n", "-n", help="How many to show.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Leave out scores below this.")] = None,
     raw: o.Raw = False,
@@ -69,7 +70,9 @@ def rank(
     check_options(top_n, threshold)
     candidates: list[Any] = list(documents or [])
     if file is not None:
-        candidates += read_documents(file)
+        candidates += read_documents(file, text_field)
+    elif _is_given(context, "text_field"):
+        raise InputError("--text-field is for the documents of --file")
     if not candidates:
         raise InputError("no documents: give them after the query, or with --file FILE")
     if server is not None:

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crossrank.data.lines import STDIN, plain_suffix, read_lines, read_object, read_string, split_pair
+from crossrank.data.lines import (
+    STDIN,
+    not_utf8,
+    plain_suffix,
+    read_json,
+    read_lines,
+    read_object,
+    read_string,
+    split_pair,
+)
 from crossrank.errors import InputError
 
 __all__ = ["STDIN", "Pair", "read_documents", "read_pairs", "read_text"]
@@ -33,52 +42,89 @@ def read_text(path: str) -> str:
         data = sys.stdin.buffer.read() if path == STDIN else Path(path).read_bytes()
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{name}: not UTF-8 (byte {error.start + 1})") from error
+        raise InputError(f"{name}: {not_utf8(data, error)}") from error
     except OSError as error:
         raise InputError(f"{name}: {error.strerror or error}") from error
 
 
-def read_documents(path: str) -> list[str | dict[str, Any]]:
+def read_documents(path: str, text_field: str = "text") -> list[str | dict[str, Any]]:
     """Documents of a file: one for each line that is not blank.
 
-    A file whose first line begins with ``{`` is JSON Lines, each line with a string "text"; any
-    other file is plain text.
+    A file whose first line begins with ``{`` is JSON Lines, each line with a string "text"; one that is a
+    JSON array holds strings or such objects. Any other file is plain text.
+
+    Args:
+        path: the file.
+        text_field: the field to read instead of "text".
 
     Raises:
         InputError: the file cannot be read, or a line is not as it should be.
     """
     lines = list(read_lines(path))
-    if not lines or not _is_json(path, lines[0][1]):
+    rows = _json_rows(path, lines)
+    if rows is None:
         return [line for _, line in lines]
     documents: list[str | dict[str, Any]] = []
-    for place, line in lines:
-        row = read_object(place, line)
-        read_string(place, row, "text")
-        documents.append(row)
+    for place, row in rows:
+        if isinstance(row, str):
+            documents.append(row)
+            continue
+        text = read_string(place, row, text_field)
+        documents.append(
+            {"text": text} | {key: x for key, x in row.items() if key not in ("text", text_field)}
+        )
     return documents
 
 
 def read_pairs(path: str) -> list[Pair]:
-    """Pairs of a file, in its order: TSV (query, tab, document) or JSON Lines.
+    """Pairs of a file, in its order: TSV (query, tab, document), JSON Lines, or a JSON array.
 
-    JSON Lines have a string "query" and a string "document" (or "text").
+    JSON objects have a string "query" and a string "document" (or "text").
 
     Raises:
         InputError: the file cannot be read, or a line is not as it should be.
     """
     lines = list(read_lines(path))
+    rows = _json_rows(path, lines)
+    if rows is None:
+        return [Pair(*split_pair(place, line), {}) for place, line in lines]
     pairs: list[Pair] = []
-    is_json = bool(lines) and _is_json(path, lines[0][1])
-    for place, line in lines:
-        if is_json:
-            row = read_object(place, line)
-            field = "document" if "document" in row or "text" not in row else "text"
-            query, document = read_string(place, row, "query"), read_string(place, row, field)
-            rest = {key: value for key, value in row.items() if key not in ("query", field)}
-            pairs.append(Pair(query, document, rest))
-        else:
-            pairs.append(Pair(*split_pair(place, line), {}))
+    for place, row in rows:
+        if isinstance(row, str):
+            raise InputError(f"{place}: not a JSON object")
+        field = "document" if "document" in row or "text" not in row else "text"
+        query, document = read_string(place, row, "query"), read_string(place, row, field)
+        rest = {key: value for key, value in row.items() if key not in ("query", field)}
+        pairs.append(Pair(query, document, rest))
     return pairs
+
+
+def _json_rows(path: str, lines: list[tuple[str, str]]) -> list[tuple[str, str | dict[str, Any]]] | None:
+    """What the lines of a JSON file hold, with their places: of an array, its items; None: no JSON."""
+    if not lines:
+        return None
+    if lines[0][1].lstrip().startswith("["):
+        return _array(path, lines)
+    if not _is_json(path, lines[0][1]):
+        return None
+    return [(place, read_object(place, line)) for place, line in lines]
+
+
+def _array(path: str, lines: list[tuple[str, str]]) -> list[tuple[str, str | dict[str, Any]]] | None:
+    name = lines[0][0].rpartition(", line ")[0]
+    try:
+        found = read_json(name, "\n".join(line for _, line in lines))
+    except InputError:
+        if plain_suffix(path) in (".json", ".jsonl", ".ndjson"):
+            raise
+        return None  # plain text may begin with "[1]", too
+    rows: list[tuple[str, str | dict[str, Any]]] = []
+    for number, item in enumerate(found, start=1):
+        place = f"{name}, item {number}"
+        if not isinstance(item, (str, dict)):
+            raise InputError(f"{place}: neither a string nor an object")
+        rows.append((place, item))
+    return rows
 
 
 def _is_json(path: str, first: str) -> bool:

@@ -10,6 +10,7 @@ from crossrank.data import named, rows, trec
 from crossrank.data.lines import plain_suffix, read_lines, read_object
 from crossrank.data.trec import Qrels, Run
 from crossrank.errors import InputError
+from crossrank.keywords import KeywordIndex
 
 __all__ = ["Collection", "load_collection"]
 
@@ -55,6 +56,7 @@ def load_collection(
     queries: str | None = None,
     qrels: str | None = None,
     judged: bool = True,
+    text_field: str = "text",
 ) -> Collection:
     """Open a collection; documents are read later, when they are asked for.
 
@@ -66,6 +68,7 @@ def load_collection(
         queries: a file of topics or BEIR queries instead of the collection's own.
         qrels: a file of judgments instead of the collection's own.
         judged: keep the queries that have judgments only. Else judgments need not be there.
+        text_field: the field of a document that has its text, in a file of rows.
 
     Raises:
         InputError: it is not there, is in no form that is known, or a line of it is not as it should be.
@@ -84,7 +87,7 @@ def load_collection(
     elif split:
         raise InputError(f"{source} has no splits; leave --split out")
     else:
-        collection = _trec(path, queries, qrels, judged) if path.is_dir() else _from_rows(source)
+        collection = _trec(path, queries, qrels, judged) if path.is_dir() else _from_rows(source, text_field)
     if queries:
         collection.queries = _read_queries(Path(queries))
     if qrels:
@@ -207,21 +210,31 @@ def _trec(folder: Path, queries: str | None, qrels: str | None, judged: bool) ->
     )
 
 
-def _from_rows(source: str) -> Collection:
+def _from_rows(source: str, text_field: str) -> Collection:
     """A file of rows: a document is known by its row's id and its own."""
     collection = Collection(Path(source).name, {}, {}, lambda: iter(documents), {})
     documents: list[tuple[str, str, str]] = []
     assert collection.first_stage is not None
-    for row in rows.read_rows(source):
+    unranked = 0
+    for row in rows.read_rows(source, text_field=text_field):
+        query = str(row.id)
         if row.labels is None:
             raise InputError(f'{row.place}: the field "labels" is missing: what is relevant is not known')
-        if row.id in collection.queries:
-            raise InputError(f"{row.place}: the id {row.id!r} was there before")
-        ids = [f"{row.id}/{document.id}" for document in row.documents]
-        collection.queries[row.id] = row.query
-        collection.qrels[row.id] = dict(zip(ids, row.labels, strict=True))
-        collection.first_stage[row.id] = {x: -float(place) for place, x in enumerate(ids)}
+        if query in collection.queries:
+            raise InputError(f"{row.place}: the id {query!r} was there before")
+        ids = [f"{query}/{document.id}" for document in row.documents]
+        collection.queries[query] = row.query
+        collection.qrels[query] = dict(zip(ids, row.labels, strict=True))
+        order = [-float(place) for place in range(len(ids))]
+        if not row.is_ranked:
+            unranked += 1
+            order = KeywordIndex([each.text for each in row.documents]).scores(row.query).tolist()
+        collection.first_stage[query] = trec.best_first(dict(zip(ids, order, strict=True)))
         documents += [(row.place, x, each.text) for x, each in zip(ids, row.documents, strict=True)]
     if not collection.queries:
         raise InputError(f"{source}: no rows in it")
+    if unranked:
+        collection.notes.append(
+            f"{unranked} rows give right and wrong texts and no order: theirs is BM25's, over the row's texts"
+        )
     return collection

@@ -21,13 +21,22 @@ from typing import Any
 import orjson
 
 from crossrank.data.lines import compression, members, plain_suffix, read_lines, read_object, zstandard
-from crossrank.data.rows import import_parquet
+from crossrank.data.rows import Id, import_parquet
 from crossrank.errors import InputError
 
-__all__ = ["Output", "json_line"]
+__all__ = ["Output", "json_line", "written"]
 
 _BLOCK_BYTES, _BLOCK_SECONDS = 1 << 20, 2.0
+_NEW = ".new"
 _FORMATS = (".jsonl", ".ndjson", ".run", ".trec", ".parquet")
+
+
+def written(path: Path) -> tuple[Path, ...]:
+    """The files that an output goes through: OUT, OUT.partial, OUT.partial.json, and new ones of two."""
+    return tuple(
+        path.with_name(path.name + ending)
+        for ending in ("", ".partial", ".partial.json", _NEW, f".partial.json{_NEW}")
+    )
 
 
 class Output:
@@ -71,8 +80,7 @@ class Output:
             raise InputError(f"{path} is a folder; the output must be a file")
         if path.exists() and not overwrite:
             raise InputError(f"{path} is there already; --overwrite makes it anew")
-        self._partial = path.with_name(path.name + ".partial")
-        self._job_file = path.with_name(path.name + ".partial.json")
+        _, self._partial, self._job_file, *_ = written(path)
         try:
             self._file = self._partial.open("ab+")
         except OSError as error:
@@ -103,18 +111,18 @@ class Output:
         self._flush()
         self._file.close()
 
-    def done(self) -> Iterator[str]:
+    def done(self) -> Iterator[Id]:
         """The ids of the rows that were there already, in their order."""
         if self.resumed:
             for number, (line, _) in enumerate(self._whole_lines(), start=1):
                 yield self._id(number, line)
 
-    def _id(self, number: int, line: bytes) -> str:
+    def _id(self, number: int, line: bytes) -> Id:
         try:
             identity = json.loads(line)["id"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             identity = None
-        if not isinstance(identity, str):
+        if not isinstance(identity, (str, int)):
             raise InputError(
                 f"{self._partial}, line {number}: no row that was written here; {self._advice()}"
             )
@@ -156,7 +164,7 @@ class Output:
         advice = self._advice()
         try:
             former = dict(json.loads(self._job_file.read_text()))
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise InputError(f"{self._job_file} does not tell whose rows these are; {advice}") from error
         for name in sorted({*job, *former}):
             if former.get(name) != job.get(name):
@@ -225,7 +233,7 @@ def _compressor(kind: str) -> Callable[[bytes], bytes]:
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file whole or not at all."""
-    partial = path.with_name(path.name + ".new")
+    partial = path.with_name(path.name + _NEW)
     try:
         write(partial)
         partial.replace(path)
@@ -233,12 +241,32 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
         partial.unlink(missing_ok=True)
 
 
+def _ids_are_numbers(partial: Path) -> tuple[bool, bool]:
+    """Whether all ids of queries, and all of documents, are numbers that 64 bits hold."""
+    queries = documents = True
+    for place, line in read_lines(partial):
+        row = read_object(place, line)
+        queries = queries and _is_int64(row["id"])
+        documents = documents and all(_is_int64(found["id"]) for found in row.get("results", ()))
+        if not (queries or documents):
+            break
+    return queries, documents
+
+
+def _is_int64(identity: object) -> bool:
+    return isinstance(identity, int) and -(1 << 63) <= identity < 1 << 63
+
+
 def _write_parquet(partial: Path, to: Path) -> None:
     parquet = import_parquet()
     import pyarrow as pa
 
     numbers = [("score", pa.float64()), ("logit", pa.float32()), ("truncated", pa.bool_())]
-    hit = [("index", pa.int32()), ("id", pa.string()), *numbers]
+    # A column has one type: numbers where all ids are, else strings.
+    of_queries, of_documents = (
+        pa.int64() if all_are else pa.string() for all_are in _ids_are_numbers(partial)
+    )
+    hit = [("index", pa.int32()), ("id", of_documents), *numbers]
     writer: Any = None
     schema: Any = None
     rows: list[Any] = []
@@ -252,9 +280,14 @@ def _write_parquet(partial: Path, to: Path) -> None:
     try:
         for place, line in read_lines(partial):
             row = read_object(place, line)
+            if of_queries == pa.string():
+                row["id"] = str(row["id"])
+            if of_documents == pa.string():
+                for found in row.get("results", ()):
+                    found["id"] = str(found["id"])
             if writer is None:
                 text = [("text", pa.string())] if "query" in row else []
-                fields = [("id", pa.string())]
+                fields = [("id", of_queries)]
                 fields += [("query", pa.string())] if text else []
                 if "results" in row:
                     fields += [("results", pa.list_(pa.struct([*hit, *text])))]

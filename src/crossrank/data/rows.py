@@ -5,14 +5,16 @@ A row of JSON Lines or Parquet is one query::
     {"id": "q1", "query": "...", "documents": ["...", {"id": "d7", "text": "..."}], "labels": [0, 1]}
 
 or one pair, ``{"query": "...", "document": "..."}``; a line of TSV is a pair. The id is optional: the
-row's number stands in for it, and a document's place for the document's.
+row's number stands in for it, and a document's place for the document's. Training data will do too:
+"pos" and "neg" (or "positive" and "negative") are documents with the labels 1 and 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from crossrank.data.lines import (
     STDIN,
@@ -26,9 +28,14 @@ from crossrank.data.lines import (
 from crossrank.errors import InputError
 from crossrank.extras import needs
 
-__all__ = ["Document", "Row", "Shard", "check_label", "import_parquet", "parse_shard", "read_rows"]
+__all__ = ["Document", "Id", "Row", "Shard", "check_label", "import_parquet", "parse_shard", "read_rows"]
 
 MOST_LABEL = 1000
+
+_TRAINING = (("pos", "neg"), ("positive", "negative"))
+
+Id: TypeAlias = str | int
+"""As it was read: a number comes back as a number."""
 
 Shard = tuple[int, int]
 """(i, n): the i-th of n parts, i from 1."""
@@ -37,7 +44,7 @@ Shard = tuple[int, int]
 class Document(NamedTuple):
     """A document of a row."""
 
-    id: str
+    id: Id
     text: str
 
 
@@ -51,14 +58,16 @@ class Row(NamedTuple):
         documents: in the order of the first stage.
         labels: of each document, how relevant it is (0: not); None: unknown.
         is_pair: it was given as a pair, and is answered as one.
+        is_ranked: the order of the documents says something; False of "pos" and "neg".
     """
 
     place: str
-    id: str
+    id: Id
     query: str
     documents: tuple[Document, ...]
     labels: tuple[int, ...] | None = None
     is_pair: bool = False
+    is_ranked: bool = True
 
 
 def parse_shard(text: str) -> Shard:
@@ -84,7 +93,9 @@ def import_parquet() -> Any:
     return pyarrow.parquet
 
 
-def read_rows(path: str, shard: Shard = (1, 1), advance: Advance | None = None) -> Iterator[Row]:
+def read_rows(
+    path: str, shard: Shard = (1, 1), advance: Advance | None = None, *, text_field: str = "text"
+) -> Iterator[Row]:
     """Rows of a file, in its order, one at a time.
 
     ``.parquet`` is Parquet, ``.tsv`` pairs (query, tab, document; no header), anything else JSON Lines;
@@ -94,16 +105,21 @@ def read_rows(path: str, shard: Shard = (1, 1), advance: Advance | None = None) 
         path: the file.
         shard: which rows to give; the others are read and checked too.
         advance: is told how much of the file was read: its bytes, or for Parquet its rows.
+        text_field: the field of a document that has its text.
 
     Raises:
         InputError: the file cannot be read, or a row is not as it should be.
     """
     suffix = plain_suffix(path)
     if suffix == ".parquet":
-        rows = (_row(place, n, row) for n, (place, row) in enumerate(_parquet(path, advance)))
+        rows = (_row(place, n, row, text_field) for n, (place, row) in enumerate(_parquet(path, advance)))
+    elif suffix == ".tsv":
+        rows = (_pair(place, n, line) for n, (place, line) in enumerate(read_lines(path, advance)))
     else:
-        read = _pair if suffix == ".tsv" else _object
-        rows = (read(place, n, line) for n, (place, line) in enumerate(read_lines(path, advance)))
+        rows = (
+            _row(place, n, read_object(place, line), text_field)
+            for n, (place, line) in enumerate(read_lines(path, advance))
+        )
     is_pair: bool | None = None
     for number, row in enumerate(rows):
         if is_pair is None:
@@ -120,10 +136,6 @@ def _pair(place: str, number: int, line: str) -> Row:
     return Row(place, str(number), query, (Document("0", document),), None, True)
 
 
-def _object(place: str, number: int, line: str) -> Row:
-    return _row(place, number, read_object(place, line))
-
-
 def _parquet(path: str, advance: Advance | None) -> Iterator[tuple[str, dict[str, Any]]]:
     parquet = import_parquet()
     if path == STDIN or not Path(path).is_file():
@@ -133,7 +145,7 @@ def _parquet(path: str, advance: Advance | None) -> Iterator[tuple[str, dict[str
     try:
         number = 0
         with parquet.ParquetFile(path) as file:
-            wanted = ("id", "query", "documents", "document", "labels")
+            wanted = ("id", "query", "documents", "document", "labels", *chain(*_TRAINING))
             columns = [name for name in wanted if name in file.schema_arrow.names]
             for batch in file.iter_batches(batch_size=256, columns=columns):
                 for row in batch.to_pylist():
@@ -155,49 +167,85 @@ def check_label(place: str, label: int) -> None:
         raise InputError(f"{place}: the label is {label}; labels are {-MOST_LABEL} to {MOST_LABEL}")
 
 
-def _identity(place: str, value: object, what: str) -> str:
+def _identity(place: str, value: object, what: str) -> Id:
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         raise InputError(
             f"{place}: the {what} is a {type(value).__name__}; it must be a string or a whole number"
         )
-    return str(value)
+    return value
 
 
-def _row(place: str, number: int, row: dict[str, Any]) -> Row:
+def _row(place: str, number: int, row: dict[str, Any], text_field: str) -> Row:
     query = read_string(place, row, "query")
-    identity = _identity(place, row.get("id", number), 'field "id"')
-    if "documents" not in row and "document" in row:
-        document = Document("0", read_string(place, row, "document"))
-        return Row(place, identity, query, (document,), is_pair=True)
+    identity = _identity(place, row.get("id", str(number)), 'field "id"')
+    if "documents" not in row:
+        if "document" in row:
+            document = Document("0", read_string(place, row, "document"))
+            return Row(place, identity, query, (document,), is_pair=True)
+        training = next((names for names in _TRAINING if names[0] in row), None)
+        if training:
+            good, bad = (_texts(place, row, name) for name in training)
+            documents = _documents(place, [*good, *bad], text_field)
+            labels = (1,) * len(good) + (0,) * len(bad)
+            return Row(place, identity, query, documents, labels, is_ranked=False)
     found = row.get("documents")
     if not isinstance(found, list):
         problem = "is missing" if found is None else "is not a list"
         raise InputError(f'{place}: the field "documents" {problem}; a pair has a field "document" instead')
-    documents = tuple(_document(place, index, document) for index, document in enumerate(found))
-    ids = [document.id for document in documents]
-    if len(set(ids)) < len(ids):
-        twice = next(x for x in ids if ids.count(x) > 1)
-        raise InputError(f"{place}: two documents have the id {twice!r}")
-    labels = row.get("labels")
-    if labels is None:
-        return Row(place, identity, query, documents)
-    if not isinstance(labels, list) or any(type(label) is not int for label in labels):
+    return Row(place, identity, query, _documents(place, found, text_field), _labels(place, row, len(found)))
+
+
+def _texts(place: str, row: dict[str, Any], name: str) -> list[Any]:
+    """The documents of "pos" or "neg"; one may stand alone, and the wrong ones may be left out."""
+    found = row.get(name, [])
+    if not isinstance(found, (str, list)):
+        raise InputError(f'{place}: the field "{name}" is neither a text nor a list of texts')
+    return [found] if isinstance(found, str) else found
+
+
+def _labels(place: str, row: dict[str, Any], documents: int) -> tuple[int, ...] | None:
+    found = row.get("labels")
+    if found is None:
+        return None
+    if not isinstance(found, list) or any(
+        type(label) not in (int, float) or label != label // 1 for label in found
+    ):
         raise InputError(f'{place}: the field "labels" is not a list of whole numbers')
+    labels = tuple(map(int, found))
     for label in labels:
         check_label(place, label)
-    if len(labels) != len(documents):
-        raise InputError(f"{place}: {len(labels)} labels for {len(documents)} documents")
-    return Row(place, identity, query, documents, tuple(labels))
+    if len(labels) != documents:
+        raise InputError(f"{place}: {len(labels)} labels for {documents} documents")
+    return labels
 
 
-def _document(place: str, index: int, document: object) -> Document:
+def _documents(place: str, found: list[Any], text_field: str) -> tuple[Document, ...]:
+    read = [_document(place, index, document, text_field) for index, document in enumerate(found)]
+    given = [str(identity) for identity, _ in read if identity is not None]
+    taken = set(given)
+    if len(taken) < len(given):
+        twice = next(x for x in given if given.count(x) > 1)
+        raise InputError(f"{place}: two documents have the id {twice!r}")
+    documents = []
+    for index, (identity, text) in enumerate(read):
+        if identity is None:
+            identity = str(index)
+            while identity in taken:  # another document's own id
+                identity = f"#{identity}"
+        documents.append(Document(identity, text))
+    return tuple(documents)
+
+
+def _document(place: str, index: int, document: object, text_field: str) -> tuple[Id | None, str]:
     if isinstance(document, str):
-        return Document(str(index), document)
-    if not isinstance(document, dict) or not isinstance(document.get("text"), str):
+        return None, document
+    text = document.get(text_field) if isinstance(document, dict) else None
+    if not isinstance(document, dict) or not isinstance(text, str):
         raise InputError(
-            f'{place}: document {index} is neither a string nor an object whose field "text" is one'
+            f"{place}: document {index} is neither a string nor an object whose field "
+            f'"{text_field}" is one (--text-field names another)'
         )
     identity = document.get("id")
     if identity is None:
-        return Document(str(index), document["text"])
-    return Document(_identity(place, identity, f"id of document {index}"), document["text"])
+        return None, text
+    return _identity(place, identity, f"id of document {index}"), text

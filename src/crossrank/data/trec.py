@@ -50,14 +50,23 @@ def kind_of(path: Path) -> str:
     text = "\n".join(first).lower()
     if "<doc>" in text or "<top>" in text:
         return "documents" if "<doc>" in text else "topics"
-    columns = [line.split() for line in first]
-    if columns and all(len(c) == 4 and _is_whole(c[3]) for c in columns):
+    columns = [_columns(line, 4, 6) for line in first]
+    if columns and all(len(c) == 4 and _label(c[3]) is not None for c in columns):
         return "qrels"
     return "run" if columns and all(len(c) == 6 and c[1].lower() == "q0" for c in columns) else ""
 
 
-def _is_whole(text: str) -> bool:
-    return text.removeprefix("-").isdecimal() and len(text) < 20
+def _columns(line: str, *widths: int) -> list[str]:
+    """The columns of a line: tabs divide it where they make so many, so that ids may hold spaces."""
+    columns = [column.strip() for column in line.split("\t")]
+    return columns if len(columns) in widths and all(columns) else line.split()
+
+
+def _label(text: str) -> int | None:
+    """A whole number, which may be written as 1.0; None: it is none."""
+    whole, _, fraction = text.partition(".")
+    is_one = whole.removeprefix("-").isdecimal() and len(whole) < 20 and not fraction.strip("0")
+    return int(whole) if is_one else None
 
 
 def read_qrels(path: str | Path) -> Qrels:
@@ -69,16 +78,16 @@ def read_qrels(path: str | Path) -> Qrels:
     qrels: Qrels = {}
     width = 0
     for number, (place, line) in enumerate(read_lines(path)):
-        columns = line.split()
-        if number == 0 and len(columns) == 3 and not _is_whole(columns[2]):
+        columns = _columns(line, *((width,) if width else (3, 4)))
+        if number == 0 and len(columns) == 3 and _label(columns[2]) is None:
             width = 3
             continue
         width = width or len(columns)
         if width not in (3, 4) or len(columns) != width:
             raise InputError(f"{place}: {len(columns)} columns; a judgment is: query, 0, document, label")
-        if not _is_whole(columns[-1]):
+        query, document, label = columns[0], columns[-2], _label(columns[-1])
+        if label is None:
             raise InputError(f"{place}: the label is {columns[-1]!r}; it must be a whole number")
-        query, document, label = columns[0], columns[-2], int(columns[-1])
         check_label(place, label)
         judged = qrels.setdefault(query, {})
         if judged.get(document, label) != label:
@@ -103,7 +112,7 @@ def read_run_queries(
     """
     began, current, scores = "", "", dict[str, float]()
     for place, line in read_lines(path, advance):
-        columns = line.split()
+        columns = _columns(line, 6)
         if len(columns) != 6:
             raise InputError(
                 f"{place}: {len(columns)} columns; a line of a run is: query, Q0, document, rank, score, tag"

@@ -20,7 +20,7 @@ def read_keys(path: Path) -> list[str]:
         InputError: the file cannot be read, or holds no key.
     """
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"the API keys in {path} cannot be read: {error}") from None
     keys = [line for line in lines if line and not line.startswith("#")]
