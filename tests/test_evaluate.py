@@ -148,9 +148,9 @@ def test_reranking_in_a_process_gives_the_librarys_order_and_the_cost(
     reranker = Reranker(model, precision="fp32", device="cpu")
     for row in rows:
         ranking = reranker.rank(row.query, [document.text for document in row.documents])
-        assert list(system.run[row.id]) == [row.documents[hit.index].id for hit in ranking]
+        assert list(system.run[str(row.id)]) == [row.documents[hit.index].id for hit in ranking]
         assert system.scores is not None
-        scores = list(system.scores[row.id].values())
+        scores = list(system.scores[str(row.id)].values())
         assert scores == pytest.approx([hit.score for hit in ranking], abs=1e-5)
     assert done[-1] == 40
     assert system.cost is not None

@@ -33,9 +33,10 @@ def collection(count: int = 11) -> tuple[Collection, dict[str, str]]:
 
 
 def system(logits: np.ndarray, rows: list[Row]) -> System:
-    documents = [document.id for document in rows[0].documents]
+    documents = [str(document.id) for document in rows[0].documents]
     run = {
-        row.id: dict(zip(documents, own, strict=True)) for row, own in zip(rows, logits.tolist(), strict=True)
+        str(row.id): dict(zip(documents, own, strict=True))
+        for row, own in zip(rows, logits.tolist(), strict=True)
     }
     return System("s", run)
 

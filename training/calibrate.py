@@ -60,10 +60,10 @@ def main() -> None:
     logits, labels = [], []
     for drawn in (drawn for number in range(STEPS) for drawn in mixture.step(number)):
         found = reranker.logits([(drawn.query, text) for text in drawn.texts])
-        for logit, right, sure in zip(found.tolist(), drawn.right, drawn.sure, strict=True):
-            if right or sure:
+        for logit, is_right, sure in zip(found.tolist(), drawn.right, drawn.sure, strict=True):
+            if is_right or sure:
                 logits.append(logit)
-                labels.append(float(right))
+                labels.append(float(is_right))
     x, y = torch.from_numpy(np.array(logits, np.float32)), torch.tensor(labels)
     scale, shift = fit(x, y)
     right = ((x * scale + shift > 0) == (y > 0)).float()

@@ -154,8 +154,8 @@ def test_a_boolean_may_be_a_string_or_a_number(dialect: str) -> None:
         assert "and three words" not in str(results[6])
 
 
-TWO = {"model": "model", "documents": ["one", "two words"]}
-BODIES = [
+TWO: dict[str, Any] = {"model": "model", "documents": ["one", "two words"]}
+BODIES: list[dict[str, Any]] = [
     TWO | {"top_n": 2, "return_documents": True},  # Dify's, to an API like Cohere's
     # Dify's for Xinference, through xinference_client
     TWO
