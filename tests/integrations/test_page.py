@@ -28,7 +28,7 @@ from tests.integrations.test_mteb import Task
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "docs" / name for name in ("integrations.md", "integrations.zh-CN.md")]
 TEXTS = [
-    "The majority of the forest is contained within Brazil, with 60% of the rainforest.",
+    "Most of the Amazon forest, 60 %, is in Brazil.",
     "The Amazon represents over half of the planet's remaining rainforests.",
     "In which country do most people live?",
     "Kenya is a country in Africa.",
