@@ -64,8 +64,10 @@ def library_errors(what: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        # The library raises plain Exception. A panic is no Exception at all, and has no name to catch it by.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        # The library raises plain Exception, and these for values that do not convert. A panic is no Exception
+        # at all, and has no name to catch it by.
+        own = (Exception, ValueError, TypeError, OverflowError)
+        if type(error) not in own and type(error).__name__ != "PanicException":
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
