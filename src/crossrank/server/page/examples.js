@@ -59,7 +59,7 @@ export const EXAMPLES = [
   {
     id: "long",
     label: { en: "A long document", zh: "长文档" },
-    query: "Can I end the lease early?",
+    query: "When may I leave before the term has ended?",
     documents: [
       "The lease may be signed early in the morning at our office.",
       "Early leases of the harbour date from the 17th century, and their end came with the railway.",
