@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Run
+from tests.test_pool import WORDS
 
 CRANFIELD = str(Path(__file__).parents[1] / "data" / "cranfield")
 
@@ -94,18 +95,6 @@ def test_what_is_wrong_is_said_in_a_line(crossrank: Run, arguments: list[str], m
 
 
 def test_pool_says_whether_a_model_reads_the_query(crossrank: Run, tmp_path: Path) -> None:
-    words = [
-        "apple",
-        "bridge",
-        "candle",
-        "desert",
-        "engine",
-        "forest",
-        "guitar",
-        "harbour",
-        "island",
-        "jungle",
-    ]
     rows = [
         {
             "id": f"q{i}",
@@ -113,7 +102,7 @@ def test_pool_says_whether_a_model_reads_the_query(crossrank: Run, tmp_path: Pat
             "documents": [f"A {word} is this.", "No."],
             "labels": [1, 0],
         }
-        for i, word in enumerate(words)
+        for i, word in enumerate(WORDS[:10])
     ]
     data = tmp_path / "rows.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
