@@ -64,8 +64,8 @@ def library_errors(what: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        # The library raises plain Exception, and these for values that do not convert. A panic is no Exception
-        # at all, and has no name to catch it by.
+        # The library raises plain Exception, and these for values that do not convert. A panic is no
+        # Exception at all, and has no name to catch it by.
         own = (Exception, ValueError, TypeError, OverflowError)
         if type(error) not in own and type(error).__name__ != "PanicException":
             raise

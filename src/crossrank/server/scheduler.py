@@ -19,6 +19,7 @@ import logging
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -171,11 +172,16 @@ class Scheduler:
                     f"the request has about {need} tokens, and this server queues at most "
                     f"{self.max_queue_tokens} at a time (max_queue_tokens); send fewer documents at once"
                 )
-            own = sum(other.reserved for other in self._jobs if other.work.client == job.work.client)
+            used: Counter[str] = Counter()
+            for other in self._jobs:
+                used[other.work.client] += other.reserved
             kept = self.max_queue_tokens // _KEPT_SHARE
-            # Whoever has less in the queue than what is kept for others, is one of them.
-            most = self.max_queue_tokens - (kept if own + need > kept and self._reserved else 0)
-            if self._reserved + need > most:
+            # Whoever has less in the queue than what is kept for others, is one of them. What is kept stays
+            # theirs where the queue has become longer than it may be, as texts had more tokens than expected.
+            is_small = used[job.work.client] + need <= kept
+            fits = is_small and sum(tokens for tokens in used.values() if tokens <= kept) + need <= kept
+            most = self.max_queue_tokens - (kept if not is_small and self._reserved else 0)
+            if self._reserved + need > most and not fits:
                 self._metrics.refused("queue")
                 wait = self._seconds(self._jobs) * (self._reserved + need - most)
                 raise OverloadedError(
