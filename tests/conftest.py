@@ -5,8 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+import anyio
 import pytest
 import torch
+
+# anyio brings a pytest plugin, so pytest rewrites its modules, and it imports them late: in a running server,
+# whose threads parse at the same time, which Python 3.11 does not bear (SystemError: AST constructor recursion
+# depth mismatch). So the one that serves files is imported here.
+_ = anyio.open_file
 
 # Nothing is told to anybody: neither by the hub's library nor by Haystack or LangChain.
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
