@@ -9,9 +9,9 @@ import anyio
 import pytest
 import torch
 
-# anyio brings a pytest plugin, so pytest rewrites its modules, and it imports them late: in a running server,
-# whose threads parse at the same time, which Python 3.11 does not bear (SystemError: AST constructor recursion
-# depth mismatch). So the one that serves files is imported here.
+# anyio brings a pytest plugin, so pytest rewrites its modules, and anyio imports them late: in a running
+# server, whose threads parse at the same time, which Python 3.11 does not bear (SystemError: AST constructor
+# recursion depth mismatch). So the one that serves files is imported here.
 _ = anyio.open_file
 
 # Nothing is told to anybody: neither by the hub's library nor by Haystack or LangChain.
