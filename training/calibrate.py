@@ -1,4 +1,4 @@
-"""Step 4: find the scale and shift that turn logits into probabilities.
+"""Step 5: find the scale and shift that turn logits into probabilities.
 
 Logistic regression on the mixture that training draws from, but of groups that it has not seen where
 there are some (encyclopaedia and public data; of the written groups a sample of all): right texts and

@@ -1,4 +1,4 @@
-r"""Step 6: measure rerankers beside BM25, the starting bi-encoder and the fusion of the two.
+r"""Step 8: measure rerankers beside BM25, the starting bi-encoder and the fusion of the two.
 
 Every system ranks the same candidates of the same questions. nDCG@10 and MRR@10 by ir-measures,
 for each question; scores and measures are kept for each set, so that an interrupted run resumes

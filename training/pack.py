@@ -1,4 +1,4 @@
-"""Step 5: compress a trained model into the folder that ships inside the package.
+"""Step 6: compress a trained model into the folder that ships inside the package.
 
 The embedding table was never trained: it goes back to exactly the 4 bits it started from. The
 other matrices become int8 with a scale for each row; vectors stay fp32. The last layer is scaled

@@ -1,4 +1,4 @@
-"""Step 3: fine-tune the start as a cross-encoder.
+"""Step 4: fine-tune the start as a cross-encoder.
 
 Listwise cross-entropy with the target that each group carries: a known positive, the teacher's
 opinion, or both; beside it a comparison with a constant logit of 0, which right texts must exceed
