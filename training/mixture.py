@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,20 +24,22 @@ from typing import Any
 import jsonl
 from written import apart_from, capital_groups, read_folder, trap_groups, written_groups
 
-SHARES = {"reading": 0.25, "public": 0.4, "written": 0.35}
+SHARES = {"reading": 0.15, "public": 0.4, "written": 0.45}
 OWN = 6
 """A group's own texts in a step, at most."""
-STRANGERS = 2
+STRANGERS = 5
 """Right texts of other groups beside them."""
+RIVALS = 3
+"""How many of these are rivals that mine.py found, where it found some."""
 SWAP = 0.25
 """How often another group comes whole: its right text and two of its wrong ones."""
 LENGTHS = {
-    "reading": ((160, 0.5), (288, 0.5)),
-    "public": ((96, 0.6), (160, 0.3), (320, 0.1)),
+    "reading": ((128, 0.6), (256, 0.4)),
+    "public": ((96, 0.7), (160, 0.2), (320, 0.1)),
     "written": ((384, 1.0),),
 }
 """Tokens that a group's pairs are cut to, and how often: short pairs are cheap, long ones must be met."""
-JUNK = 0.12
+JUNK = 0.3
 """How often one of the texts is junk."""
 JUNK_TEXTS = [
     "", ".", "…", "-", "---", "***", "0", "N/A", "null", "undefined", "OK", "|---|---|---|", "| | | |",
@@ -101,9 +103,20 @@ def gather_written(here: Path, work: Path, seed: int) -> int:
     """Write the pile of written groups (twice), keyword traps and capitals; returns how many there are."""
     rng = random.Random(seed)
     groups = 2 * list(apart_from(written_groups(here / "written"), read_folder(here / "held_out")))
-    groups += rng.sample(list(trap_groups(here / "traps", rng)), 600)
+    groups += rng.sample(list(trap_groups(here / "traps", rng)), 300)
     groups += rng.sample(list(capital_groups(here / "capitals.tsv", rng)), 150)
     return jsonl.write(work / "data" / "written.jsonl", groups)
+
+
+def right_text(group: Any) -> str | None:
+    """The text that answers a group's query, where one is known."""
+    return group["texts"][0] if group["positive"] else None
+
+
+def read_rivals(work: Path) -> dict[str, list[str]]:
+    """The rivals of each query, if mine.py has found any."""
+    path = work / "data" / "rivals.jsonl"
+    return {row["query"]: row["rivals"] for row in jsonl.read(path)} if path.exists() else {}
 
 
 def read_piles(work: Path, seed: int) -> dict[str, Pile]:
@@ -114,8 +127,10 @@ def read_piles(work: Path, seed: int) -> dict[str, Pile]:
 class Mixture:
     """Draws the groups of a step."""
 
-    def __init__(self, piles: dict[str, Pile], size: int, seed: int) -> None:
-        self._piles, self._size, self._seed = piles, size, seed
+    def __init__(
+        self, piles: dict[str, Pile], size: int, seed: int, rivals: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
+        self._piles, self._seed, self._rivals = piles, seed, rivals or {}
         self._sizes = {name: max(1, round(size * share)) for name, share in SHARES.items()}
 
     def step(self, number: int) -> list[Drawn]:
@@ -140,7 +155,8 @@ class Mixture:
         targets = [group["targets"][i] / total for i in places]
         known = [sure[i] and bool(rights) for i in places]
         right = [i < rights for i in places]
-        strangers: list[str] = []
+        known_rivals = self._rivals.get(group["query"], [])
+        strangers = rng.sample(list(known_rivals), min(RIVALS, len(known_rivals)))
         while len(strangers) < STRANGERS:
             # Of the same kind half of the time: style must tell nothing.
             other = self._stranger(name if rng.random() < 0.6 else rng.choice(list(self._piles)), rng)

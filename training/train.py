@@ -31,7 +31,7 @@ import numpy as np
 import torch
 import torch.multiprocessing as mp
 from encoder import forward
-from mixture import Drawn, Mixture, read_piles
+from mixture import Drawn, Mixture, read_piles, read_rivals
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForSequenceClassification
@@ -168,7 +168,7 @@ class Data:
     """The groups of each step."""
 
     def __init__(self, work: Path, start: Path, size: int, seed: int) -> None:
-        self._mixture = Mixture(read_piles(work, seed), size, seed)
+        self._mixture = Mixture(read_piles(work, seed), size, seed, read_rivals(work))
         self._encode = PairEncoder(start / "tokenizer.json")
 
     def step(self, number: int) -> list[Group]:
