@@ -70,7 +70,7 @@ sanitize: $(VENV)/.dev
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	    PYTHONPATH=$(CURDIR)/$(SANITIZE)/site:$(PACKAGES) \
-	    $(BASE) -m pytest -p no:cacheprovider --capture=sys tests/engines/test_native*.py tests/test_packed.py
+	    $(BASE) -m pytest -p no:cacheprovider --capture=sys tests/engines/test_native*.py tests/models/test_weight_cache.py
 
 AARCH64 := build/aarch64
 

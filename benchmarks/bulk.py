@@ -35,11 +35,11 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from crossrank import Reranker
-from crossrank.bulk import Source, answers, run
+from crossrank.bulk.job import Source, answers, run
 from crossrank.data.rows import read_rows
 from crossrank.engines import Precision
 from crossrank.engines.native import default_threads, instruction_set
-from crossrank.models import BUNDLED, resolve
+from crossrank.models.resolve import BUNDLED, resolve
 from crossrank.packing import Pack, build_pack, plan_packs
 from crossrank.pairs import PairEncoder
 

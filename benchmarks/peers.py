@@ -332,8 +332,8 @@ def write_unpacked(folder: Path) -> None:
     """crossrank-mini as an ordinary fp32 checkpoint, which every engine reads."""
     from safetensors.numpy import save_file
 
-    from crossrank.checkpoint import Checkpoint
-    from crossrank.models import resolve
+    from crossrank.models.checkpoint import Checkpoint
+    from crossrank.models.resolve import resolve
 
     source = Checkpoint(resolve("crossrank-mini"))
     folder.mkdir(parents=True)
@@ -346,7 +346,7 @@ def write_unpacked(folder: Path) -> None:
 
 
 def bundled_digest() -> str:
-    from crossrank.models import resolve
+    from crossrank.models.resolve import resolve
 
     digest = hashlib.sha256()
     for name in ("config.json", "model.safetensors", "tokenizer.json"):

@@ -18,7 +18,7 @@ from haystack.document_stores.in_memory import InMemoryDocumentStore
 from rag import CANDIDATES, Passage, WordVectors, arguments, read_folder, run, show
 
 from crossrank.integrations.haystack import CrossRankRanker
-from crossrank.keywords import keywords
+from crossrank.text.keywords import keywords
 
 
 @component

@@ -16,7 +16,7 @@ from pydantic import ConfigDict
 from rag import CANDIDATES, Passage, WordVectors, arguments, read_folder, run, show
 
 from crossrank.integrations.langchain import CrossRankCompressor
-from crossrank.keywords import KeywordIndex
+from crossrank.text.keywords import KeywordIndex
 
 
 class Keywords(BaseRetriever):  # type: ignore[misc]

@@ -20,7 +20,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 from rag import CANDIDATES, Passage, WordVectors, arguments, read_folder, run, show
 
 from crossrank.integrations.llamaindex import CrossRankPostprocessor
-from crossrank.keywords import KeywordIndex
+from crossrank.text.keywords import KeywordIndex
 
 
 class Keywords(BaseRetriever):  # type: ignore[misc]

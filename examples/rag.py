@@ -27,11 +27,11 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from crossrank import CrossRankError, InputError
-from crossrank.checkpoint import Checkpoint
 from crossrank.integrations.ranker import Ranker
-from crossrank.keywords import KeywordIndex
-from crossrank.models import BUNDLED, resolve
-from crossrank.sentences import sentence_spans
+from crossrank.models.checkpoint import Checkpoint
+from crossrank.models.resolve import BUNDLED, resolve
+from crossrank.text.keywords import KeywordIndex
+from crossrank.text.sentences import sentence_spans
 
 QUESTION = "In what country can most of the Amazon rainforest be found?"
 CANDIDATES = 20

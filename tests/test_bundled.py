@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from crossrank import Reranker
 from crossrank.cli.demo import EXAMPLES, control
-from crossrank.models import BUNDLED, resolve
+from crossrank.models.resolve import BUNDLED, resolve
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAPS = jsonl.read(ROOT / "training" / "held_out_traps.jsonl")

@@ -10,7 +10,7 @@ import pytest
 from crossrank import Explanation, InputError, NonFiniteLogitError, Reranker
 from crossrank.engines.fake import FakeEngine
 from crossrank.explain import plan_explanation
-from crossrank.models import BUNDLED, resolve
+from crossrank.models.resolve import BUNDLED, resolve
 from crossrank.pairs import PairEncoder
 from crossrank.ranking import sigmoid
 

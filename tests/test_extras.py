@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from crossrank._extras import needs
 from crossrank.errors import CrossRankError, InputError, MissingLibraryError
-from crossrank.extras import needs
 
 
 def test_a_library_that_is_missing_is_named_with_its_extra() -> None:
@@ -84,7 +84,7 @@ class Absent:
         ),
         (
             "ir_measures",
-            "from crossrank.evaluate import parse_metrics; parse_metrics(['MRR'])",
+            "from crossrank.evaluation.measure import parse_metrics; parse_metrics(['MRR'])",
             "a measure needs ir_measures, which is not installed: {eval}",
         ),
         (

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, processors
 
 from crossrank.errors import CheckpointError, InputError, TooLongError
-from crossrank.models import BUNDLED, resolve
+from crossrank.models.resolve import BUNDLED, resolve
 from crossrank.pairs import Cut, EncodedPair, PairEncoder, Truncation
-from crossrank.words import TokenIds, library_errors
+from crossrank.text.words import TokenIds, library_errors
 from tests.checkpoints import write_bert, write_xlm_roberta
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from crossrank.progress import progress_bar
+from crossrank._progress import progress_bar
 
 
 @pytest.mark.parametrize("wanted", [True, False])

@@ -19,8 +19,8 @@ import typer
 import yaml
 
 from crossrank.cli import app
-from crossrank.server.dialects import Dialects
-from crossrank.server.faults import Fault
+from crossrank.server.http.dialects import Dialects
+from crossrank.server.http.faults import Fault
 from tests.server.process import Server, serving
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -26,7 +26,7 @@ from teacher import BiEncoder
 
 from crossrank import Reranker
 from crossrank.engines import Precision
-from crossrank.keywords import KeywordIndex
+from crossrank.text.keywords import KeywordIndex
 
 Scores = np.ndarray[Any, Any]
 Scorer = Callable[[str, list[str]], Scores]

@@ -12,7 +12,7 @@ from typing import Any
 import jsonl
 from sources import Collection, Question, answer_sentence, read_all, read_medquad
 
-from crossrank.keywords import KeywordIndex
+from crossrank.text.keywords import KeywordIndex
 
 CANDIDATES = 20
 EVAL_QUESTIONS = 60

@@ -19,7 +19,7 @@ from public import Example
 from sources import Collection, Medical, Question, answer_sentence, answers_it
 from teacher import Library, Vectors
 
-from crossrank.keywords import KeywordIndex
+from crossrank.text.keywords import KeywordIndex
 
 TEMPERATURE = 0.02
 """Of the teacher's cosines: most candidates lie within 0.1 of each other."""

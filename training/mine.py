@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ Scorer = Callable[[list[tuple[str, str]]], Any]
 
 
 def mine(
-    piles: dict[str, Sequence[Any]], score: Scorer, rng: random.Random, kept: int = KEPT
+    piles: Mapping[str, Sequence[Any]], score: Scorer, rng: random.Random, kept: int = KEPT
 ) -> Iterator[dict[str, Any]]:
     """The rivals of each pile's queries, best first, as ``{"query", "rivals"}``."""
     texts = {name: [t for t in map(right_text, groups) if t is not None] for name, groups in piles.items()}
@@ -48,7 +48,9 @@ def mine(
         for at in range(0, len(chosen), BATCH):
             part = chosen[at : at + BATCH]
             candidates = [_candidates(name, group, texts, rng) for group in part]
-            flat = [(group["query"], text) for group, own in zip(part, candidates, strict=True) for text in own]
+            flat = [
+                (group["query"], text) for group, own in zip(part, candidates, strict=True) for text in own
+            ]
             logits = np.asarray(score(flat))
             start = 0
             for group, own in zip(part, candidates, strict=True):

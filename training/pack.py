@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from crossrank.checkpoint import BLOCK, Checkpoint
+from crossrank.models.checkpoint import BLOCK, Checkpoint
 
 NAME = "crossrank-mini"
 

@@ -1,6 +1,6 @@
 """The questions that ``crossrank verify`` uses where it is given none, from the evaluation sets.
 
-python training/sample.py --eval build/training/data/eval --out src/crossrank/verify.jsonl
+python training/sample.py --eval build/training/data/eval --out src/crossrank/evaluation/verify.jsonl
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def choose(rows: list[Any], count: int) -> list[Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--eval", type=Path, default=Path("build/training/data/eval"))
-    parser.add_argument("--out", type=Path, default=Path("src/crossrank/verify.jsonl"))
+    parser.add_argument("--out", type=Path, default=Path("src/crossrank/evaluation/verify.jsonl"))
     arguments = parser.parse_args()
     rows: list[Any] = []
     for name, count in QUESTIONS.items():

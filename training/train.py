@@ -36,7 +36,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from crossrank.checkpoint import Checkpoint
+from crossrank.models.checkpoint import Checkpoint
 
 NULL = 0.4
 """Weight of the comparison with the constant logit."""

@@ -16,8 +16,8 @@ class CrossRankInt8(Side):
     precision: ClassVar[str] = "int8"
 
     def load(self) -> None:
-        from crossrank.checkpoint import Checkpoint
         from crossrank.engines.native import NativeEngine
+        from crossrank.models.checkpoint import Checkpoint
 
         self.engine = NativeEngine(
             Checkpoint(self.checkpoint), precision=self.precision, threads=self.threads

@@ -134,7 +134,7 @@ def _equal(
 
 def _candidates(collections: list[list[tuple[str, str]]], dice: random.Random) -> list[tuple[str, str]]:
     """Questions with the passages that keyword search finds for them, the right one among them."""
-    from crossrank.keywords import KeywordIndex
+    from crossrank.text.keywords import KeywordIndex
 
     texts = []
     for collection in collections:

@@ -34,8 +34,8 @@ import numpy as np
 import numpy.typing as npt
 
 from crossrank import __version__
+from crossrank._extras import needs
 from crossrank.arguments import check_integer, check_number
-from crossrank.documents import Document, each, read_one_of, read_pairs, read_request
 from crossrank.errors import (
     CrossRankError,
     DeadlineError,
@@ -46,10 +46,10 @@ from crossrank.errors import (
     UnknownModelError,
 )
 from crossrank.explain import DEFAULT_SENTENCES, ExplainedSentence, Explanation
-from crossrank.extras import needs
-from crossrank.network import Proxy, environment_fault, proxy_of
+from crossrank.inputs import Document, each, read_one_of, read_pairs, read_request
+from crossrank.models.network import Proxy, environment_fault, proxy_of
 from crossrank.ranking import Ranking, ScoredPair, check_finite, check_options, rank, sigmoid
-from crossrank.words import clean
+from crossrank.text.words import clean
 
 with needs("client", "the client"):
     import httpcore

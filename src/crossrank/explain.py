@@ -15,7 +15,7 @@ from crossrank.arguments import check_integer
 from crossrank.errors import InputError
 from crossrank.pairs import PairEncoder
 from crossrank.ranking import check_finite, sigmoid
-from crossrank.sentences import Span, sentence_spans
+from crossrank.text.sentences import Span, sentence_spans
 
 __all__ = ["DEFAULT_SENTENCES", "ExplainedSentence", "Explanation", "ExplanationPlan", "plan_explanation"]
 

@@ -18,8 +18,8 @@ from tokenizers.models import Unigram
 
 from crossrank.arguments import check_number
 from crossrank.errors import CheckpointError, InputError, TooLongError
-from crossrank.layout import check_no_pointer
-from crossrank.words import TokenIds, WordTokenizer, clean, library_errors
+from crossrank.models.files import check_no_pointer
+from crossrank.text.words import TokenIds, WordTokenizer, clean, library_errors
 
 __all__ = ["WHOLE_WINDOW", "Cut", "EncodedPair", "PairEncoder", "Side", "Truncation"]
 

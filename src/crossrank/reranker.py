@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from crossrank.arguments import check_integer
-from crossrank.checkpoint import Checkpoint
-from crossrank.documents import Document, each, read_one_of, read_pairs, read_request
 from crossrank.engines import MOST_THREADS, Device, Engine, Precision, load_engine
 from crossrank.errors import EngineError, InputError
 from crossrank.explain import DEFAULT_SENTENCES, Explanation, plan_explanation
-from crossrank.models import BUNDLED, Source, resolve
+from crossrank.inputs import Document, each, read_one_of, read_pairs, read_request
+from crossrank.models.checkpoint import Checkpoint
+from crossrank.models.resolve import BUNDLED, Source, resolve
 from crossrank.packing import build_pack, plan_packs
 from crossrank.pairs import EncodedPair, PairEncoder, Truncation
 from crossrank.ranking import Ranking, ScoredPair, check_finite, check_options, rank, sigmoid

@@ -10,9 +10,9 @@ import pytest
 
 from crossrank import InputError, Reranker
 from crossrank import reranker as reranker_module
-from crossrank.bulk import answers_as_they_come
+from crossrank.bulk.job import answers_as_they_come
+from crossrank.bulk.output import Output
 from crossrank.cli.bulk import LineAMinute
-from crossrank.data.output import Output
 from crossrank.data.rows import Document, Row
 from tests.cli.conftest import Run
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Run
-from tests.test_pool import WORDS
+from tests.evaluation.test_pool import WORDS
 
 CRANFIELD = str(Path(__file__).parents[1] / "data" / "cranfield")
 

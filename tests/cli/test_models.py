@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from crossrank import models
+from crossrank.models import resolve as models
 from tests.checkpoints import write_xlm_roberta
 from tests.cli.conftest import Run
 from tests.hub import Hub
@@ -36,7 +36,7 @@ class CommandLine:
         }
         self.env = {
             **kept,
-            "PYTHONPATH": str(Path(models.__file__).parents[1]),
+            "PYTHONPATH": str(Path(models.__file__).parents[2]),
             "HOME": str(folder),
             "HF_HOME": str(folder / "hf"),
             "HF_ENDPOINT": hub.url,

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 import torch
 
-from crossrank.checkpoint import Checkpoint
 from crossrank.engines import Engine, base, choose_engine, native
 from crossrank.engines.base import Choice
 from crossrank.engines.fake import FakeEngine
 from crossrank.errors import EngineError, InputError
+from crossrank.models.checkpoint import Checkpoint
 from tests.checkpoints import write_bert
 
 

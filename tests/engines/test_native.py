@@ -14,12 +14,12 @@ from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_torch_file
 
 from crossrank import _native
-from crossrank.checkpoint import Checkpoint
 from crossrank.engines.native import NativeEngine, default_threads, why_not
 from crossrank.engines.torch import TorchEngine
 from crossrank.errors import CheckpointError, EngineError, InputError, OutOfMemoryError
-from crossrank.models import BUNDLED, resolve
-from crossrank.packed import LAYOUT
+from crossrank.models.checkpoint import Checkpoint
+from crossrank.models.resolve import BUNDLED, resolve
+from crossrank.models.weight_cache import LAYOUT
 from crossrank.packing import Pack, build_pack
 from crossrank.pairs import PairEncoder
 from tests.checkpoints import write_bert, write_xlm_roberta

@@ -17,7 +17,6 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
 import crossrank
-from crossrank.checkpoint import Checkpoint
 from crossrank.engines.torch import PADDING, SMALL, TorchEngine, tight_batches
 from crossrank.errors import (
     CheckpointError,
@@ -27,6 +26,7 @@ from crossrank.errors import (
     OutOfMemoryError,
     UnsupportedModelError,
 )
+from crossrank.models.checkpoint import Checkpoint
 from crossrank.packing import Pack, build_pack
 from crossrank.pairs import PairEncoder
 from tests.checkpoints import write_bert, write_xlm_roberta
@@ -264,7 +264,8 @@ def test_tensorflow_is_never_imported(folder: Path, tmp_path: Path) -> None:
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 3.0.0\n")
     code = (
         "import sys\n"
-        "from crossrank.engines.torch import TorchEngine\nfrom crossrank.checkpoint import Checkpoint\n"
+        "from crossrank.engines.torch import TorchEngine\n"
+        "from crossrank.models.checkpoint import Checkpoint\n"
         f"from pathlib import Path\nTorchEngine(Checkpoint(Path({str(folder)!r})))\n"
         "assert 'tensorflow' not in sys.modules and 'keras' not in sys.modules"
     )
@@ -338,7 +339,7 @@ def test_weights_are_not_served_from_a_map_of_their_file(folder: Path, tmp_path:
     copy_with_weights(folder, tmp_path / "m", load_file(folder / "model.safetensors"))
     code = f"""
 from pathlib import Path
-from crossrank.checkpoint import Checkpoint
+from crossrank.models.checkpoint import Checkpoint
 from crossrank.engines.torch import TorchEngine
 from tests.engines.test_torch import pack_of
 folder = Path({str(tmp_path / "m")!r})

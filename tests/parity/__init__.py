@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from crossrank.checkpoint import Checkpoint
+from crossrank.models.checkpoint import Checkpoint
 from crossrank.pairs import EncodedPair, PairEncoder, Truncation
 from tests.checkpoints import CORPUS
 

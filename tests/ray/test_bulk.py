@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import ray
 
-from crossrank import CrossRankError, EngineError, InputError, Reranker, bulk
-from crossrank.bulk import Source
+from crossrank import CrossRankError, EngineError, InputError, Reranker
+from crossrank.bulk import job as bulk
+from crossrank.bulk.job import Source
 from crossrank.data.rows import Row
 from crossrank.ray import bulk as cluster
 from tests.checkpoints import CORPUS

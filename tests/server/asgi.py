@@ -12,8 +12,8 @@ from typing import Any
 from starlette.types import ASGIApp, Message
 
 from crossrank.engines.fake import FakeEngine
-from crossrank.server.app import create_app
-from crossrank.server.registry import ModelSpec, Registry
+from crossrank.server.core.registry import ModelSpec, Registry
+from crossrank.server.http.app import create_app
 from crossrank.server.settings import Settings
 from tests.server.serving import registry
 

@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from crossrank import Reranker
 from crossrank.engines.fake import FakeEngine
-from crossrank.models import BUNDLED, resolve
+from crossrank.models.resolve import BUNDLED, resolve
 from crossrank.pairs import PairEncoder
-from crossrank.server.registry import ModelSpec, Options, Registry
-from crossrank.server.work import Answer, Work
+from crossrank.server.core.registry import ModelSpec, Options, Registry
+from crossrank.server.core.work import Answer, Work
 
 ENCODER = PairEncoder(resolve(BUNDLED) / "tokenizer.json", max_length=64)
 

@@ -230,7 +230,7 @@ def test_clients_that_only_wait_keep_no_server(
 def test_a_thread_that_does_not_end_keeps_no_server(tmp_path: Path) -> None:
     code = "; ".join(
         [
-            "import time, crossrank.server.service as s",
+            "import time, crossrank.server.http.endpoint as s",
             "s.Service._read = lambda *_: time.sleep(3600)",
             "from crossrank.cli import main",
             "main()",

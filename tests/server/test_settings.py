@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from crossrank.errors import InputError
-from crossrank.server.limits import Limits
+from crossrank.server.http.limits import Limits
 from crossrank.server.settings import Settings
-from tests.server.test_auth import kind
+from tests.server.http.test_auth import kind
 
 
 def test_models_are_called_by_their_source_or_a_name() -> None:

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from crossrank.server.edge import _network
-from crossrank.server.work import Answer, Work
+from crossrank.server.core.work import Answer, Work
+from crossrank.server.http.middleware import _network
 from tests.server.asgi import app_of, ask, body_of
 from tests.server.serving import fake
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from crossrank.errors import InputError
-from crossrank.server.work import Work
+from crossrank.server.core.work import Work
 
 
 @pytest.mark.parametrize(

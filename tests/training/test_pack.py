@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pack import to_int4, to_int8
 
-from crossrank.checkpoint import BLOCK
+from crossrank.models.checkpoint import BLOCK
 
 
 @given(st.integers(0, 2**32 - 1))

@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from crossrank import bulk as job
+from crossrank.bulk import job
+from crossrank.bulk.output import json_line
 from crossrank.cli import options as o
 from crossrank.data.lines import STDIN
-from crossrank.data.output import json_line
 from crossrank.data.rows import Row, parse_shard
 from crossrank.errors import InputError
-from crossrank.models import BUNDLED
+from crossrank.models.resolve import BUNDLED
 from crossrank.reranker import Reranker
 
 _INPUT, _RAY = "Input options", "Cluster options"

@@ -9,9 +9,9 @@ from rich.table import Table
 from crossrank import Reranker
 from crossrank.cli import options as o
 from crossrank.cli.writing import bar, console, printable, write_json
-from crossrank.keywords import KeywordIndex
-from crossrank.models import BUNDLED
+from crossrank.models.resolve import BUNDLED
 from crossrank.ranking import Ranking
+from crossrank.text.keywords import KeywordIndex
 
 __all__ = ["EXAMPLES", "Comparison", "Control", "Example", "compare", "control"]
 

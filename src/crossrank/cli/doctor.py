@@ -19,14 +19,14 @@ from typing import Annotated
 
 import typer
 
-from crossrank.checkpoint import Checkpoint
 from crossrank.cli import options as o
 from crossrank.cli.writing import console, printable, write_json
 from crossrank.engines import choose_engine
 from crossrank.engines.base import gpu_is_possible, import_torch
 from crossrank.errors import CrossRankError, EngineError
-from crossrank.hub import hub_cache, hub_endpoint
-from crossrank.models import BUNDLED, resolve
+from crossrank.models.checkpoint import Checkpoint
+from crossrank.models.hub import hub_cache, hub_endpoint
+from crossrank.models.resolve import BUNDLED, resolve
 
 __all__ = ["Finding", "State", "examine"]
 

@@ -14,15 +14,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from crossrank import evaluate as ev
-from crossrank import report
 from crossrank.cli import options as o
 from crossrank.cli.writing import console, printable, write_json
 from crossrank.data.collection import load_collection
 from crossrank.data.rows import Row
 from crossrank.data.trec import read_run
 from crossrank.errors import InputError
-from crossrank.pool import MAX_QUERIES, PoolResult, bm25_system, measure_pool, pool_rows
+from crossrank.evaluation import measure as ev
+from crossrank.evaluation import report
+from crossrank.evaluation.pool import MAX_QUERIES, PoolResult, bm25_system, measure_pool, pool_rows
 
 _DATA, _MODEL = "Data options", "Model options"
 

@@ -15,7 +15,7 @@ from crossrank.cli.reading import read_text
 from crossrank.cli.writing import bar, console, one_line, printable, write_json, write_tsv
 from crossrank.errors import InputError
 from crossrank.explain import DEFAULT_SENTENCES, ExplainedSentence, Explanation
-from crossrank.models import BUNDLED
+from crossrank.models.resolve import BUNDLED
 
 # From what costs nothing to what costs most, when it is taken out.
 _HEAT = ("", "on color(153)", "on color(111)", "on color(75)")

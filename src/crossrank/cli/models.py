@@ -11,10 +11,10 @@ from rich.table import Table
 
 from crossrank.cli import options as o
 from crossrank.cli.writing import console, one_line, printable, write_json
-from crossrank.content import cache_folder
-from crossrank.models import Source, cached_folder, resolve, stored_models
-from crossrank.models import remove as remove_model
-from crossrank.packed import PackedFile, packed_files
+from crossrank.models.content import cache_folder
+from crossrank.models.resolve import Source, cached_folder, resolve, stored_models
+from crossrank.models.resolve import remove as remove_model
+from crossrank.models.weight_cache import PackedFile, packed_files
 
 __all__ = ["app"]
 

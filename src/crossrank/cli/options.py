@@ -11,7 +11,7 @@ import typer
 from crossrank import Reranker
 from crossrank.engines import Precision
 from crossrank.errors import InputError
-from crossrank.models import Source
+from crossrank.models.resolve import Source
 
 if TYPE_CHECKING:
     from crossrank.client import Client

@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
+from crossrank._extras import needs
 from crossrank.cli import options as o
 from crossrank.cli.serving import server_logs
-from crossrank.extras import needs
-from crossrank.models import BUNDLED
+from crossrank.models.resolve import BUNDLED
 
 _HOST, _PORT = "127.0.0.1", 8080
 

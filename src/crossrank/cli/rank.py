@@ -12,7 +12,7 @@ from crossrank.cli import options as o
 from crossrank.cli.reading import read_documents
 from crossrank.cli.writing import bar, console, printable, write_json, write_tsv
 from crossrank.errors import InputError
-from crossrank.models import BUNDLED
+from crossrank.models.resolve import BUNDLED
 from crossrank.ranking import RankedDocument, Ranking, check_options
 
 _SERVER = "Server options"

@@ -13,7 +13,7 @@ from crossrank.cli import options as o
 from crossrank.cli.reading import STDIN, read_pairs
 from crossrank.cli.writing import bar, console, printable, write_json, write_tsv
 from crossrank.errors import InputError
-from crossrank.models import BUNDLED
+from crossrank.models.resolve import BUNDLED
 from crossrank.ranking import ScoredPair
 
 

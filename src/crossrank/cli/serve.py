@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
+from crossrank._extras import needs
 from crossrank.cli import options as o
 from crossrank.cli.serving import server_logs
 from crossrank.errors import InputError
-from crossrank.extras import needs
-from crossrank.models import BUNDLED
+from crossrank.models.resolve import BUNDLED
 
 _LISTEN, _ACCESS = "Where it listens", "Who may ask"
 _LIMITS, _LOGS = "Limits", "Logs"
@@ -231,7 +231,7 @@ def serve(
     """
     with needs("server", "the server"):
         from crossrank.server import run, settings
-        from crossrank.server.limits import Limits, parse_size
+        from crossrank.server.http.limits import Limits, parse_size
     if log_format not in ("text", "json"):
         raise InputError(f"--log-format is {log_format!r}; it must be text or json")
     if log_level not in ("debug", "info", "warning", "error"):

@@ -12,7 +12,7 @@ __all__ = ["server_logs"]
 @contextmanager
 def server_logs(form: str, level: str) -> Iterator[None]:
     """Log as a server does ("text" or "json"), and not as other commands, while the block runs."""
-    from crossrank.server import logs
+    from crossrank.server.http import logs
 
     logger = logging.getLogger("crossrank")
     before, logger.handlers = logger.handlers, []

@@ -14,9 +14,9 @@ from crossrank.cli.reading import Pair, read_pairs
 from crossrank.cli.writing import console, printable, write_json
 from crossrank.engines import Precision, choose_engine
 from crossrank.errors import InputError
-from crossrank.models import BUNDLED
-from crossrank.verify import TOP, Cost, Question, Verification, sample_questions
-from crossrank.verify import verify as measure
+from crossrank.evaluation.verify import TOP, Cost, Question, Verification, sample_questions
+from crossrank.evaluation.verify import verify as measure
+from crossrank.models.resolve import BUNDLED
 
 __all__ = ["group"]
 

@@ -10,7 +10,7 @@ from crossrank.data import named, rows, trec
 from crossrank.data.lines import plain_suffix, read_lines, read_object
 from crossrank.data.trec import Qrels, Run
 from crossrank.errors import InputError
-from crossrank.keywords import KeywordIndex
+from crossrank.text.keywords import KeywordIndex
 
 __all__ = ["Collection", "load_collection"]
 

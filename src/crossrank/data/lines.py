@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
+from crossrank._extras import needs
 from crossrank.errors import InputError
-from crossrank.extras import needs
-from crossrank.words import clean
+from crossrank.text.words import clean
 
 __all__ = [
     "STDIN",

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from crossrank._extras import needs
 from crossrank.data.trec import Qrels, Run, best_first
 from crossrank.errors import InputError
-from crossrank.extras import needs
 
 __all__ = ["LIBRARIES", "Parts"]
 

@@ -16,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+from crossrank._extras import needs
 from crossrank.data.lines import (
     STDIN,
     Advance,
@@ -26,7 +27,6 @@ from crossrank.data.lines import (
     split_pair,
 )
 from crossrank.errors import InputError
-from crossrank.extras import needs
 
 __all__ = ["Document", "Id", "Row", "Shard", "check_label", "import_parquet", "parse_shard", "read_rows"]
 

@@ -13,8 +13,8 @@ from typing import Literal, Protocol, get_args, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from crossrank.checkpoint import Checkpoint
 from crossrank.errors import EngineError, InputError
+from crossrank.models.checkpoint import Checkpoint
 from crossrank.packing import Pack
 
 __all__ = [

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crossrank.checkpoint import Checkpoint, place_in_file
-from crossrank.content import WatchedFile
+from crossrank._progress import progress_bar
 from crossrank.engines.base import MOST_THREADS
 from crossrank.errors import CheckpointError, EngineError, InputError, OutOfMemoryError
-from crossrank.packed import PackedWeights
+from crossrank.models.checkpoint import Checkpoint, place_in_file
+from crossrank.models.content import WatchedFile
+from crossrank.models.weight_cache import PackedWeights
 from crossrank.packing import Pack
-from crossrank.progress import progress_bar
 
 try:
     from crossrank import _native

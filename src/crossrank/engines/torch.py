@@ -15,7 +15,6 @@ import numpy.typing as npt
 import torch
 import transformers
 
-from crossrank.checkpoint import Checkpoint
 from crossrank.errors import (
     CheckpointError,
     EngineError,
@@ -23,6 +22,7 @@ from crossrank.errors import (
     OutOfMemoryError,
     UnsupportedModelError,
 )
+from crossrank.models.checkpoint import Checkpoint
 from crossrank.packing import Pack
 
 __all__ = ["TorchEngine", "tight_batches"]

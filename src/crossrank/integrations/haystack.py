@@ -19,10 +19,10 @@ from dataclasses import replace
 from math import inf
 from typing import Any
 
+from crossrank._extras import needs
 from crossrank.errors import InputError
-from crossrank.extras import needs
 from crossrank.integrations.ranker import NOT_SAVED, Model, Ranker, check_arguments, is_url
-from crossrank.models import BUNDLED
+from crossrank.models.resolve import BUNDLED
 from crossrank.ranking import Ranking, check_options
 from crossrank.reranker import Reranker
 

@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
-from crossrank.extras import needs
+from crossrank._extras import needs
 from crossrank.integrations.ranker import Model, Ranker
-from crossrank.models import BUNDLED
+from crossrank.models.resolve import BUNDLED
 from crossrank.ranking import Ranking, check_options
 
 with needs("langchain", __name__):

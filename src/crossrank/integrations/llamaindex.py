@@ -15,10 +15,10 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
+from crossrank._extras import needs
 from crossrank.errors import InputError
-from crossrank.extras import needs
 from crossrank.integrations.ranker import NOT_SAVED, Model, Ranker
-from crossrank.models import BUNDLED
+from crossrank.models.resolve import BUNDLED
 from crossrank.ranking import Ranking, check_options
 from crossrank.reranker import Reranker
 

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from crossrank._extras import needs
 from crossrank.errors import InputError, ServiceError, UnavailableError, UnknownModelError
-from crossrank.extras import needs
 from crossrank.integrations.ranker import Model, Ranker
-from crossrank.models import BUNDLED
+from crossrank.models.resolve import BUNDLED
 from crossrank.reranker import Reranker
 
 with needs("mteb", __name__):

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from crossrank._extras import needs
 from crossrank.errors import InputError
-from crossrank.extras import needs
 from crossrank.integrations.ranker import Model, Ranker
-from crossrank.models import BUNDLED
+from crossrank.models.resolve import BUNDLED
 from crossrank.ranking import RankedDocument, check_options
 
 with needs("pyterrier", __name__):

@@ -11,8 +11,8 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from crossrank.documents import Document
 from crossrank.errors import InputError
+from crossrank.inputs import Document
 from crossrank.ranking import Ranking
 from crossrank.reranker import Reranker
 

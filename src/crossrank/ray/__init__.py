@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from crossrank.extras import needs
+from crossrank._extras import needs
 
 with needs("ray", "a cluster"):
     from crossrank.ray.bulk import answers, connect

@@ -19,8 +19,8 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from crossrank.bulk import Answer, Source
-from crossrank.bulk import answers as local_answers
+from crossrank.bulk.job import Answer, Source
+from crossrank.bulk.job import answers as local_answers
 from crossrank.data.rows import Document, Row
 from crossrank.errors import CrossRankError, EngineError, InputError
 from crossrank.reranker import Reranker

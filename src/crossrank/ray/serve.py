@@ -12,9 +12,9 @@ from ray.serve.config import AutoscalingConfig
 
 from crossrank.arguments import check_integer
 from crossrank.errors import InputError, UnavailableError
-from crossrank.server.app import create_app
+from crossrank.server.http.app import create_app
+from crossrank.server.http.tracing import tracer_of_environment
 from crossrank.server.settings import Settings
-from crossrank.server.tracing import tracer_of_environment
 
 __all__ = ["deployment"]
 

@@ -21,11 +21,11 @@ import uvicorn
 from fastapi import FastAPI
 
 from crossrank.errors import CrossRankError, InputError
-from crossrank.server.app import create_app
-from crossrank.server.protocol import Connections, guarded_protocol
-from crossrank.server.registry import Registry
+from crossrank.server.core.registry import Registry
+from crossrank.server.http.app import create_app
+from crossrank.server.http.protocol import Connections, guarded_protocol
+from crossrank.server.http.tracing import tracer_of_environment
 from crossrank.server.settings import Settings
-from crossrank.server.tracing import tracer_of_environment
 
 __all__ = ["EXIT_STUCK", "listen", "run"]
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from crossrank.errors import InputError
-from crossrank.models import BUNDLED
+from crossrank.models.resolve import BUNDLED
 from crossrank.reranker import Reranker
-from crossrank.server.auth import Keys, read_keys
-from crossrank.server.dialects import DIALECTS
-from crossrank.server.limits import Limits
-from crossrank.server.registry import ModelSpec, Options, Registry
+from crossrank.server.core.registry import ModelSpec, Options, Registry
+from crossrank.server.http.auth import Keys, read_keys
+from crossrank.server.http.dialects import DIALECTS
+from crossrank.server.http.limits import Limits
 
 __all__ = ["Settings"]
 

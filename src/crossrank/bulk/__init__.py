@@ -1,0 +1,1 @@
+"""Rerank a file of any size, resumably."""

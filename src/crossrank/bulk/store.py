@@ -1,0 +1,54 @@
+"""Documents by their id, on disk: a collection of any size in little memory."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+
+from crossrank.errors import InputError
+from crossrank.text.words import clean
+
+__all__ = ["DocumentStore"]
+
+
+class DocumentStore:
+    """The texts of a collection in a temporary database, which goes when it is closed.
+
+    Args:
+        documents: (place, id, text) of each.
+
+    Raises:
+        InputError: an id comes twice.
+    """
+
+    def __init__(self, documents: Iterable[tuple[str, str, str]]) -> None:
+        # "" is SQLite's name for a private database that spills to a temporary file.
+        self._database = sqlite3.connect("", isolation_level=None)
+        self._database.execute("CREATE TABLE documents (id TEXT PRIMARY KEY, text TEXT) WITHOUT ROWID")
+        self._database.execute("BEGIN")
+        last = ("", "")
+        try:
+            for place, identity, text in documents:
+                last = (place, identity)
+                self._database.execute("INSERT INTO documents VALUES (?, ?)", (identity, clean(text)))
+        except sqlite3.IntegrityError as error:
+            self.close()
+            raise InputError(f"{last[0]}: the id {last[1]!r} was there before") from error
+        except BaseException:
+            self.close()
+            raise
+        self._database.execute("COMMIT")
+
+    def close(self) -> None:
+        self._database.close()
+
+    def texts(self, identities: Sequence[str]) -> dict[str, str]:
+        """The texts of those ids that are there."""
+        found: dict[str, str] = {}
+        for start in range(0, len(identities), 500):  # SQLite takes 999 parameters everywhere
+            part = identities[start : start + 500]
+            marks = ",".join("?" * len(part))
+            # Only question marks are put in.
+            query = f"SELECT id, text FROM documents WHERE id IN ({marks})"  # noqa: S608
+            found |= dict(self._database.execute(query, part).fetchall())
+        return found

@@ -1,0 +1,1 @@
+"""Measure, compare, verify and report the quality of a ranking."""

@@ -1,0 +1,339 @@
+"""A checkpoint on disk: what it is, whether it is whole, and its weights.
+
+A folder in the hub's layout: ``config.json``, ``tokenizer.json`` and ``model.safetensors`` (or
+its shards with ``model.safetensors.index.json``, or ``pytorch_model.bin`` and its shards).
+
+What transformers accepts is accepted: tensors of BERT models without the prefix of their model's type,
+``LayerNorm.gamma`` and ``.beta``, float64, and a config without ``architectures``.
+
+The bundled model's weights are compressed, which its config says with ``"crossrank":
+{"compressed": 1}``. A tensor NAME of shape (rows, columns) is then stored as one of
+
+- ``NAME.int8`` int8 (rows, columns) and ``NAME.scale`` float32 (rows,): value = int8 * scale;
+- ``NAME.int4`` uint8 (rows, columns / 2) and ``NAME.scale`` float16 (rows, columns / 32): in each
+  block of 32 values the low nibbles of its 16 bytes are values 0 to 15, the high nibbles 16 to
+  31, and value = (nibble - 8) * scale.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import re
+import reprlib
+from collections.abc import Collection, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+
+from crossrank.errors import CheckpointError, UnsupportedModelError
+from crossrank.models.content import Content, read_content
+from crossrank.models.files import SAFETENSORS, check_no_pointer, no_weights, weight_files
+
+__all__ = ["BLOCK", "Checkpoint", "map_tensors", "view_tensors"]
+
+BLOCK = 32
+"""Values that share one scale in a 4-bit tensor."""
+
+# Position embeddings of these start at pad_token_id + 1.
+_OFFSET_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert")
+
+# What the names of the model's own tensors begin with, by model_type; the rest is its head.
+_PREFIXES = {"bert": "bert.", "roberta": "roberta.", "xlm-roberta": "roberta."}
+_WITHOUT_PREFIX = re.compile(r"(embeddings|encoder|pooler)\.")
+_OLD_NORM = re.compile(r"(LayerNorm\.)(gamma|beta)$")
+
+# Fields of config.json that are read here or by an engine. bool is no int.
+_FIELDS: Mapping[str, tuple[tuple[type, ...], str]] = {
+    **dict.fromkeys(("model_type", "hidden_act", "position_embedding_type"), ((str,), "a string")),
+    **dict.fromkeys(
+        ("max_position_embeddings", "num_labels", "pad_token_id", "type_vocab_size", "vocab_size"),
+        ((int,), "a whole number"),
+    ),
+    "architectures": ((list,), "a list of names"),
+    "id2label": ((dict,), "an object"),
+    "crossrank": ((dict,), "an object"),
+}
+
+
+class Checkpoint:
+    """A cross-encoder in a folder.
+
+    Args:
+        folder: as described above.
+        name: what messages call the model; default: the folder's name.
+
+    Attributes:
+        folder: the same.
+        name: the same.
+        config: config.json.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+        UnsupportedModelError: the model is not a cross-encoder with one label.
+    """
+
+    def __init__(self, folder: Path, *, name: str | None = None) -> None:
+        self.folder = folder
+        self.name = name or folder.name
+        self.config, self._config_text = _read_config(folder)
+        self._check_kind()
+        if self.max_length < 1:
+            raise CheckpointError(
+                f"{folder / 'config.json'}: max_position_embeddings leaves no room for tokens"
+            )
+        self.weight_files = _weight_files(folder)
+        for path in self.weight_files:
+            check_no_pointer(path)
+            if path.suffix == ".safetensors":
+                open_safetensors(path)
+
+    @property
+    def tokenizer_path(self) -> Path:
+        return self.folder / "tokenizer.json"
+
+    @property
+    def compressed(self) -> bool:
+        """Whether the weights are in the bundled model's compressed form."""
+        return bool((self.config.get("crossrank") or {}).get("compressed"))
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Rows of the embedding table, as the config has them; None: it does not say."""
+        size: int | None = self.config.get("vocab_size")
+        return size
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest sequence that the position embeddings allow."""
+        positions: int = self.config.get("max_position_embeddings") or 1 << 20
+        if self.config.get("model_type") in _OFFSET_POSITIONS:
+            padding: int | None = self.config.get("pad_token_id")
+            return positions - (1 if padding is None else padding) - 1
+        return positions
+
+    @cached_property
+    def content(self) -> Content:
+        """What the weight files hold; it costs a read of them, unless the cache knows them.
+
+        Raises:
+            CheckpointError: a file changes meanwhile.
+        """
+        folder = self.folder.absolute()
+        return read_content(folder, [folder / path.name for path in self.weight_files])
+
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits: equal for equal configs and weights, wherever they lie."""
+        return hashlib.sha256(self._config_text + self.content.digest.encode()).hexdigest()[:32]
+
+    def parameters(self) -> int:
+        """How many weights the model has."""
+        total = 0
+        for path in self.weight_files:
+            if path.suffix != ".safetensors":
+                total += path.stat().st_size // 4  # pytorch_model.bin: fp32 unless proven otherwise
+                continue
+            with open_safetensors(path) as tensors:
+                for name in tensors.keys():  # noqa: SIM118 - a safe_open is not a mapping
+                    shape = tensors.get_slice(name).get_shape()
+                    size = int(np.prod(shape)) if shape else 1
+                    if name.endswith(".int4"):
+                        size *= 2
+                    if not name.endswith(".scale"):
+                        total += size
+        return total
+
+    def tensors(self) -> dict[str, npt.NDArray[np.float32]]:
+        """The weights of a compressed checkpoint as float32, under transformers' names.
+
+        Raises:
+            CheckpointError: the checkpoint is not compressed, or damaged.
+        """
+        if not self.compressed:  # bf16 is mapped as uint16, and would become other numbers
+            raise CheckpointError(f"{self.folder} is not compressed: read it with safetensors")
+        stored = self.mapped()
+        weights: dict[str, npt.NDArray[np.float32]] = {}
+        for name, value in stored.items():
+            scale = stored.get(f"{name}.scales")
+            if scale is not None:
+                blocks = value.reshape(value.shape[0], -1, BLOCK // 2)  # (rows, blocks, 16)
+                # In place: the embedding table is by far the largest tensor.
+                values = np.empty((*blocks.shape[:2], BLOCK), np.float32)
+                values[:, :, : BLOCK // 2] = blocks & 15
+                values[:, :, BLOCK // 2 :] = blocks >> 4
+                values -= 8
+                values *= scale[:, :, None]
+                weights[name] = values.reshape(value.shape[0], -1)
+            elif not name.endswith(".scales"):
+                weights[name] = np.array(value, np.float32)
+        return weights
+
+    def mapped(self, only: Collection[str] | None = None) -> dict[str, npt.NDArray[Any]]:
+        """The weights as they lie in safetensors files, mapped and not read; bf16 as uint16.
+
+        Names are those of transformers today, and float64 becomes float32. Of a compressed checkpoint
+        int8 matrices are restored, and a 4-bit table NAME is NAME (uint8) and NAME.scales (float16).
+
+        Args:
+            only: names of the matrices to restore; None: all.
+        """
+        stored: dict[str, npt.NDArray[Any]] = {}
+        for path in self.weight_files:
+            stored |= map_tensors(path)[0]
+        if not self.compressed:
+            return {self._canonical(name): _as_float32(value) for name, value in stored.items()}
+        weights: dict[str, npt.NDArray[Any]] = {}
+        for name, value in stored.items():
+            base, _, form = name.rpartition(".")
+            if form == "int8":
+                if only is not None and base not in only:
+                    continue
+                weights[base] = value * self._scale(stored, base, value, 1)
+            elif form == "int4":
+                self._scale(stored, base, value, 2 / BLOCK)
+                weights[base], weights[f"{base}.scales"] = value, stored[f"{base}.scale"]
+            elif form != "scale":
+                weights[name] = value
+        return weights
+
+    def _canonical(self, name: str) -> str:
+        """A tensor's name as transformers writes it today."""
+        name = _OLD_NORM.sub(lambda found: found[1] + {"gamma": "weight", "beta": "bias"}[found[2]], name)
+        prefix = _PREFIXES.get(self.config.get("model_type") or "")
+        return prefix + name if prefix and _WITHOUT_PREFIX.match(name) else name
+
+    def _scale(
+        self, stored: dict[str, npt.NDArray[Any]], base: str, value: npt.NDArray[Any], each: float
+    ) -> npt.NDArray[np.float32]:
+        """The scales of a matrix as it is stored: ``each`` is how many a column has; 1: one for each row."""
+        scale = stored.get(f"{base}.scale")
+        columns = 1 if each == 1 else int((value.shape[-1] if value.ndim else 0) * each)
+        if value.ndim != 2 or scale is None or scale.size != value.shape[0] * columns:
+            raise CheckpointError(f"{self.folder}: the tensor {base}.scale is missing or of the wrong shape")
+        return np.asarray(scale, np.float32).reshape(value.shape[0], columns)
+
+    def _check_kind(self) -> None:
+        names: list[str] = self.config.get("architectures") or []
+        kind = next((name for name in names if name.endswith("ForSequenceClassification")), None)
+        if names and kind is None:
+            what, reason = ", ".join(names), "an embedding model cannot rerank pairs"
+            if any(name.endswith(("ForCausalLM", "ForConditionalGeneration")) for name in names):
+                reason = (
+                    "a language model ranks by its answer to a prompt, which CrossRank does not run: "
+                    "take a reranker that is a sequence classifier with one label"
+                )
+            raise UnsupportedModelError(
+                f"{self.folder} is not a cross-encoder: its config.json names {what}, "
+                f"and a cross-encoder's name ends in ForSequenceClassification ({reason})"
+            )
+        labels = self.config.get("id2label")
+        count = len(labels) if labels else self.config.get("num_labels")
+        if count is None:
+            raise UnsupportedModelError(
+                f"{self.folder} has 2 labels, as its config.json has neither id2label nor num_labels; "
+                'a reranker has one: if this is one, add "num_labels": 1 there'
+            )
+        if count != 1:
+            listed = f" ({', '.join(map(str, list(labels.values())[:5]))})" if labels else ""
+            raise UnsupportedModelError(
+                f"{self.folder} has {count} labels{listed}; a reranker has one, its score "
+                "(id2label or num_labels in config.json): models with several are not supported"
+            )
+
+
+def _as_float32(value: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return value.astype(np.float32) if value.dtype == np.float64 else value
+
+
+_NUMPY = {"F64": "f8", "F32": "f4", "F16": "f2", "BF16": "u2", "I64": "i8", "I32": "i4", "I16": "i2"}
+_NUMPY |= {"U64": "u8", "U32": "u4", "U16": "u2", "I8": "i1", "U8": "u1", "BOOL": "?"}
+
+
+def map_tensors(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
+    """Tensors of a safetensors file without reading them, and its metadata; bf16 as uint16.
+
+    The safetensors library checks the file, but always copies.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    open_safetensors(path)
+    return view_tensors(np.memmap(path, np.uint8, "r"))
+
+
+def view_tensors(data: npt.NDArray[np.uint8]) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
+    """Tensors and metadata of the bytes of a whole safetensors file, as views; bf16 as uint16.
+
+    Raises:
+        ValueError, KeyError, TypeError, RecursionError: they are not such a file's.
+    """
+    size = int(data[:8].view("<u8")[0])
+    header = json.loads(data[8 : 8 + size].tobytes())
+    metadata: dict[str, str] = header.pop("__metadata__", None) or {}
+    tensors: dict[str, npt.NDArray[Any]] = {}
+    for name, entry in header.items():
+        start, end = (8 + size + place for place in entry["data_offsets"])
+        if entry["dtype"] in _NUMPY:  # 8-bit floats have no numpy type, and no engine reads them
+            tensors[name] = data[start:end].view(f"<{_NUMPY[entry['dtype']]}").reshape(entry["shape"])
+    return tensors, metadata
+
+
+def place_in_file(array: npt.NDArray[Any]) -> tuple[Path, int] | None:
+    """Where an array of ``map_tensors`` is mapped from: the file, and its first byte there; None: nowhere."""
+    whole: object = array
+    while isinstance(whole, np.ndarray) and not isinstance(whole.base, mmap.mmap):
+        whole = whole.base
+    if not isinstance(whole, np.memmap) or whole.filename is None:
+        return None
+    return Path(whole.filename), array.ctypes.data - whole.ctypes.data
+
+
+def _read_config(folder: Path) -> tuple[dict[str, Any], bytes]:
+    """config.json, the types of its fields checked, and its text."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path} is missing; a model folder holds config.json, tokenizer.json and model.safetensors"
+        )
+    try:
+        text = path.read_bytes()
+        config = json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        check_no_pointer(path)
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} is not a model's configuration: it holds no JSON object")
+    for name, (types, wanted) in _FIELDS.items():
+        value = config.get(name)
+        good = value is None or (isinstance(value, types) and not isinstance(value, bool))
+        if name == "architectures" and good:
+            good = all(isinstance(item, str) for item in value or ())
+        if not good:
+            raise CheckpointError(f"{path}: {name} is {reprlib.repr(value)}; it must be {wanted}")
+    return config, text
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that hold the weights, all of them there."""
+    files = weight_files(folder)
+    missing = next((file for file in files if not (folder / file).is_file()), None)
+    if missing == SAFETENSORS:
+        raise CheckpointError(no_weights(folder))
+    if missing is not None:
+        raise CheckpointError(f"{folder}: the shard {missing} is missing; pull the model again")
+    return [folder / file for file in files]
+
+
+def open_safetensors(path: Path) -> Any:
+    """Open a safetensors file, which also checks that it is as long as its header says."""
+    try:
+        return safe_open(str(path), framework="np")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or cut short ({error}); remove it and pull the model again"
+        ) from error

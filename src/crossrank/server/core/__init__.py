@@ -1,0 +1,1 @@
+"""From an accepted request to its scores: queues, fairness, admission, engines."""

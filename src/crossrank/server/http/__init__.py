@@ -1,0 +1,1 @@
+"""What speaks HTTP: routes, dialects, limits, keys, logs."""

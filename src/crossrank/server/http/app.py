@@ -1,0 +1,324 @@
+"""The paths of the server, on FastAPI: it routes and describes; bodies are read by ``Service``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.openapi.utils import get_openapi
+from prometheus_client import CONTENT_TYPE_LATEST, ProcessCollector, generate_latest
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+
+from crossrank import __version__
+from crossrank.errors import CrossRankError, ModelError, UnknownModelError
+from crossrank.server.core.registry import ModelInfo, Registry, State
+from crossrank.server.http.browsers import Browsers
+from crossrank.server.http.dialects import Dialect, Dialects
+from crossrank.server.http.dialects.openai import OpenAIError
+from crossrank.server.http.docs import page
+from crossrank.server.http.endpoint import Service, json_response, notes_of
+from crossrank.server.http.faults import Fault, Kind, fault_of
+from crossrank.server.http.middleware import OPEN_PATHS, Edge, path_fault
+from crossrank.server.http.playground import add_playground
+from crossrank.server.http.tracing import NO_TRACES, Tracer
+from crossrank.server.settings import Settings
+
+__all__ = ["create_app"]
+
+_REF = "#/components/schemas/{model}"
+
+
+def create_app(settings: Settings, registry: Registry, tracer: Tracer = NO_TRACES) -> FastAPI:
+    """The application. Starting and closing the registry is its caller's business.
+
+    ``app.state.failure`` may be set to what keeps the server from ever being ready.
+
+    Raises:
+        InputError: the API keys cannot be read.
+    """
+    keys = settings.keys()
+    dialects = Dialects(settings.dialect)
+    service = Service(registry, dialects, settings.limits, settings.max_concurrent_requests, tracer)
+    app = FastAPI(
+        title="CrossRank", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
+    app.state.failure = ""
+    # A foreign page has no key, so that a server with keys need not ask where requests come from.
+    browsers = None if settings.has_keys else Browsers(settings.allowed_hosts, settings.cors_origins)
+    app.add_middleware(Edge, keys=keys, dialects=dialects, browsers=browsers)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "retry-after"],
+        )
+    ProcessCollector(registry=registry.metrics.registry)
+
+    async def answer(request: Request) -> Response:
+        return await service.handle(request)
+
+    documented: list[type[BaseModel]] = []
+    for path, summary, kinds in (
+        ("/rerank", "Order texts (TEI) or documents", [dialects.tei, dialects.documents]),
+        ("/v1/rerank", "Order documents", [dialects.v1]),
+        ("/v2/rerank", "Order documents", [dialects.v2]),
+        ("/score", "Score pairs", [dialects.score]),
+        ("/v1/score", "Score pairs", [dialects.score]),
+        ("/compare", "Order documents by keywords (BM25) and by the model", [dialects.compare]),
+        ("/explain", "Which sentences of a document carry its score", [dialects.explain]),
+    ):
+        documented += [kind.Request for kind in kinds]
+        app.add_api_route(
+            path,
+            answer,
+            methods=["POST"],
+            summary=f"{summary}: {' or '.join(_titles(kinds))}",
+            operation_id=path.strip("/").replace("/", "_"),
+            openapi_extra={"requestBody": _body(kinds), "parameters": _HEADERS},
+            responses=_responses(kinds),
+            response_model=None,
+            tags=["rerank"],
+        )
+
+    def state() -> State:
+        return State(False, app.state.failure) if app.state.failure else registry.state
+
+    @app.get("/health", tags=["operations"], responses={503: {"description": "Not ready, and why"}})
+    async def health() -> Response:
+        """Whether every model is ready, or why not."""
+        now = state()
+        if now.ready:
+            return json_response({"status": "ready"})
+        loading = any(model.state == "loading" for model in registry.models())
+        status = "loading" if loading and not app.state.failure else "unavailable"
+        return json_response({"status": status, "message": now.why}, 503, {"retry-after": "1"})
+
+    @app.get("/health/live", tags=["operations"])
+    async def live() -> Response:
+        """Whether the process answers."""
+        return json_response({"status": "live"})
+
+    @app.get("/info", tags=["operations"])
+    async def info() -> Response:
+        """The first model as text-embeddings-inference describes it, and all models."""
+        return json_response(_info(settings, registry))
+
+    @app.get("/metrics", tags=["operations"], response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        """Numbers for Prometheus."""
+        return Response(generate_latest(registry.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/v1/models", tags=["models"])
+    async def models() -> Response:
+        """The served models, as OpenAI lists them."""
+        return json_response({"object": "list", "data": [_listed(model) for model in registry.models()]})
+
+    @app.get("/v1/models/{name:path}", tags=["models"], responses={404: {"model": OpenAIError}})
+    async def one_model(request: Request, name: str) -> Response:
+        """A served model, as OpenAI and Xinference describe it."""
+        models = {model.name: model for model in registry.models()}
+        if name not in models:
+            fault = fault_of(UnknownModelError(name, list(models)))
+            return path_fault(None, fault, notes_of(request.scope)["request_id"])
+        return json_response(_listed(models[name]))
+
+    @app.get("/v1/cluster/auth", tags=["models"])
+    async def cluster_auth() -> Response:
+        """Whether keys are asked for: Xinference's client sends its key only then."""
+        return json_response({"auth": settings.has_keys})
+
+    @app.get("/models", tags=["models"])
+    async def infinity_models() -> Response:
+        """The served models, as infinity lists them."""
+        # Its client takes no other owner, and no list without statistics.
+        own = {"owned_by": "infinity", "capabilities": ["rerank"], "stats": {}}
+        return json_response(
+            {"object": "list", "data": [_listed(model) | own for model in registry.models()]}
+        )
+
+    @app.post(
+        "/models/reload",
+        tags=["models"],
+        responses={code: {"model": OpenAIError} for code in (401, 403, 404, 500)},
+    )
+    async def reload(request: Request, model: str | None = None) -> Response:
+        """Load a model anew (by default all) without dropping a request. It takes the admin key."""
+        try:
+            keys.check_admin(request.headers.get("authorization"))
+            await registry.reload(model)
+        except CrossRankError as error:
+            # A model that cannot be loaded is the server's trouble, not the client's.
+            broken = isinstance(error, (ModelError, ValueError))
+            fault = Fault("internal", str(error)) if broken else fault_of(error)
+            notes_of(request.scope)["error"] = str(error)
+            return path_fault(None, fault, notes_of(request.scope)["request_id"])
+        names = [model] if model else [each.name for each in registry.models()]
+        return json_response({"reloaded": names})
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return HTMLResponse(page(app.openapi()))
+
+    add_playground(app)
+
+    async def no_such_path(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        kind: Kind = "method" if error.status_code == 405 else "not_found"
+        message = f"{request.method} {request.url.path} is not served here; /docs lists what is"
+        allowed = (error.headers or {}).get("Allow")
+        if allowed is not None:
+            message = f"{request.url.path} takes {allowed}, and this is {request.method}"
+        response = path_fault(
+            dialects.of_path(request.url.path), Fault(kind, message), notes_of(request.scope)["request_id"]
+        )
+        response.headers.update(error.headers or {})
+        return response
+
+    app.add_exception_handler(HTTPException, no_such_path)
+
+    def describe() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _describe(app, documented, secured=settings.has_keys)
+        return app.openapi_schema
+
+    app.openapi = describe  # type: ignore[method-assign]
+    return app
+
+
+def _titles(kinds: list[Dialect]) -> list[str]:
+    return [kind.name for kind in kinds]
+
+
+def _body(kinds: list[Dialect]) -> dict[str, Any]:
+    refs = [{"$ref": _REF.format(model=kind.Request.__name__)} for kind in kinds]
+    schema = refs[0] if len(refs) == 1 else {"anyOf": refs}
+    return {"required": True, "content": {"application/json": {"schema": schema}}}
+
+
+_HEADERS = [
+    {
+        "name": name,
+        "in": "header",
+        "required": False,
+        "description": description,
+        "schema": schema,
+    }
+    for name, description, schema in (
+        ("X-Request-Id", "comes back in the answer and the log", {"type": "string", "maxLength": 128}),
+        ("X-Client-Name", "who asks, for the log", {"type": "string"}),
+        (
+            "X-Request-Timeout",
+            "seconds until the answer is of no use; at most the server's own --timeout",
+            {"type": "number", "exclusiveMinimum": 0},
+        ),
+    )
+]
+
+_FAULTS: Mapping[Kind, str] = {
+    "syntax": "the body is not JSON",
+    "invalid": "a field is not as it should be",
+    "empty": "there are no documents",
+    "limit": "too many documents, lists or objects, or a text is too long",
+    "too_long": "a text does not fit, and may not be cut",
+    "unauthorized": "no API key, or a wrong one",
+    "forbidden": "a browser sends it for a foreign page",
+    "unknown_model": "no such model",
+    "slow": "the body came too slowly",
+    "too_large": "the body is too large",
+    "overloaded": "the queue is full; Retry-After says when to try again",
+    "engine": "the engine failed",
+    "unavailable": "the server starts, stops, or restarts the engine",
+    "deadline": "the request's time is over",
+}
+
+
+def _responses(kinds: list[Dialect]) -> dict[int | str, dict[str, Any]]:
+    answers = [kind.Response for kind in kinds]
+    errors = [kind.Error for kind in kinds]
+    responses: dict[int | str, dict[str, Any]] = {200: {"model": _either(answers)}}
+    for kind in kinds:
+        for fault, what in _FAULTS.items():
+            response = responses.setdefault(
+                kind.status(Fault(fault, "")), {"model": _either(errors), "description": ""}
+            )
+            if what not in response["description"]:
+                response["description"] += ("; " if response["description"] else "") + what
+    return responses
+
+
+def _either(models: list[Any]) -> Any:
+    either = models[0]
+    for model in models[1:]:
+        either = either | model
+    return either
+
+
+def _info(settings: Settings, registry: Registry) -> dict[str, Any]:
+    models = registry.models()
+    first = models[0]
+    labels = dict(first.id2label) or {"0": "LABEL_0"}
+    return {
+        "model_id": first.source,
+        "model_sha": first.revision or None,
+        "model_dtype": _DTYPES.get(first.precision, first.precision),
+        "model_type": {
+            "reranker": {"id2label": labels, "label2id": {label: int(i) for i, label in labels.items()}}
+        },
+        "max_concurrent_requests": settings.max_concurrent_requests,
+        "max_input_length": first.max_length,
+        "max_batch_tokens": first.batch_tokens,
+        "max_client_batch_size": settings.limits.max_documents,
+        "auto_truncate": True,
+        "tokenization_workers": registry.texts.threads,
+        "version": __version__,
+        "models": [_model(model) for model in models],
+    }
+
+
+def _listed(model: ModelInfo) -> dict[str, Any]:
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "crossrank",
+        "root": model.source,
+        "max_model_len": model.max_length,
+        "model_type": "rerank",
+        "state": model.state,
+    }
+
+
+_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+
+def _model(model: ModelInfo) -> dict[str, Any]:
+    names = "name source revision engine device precision max_length batch_tokens state why created"
+    return {name: getattr(model, name) for name in names.split()}
+
+
+def _describe(app: FastAPI, requests: list[type[BaseModel]], *, secured: bool) -> dict[str, Any]:
+    """FastAPI's description, and the bodies that ``Service`` reads."""
+    schema = get_openapi(
+        title=app.title,
+        version=app.version,
+        description="Rerank search results with cross-encoders.",
+        routes=app.routes,
+    )
+    _, definitions = models_json_schema(
+        [(model, "validation") for model in dict.fromkeys(requests)], ref_template=_REF
+    )
+    components = schema.setdefault("components", {})
+    components.setdefault("schemas", {}).update(definitions["$defs"])
+    if secured:
+        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        schema["security"] = [{"key": []}]
+        for path in OPEN_PATHS:
+            schema["paths"][path]["get"]["security"] = []
+    return schema

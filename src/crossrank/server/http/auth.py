@@ -1,0 +1,91 @@
+"""API keys."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable
+from pathlib import Path
+
+from crossrank.errors import InputError
+from crossrank.server.http.faults import Fault
+
+__all__ = ["Keys", "read_keys"]
+
+
+def read_keys(path: Path) -> list[str]:
+    """Keys from a file: one a line; empty lines and lines that begin with # are left out.
+
+    Raises:
+        InputError: the file cannot be read, or holds no key.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the API keys in {path} cannot be read: {error}") from None
+    keys = [line for line in lines if line and not line.startswith("#")]
+    if not keys:
+        raise InputError(f"{path} holds no API key; write one a line")
+    return keys
+
+
+class Keys:
+    """Who may ask. Keys are compared by their hashes, each with all, in constant time.
+
+    Args:
+        keys: any of them may rank; none at all: everybody may.
+        admin: may also reload models; "": nobody may.
+    """
+
+    def __init__(self, keys: Iterable[str] = (), admin: str = "") -> None:
+        self._keys = [_digest(key) for key in keys]
+        self._admin = _digest(admin) if admin else None
+
+    def check(self, authorization: str | None) -> str:
+        """Raise Fault "unauthorized" unless the header holds a key (the admin's is one too).
+
+        Returns:
+            A name of the key that tells nothing of it; "" where everybody may ask.
+        """
+        if not self._keys:
+            return ""
+        if not self._matches(authorization, [*self._keys, *self._admins()]):
+            raise Fault("unauthorized", _missing(authorization, "an API key"))
+        return "key " + _given(authorization).hex()[:16]
+
+    def check_admin(self, authorization: str | None) -> None:
+        """Raise Fault unless the header holds the admin key.
+
+        "forbidden": there is no admin key, or the key is one that may only rank.
+        """
+        if self._admin is None:
+            raise Fault("forbidden", "this server has no admin key; start it with --admin-key to allow this")
+        if self._matches(authorization, [self._admin]):
+            return
+        if self._matches(authorization, self._keys):
+            raise Fault("forbidden", "this takes the admin key")
+        raise Fault("unauthorized", _missing(authorization, "the admin key"))
+
+    def _admins(self) -> list[bytes]:
+        return [self._admin] if self._admin is not None else []
+
+    def _matches(self, authorization: str | None, keys: list[bytes]) -> bool:
+        if not (authorization or "").lower().startswith("bearer "):
+            return False
+        given = _given(authorization)
+        # Every comparison is made: the time does not tell which key it was.
+        return sum(hmac.compare_digest(given, key) for key in keys) > 0
+
+
+def _given(authorization: str | None) -> bytes:
+    return _digest((authorization or "").partition(" ")[2].strip())
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def _missing(authorization: str | None, what: str) -> str:
+    if authorization is None:
+        return f"this server takes {what}: send the header Authorization: Bearer KEY"
+    return f"the header Authorization does not hold {what} of this server"

@@ -1,0 +1,260 @@
+"""CrossRank's own: POST /compare, which the page at / asks, and POST /explain."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, WithJsonSchema
+
+from crossrank.errors import InputError
+from crossrank.explain import DEFAULT_SENTENCES, ExplanationPlan, plan_explanation
+from crossrank.pairs import PairEncoder
+from crossrank.server.core.work import Answer, Work
+from crossrank.server.http.dialects.base import Call, Context, Dialect, Lenient, Name, Priority, Texts, parse
+from crossrank.server.http.dialects.openai import OpenAIError, openai_error
+from crossrank.server.http.dialects.superset import Usage, read_texts
+from crossrank.server.http.faults import Fault
+from crossrank.text.keywords import KeywordIndex, keywords, order_of, shared_spans
+
+__all__ = ["Compare", "Explain"]
+
+_MARKED = 4000
+"""Characters of a document in which keywords are marked."""
+
+QUERY_CHARACTERS, DOCUMENT_CHARACTERS = 4000, 1_000_000
+"""What the keyword order reads of a query, and of all documents together: the first so many characters of
+each document, the same number of all."""
+
+MAX_SENTENCES = 1000
+
+
+class _Own(Dialect):
+    """What both share: their name and their errors."""
+
+    name = "crossrank"
+    Error = OpenAIError
+
+    def error(self, fault: Fault, status: int, request_id: str) -> object:
+        return openai_error(fault, status)
+
+
+def _usage(answer: Answer) -> dict[str, int]:
+    tokens = sum(answer.tokens)
+    return {"prompt_tokens": tokens, "total_tokens": tokens}
+
+
+class CompareRequest(Lenient):
+    """A query and documents to order twice."""
+
+    model: Name | None = Field(None, description="a served model; default: the first")
+    query: str
+    documents: Texts
+    priority: Priority = 0
+
+
+class ComparedDocument(BaseModel):
+    """One document, in both orders."""
+
+    index: int
+    rank: int = Field(description="its place by the model; 1 is best")
+    score: float = Field(description="from 0 to 1")
+    logit: float = Field(description="the model's own number")
+    truncated: bool = Field(description="it was cut to fit the model's window")
+    tokens: int = Field(description="of query and document as the model read them")
+    keyword_rank: int = Field(
+        description=f"its place by keywords, which are looked for in the query's first {QUERY_CHARACTERS} "
+        f"characters, and in the first {DOCUMENT_CHARACTERS} divided by the number of documents of each"
+    )
+    keyword_score: float = Field(description="BM25")
+    keyword_spans: list[tuple[int, int]] = Field(
+        description=f"where its first {_MARKED} characters repeat the query's keywords: start and end"
+    )
+
+
+class Times(BaseModel):
+    """Seconds on the server."""
+
+    tokenization: float
+    queue: float
+    inference: float
+
+
+class CompareResponse(BaseModel):
+    """The documents in the order they were sent."""
+
+    id: str
+    object: Literal["comparison"]
+    model: str
+    usage: Usage
+    seconds: Times
+    documents: list[ComparedDocument]
+
+
+class Compare(_Own):
+    """The keyword order beside the model's."""
+
+    Request = CompareRequest
+    Response = CompareResponse
+    slow = True
+
+    def read(self, body: dict[str, Any], context: Context) -> Call:
+        request = parse(CompareRequest, body)
+        if not request.documents:
+            raise Fault("empty", "documents is empty; it must hold at least one")
+        work = Work(
+            [(request.query, document) for document in request.documents],
+            model=request.model or None,
+            priority=request.priority,
+            deadline=context.deadline,
+            client=context.client,
+            request_id=context.request_id,
+        )
+        return Call(work)
+
+    def answer(self, call: Call, answer: Answer, context: Context) -> object:
+        texts = call.texts
+        wanted = keywords(call.work.pairs[0][0][:QUERY_CHARACTERS])
+        most = DOCUMENT_CHARACTERS // len(texts)
+        keyword_scores = KeywordIndex([text[:most] for text in texts]).scores(wanted)
+        keyword_ranks = {i: place for place, i in enumerate(order_of(keyword_scores), start=1)}
+        marked = set(wanted)
+        documents = [
+            {
+                "index": hit.index,
+                "rank": hit.rank,
+                "score": hit.score,
+                "logit": hit.logit,
+                "truncated": hit.truncated,
+                "tokens": answer.tokens[hit.index],
+                "keyword_rank": keyword_ranks[hit.index],
+                "keyword_score": float(keyword_scores[hit.index]),
+                "keyword_spans": shared_spans(marked, hit.text[: min(_MARKED, most)]),
+            }
+            for hit in sorted(call.rank(answer), key=lambda hit: hit.index)
+        ]
+        return {
+            "id": call.work.request_id,
+            "object": "comparison",
+            "model": answer.model,
+            "usage": _usage(answer),
+            "seconds": {
+                "tokenization": answer.tokenization_s,
+                "queue": answer.queue_s,
+                "inference": answer.inference_s,
+            },
+            "documents": documents,
+        }
+
+
+_Document = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]},
+            ]
+        }
+    ),
+]
+
+
+class ExplainRequest(Lenient):
+    """A query and the document to explain."""
+
+    model: Name | None = Field(None, description="a served model; default: the first")
+    query: str
+    document: _Document = Field(description="a string, or an object with a `text`")
+    max_sentences: int = Field(
+        DEFAULT_SENTENCES, ge=1, le=MAX_SENTENCES, description="a longer document is explained up to this one"
+    )
+    priority: Priority = 0
+
+
+class ExplainedSentence(BaseModel):
+    """One sentence of the document."""
+
+    start: int = Field(description="its first character's place in the document, in code points")
+    end: int = Field(description="the place behind its last")
+    text: str
+    score: float = Field(description="of this sentence alone, from 0 to 1")
+    logit: float
+    truncated: bool = Field(description="alone it is too long for the model's window")
+    read: int = Field(description="how many of its characters the model read as part of the document")
+    score_fall: float | None = Field(
+        description="how much lower the document's score is without it; null: the model read none of it"
+    )
+    logit_fall: float | None
+
+
+class ExplainResponse(BaseModel):
+    """What carries the document's score."""
+
+    id: str
+    object: Literal["explanation"]
+    model: str
+    usage: Usage
+    score: float
+    logit: float
+    truncated: bool = Field(description="query or document were cut to fit the model's window")
+    read: int = Field(description="how many characters of the document the model read, from its start")
+    sentences: list[ExplainedSentence]
+    sentences_left_out: int = Field(description="how many more it has that were not looked at")
+
+
+@dataclass(frozen=True, slots=True)
+class _ExplainCall(Call):
+    """A call whose pairs are made by ``Explain.expand``."""
+
+    document: str = ""
+    max_sentences: int = DEFAULT_SENTENCES
+    plan: ExplanationPlan | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        return [self.document]
+
+
+class Explain(_Own):
+    """One document, sentence by sentence."""
+
+    Request = ExplainRequest
+    Response = ExplainResponse
+    expands = True
+
+    def read(self, body: dict[str, Any], context: Context) -> Call:
+        request = parse(ExplainRequest, body)
+        try:
+            (document,) = read_texts([request.document], None)
+        except InputError as error:
+            raise InputError(str(error).replace("documents.0", "document", 1)) from None
+        work = Work(
+            [(request.query, document)],
+            model=request.model or None,
+            priority=request.priority,
+            deadline=context.deadline,
+            client=context.client,
+            request_id=context.request_id,
+        )
+        return _ExplainCall(work, document=document, max_sentences=request.max_sentences)
+
+    def expand(self, call: Call, encoder: PairEncoder) -> Call:
+        assert isinstance(call, _ExplainCall)
+        query = call.work.pairs[0][0]
+        plan = plan_explanation(encoder, query, call.document, max_sentences=call.max_sentences)
+        return replace(call, work=replace(call.work, pairs=plan.pairs), plan=plan)
+
+    def answer(self, call: Call, answer: Answer, context: Context) -> object:
+        assert isinstance(call, _ExplainCall)
+        assert call.plan is not None
+        found = asdict(call.plan.explain(answer.logits, answer.truncated))
+        # The client has these.
+        del found["query"], found["document"]
+        return {
+            "id": call.work.request_id,
+            "object": "explanation",
+            "model": answer.model,
+            "usage": _usage(answer),
+            **found,
+        }

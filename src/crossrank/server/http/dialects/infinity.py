@@ -1,0 +1,33 @@
+"""infinity: POST /rerank with ``documents``."""
+
+from __future__ import annotations
+
+from crossrank.server.http.dialects.openai import OpenAIError, openai_error
+from crossrank.server.http.dialects.superset import Superset
+from crossrank.server.http.faults import Fault
+
+__all__ = ["Infinity", "InfinityObjects"]
+
+
+class Infinity(Superset):
+    """infinity: a document that comes back is a bare string."""
+
+    name = "infinity"
+    Error = OpenAIError
+    statuses = {"invalid": 422, "empty": 422, "limit": 422, "too_long": 422}
+    id_prefix = "infinity-"
+    bare_documents = True
+    null_documents = True
+    no_models = frozenset(["", "default/not-specified"])
+
+    def error(self, fault: Fault, status: int, request_id: str) -> object:
+        return openai_error(fault, status)
+
+
+class InfinityObjects(Infinity):
+    """The default of /rerank: a document that comes back is an object.
+
+    Clients of the other servers that have this path read it so (vLLM, llama.cpp, LocalAI, Together AI).
+    """
+
+    bare_documents = False

@@ -1,0 +1,273 @@
+"""/v1/rerank and its relatives: one request and one answer with all that their clients send and read.
+
+Cohere, Jina, vLLM, Xinference and infinity agree on most of it. What each has of its own, defaults and
+errors, is in a module of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, Field, WithJsonSchema
+
+from crossrank.errors import InputError
+from crossrank.ranking import RankedDocument, is_blank
+from crossrank.server.core.work import Answer, Work
+from crossrank.server.http.dialects.base import (
+    Call,
+    Context,
+    Count,
+    Dialect,
+    Lax,
+    Name,
+    Priority,
+    TokenCount,
+    parse,
+    said,
+)
+from crossrank.server.http.faults import Fault
+
+__all__ = ["Documents", "Superset", "SupersetRequest", "SupersetResponse", "Usage", "listed", "read_texts"]
+
+MAX_RANK_FIELDS = 64
+
+_DOCUMENT_SCHEMA = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "object", "properties": {"text": {"type": "string"}}, "additionalProperties": True},
+    ]
+}
+Documents = Annotated[
+    list[Any] | dict[str, Any] | str,
+    WithJsonSchema({"anyOf": [{"type": "array", "items": _DOCUMENT_SCHEMA}, *_DOCUMENT_SCHEMA["anyOf"]]}),
+]
+
+
+class SupersetRequest(Lax):
+    """A query and documents to order."""
+
+    model: Name | None = Field(None, description="a served model; default: the first")
+    query: str
+    documents: Documents = Field(
+        description="strings, or objects whose `text` (or `rank_fields`) is ranked; in place of `text` an "
+        "object may have `content`: a list of parts of the type `text`"
+    )
+    top_n: int | None = Field(None, ge=-(1 << 31), lt=1 << 31, description="how many results; 0: all")
+    return_documents: bool | None = Field(None, description="default: as the dialect has it")
+    rank_fields: Annotated[list[Name], Field(fail_fast=True)] | None = Field(
+        None, max_length=MAX_RANK_FIELDS, description="the fields of a document that are ranked by"
+    )
+    max_chunks_per_doc: TokenCount | None = Field(
+        None, description="accepted; a document that is too long is cut, not split"
+    )
+    max_tokens_per_doc: Count | None = Field(None, description="a longer document is cut to it")
+    max_tokens_per_query: Count | None = Field(None, description="a longer query is cut to it")
+    truncate_prompt_tokens: Count | None = Field(
+        None, description="tokens of query, document and what is between them; -1: the model's window"
+    )
+    truncation_side: Literal["left", "right"] | None = Field(
+        None, description="which end of a document that is too long is lost; default right"
+    )
+    use_activation: bool | None = Field(None, description="false: the model's own numbers, not 0 to 1")
+    raw_scores: bool = Field(False, description="true: the model's own numbers, not 0 to 1")
+    priority: Priority = 0
+    request_id: str | None = Field(
+        None, max_length=128, description="the answer's id, where no header X-Request-Id says it"
+    )
+
+
+class TextDocument(BaseModel):
+    """A document that comes back, with all its fields."""
+
+    text: str
+    multi_modal: None = None
+
+
+class SupersetResult(BaseModel):
+    """One document's place; `truncated` is there where it was cut to fit."""
+
+    index: int
+    relevance_score: float
+    document: TextDocument | str | None = None
+    truncated: bool | None = None
+
+
+class Usage(BaseModel):
+    """Tokens as the model read them."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class SupersetResponse(BaseModel):
+    """The documents, best first."""
+
+    id: str
+    object: Literal["rerank"]
+    model: str
+    created: int
+    usage: Usage
+    meta: dict[str, Any]
+    results: list[SupersetResult]
+
+
+class Superset(Dialect):
+    """What the dialects of /v1/rerank share.
+
+    Attributes:
+        returns_documents: where a request does not say.
+        id_prefix: of the answer's id.
+        bare_documents: a document that comes back is a string, not an object.
+        null_documents: where none comes back, that is said: null.
+        negative_is_all: top_n below 0 is all, not a mistake.
+        never_returns: documents do not come back, whatever a request says.
+        api_version: in ``meta``.
+        no_models: names that stand for no model.
+    """
+
+    Request: ClassVar[type[BaseModel]] = SupersetRequest
+    Response: ClassVar[Any] = SupersetResponse
+    returns_documents: ClassVar[bool] = False
+    id_prefix: ClassVar[str] = ""
+    bare_documents: ClassVar[bool] = False
+    null_documents: ClassVar[bool] = False
+    negative_is_all: ClassVar[bool] = False
+    never_returns: ClassVar[bool] = False
+    api_version: ClassVar[str] = "1"
+    no_models: ClassVar[frozenset[str]] = frozenset([""])
+
+    def read(self, body: dict[str, Any], context: Context) -> Call:
+        request = parse(SupersetRequest, body)
+        documents = listed(request.documents)
+        if not documents:
+            raise Fault("empty", "documents is empty; it must hold at least one")
+        if request.top_n is not None and request.top_n < 0 and not self.negative_is_all:
+            raise InputError(f"top_n is {request.top_n}; it must be at least 1, or 0 for all")
+        texts = read_texts(documents, request.rank_fields)
+        model = None if request.model in self.no_models else request.model
+        wanted = self.returns_documents if request.return_documents is None else request.return_documents
+        with_documents = wanted and not self.never_returns
+        return Call(
+            Work(
+                [(request.query, text) for text in texts],
+                model=model,
+                priority=request.priority,
+                deadline=context.deadline,
+                client=context.client,
+                truncation_side=request.truncation_side or "right",
+                max_tokens_per_document=said(request.max_tokens_per_doc),
+                max_tokens_per_query=said(request.max_tokens_per_query),
+                max_tokens_per_pair=said(request.truncate_prompt_tokens),
+                request_id=context.request_id
+                if context.named or not request.request_id
+                else request.request_id,
+            ),
+            documents=documents if with_documents else [],
+            top_n=said(request.top_n),
+            raw=request.raw_scores or request.use_activation is False,
+            with_documents=with_documents,
+        )
+
+    def answer(self, call: Call, answer: Answer, context: Context) -> object:
+        tokens = sum(answer.tokens)
+        meta: dict[str, Any] = {
+            "api_version": {"version": self.api_version},
+            "billed_units": {"search_units": -(-len(answer.tokens) // 100)},
+            "tokens": {"input_tokens": tokens, "output_tokens": 0},
+        }
+        if warnings := _warnings(call, answer):
+            meta["warnings"] = warnings
+        return {
+            "id": f"{self.id_prefix}{call.work.request_id}",
+            "object": "rerank",
+            "model": answer.model,
+            "created": context.created,
+            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+            "meta": meta,
+            "results": [self.result(call, hit) for hit in call.rank(answer)],
+        }
+
+    def result(self, call: Call, hit: RankedDocument) -> dict[str, Any]:
+        """One of ``results``."""
+        result: dict[str, Any] = {"index": hit.index, "relevance_score": call.number(hit)}
+        if call.with_documents:
+            if self.bare_documents:
+                result["document"] = hit.text
+            else:
+                document = call.documents[hit.index]
+                own = document if isinstance(document, dict) else {}
+                result["document"] = {"text": hit.text} | own
+        elif self.null_documents:
+            result["document"] = None
+        if hit.truncated:
+            result["truncated"] = True
+        return result
+
+
+def _warnings(call: Call, answer: Answer) -> list[str]:
+    """Which documents were cut, and which have nothing to read, a sentence each."""
+    cut = [index for index, truncated in enumerate(answer.truncated) if truncated]
+    blank = [index for index, text in enumerate(call.texts) if is_blank(text)]
+    found = ((cut, "were cut to fit"), (blank, "have no letter or digit and were ranked last"))
+    return [_warning(len(call.texts), indices, what) for indices, what in found if indices]
+
+
+def _warning(count: int, indices: list[int], what: str) -> str:
+    shown = ", ".join(map(str, indices[:100])) + (" and others" if len(indices) > 100 else "")
+    return f"{len(indices)} of {count} documents {what}; their indices: {shown}"
+
+
+def listed(documents: list[Any] | dict[str, Any] | str) -> list[Any]:
+    """The documents of a field that may also hold one alone, or, as vLLM's, ``content`` with many."""
+    if isinstance(documents, list):
+        return documents
+    if isinstance(documents, dict) and "text" not in documents and isinstance(documents.get("content"), list):
+        parts: list[Any] = documents["content"]
+        return parts
+    return [documents]
+
+
+def read_texts(
+    documents: Sequence[object], rank_fields: Sequence[str] | None, field: str = "documents"
+) -> list[str]:
+    """The text of each document that is ranked.
+
+    That of a string is itself. That of an object is its field ``text``, or the lines of the parts in
+    ``content``; with ``rank_fields``, the one that is there, or "field: value" lines of several.
+
+    Raises:
+        InputError: a document is neither, or has none of the fields.
+    """
+    wanted = list(dict.fromkeys(rank_fields or ()))
+    return [_text(f"{field}.{index}", document, wanted) for index, document in enumerate(documents)]
+
+
+def _text(place: str, document: object, rank_fields: Sequence[str]) -> str:
+    if isinstance(document, str):
+        return document
+    if not isinstance(document, Mapping):
+        raise InputError(
+            f"{place} is of type {type(document).__name__}; it must be a string, or an object with a text"
+        )
+    if not rank_fields and document.get("text") is None:
+        if isinstance(document.get("type"), str) and document["type"] != "text":
+            raise InputError(
+                f"{place} is of the type {document['type']!r}; texts are ranked, and nothing else"
+            )
+        if isinstance(document.get("content"), list):
+            return "\n".join(read_texts(document["content"], None, f"{place}.content"))
+    wanted = rank_fields or ["text"]
+    found = {name: _as_text(document[name]) for name in wanted if document.get(name) is not None}
+    if not found:
+        raise InputError(f"{place} has none of the fields that are ranked by: {', '.join(wanted)}")
+    if not rank_fields and not isinstance(document["text"], str):
+        raise InputError(f"{place}.text must be a string")
+    if len(found) == 1:
+        return next(iter(found.values()))
+    return "\n".join(f"{name}: {value}" for name, value in found.items())
+
+
+def _as_text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,99 @@
+"""text-embeddings-inference: POST /rerank with ``texts``."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from crossrank.errors import TooLongError
+from crossrank.server.core.work import Answer, Work
+from crossrank.server.http.dialects.base import Call, Context, Dialect, Lenient, Texts, parse
+from crossrank.server.http.faults import Fault, Kind
+
+__all__ = ["Tei"]
+
+
+class TeiRequest(Lenient):
+    """A query and texts to order."""
+
+    query: str
+    texts: Texts
+    truncate: bool | None = Field(
+        None, description="false: a text that is too long is an error; otherwise it is cut"
+    )
+    truncation_direction: Literal["Right", "Left", "right", "left"] = Field(
+        "Right", description="which end of a text that is too long is lost"
+    )
+    raw_scores: bool = Field(False, description="the model's own numbers, not 0 to 1")
+    return_text: bool = False
+
+
+class TeiRank(BaseModel):
+    """One text's place; the list is best first."""
+
+    index: int
+    text: str | None = None
+    score: float
+
+
+class TeiError(BaseModel):
+    """What went wrong."""
+
+    error: str
+    error_type: str
+
+
+_ERROR_TYPES: dict[Kind, str] = {
+    "empty": "Empty",
+    "overloaded": "Overloaded",
+    "engine": "Backend",
+    "internal": "Backend",
+    "deadline": "Backend",
+    "unavailable": "Unhealthy",
+}
+
+
+class Tei(Dialect):
+    """text-embeddings-inference."""
+
+    name = "tei"
+    Request = TeiRequest
+    Response = list[TeiRank]
+    Error = TeiError
+    statuses = {"invalid": 422, "limit": 422, "too_long": 422, "engine": 424}
+
+    def read(self, body: dict[str, Any], context: Context) -> Call:
+        if "texts" not in body:
+            raise Fault("invalid", "missing field `texts` (or `documents`, for the APIs that have these)")
+        request = parse(TeiRequest, body)
+        if not request.texts:
+            raise Fault("empty", "`texts` cannot be empty")
+        work = Work(
+            [(request.query, text) for text in request.texts],
+            deadline=context.deadline,
+            client=context.client,
+            truncate=request.truncate is not False,
+            truncation_side="left" if request.truncation_direction.lower() == "left" else "right",
+            request_id=context.request_id,
+        )
+        return Call(work, raw=request.raw_scores, with_documents=request.return_text)
+
+    def answer(self, call: Call, answer: Answer, context: Context) -> object:
+        if call.with_documents:
+            return [
+                {"index": hit.index, "text": hit.text, "score": call.number(hit)} for hit in call.rank(answer)
+            ]
+        return [{"index": hit.index, "score": call.number(hit)} for hit in call.rank(answer)]
+
+    def error(self, fault: Fault, status: int, request_id: str) -> object:
+        message = str(fault)
+        if isinstance(fault.__cause__, TooLongError):
+            cause = fault.__cause__
+            message = (
+                f"Input validation error: `inputs` must have less than {cause.limit} tokens. "
+                f"Given: {'' if cause.exact else 'more than '}{cause.tokens}"
+            )
+        elif fault.kind == "overloaded":
+            message = f"Model is overloaded: {message}"
+        return {"error": message, "error_type": _ERROR_TYPES.get(fault.kind, "Validation")}

@@ -1,0 +1,87 @@
+"""Voyage: POST /v1/rerank with ``--dialect voyage``."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from crossrank.server.core.work import Answer, Work
+from crossrank.server.http.dialects.base import Call, Context, Dialect, Lax, Name, Texts, parse, said
+from crossrank.server.http.dialects.jina import DetailError
+from crossrank.server.http.faults import Fault
+
+__all__ = ["Voyage"]
+
+
+class VoyageRequest(Lax):
+    """A query and documents to order."""
+
+    model: Name | None = Field(None, description="a served model; default: the first")
+    query: str
+    documents: Texts
+    top_k: int | None = Field(None, ge=0, lt=1 << 31, description="how many results; 0: all")
+    return_documents: bool = False
+    truncation: bool = Field(True, description="false: a document that is too long is an error")
+
+
+class VoyageResult(BaseModel):
+    """One document's place; `truncated` is there where it was cut to fit."""
+
+    index: int
+    relevance_score: float
+    document: str | None = None
+    truncated: bool | None = None
+
+
+class VoyageUsage(BaseModel):
+    """Tokens as the model read them."""
+
+    total_tokens: int
+
+
+class VoyageResponse(BaseModel):
+    """The documents, best first."""
+
+    object: Literal["list"]
+    data: list[VoyageResult]
+    model: str
+    usage: VoyageUsage
+
+
+class Voyage(Dialect):
+    """Voyage."""
+
+    name = "voyage"
+    Request = VoyageRequest
+    Response = VoyageResponse
+    Error = DetailError
+
+    def read(self, body: dict[str, Any], context: Context) -> Call:
+        request = parse(VoyageRequest, body)
+        if not request.documents:
+            raise Fault("empty", "documents is empty; it must hold at least one")
+        work = Work(
+            [(request.query, document) for document in request.documents],
+            model=request.model or None,
+            deadline=context.deadline,
+            client=context.client,
+            truncate=request.truncation,
+            request_id=context.request_id,
+        )
+        return Call(work, top_n=said(request.top_k), with_documents=request.return_documents)
+
+    def answer(self, call: Call, answer: Answer, context: Context) -> object:
+        data: list[dict[str, Any]] = []
+        for hit in call.rank(answer):
+            result: dict[str, Any] = {"index": hit.index, "relevance_score": hit.score}
+            if call.with_documents:
+                result["document"] = hit.text
+            if hit.truncated:
+                result["truncated"] = True
+            data.append(result)
+        usage = {"total_tokens": sum(answer.tokens)}
+        return {"object": "list", "data": data, "model": answer.model, "usage": usage}
+
+    def error(self, fault: Fault, status: int, request_id: str) -> object:
+        return {"detail": str(fault)}

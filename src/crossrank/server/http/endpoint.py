@@ -1,0 +1,264 @@
+"""One request from its first byte to its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
+
+from pydantic_core import from_json, to_json
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope
+
+from crossrank.errors import CrossRankError, InputError, OverloadedError
+from crossrank.server.core.registry import Registry
+from crossrank.server.core.work import Answer, Work
+from crossrank.server.http.dialects import Call, Context, Dialect, Dialects
+from crossrank.server.http.faults import Fault, fault_of
+from crossrank.server.http.limits import (
+    Bodies,
+    ClientGone,
+    Gate,
+    Limits,
+    check_containers,
+    read_body,
+    request_timeout,
+    without_lone_surrogates,
+)
+from crossrank.server.http.tracing import NO_TRACES, Tracer
+
+__all__ = ["CLIENT_GONE", "Service", "fault_response", "json_response", "notes_of"]
+
+_logger = logging.getLogger(__name__)
+
+CLIENT_GONE = 499
+"""What the log says of a request whose client went away; nobody reads it (the number is nginx')."""
+
+_LARGE_BODY = 64 << 10
+"""Bytes from which a body is read and its answer built, and
+_MANY_PAIRS: pairs from which an answer is built, in a thread beside the event loop."""
+_MANY_PAIRS = 256
+
+
+def json_response(body: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON body; a number that JSON has not is null."""
+    content = to_json(body, inf_nan_mode="null")
+    return Response(content, status, headers, media_type="application/json")
+
+
+def fault_response(body: object, status: int, fault: Fault) -> Response:
+    """An error, with Retry-After in whole seconds."""
+    headers = {}
+    if fault.retry_after is not None:
+        headers["retry-after"] = str(max(1, math.ceil(fault.retry_after)))
+    if fault.kind == "slow":
+        headers["connection"] = "close"
+    if fault.kind == "unauthorized":
+        headers["www-authenticate"] = "Bearer"
+    return json_response(body, status, headers)
+
+
+Result = TypeVar("Result")
+P = ParamSpec("P")
+
+
+class Service:
+    """Answers rerank requests, whatever their dialect.
+
+    Args:
+        registry: scores.
+        dialects: which API is where.
+        limits: of one request.
+        max_concurrent_requests: at work at a time.
+        tracer: where traces go.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        dialects: Dialects,
+        limits: Limits,
+        max_concurrent_requests: int,
+        tracer: Tracer = NO_TRACES,
+    ) -> None:
+        self.registry = registry
+        self.dialects = dialects
+        self.limits = limits
+        self.tracer = tracer
+        self.gate = Gate(max_concurrent_requests)
+        self.bodies = Bodies(limits.max_bodies_bytes)
+        registry.metrics.watch(
+            crossrank_concurrent_requests=("Requests at work", lambda: float(self.gate.inside)),
+            crossrank_concurrent_requests_limit=("Most of them", lambda: float(self.gate.limit)),
+        )
+
+    async def handle(self, request: Request) -> Response:
+        """The answer to a request, or the error of its dialect."""
+        begun = time.monotonic()
+        path = request.scope["path"]
+        notes = notes_of(request.scope)
+        request_id = notes["request_id"]
+        dialect = self.dialects.of_path(path)
+        assert dialect is not None  # only their paths lead here
+        counted = False
+        with self.tracer.request(path, request_id, request.headers) as span:
+            try:
+                seconds = request_timeout(request.headers.get("x-request-timeout"), self.limits)
+                named = request.headers.get("x-request-id") == request_id
+                client = request.scope.get("crossrank.client", "")
+                context = Context(request_id, begun + seconds, int(time.time()), named, client)
+                self.gate.check()  # before the body is read for nothing
+                with self.bodies(client) as take:
+                    data = await read_body(request.scope, request.receive, self.limits, take)
+                    with self.gate():  # only now: a body that comes slowly is no work
+                        large = len(data) >= _LARGE_BODY
+                        body = await self._aside(large, context, _object, data)
+                        del data
+                        dialect = self.dialects.of_body(path, body)
+                        call = await self._aside(large, context, self._read, dialect, body, context)
+                        del body  # with the fields that nobody asked for
+                        if dialect.expands:
+                            encoder = self.registry.encoder(call.work.model)
+                            call = await self._aside(True, context, dialect.expand, call, encoder)
+                        notes["documents"] = len(call.work.pairs)
+                        if call.work.model is not None:
+                            notes["model"] = call.work.model
+                        counted = True  # the registry counts what it is given
+                        answer = await self._score(call.work, request.receive)
+                        span.answered(answer)
+                        notes |= _notes(answer)
+                        many = large or dialect.slow or len(answer.tokens) >= _MANY_PAIRS
+                        response = await self._aside(many, context, _respond, dialect, call, answer, context)
+                        response.headers["x-total-time"] = str(round(1000 * (time.monotonic() - begun)))
+            except ClientGone:
+                notes["gone"] = True
+                response = Response(status_code=CLIENT_GONE)
+            except Exception as error:  # whatever it is, the client gets its dialect's error
+                fault = fault_of(error)
+                if fault.kind == "internal":
+                    _logger.exception("a request failed", extra={"fields": {"request_id": request_id}})
+                if not counted:
+                    self._count(fault)
+                notes["error"] = str(fault)
+                status = dialect.status(fault)
+                response = fault_response(dialect.error(fault, status, request_id), status, fault)
+            notes["dialect"] = dialect.name
+            span.ended(response.status_code)
+        return response
+
+    def _read(self, dialect: Dialect, body: dict[str, Any], context: Context) -> Call:
+        call = dialect.read(body, context)
+        queries = [query for query, _ in call.work.pairs]
+        self.limits.check_texts(queries if len(set(queries)) > 1 else queries[:1], call.texts)
+        return call
+
+    async def _score(self, work: Work, receive: Receive) -> Answer:
+        """Score, and stop as soon as the client goes.
+
+        Raises:
+            ClientGone: it went.
+        """
+        scored = asyncio.ensure_future(self.registry.score(work))
+        gone = asyncio.ensure_future(_disconnected(receive))
+        try:
+            await asyncio.wait((scored, gone), return_when=asyncio.FIRST_COMPLETED)
+            if scored.done():
+                return scored.result()
+            raise ClientGone
+        finally:
+            for task in (scored, gone):
+                if not task.done():
+                    task.cancel()
+                    # What it does on its way out is done before anybody goes on.
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await task
+
+    async def _aside(
+        self, large: bool, context: Context, function: Callable[P, Result], *args: P.args, **kwargs: P.kwargs
+    ) -> Result:
+        """Call a function, in the threads for texts where there is so much to do that others would wait."""
+        if large:
+            threads = self.registry.texts
+            return await threads.run(context.client, context.deadline, function, *args, **kwargs)
+        return function(*args, **kwargs)
+
+    def _count(self, fault: Fault) -> None:
+        """A request that never came to the registry is one that failed, too."""
+        metrics = self.registry.metrics
+        if fault.kind == "overloaded":
+            metrics.refused("concurrency")
+        with contextlib.suppress(CrossRankError), metrics.request():
+            if fault.kind == "overloaded":
+                raise OverloadedError(str(fault), fault.retry_after or 1.0)
+            cause = fault.__cause__
+            raise cause if isinstance(cause, CrossRankError) else InputError(str(fault))
+
+
+def notes_of(scope: Scope) -> dict[str, Any]:
+    """What the log will say of a request; whoever learns something adds it."""
+    notes: dict[str, Any] = scope["crossrank"]
+    return notes
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _object(data: bytearray) -> dict[str, Any]:
+    """A body's JSON object.
+
+    Half of a surrogate pair is read as U+FFFD: JavaScript sends it for a text that was cut inside one.
+
+    Raises:
+        Fault: it is not one, or has too many lists and objects in it. Not JSON either are NaN, Infinity,
+            and what is nested more than 200 deep.
+    """
+    check_containers(data)
+    try:
+        body = _from_json(data)
+    except ValueError:
+        try:
+            body = _from_json(without_lone_surrogates(data))
+        except ValueError as error:
+            raise Fault("syntax", f"the body is not valid JSON in UTF-8: {error}") from None
+    if not isinstance(body, dict):
+        raise Fault("invalid", "the body must be a JSON object")
+    return body
+
+
+def _from_json(data: bytes | bytearray) -> object:
+    return from_json(data, allow_inf_nan=False, cache_strings="keys")
+
+
+def _respond(dialect: Dialect, call: Call, answer: Answer, context: Context) -> Response:
+    response = json_response(dialect.answer(call, answer, context))
+    cut = [str(index) for index, truncated in enumerate(answer.truncated) if truncated]
+    headers: dict[str, object] = {
+        "x-compute-tokens": sum(answer.tokens),
+        "x-compute-characters": sum(len(text) for text in call.texts),
+        "x-compute-time": round(1000 * (answer.tokenization_s + answer.queue_s + answer.inference_s)),
+        "x-tokenization-time": round(1000 * answer.tokenization_s),
+        "x-queue-time": round(1000 * answer.queue_s),
+        "x-inference-time": round(1000 * answer.inference_s),
+    }
+    if cut:
+        headers["x-truncated"] = ",".join(cut[:100]) + (",..." if len(cut) > 100 else "")
+    for name, value in headers.items():
+        response.headers[name] = str(value)
+    return response
+
+
+def _notes(answer: Answer) -> dict[str, Any]:
+    return {
+        "model": answer.model,
+        "tokens": sum(answer.tokens),
+        "truncated": sum(answer.truncated),
+        "queue_ms": round(1000 * answer.queue_s, 1),
+        "inference_ms": round(1000 * answer.inference_s, 1),
+    }

@@ -1,0 +1,267 @@
+"""What a request may cost, and how it is kept to that."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from starlette.types import Receive, Scope
+
+from crossrank.errors import InputError
+from crossrank.server.http.faults import Fault
+
+__all__ = [
+    "MAX_CONTAINERS",
+    "Bodies",
+    "ClientGone",
+    "Gate",
+    "Limits",
+    "check_containers",
+    "parse_size",
+    "read_body",
+    "request_timeout",
+    "without_lone_surrogates",
+]
+
+MAX_CONTAINERS = 100_000
+"""Lists and objects in a body, nested ones included."""
+
+_MOST_QUOTES = 1_000_000
+"""With so many, strings are not looked for: it would hold up everybody else for seconds."""
+
+_HIGH, _LOW = rb"\\u[dD][89abAB][0-9a-fA-F]{2}", rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+_LONE_SURROGATE = re.compile(rb"%b(?!%b)|(?<!%b)%b" % (_HIGH, _LOW, _HIGH, _LOW))
+
+_UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30}
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "16MiB", "256MB", "1g" or "4096".
+
+    Raises:
+        InputError: it is none of these.
+    """
+    found = re.fullmatch(r"\s*(\d+)\s*([KMG]I?)?B?\s*", text, re.IGNORECASE)
+    if found is None:
+        raise InputError(f"{text!r} is not a size; write it as 4096, 256MB or 16MiB")
+    return int(found[1]) * _UNITS[(found[2] or "").upper()]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may have.
+
+    Attributes:
+        max_body_bytes: of the body as sent.
+        max_bodies_bytes: of all bodies at a time, those on their way and those at work; one client
+            may have half of it.
+        max_documents: in a request.
+        max_document_chars: of a document or a query. Longer than the model's window is cut;
+            longer than this is refused.
+        max_connections: at a time.
+        read_timeout: seconds until the whole body must be here.
+        write_timeout: seconds in which a client must read a part of its answer.
+        timeout: seconds until the answer, unless the request asks for less.
+    """
+
+    max_body_bytes: int = 16 << 20
+    max_bodies_bytes: int = 512 << 20
+    max_documents: int = 2048
+    max_document_chars: int = 1_000_000
+    max_connections: int = 1000
+    read_timeout: float = 30.0
+    write_timeout: float = 30.0
+    timeout: float = 60.0
+
+    def check_texts(self, queries: Sequence[str], documents: Sequence[str]) -> None:
+        """Raise Fault "limit" where there are too many documents, or a text is too long."""
+        if len(documents) > self.max_documents:
+            raise Fault(
+                "limit",
+                f"batch size {len(documents)} > maximum allowed batch size {self.max_documents} "
+                "(--max-documents); send fewer documents at once",
+            )
+        for what, texts in (("query", queries), ("document", documents)):
+            for index, text in enumerate(texts):
+                if len(text) > self.max_document_chars:
+                    name = what if what == "query" and len(texts) == 1 else f"{what} {index}"
+                    raise Fault(
+                        "limit",
+                        f"{name} has {len(text)} characters, and this server reads at most "
+                        f"{self.max_document_chars} (--max-document-chars); send a shorter text",
+                    )
+
+
+class Gate:
+    """Counts the requests at work; what is beyond ``limit`` is refused."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.inside = 0
+
+    def check(self) -> None:
+        """Raise Fault "overloaded" where one more would be refused."""
+        if self.inside >= self.limit:
+            raise Fault(
+                "overloaded",
+                f"{self.inside} requests are at work here, the most that this server takes "
+                "(--max-concurrent-requests); try again later",
+                retry_after=1.0,
+            )
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        self.check()
+        self.inside += 1
+        try:
+            yield
+        finally:
+            self.inside -= 1
+
+
+class Bodies:
+    """Counts the bytes of all bodies that are held, from their first byte to their answer.
+
+    One client may hold as much as it leaves free: never more than half.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.held = 0
+        self._of_client: Counter[str] = Counter()
+
+    @contextmanager
+    def __call__(self, client: str = "") -> Iterator[Callable[[int], None]]:
+        """A function that is told of each part of a body; the bytes are free again after the block."""
+        size = 0
+
+        def take(count: int) -> None:
+            nonlocal size
+            if self._of_client[client] + count > self.limit - self.held - count:
+                raise Fault(
+                    "overloaded",
+                    f"the bodies at work here have {self.held} bytes, and this server takes at most "
+                    f"{self.limit} (--max-bodies), half of it from one client; try again later",
+                    retry_after=1.0,
+                )
+            size += count
+            self.held += count
+            self._of_client[client] += count
+
+        try:
+            yield take
+        finally:
+            self.held -= size
+            self._of_client[client] -= size
+            if not self._of_client[client]:
+                del self._of_client[client]
+
+
+class ClientGone(Exception):  # noqa: N818 - no error of anybody's
+    """The client closed the connection: nobody waits for an answer."""
+
+
+async def read_body(
+    scope: Scope, receive: Receive, limits: Limits, take: Callable[[int], None] = lambda _: None
+) -> bytearray:
+    """The whole body, as far as it may go; ``take`` is told the size of each part.
+
+    Raises:
+        Fault: "invalid", where it is compressed; "too_large", as soon as that is known; "slow", if it is
+            not here in time; what ``take`` raises.
+        ClientGone: the connection was closed before its end.
+    """
+    for name, value in scope["headers"]:
+        if name == b"content-encoding" and value.lower() not in (b"", b"identity"):
+            raise Fault(
+                "invalid",
+                f"the body has the Content-Encoding {value.decode('latin-1')}, and this server reads none; "
+                "send it as it is, without that header",
+            )
+        if name == b"content-length" and value.isdigit() and int(value) > limits.max_body_bytes:
+            raise _too_large(limits)
+    try:
+        return await asyncio.wait_for(_read(receive, limits, take), limits.read_timeout)
+    except asyncio.TimeoutError:
+        raise Fault(
+            "slow",
+            f"the body was not here after {limits.read_timeout:g} s (--read-timeout); send it faster",
+        ) from None
+
+
+async def _read(receive: Receive, limits: Limits, take: Callable[[int], None]) -> bytearray:
+    body = bytearray()
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        part = message.get("body", b"")
+        if len(body) + len(part) > limits.max_body_bytes:
+            raise _too_large(limits)
+        take(len(part))
+        body += part
+        more = message.get("more_body", False)
+    return body
+
+
+def _too_large(limits: Limits) -> Fault:
+    return Fault(
+        "too_large",
+        f"the body is larger than {limits.max_body_bytes} bytes, the most that this server reads "
+        "(--max-body); send fewer or shorter documents at once",
+    )
+
+
+def check_containers(body: bytes | bytearray) -> None:
+    """Raise Fault "limit" where a JSON body holds more than ``MAX_CONTAINERS`` lists and objects.
+
+    Each takes two bytes or one in the body, and up to 80 in memory. Nothing else grows as much.
+    """
+    if _containers(body) <= MAX_CONTAINERS:
+        return
+    # Brackets within strings do not count; without escapes, a string ends at the next quote.
+    plain = bytes(body).replace(rb"\\", b"").replace(rb"\"", b"")
+    if plain.count(b'"') < _MOST_QUOTES:
+        plain = re.sub(rb'"[^"]*"', b"", plain)
+    if _containers(plain) > MAX_CONTAINERS:
+        raise Fault(
+            "limit",
+            f"the body holds more than {MAX_CONTAINERS} lists and objects; send fewer at once",
+        )
+
+
+def without_lone_surrogates(body: bytes | bytearray) -> bytes:
+    """A JSON body with U+FFFD for each escape that is half of a surrogate pair."""
+    body = bytes(body)
+    if b"\0" in body:
+        return body  # no JSON has it
+    # An escaped backslash is not the beginning of an escape.
+    hidden = body.replace(rb"\\", b"\0\0")
+    return _LONE_SURROGATE.sub(rb"\\ufffd", hidden).replace(b"\0\0", rb"\\")
+
+
+def _containers(data: bytes | bytearray) -> int:
+    return data.count(b"[") + data.count(b"{")
+
+
+def request_timeout(header: str | None, limits: Limits) -> float:
+    """Seconds for a request: what its header X-Request-Timeout asks, never more than ``limits.timeout``.
+
+    Raises:
+        Fault: the header is not a number above 0.
+    """
+    if header is None:
+        return limits.timeout
+    try:
+        seconds = float(header)
+    except ValueError:
+        seconds = math.nan
+    if not seconds > 0:
+        raise Fault("invalid", f"X-Request-Timeout is {header!r}; it must be a number of seconds above 0")
+    return min(seconds, limits.timeout)

@@ -1,0 +1,13 @@
+from crossrank.reranker import Reranker
+from crossrank.server.core.job import LoadedModel
+from tests.server.serving import ENCODER, fake
+
+
+def test_tiny_and_empty_texts_do_not_make_a_model_look_slow() -> None:
+    """Their time is overhead: were it counted by characters, a short request would seem to take days."""
+    model = LoadedModel("m", Reranker.from_parts(ENCODER, fake()))
+    for _ in range(500):
+        model.has_read(0, 0.005)
+    assert model.reading_rate > 500_000
+    model.has_read(1_000_000, 1.0)
+    assert 500_000 < model.reading_rate < 2_000_000
