@@ -205,7 +205,6 @@ def test_processes_that_pack_at_once_leave_one_whole_file(folder: Path, cache: P
 def test_a_killed_writer_leaves_no_half_file(folder: Path, cache: Path) -> None:
     die = """
 import os, signal
-from crossrank.models import content
 from crossrank.models import weight_cache as packed
 packed._CHUNK = 1000
 write = packed.PackedWeights.write
