@@ -6,7 +6,7 @@ wrong ones, hard and unrelated, weighted equally. A score of 0.5 means that a te
 wrong, where half of the texts are. The scale is positive, so no order changes. pack.py folds both into
 the head.
 
-    python training/calibrate.py --work build/training
+    python -m training.calibrate --work build/training
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import argparse
 import json
 from pathlib import Path
 
-import jsonl
 import numpy as np
 import torch
-from mixture import Mixture, Pile
 
 from crossrank import Reranker
+from training import jsonl
+from training.mixture import Mixture, Pile
 
 STEPS, SIZE = 60, 16
 """Draws, and groups of each."""

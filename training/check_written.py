@@ -1,6 +1,6 @@
 """Check written groups: their form, doubles, and signs that give the right text away.
 
-    python training/check_written.py training/written/*.jsonl
+    python -m training.check_written training/written/*.jsonl
 
 A sign is a property of the text alone, or its overlap with the query, that separates right from
 wrong texts: length, digits, a question mark. Each is printed as the share of (right, wrong) pairs

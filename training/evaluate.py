@@ -5,7 +5,7 @@ for each question; scores and measures are kept for each set, so that an interru
 and a system can be added later. Intervals are 95 %, by bootstrap over the questions of each set;
 a difference is paired (both systems on the same resampled questions).
 
-    python training/evaluate.py --work build/training --questions 40 \
+    python -m training.evaluate --work build/training --questions 40 \
         --model crossrank-mini=src/crossrank/bundled
 """
 
@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import ir_measures
-import jsonl
 import numpy as np
 import torch
-from teacher import BiEncoder
 
 from crossrank import Reranker
 from crossrank.engines import Precision
 from crossrank.text.keywords import KeywordIndex
+from training import jsonl
+from training.teacher import BiEncoder
 
 Scores = np.ndarray[Any, Any]
 Scorer = Callable[[str, list[str]], Scores]

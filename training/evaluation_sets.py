@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jsonl
-from sources import Collection, Question, answer_sentence, read_all, read_medquad
-
 from crossrank.text.keywords import KeywordIndex
+from training import jsonl
+from training.sources import Collection, Question, answer_sentence, read_all, read_medquad
 
 CANDIDATES = 20
 EVAL_QUESTIONS = 60

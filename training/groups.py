@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from public import Example
-from sources import Collection, Medical, Question, answer_sentence, answers_it
-from teacher import Library, Vectors
 
 from crossrank.text.keywords import KeywordIndex
+from training.public import Example
+from training.sources import Collection, Medical, Question, answer_sentence, answers_it
+from training.teacher import Library, Vectors
 
 TEMPERATURE = 0.02
 """Of the teacher's cosines: most candidates lie within 0.1 of each other."""

@@ -1,6 +1,6 @@
 r"""Whether a reranker reads the query: pool, swap, junk, hard and unrelated texts, by kind and language.
 
-    python training/judge.py --model crossrank-mini=src/crossrank/bundled
+    python -m training.judge --model crossrank-mini=src/crossrank/bundled
 
 - **right first**: a group's right texts among its hard wrong ones and ten right texts of other groups.
 - **unrelated first**: one of those ten came first.
@@ -26,10 +26,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jsonl
 import numpy as np
 import torch
-from evaluate import bi_encoder, bm25, cross_encoder, fused
+
+from training import jsonl
+from training.evaluate import bi_encoder, bm25, cross_encoder, fused
 
 Scores = np.ndarray[Any, Any]
 Scorer = Callable[[str, list[str]], Scores]

@@ -5,7 +5,7 @@ like an answer, is of the kind that the query asks for, or shares its words. Mos
 random are no challenge, so mixture.py takes rivals as well. Run it before training, and again when
 the model has learnt what the last rivals could teach.
 
-    python training/mine.py --work build/training --model src/crossrank/bundled
+    python -m training.mine --work build/training --model src/crossrank/bundled
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jsonl
 import numpy as np
-from mixture import SHARES, right_text
 
 from crossrank import Reranker
+from training import jsonl
+from training.mixture import SHARES, right_text
 
 QUERIES = {"reading": 1500, "public": 7000, "written": 6000}
 """Queries of each pile that get rivals, at most; the others meet texts drawn at random."""

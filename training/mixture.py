@@ -9,7 +9,7 @@ could tell right from wrong without the query. Therefore every group also gets r
 groups as wrong ones, sometimes together with their own wrong texts (whose order among themselves must
 then tell nothing), and now and then junk.
 
-    python training/mixture.py --work build/training     # gathers the written texts into one pile
+    python -m training.mixture --work build/training     # gathers the written texts into one pile
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jsonl
-from written import apart_from, capital_groups, read_folder, trap_groups, written_groups
+from training import jsonl
+from training.written import apart_from, capital_groups, read_folder, trap_groups, written_groups
 
 SHARES = {"reading": 0.15, "public": 0.4, "written": 0.45}
 OWN = 6

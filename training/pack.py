@@ -4,7 +4,7 @@ The embedding table was never trained: it goes back to exactly the 4 bits it sta
 other matrices become int8 with a scale for each row; vectors stay fp32. The last layer is scaled
 by the calibrated temperature, so that the sigmoid of a logit is a probability on held-out data.
 
-    python training/pack.py --work build/training --out src/crossrank/bundled
+    python -m training.pack --work build/training --out src/crossrank/bundled
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Texts that are trained on are embedded once by the teacher (build/training/data/vectors.npy).
 
-    python training/prepare.py --data ../shared/data --work build/training
+    python -m training.prepare --data ../shared/data --work build/training
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import evaluation_sets
-import groups as make
-import jsonl
-import public
-from sources import read_all, read_medquad, split_sentences
-from teacher import Library
+from training import evaluation_sets, jsonl, public
+from training import groups as make
+from training.sources import read_all, read_medquad, split_sentences
+from training.teacher import Library
 
 PARALLEL = {"sentence": 100, "paragraph": 150, "title": 12, "statement": 90}
 """Groups of each kind for each language of XQuAD."""

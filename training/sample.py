@@ -1,6 +1,6 @@
 """The questions that ``crossrank verify`` uses where it is given none, from the evaluation sets.
 
-python training/sample.py --eval build/training/data/eval --out src/crossrank/evaluation/verify.jsonl
+python -m training.sample --eval build/training/data/eval --out src/crossrank/evaluation/verify.jsonl
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import jsonl
+from training import jsonl
 
 # XQuAD, CMRC 2018 and JSQuAD: CC BY-SA 4.0, as NOTICE says. Articles that training has not seen.
 QUESTIONS = {

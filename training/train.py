@@ -12,7 +12,7 @@ command resumes; the order of the data depends on the seed only.
 Several processes of one thread each share a step's micro-batches as they come, which suits
 processors that other work shares: a slow one takes fewer.
 
-    python training/train.py --work build/training --minutes 70 --processes 2
+    python -m training.train --work build/training --minutes 70 --processes 2
 
 ``--start`` takes any folder with a model of the same vocabulary, the packed one too, to go on from.
 """
@@ -30,13 +30,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.multiprocessing as mp
-from encoder import forward
-from mixture import Drawn, Mixture, read_piles, read_rivals
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from crossrank.models.checkpoint import Checkpoint
+from training.encoder import forward
+from training.mixture import Drawn, Mixture, read_piles, read_rivals
 
 NULL = 0.4
 """Weight of the comparison with the constant logit."""

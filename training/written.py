@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jsonl
+from training import jsonl
 
 
 def group(query: str, positive: str, negatives: list[str]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
-from evaluate import fused, interval, measured
+
+from training.evaluate import fused, interval, measured
 
 
 def test_measures_are_of_each_question() -> None:

@@ -1,11 +1,12 @@
 import random
 from collections.abc import Iterable
 
-import groups
 import numpy as np
 import pytest
-from sources import Collection, Medical, Question
-from teacher import Library, Vectors
+
+from training import groups
+from training.sources import Collection, Medical, Question
+from training.teacher import Library, Vectors
 
 
 class Letters(Library):

@@ -1,8 +1,9 @@
 import random
 
-import judge
 import numpy as np
 import pytest
+
+from training import judge
 
 GROUPS = [
     {

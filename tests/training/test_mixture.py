@@ -1,9 +1,10 @@
 from collections import Counter
 from typing import Any
 
-import mixture
 import pytest
-from mixture import Mixture, Pile
+
+from training import mixture
+from training.mixture import Mixture, Pile
 
 
 def group(name: str, i: int, wrong: int = 5) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def piles() -> dict[str, Pile]:
 
 def test_a_step_has_each_piles_share_and_is_the_same_again(piles: dict[str, Pile]) -> None:
     drawn = Mixture(piles, 20, seed=1).step(3)
-    assert Counter(one.query.split()[0] for one in drawn) == {"reading": 5, "public": 8, "written": 7}
+    assert Counter(one.query.split()[0] for one in drawn) == {"reading": 3, "public": 8, "written": 9}
     assert Mixture(piles, 20, seed=1).step(3) == drawn
     assert Mixture(piles, 20, seed=1).step(4) != drawn
 
@@ -49,6 +50,16 @@ def test_right_texts_of_other_groups_are_wrong_here(piles: dict[str, Pile]) -> N
     assert sum(as_wrong[text] for text in as_right) > 1.5 * sum(as_right.values())
     assert sum(as_wrong[text] > 0 for text in as_right) > 0.95 * len(as_right)
     assert any(text in as_wrong for text in mixture.JUNK_TEXTS)
+
+
+def test_rivals_stand_beside_random_strangers(piles: dict[str, Pile]) -> None:
+    rivals = {f"written query {i}": [f"rival {i}.{k}" for k in range(6)] for i in range(40)}
+    for one in Mixture(piles, 20, seed=1, rivals=rivals).step(0):
+        own = [text for text in one.texts if text.startswith("rival")]
+        assert len(own) == (mixture.RIVALS if one.query.startswith("written") else 0)
+        assert all(text.startswith(f"rival {one.query.split()[-1]}.") for text in own)
+        wrong = [text for text, right in zip(one.texts, one.right, strict=True) if not right]
+        assert len(wrong) > len(own) + mixture.OWN - 1  # its own wrong texts and other strangers, too
 
 
 def test_a_doubtful_text_is_neither_right_nor_wrong() -> None:

@@ -1,9 +1,9 @@
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from pack import to_int4, to_int8
 
 from crossrank.models.checkpoint import BLOCK
+from training.pack import to_int4, to_int8
 
 
 @given(st.integers(0, 2**32 - 1))

@@ -4,8 +4,9 @@ import random
 from pathlib import Path
 from typing import Any
 
-import public
 import pytest
+
+from training import public
 
 
 def write(data: Path, folder: str, rows: list[dict[str, Any]]) -> None:

@@ -1,6 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
-from sources import answers_it, held_out, split_sentences
+
+from training.sources import answers_it, held_out, split_sentences
 
 
 @given(st.text(alphabet="ab。.！? \n।", max_size=80))

@@ -4,16 +4,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jsonl
-import mixture
 import pytest
 import torch
-import train
-from encoder import buckets, forward
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from train import MICRO_TOKENS, WARM_STEPS, Group, learning_rate, load, micro_batches, read_weights
 from transformers import BertConfig, BertForSequenceClassification
+
+from training import jsonl, mixture, train
+from training.encoder import buckets, forward
+from training.train import MICRO_TOKENS, WARM_STEPS, Group, learning_rate, load, micro_batches, read_weights
 
 NONE = torch.zeros(6, dtype=torch.bool)
 WORDS = ["<s>", "<pad>", "</s>", "<unk>", "red", "green", "blue", "apple", "leaf", "sky"]

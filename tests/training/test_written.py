@@ -3,8 +3,9 @@ import random
 from pathlib import Path
 
 import pytest
-from check_written import faults, signs
-from written import apart_from, capital_groups, read_folder, trap_groups, written_groups
+
+from training.check_written import faults, signs
+from training.written import apart_from, capital_groups, read_folder, trap_groups, written_groups
 
 TRAINING = Path(__file__).resolve().parents[2] / "training"
 

@@ -1,0 +1,1 @@
+"""The recipe of crossrank-mini; README.md has its steps."""
