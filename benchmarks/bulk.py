@@ -6,9 +6,9 @@ gives them. Words are as frequent as in a language, so that new ones never end: 
 distinct (56,000 in as many of MedQuAD's answers). ``crossrank bulk`` runs on it in a process of its own,
 whose resident memory is sampled every second.
 
-    python benchmarks/bulk.py                          # 1,000,000 pairs
-    python benchmarks/bulk.py --minutes 20             # as many as 20 minutes allow
-    python benchmarks/bulk.py --write                  # the table goes into docs/scaling*.md
+    python -m benchmarks.bulk                          # 1,000,000 pairs
+    python -m benchmarks.bulk --minutes 20             # as many as 20 minutes allow
+    python -m benchmarks.bulk --write                  # the table goes into docs/scaling*.md
 
 Its throughput beside the engine's is measured in short turns in this process, as a machine may be some
 percent faster in one minute than in the next: ``engine.logits`` alone on packs of such pairs, made before
@@ -34,6 +34,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from benchmarks.contest.machine import processor
+from benchmarks.pages import between
 from crossrank import Reranker
 from crossrank.bulk.job import Source, answers, run
 from crossrank.data.rows import read_rows
@@ -44,11 +46,6 @@ from crossrank.packing import Pack, build_pack, plan_packs
 from crossrank.pairs import PairEncoder
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.contest.machine import processor  # noqa: E402
-from benchmarks.pages import between  # noqa: E402
-
 DOCUMENTS = 100  # of a query
 COMPOUNDS = 0.01  # of all words
 ENGINE_PAIRS = 20_000  # that the engine alone goes through

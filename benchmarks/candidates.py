@@ -1,7 +1,7 @@
 """How many candidates to fetch: quality and time against their number, on real data.
 
-    python benchmarks/candidates.py ../shared/data
-    python benchmarks/candidates.py ../shared/data --write docs  # tables and picture of docs/integrations*.md
+    python -m benchmarks.candidates ../shared/data
+    python -m benchmarks.candidates ../shared/data --write docs  # tables and picture of docs/integrations*.md
 
 The first stage is that of examples/rag.py (BM25 and vectors, fused), over two collections:
 
@@ -20,7 +20,6 @@ import argparse
 import os
 import random
 import statistics
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,17 +28,14 @@ from pathlib import Path
 import ir_measures
 from ir_measures import Success, nDCG
 
+from benchmarks.contest.machine import processor
+from crossrank import Reranker
+from crossrank.data.collection import load_collection
+from crossrank.data.trec import Qrels
+from examples.rag import FirstStage, split
+from training.sources import read_squad
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "examples"), str(ROOT / "training")]
-
-from rag import FirstStage, split  # noqa: E402
-from sources import read_squad  # noqa: E402
-
-from benchmarks.contest.machine import processor  # noqa: E402
-from crossrank import Reranker  # noqa: E402
-from crossrank.data.collection import load_collection  # noqa: E402
-from crossrank.data.trec import Qrels  # noqa: E402
-
 COUNTS = (1, 3, 5, 10, 20, 30, 50, 100)
 SQUAD = ("xquad/xquad.en.json", "xquad/xquad.zh.json", "cmrc2018/dev.json")
 TIMED = 15

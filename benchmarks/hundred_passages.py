@@ -2,7 +2,7 @@
 
 The passages are those of ``crossrank verify``, joined until each pair fills 128 tokens.
 
-    python benchmarks/hundred_passages.py --precision int8
+    python -m benchmarks.hundred_passages --precision int8
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """CrossRank and other engines side by side: the same checkpoint, pairs and cores, in turn.
 
     make peers                              # the engines, in virtual environments of their own
-    python benchmarks/peers.py --write      # everything; tables and chart go into docs/ and the READMEs
+    python -m benchmarks.peers --write      # everything; tables and chart go into docs/ and the READMEs
 
 Each side runs in a process of its own, round after round; figures are medians of the rounds. What was made
 once (checkpoints, conversions) and what was measured is kept in --work: the same command goes on where it
@@ -29,15 +29,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.contest import machine, report
+from benchmarks.contest.base import THREADS
+from benchmarks.contest.report import slug
+from benchmarks.contest.worker import SIDES, Task, side_class
+from benchmarks.contest.workloads import EQUAL, make
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.contest import machine, report  # noqa: E402
-from benchmarks.contest.base import THREADS  # noqa: E402
-from benchmarks.contest.report import slug  # noqa: E402
-from benchmarks.contest.worker import SIDES, Task, side_class  # noqa: E402
-from benchmarks.contest.workloads import EQUAL, make  # noqa: E402
-
 MODELS = ("v2-m3-shape", "crossrank-mini")
 CELLS = [*map(str, EQUAL), "mixed"]
 REFERENCE = "transformers fp32"

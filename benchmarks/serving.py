@@ -1,8 +1,8 @@
 """What the service costs and how it behaves: throughput, overhead, fairness, and far too many requests.
 
-    python benchmarks/serving.py                       # everything; 8 minutes
-    python benchmarks/serving.py --parts throughput,overhead,fairness
-    python benchmarks/serving.py --write               # the table goes into docs/serving*.md
+    python -m benchmarks.serving                       # everything; 8 minutes
+    python -m benchmarks.serving --parts throughput,overhead,fairness
+    python -m benchmarks.serving --write               # the table goes into docs/serving*.md
 
 ``crossrank serve`` runs as a process of its own with its defaults; the library in another. This process
 sends: bytes made beforehand, over connections that stay open, niced, and it tells which share of the
@@ -38,15 +38,12 @@ from typing import Any, TypeVar, cast
 
 import uvloop
 
+from benchmarks.contest.machine import processor
+from benchmarks.pages import between
 from crossrank import Reranker
 from crossrank.engines.native import default_threads, instruction_set
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.contest.machine import processor  # noqa: E402
-from benchmarks.pages import between  # noqa: E402
-
 PARTS = ("throughput", "overhead", "fairness", "overload")
 Ranked = tuple[str, list[str]]
 
@@ -109,8 +106,10 @@ class Library:
     """``Reranker`` in a process of its own, so that neither side's memory or threads are the other's."""
 
     def __init__(self, model: str) -> None:
-        command = [sys.executable, __file__, "--library", "--model", model]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, "-m", "benchmarks.serving", "--library", "--model", model]
+        self._process = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         self.precision, self.threads = self._read()
 
     def _read(self) -> Any:

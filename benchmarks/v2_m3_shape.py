@@ -3,8 +3,8 @@
 24 layers of 1024, 16 heads, feed-forward 4096, 250,002 pieces, 8,194 positions: 568 million
 weights, 2.3 GB in fp32. It costs what the real model costs; its scores mean nothing.
 
-    python benchmarks/v2_m3_shape.py write build/bge-reranker-v2-m3
-    python benchmarks/v2_m3_shape.py check build/bge-reranker-v2-m3 --data ../shared/data
+    python -m benchmarks.v2_m3_shape write build/bge-reranker-v2-m3
+    python -m benchmarks.v2_m3_shape check build/bge-reranker-v2-m3 --data ../shared/data
 
 ``check`` loads it as a user would: from its folder, from ./models/, and from a hub on this
 machine (tests/hub.py, through the real huggingface-hub client), scores 100 real question-passage
@@ -18,7 +18,6 @@ import json
 import os
 import platform
 import shutil
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -91,8 +90,7 @@ def shapes() -> dict[str, tuple[int, ...]]:
 def write(folder: Path, work: Path) -> None:
     from safetensors.numpy import save_file
 
-    sys.path.insert(0, str(ROOT / "training"))
-    from fetch import TOKENIZER, fetch
+    from training.fetch import TOKENIZER, fetch
 
     rng = np.random.default_rng(0)
     tensors: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]] = {}
@@ -129,7 +127,6 @@ def check(folder: Path, data: Path, precision: str) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         os.environ["HF_HOME"] = str(Path(temporary) / "hf")
         os.chdir(temporary)
-        sys.path.insert(0, str(ROOT))
         from crossrank import Reranker
         from tests.hub import Hub
 

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-import jsonl
 import numpy as np
 import pytest
-from judge import judge
 from tokenizers import Tokenizer
 
 from crossrank import Reranker
 from crossrank.cli.demo import EXAMPLES, control
 from crossrank.models.resolve import BUNDLED, resolve
+from training import jsonl
+from training.judge import judge
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAPS = jsonl.read(ROOT / "training" / "held_out_traps.jsonl")

@@ -1,14 +1,12 @@
 """What benchmarks/peers.py says of measurements: nothing is timed here."""
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from benchmarks import peers
 from benchmarks.contest import machine, report
 from benchmarks.contest.base import Batch, Pair, Side, padded, replaced
 from benchmarks.contest.worker import CALIBRATED, SIDES, batches_of, mixed_rate, side_class
@@ -30,17 +28,6 @@ class Lengths(Side):
     def logits(self, batch: Batch) -> npt.NDArray[np.float32]:
         self.batches.append([len(p) for p in batch])
         return np.array(self.batches[-1], np.float32)
-
-
-@pytest.fixture(scope="module")
-def peers() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("peers_script", ROOT / "benchmarks" / "peers.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["peers_script"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_every_side_can_be_named_without_its_packages() -> None:
@@ -92,7 +79,7 @@ def test_a_conversion_that_fails_leaves_nothing_that_looks_whole(tmp_path: Path)
     assert (tmp_path / "made" / "file").is_file()
 
 
-def test_kendalls_tau(peers: ModuleType) -> None:
+def test_kendalls_tau() -> None:
     a = np.array([1.0, 2, 3, 4])
     assert peers.kendall(a, a) == 1
     assert peers.kendall(a, -a) == -1
