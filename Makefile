@@ -1,6 +1,7 @@
 # make demo      set everything up and rerank real text with the bundled model
 # make test      set everything up and run the tests
 # make lint      style, types
+# make docs      the site of docs/ and the public docstrings, in build/site
 # make screenshots  the pictures of docs/playground.md, taken anew
 # make format    rewrite the code in the project's style
 # make sanitize  the C++ under the thread sanitizer, then the C++ and its Python tests under the address and
@@ -20,7 +21,7 @@ BIN := $(VENV)/bin
 CXX_FILES := $(wildcard native/*.cpp native/*.h)
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test browser screenshots lint format sanitize aarch64 peers clean
+.PHONY: demo test docs browser screenshots lint format sanitize aarch64 peers clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -41,6 +42,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
 	$(BIN)/mypy
+
+docs: $(VENV)/.dev
+	@$(BIN)/python docs/build.py
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

@@ -29,16 +29,19 @@ class Settings:
         models: "SOURCE" or "NAME=SOURCE"; the source is what ``Reranker`` takes, the name what
             requests say (by default the source).
         model_options: for every ``Reranker``.
-        host, port: where it listens; port 0: any that is free.
+        host: where it listens.
+        port: where it listens; 0 takes any port that is free.
         uds: a Unix socket instead.
         dialect: of /v1/rerank, and with "vllm" of all paths that vLLM has.
-        api_keys, api_key_file: who may ask; neither: everybody.
+        api_keys: a client must send one of them; without keys everybody may ask.
+        api_key_file: a file with more keys, one a line.
         admin_key: who may reload models; "": nobody.
         cors_origins: pages of which other origins may ask from a browser; "*": all.
         allowed_hosts: names under which browsers may know the server, if it has no keys; "*": any.
         limits: of requests and connections.
         max_concurrent_requests: at work at a time, those that wait in the queue included.
-        max_queue_tokens, score_cache_bytes: see ``registry.Options``.
+        max_queue_tokens: of all requests that wait or run.
+        score_cache_bytes: memory for scores of pairs that come again; 0: no cache.
         drain_timeout: seconds for running requests when the server stops.
 
     Raises:
