@@ -1,1 +1,1 @@
-"""From the name of a model to its files, and from the files to weights."""
+"""Resolve a model's name to its files, and read its weights from them."""

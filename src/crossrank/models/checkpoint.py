@@ -1,13 +1,13 @@
-"""A checkpoint on disk: what it is, whether it is whole, and its weights.
+"""A checkpoint on disk: check that it is a complete cross-encoder, and read its weights.
 
-A folder in the hub's layout: ``config.json``, ``tokenizer.json`` and ``model.safetensors`` (or
-its shards with ``model.safetensors.index.json``, or ``pytorch_model.bin`` and its shards).
+A checkpoint is a folder in the hub's layout: ``config.json``, ``tokenizer.json`` and ``model.safetensors``
+(or its shards with ``model.safetensors.index.json``, or ``pytorch_model.bin`` and its shards).
 
-What transformers accepts is accepted: tensors of BERT models without the prefix of their model's type,
-``LayerNorm.gamma`` and ``.beta``, float64, and a config without ``architectures``.
+Variants that transformers accepts are accepted here too: BERT tensors without the prefix of their model
+type, ``LayerNorm.gamma`` and ``.beta``, float64, and a config without ``architectures``.
 
-The bundled model's weights are compressed, which its config says with ``"crossrank":
-{"compressed": 1}``. A tensor NAME of shape (rows, columns) is then stored as one of
+The bundled model's weights are compressed; its config marks this with ``"crossrank": {"compressed": 1}``.
+A tensor NAME of shape (rows, columns) is then stored as one of
 
 - ``NAME.int8`` int8 (rows, columns) and ``NAME.scale`` float32 (rows,): value = int8 * scale;
 - ``NAME.int4`` uint8 (rows, columns / 2) and ``NAME.scale`` float16 (rows, columns / 32): in each
@@ -40,15 +40,15 @@ __all__ = ["BLOCK", "Checkpoint", "map_tensors", "view_tensors"]
 BLOCK = 32
 """Values that share one scale in a 4-bit tensor."""
 
-# Position embeddings of these start at pad_token_id + 1.
+# Model types whose position embeddings start at pad_token_id + 1.
 _OFFSET_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert")
 
-# What the names of the model's own tensors begin with, by model_type; the rest is its head.
+# By model_type, the prefix of the encoder's tensor names. Tensors without it belong to the head.
 _PREFIXES = {"bert": "bert.", "roberta": "roberta.", "xlm-roberta": "roberta."}
 _WITHOUT_PREFIX = re.compile(r"(embeddings|encoder|pooler)\.")
 _OLD_NORM = re.compile(r"(LayerNorm\.)(gamma|beta)$")
 
-# Fields of config.json that are read here or by an engine. bool is no int.
+# Fields of config.json that are read here or by an engine, and their types. A bool does not pass for an int.
 _FIELDS: Mapping[str, tuple[tuple[type, ...], str]] = {
     **dict.fromkeys(("model_type", "hidden_act", "position_embedding_type"), ((str,), "a string")),
     **dict.fromkeys(
@@ -65,13 +65,13 @@ class Checkpoint:
     """A cross-encoder in a folder.
 
     Args:
-        folder: as described above.
-        name: what messages call the model; default: the folder's name.
+        folder: a folder in the layout above.
+        name: the model's name in messages; by default the folder's name.
 
     Attributes:
-        folder: the same.
-        name: the same.
-        config: config.json.
+        folder: the folder.
+        name: the model's name in messages.
+        config: the object in config.json.
 
     Raises:
         CheckpointError: a file is missing or damaged.
@@ -99,18 +99,18 @@ class Checkpoint:
 
     @property
     def compressed(self) -> bool:
-        """Whether the weights are in the bundled model's compressed form."""
+        """True if the weights are stored in the bundled model's compressed form."""
         return bool((self.config.get("crossrank") or {}).get("compressed"))
 
     @property
     def vocabulary(self) -> int | None:
-        """Rows of the embedding table, as the config has them; None: it does not say."""
+        """Rows of the embedding table according to the config; None if it does not say."""
         size: int | None = self.config.get("vocab_size")
         return size
 
     @property
     def max_length(self) -> int:
-        """Tokens of the longest sequence that the position embeddings allow."""
+        """Tokens in the longest sequence that the position embeddings allow."""
         positions: int = self.config.get("max_position_embeddings") or 1 << 20
         if self.config.get("model_type") in _OFFSET_POSITIONS:
             padding: int | None = self.config.get("pad_token_id")
@@ -119,24 +119,24 @@ class Checkpoint:
 
     @cached_property
     def content(self) -> Content:
-        """What the weight files hold; it costs a read of them, unless the cache knows them.
+        """Digests and states of the weight files. They are read for it, unless the cache knows them.
 
         Raises:
-            CheckpointError: a file changes meanwhile.
+            CheckpointError: a file cannot be read, or changes while it is read.
         """
         folder = self.folder.absolute()
         return read_content(folder, [folder / path.name for path in self.weight_files])
 
     def fingerprint(self) -> str:
-        """32 hexadecimal digits: equal for equal configs and weights, wherever they lie."""
+        """32 hexadecimal digits that are equal for equal configs and weights, wherever the folder is."""
         return hashlib.sha256(self._config_text + self.content.digest.encode()).hexdigest()[:32]
 
     def parameters(self) -> int:
-        """How many weights the model has."""
+        """The number of weights in the model."""
         total = 0
         for path in self.weight_files:
             if path.suffix != ".safetensors":
-                total += path.stat().st_size // 4  # pytorch_model.bin: fp32 unless proven otherwise
+                total += path.stat().st_size // 4  # pytorch_model.bin is taken to be fp32
                 continue
             with open_safetensors(path) as tensors:
                 for name in tensors.keys():  # noqa: SIM118 - a safe_open is not a mapping
@@ -154,7 +154,7 @@ class Checkpoint:
         Raises:
             CheckpointError: the checkpoint is not compressed, or damaged.
         """
-        if not self.compressed:  # bf16 is mapped as uint16, and would become other numbers
+        if not self.compressed:  # bf16 is mapped as uint16, and would be converted to wrong numbers
             raise CheckpointError(f"{self.folder} is not compressed: read it with safetensors")
         stored = self.mapped()
         weights: dict[str, npt.NDArray[np.float32]] = {}
@@ -174,13 +174,17 @@ class Checkpoint:
         return weights
 
     def mapped(self, only: Collection[str] | None = None) -> dict[str, npt.NDArray[Any]]:
-        """The weights as they lie in safetensors files, mapped and not read; bf16 as uint16.
+        """The weights of safetensors files, mapped without reading them; bf16 appears as uint16.
 
-        Names are those of transformers today, and float64 becomes float32. Of a compressed checkpoint
-        int8 matrices are restored, and a 4-bit table NAME is NAME (uint8) and NAME.scales (float16).
+        Names are those that transformers uses today, and float64 becomes float32. In a compressed
+        checkpoint, int8 matrices are decompressed, and a 4-bit table NAME becomes NAME (uint8) and
+        NAME.scales (float16).
 
         Args:
-            only: names of the matrices to restore; None: all.
+            only: names of the int8 matrices to decompress, leaving out the others; None means all.
+
+        Raises:
+            CheckpointError: a file is damaged.
         """
         stored: dict[str, npt.NDArray[Any]] = {}
         for path in self.weight_files:
@@ -193,7 +197,7 @@ class Checkpoint:
             if form == "int8":
                 if only is not None and base not in only:
                     continue
-                weights[base] = value * self._scale(stored, base, value, 1)
+                weights[base] = value * self._scale(stored, base, value, None)
             elif form == "int4":
                 self._scale(stored, base, value, 2 / BLOCK)
                 weights[base], weights[f"{base}.scales"] = value, stored[f"{base}.scale"]
@@ -202,17 +206,27 @@ class Checkpoint:
         return weights
 
     def _canonical(self, name: str) -> str:
-        """A tensor's name as transformers writes it today."""
+        """The name that transformers uses today for a tensor."""
         name = _OLD_NORM.sub(lambda found: found[1] + {"gamma": "weight", "beta": "bias"}[found[2]], name)
         prefix = _PREFIXES.get(self.config.get("model_type") or "")
         return prefix + name if prefix and _WITHOUT_PREFIX.match(name) else name
 
     def _scale(
-        self, stored: dict[str, npt.NDArray[Any]], base: str, value: npt.NDArray[Any], each: float
+        self, stored: dict[str, npt.NDArray[Any]], base: str, value: npt.NDArray[Any], density: float | None
     ) -> npt.NDArray[np.float32]:
-        """The scales of a matrix as it is stored: ``each`` is how many a column has; 1: one for each row."""
+        """The scales of a stored matrix, float32 (rows, scales of a row).
+
+        Args:
+            stored: all tensors.
+            base: the tensor's name without its form.
+            value: the stored matrix.
+            density: scales of a row, per stored column; None: a row has one scale.
+
+        Raises:
+            CheckpointError: the scales are missing, or of the wrong shape.
+        """
         scale = stored.get(f"{base}.scale")
-        columns = 1 if each == 1 else int((value.shape[-1] if value.ndim else 0) * each)
+        columns = 1 if density is None else int((value.shape[-1] if value.ndim else 0) * density)
         if value.ndim != 2 or scale is None or scale.size != value.shape[0] * columns:
             raise CheckpointError(f"{self.folder}: the tensor {base}.scale is missing or of the wrong shape")
         return np.asarray(scale, np.float32).reshape(value.shape[0], columns)
@@ -224,8 +238,8 @@ class Checkpoint:
             what, reason = ", ".join(names), "an embedding model cannot rerank pairs"
             if any(name.endswith(("ForCausalLM", "ForConditionalGeneration")) for name in names):
                 reason = (
-                    "a language model ranks by its answer to a prompt, which CrossRank does not run: "
-                    "take a reranker that is a sequence classifier with one label"
+                    "a language model ranks by its answer to a prompt, which CrossRank does not support: "
+                    "use a reranker that is a sequence classifier with one label"
                 )
             raise UnsupportedModelError(
                 f"{self.folder} is not a cross-encoder: its config.json names {what}, "
@@ -236,7 +250,7 @@ class Checkpoint:
         if count is None:
             raise UnsupportedModelError(
                 f"{self.folder} has 2 labels, as its config.json has neither id2label nor num_labels; "
-                'a reranker has one: if this is one, add "num_labels": 1 there'
+                'a reranker has one. If this model is a reranker, add "num_labels": 1 to its config.json'
             )
         if count != 1:
             listed = f" ({', '.join(map(str, list(labels.values())[:5]))})" if labels else ""
@@ -255,9 +269,12 @@ _NUMPY |= {"U64": "u8", "U32": "u4", "U16": "u2", "I8": "i1", "U8": "u1", "BOOL"
 
 
 def map_tensors(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
-    """Tensors of a safetensors file without reading them, and its metadata; bf16 as uint16.
+    """Map the tensors of a safetensors file without reading them; bf16 appears as uint16.
 
-    The safetensors library checks the file, but always copies.
+    The safetensors library only checks the file, because it would copy the tensors.
+
+    Returns:
+        The tensors by name, and the file's metadata.
 
     Raises:
         CheckpointError: the file is damaged.
@@ -267,10 +284,10 @@ def map_tensors(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]
 
 
 def view_tensors(data: npt.NDArray[np.uint8]) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
-    """Tensors and metadata of the bytes of a whole safetensors file, as views; bf16 as uint16.
+    """Tensors, as views, and metadata of a whole safetensors file in memory; bf16 appears as uint16.
 
     Raises:
-        ValueError, KeyError, TypeError, RecursionError: they are not such a file's.
+        ValueError, KeyError, TypeError, RecursionError: the bytes are not a safetensors file.
     """
     size = int(data[:8].view("<u8")[0])
     header = json.loads(data[8 : 8 + size].tobytes())
@@ -284,7 +301,10 @@ def view_tensors(data: npt.NDArray[np.uint8]) -> tuple[dict[str, npt.NDArray[Any
 
 
 def place_in_file(array: npt.NDArray[Any]) -> tuple[Path, int] | None:
-    """Where an array of ``map_tensors`` is mapped from: the file, and its first byte there; None: nowhere."""
+    """The file that an array of ``map_tensors`` is mapped from, and the offset of its first byte there.
+
+    None if the array is not mapped from a file.
+    """
     whole: object = array
     while isinstance(whole, np.ndarray) and not isinstance(whole.base, mmap.mmap):
         whole = whole.base
@@ -294,7 +314,7 @@ def place_in_file(array: npt.NDArray[Any]) -> tuple[Path, int] | None:
 
 
 def _read_config(folder: Path) -> tuple[dict[str, Any], bytes]:
-    """config.json, the types of its fields checked, and its text."""
+    """The object in config.json, with the types of its fields checked, and the file's bytes."""
     path = folder / "config.json"
     if not path.is_file():
         raise CheckpointError(
@@ -307,7 +327,7 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], bytes]:
         check_no_pointer(path)
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not isinstance(config, dict):
-        raise CheckpointError(f"{path} is not a model's configuration: it holds no JSON object")
+        raise CheckpointError(f"{path} is not a model's configuration: it has no JSON object")
     for name, (types, wanted) in _FIELDS.items():
         value = config.get(name)
         good = value is None or (isinstance(value, types) and not isinstance(value, bool))
@@ -319,7 +339,11 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], bytes]:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The files that hold the weights, all of them there."""
+    """The files that hold the weights.
+
+    Raises:
+        CheckpointError: a file is missing.
+    """
     files = weight_files(folder)
     missing = next((file for file in files if not (folder / file).is_file()), None)
     if missing == SAFETENSORS:
@@ -330,10 +354,14 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def open_safetensors(path: Path) -> Any:
-    """Open a safetensors file, which also checks that it is as long as its header says."""
+    """Open a safetensors file, which also checks its length against its header.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
     try:
         return safe_open(str(path), framework="np")
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is damaged or cut short ({error}); remove it and pull the model again"
+            f"{path} is damaged or truncated ({error}); remove it and pull the model again"
         ) from error

@@ -1,8 +1,8 @@
-"""What a checkpoint's weight files hold, told by their bytes and not by their names or times.
+"""Identify a checkpoint's weight files by their bytes, not by their names or times.
 
-Hashing 2.3 GB takes a second or two, so the cache keeps the digests of each folder's files, with what the
-system says of the files: inode, size, and the times of modification and of change. Nobody can set the last
-one, so a file that was replaced or overwritten shows, however it was copied.
+Hashing 2.3 GB takes a second or two, so the cache stores the digests of each folder's files together with
+what the system reports about the files: inode, size, mtime and ctime. No program can set ctime, so a file
+that was replaced or overwritten is always noticed, however it was copied.
 """
 
 from __future__ import annotations
@@ -34,15 +34,18 @@ __all__ = [
 ]
 
 CHUNK = 1 << 24
+"""Bytes that are read and hashed at a time."""
+
 SETTLED_NS = 2_000_000_000
-"""Nanoseconds without a change after which a file's times can be trusted: the clock that stamps files
-has coarse ticks, and a second change within one would not show."""
+"""Nanoseconds without a change after which a file's times can be trusted. The clock that stamps files ticks
+coarsely, and a second change within one tick would not show."""
 
 _MAX_RECORD = 1 << 16
+"""Bytes of the largest record that is read; a larger file is treated as damaged."""
 
 
 def cache_folder() -> Path:
-    """CROSSRANK_CACHE, or crossrank in the user's cache folder."""
+    """The folder that CROSSRANK_CACHE names, else ``crossrank`` in the user's cache folder."""
     place = os.environ.get("CROSSRANK_CACHE")
     if place:
         return Path(place).expanduser()
@@ -51,7 +54,7 @@ def cache_folder() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class FileState:
-    """What the system says of a file. While it stays the same, so do the bytes."""
+    """What the system reports about a file. As long as it stays the same, so do the file's bytes."""
 
     inode: int
     size: int
@@ -60,7 +63,7 @@ class FileState:
 
     @classmethod
     def of(cls, file: int | Path) -> FileState:
-        """Of an open file, or of a path."""
+        """The state of an open file (its descriptor) or of a path."""
         status = os.fstat(file) if isinstance(file, int) else file.stat()
         return cls(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
@@ -71,7 +74,7 @@ class Content:
 
     Attributes:
         digests: SHA-256 of each file, in hexadecimal digits.
-        states: of each file, when it was read.
+        states: the state of each file when it was read.
     """
 
     digests: Mapping[Path, str]
@@ -79,7 +82,7 @@ class Content:
 
     @property
     def digest(self) -> str:
-        """Of all files together, whatever they are called."""
+        """One SHA-256 over the digests of all files. The files' names do not matter."""
         return hashlib.sha256(" ".join(self.digests.values()).encode()).hexdigest()
 
     def check(self) -> None:
@@ -94,7 +97,9 @@ class Content:
 
 
 def read_content(folder: Path, files: Sequence[Path]) -> Content:
-    """The content of a checkpoint's weight files: from the cache where it knows them, else by reading them.
+    """Return the digests and states of a checkpoint's weight files.
+
+    They come from the cache if the files have not changed; otherwise the files are read.
 
     Raises:
         CheckpointError: a file cannot be read, or changes while it is read.
@@ -122,7 +127,7 @@ def read_content(folder: Path, files: Sequence[Path]) -> Content:
 
 
 def known_folders() -> list[Path]:
-    """The folders of checkpoints that the cache has digests of. Those that are gone are forgotten."""
+    """Folders of checkpoints whose digests are cached. Records of folders that are gone are deleted."""
     found: list[Path] = []
     for path in sorted(_record_folder().glob("*.json")):
         record = _read_record(path)
@@ -134,17 +139,17 @@ def known_folders() -> list[Path]:
 
 
 def each_chunk(size: int) -> Iterable[tuple[int, int]]:
-    """Start and length of each chunk of so many bytes."""
+    """Start and length of each chunk of a file with ``size`` bytes."""
     return ((start, min(CHUNK, size - start)) for start in range(0, size, CHUNK))
 
 
 def workers() -> ThreadPoolExecutor:
-    """Threads for chunks: reading and hashing let other threads run."""
+    """A thread pool for chunks. Reading and hashing release the GIL."""
     return ThreadPoolExecutor(min(4, os.cpu_count() or 1), "crossrank-read")
 
 
 def _digest(file: int, size: int) -> str:
-    """SHA-256 of the hashes of a file's chunks, which are made side by side."""
+    """SHA-256 over the SHA-256 hashes of a file's chunks, which are computed in parallel."""
 
     def of_chunk(chunk: tuple[int, int]) -> bytes:
         return hashlib.sha256(os.pread(file, chunk[1], chunk[0])).digest()
@@ -155,7 +160,7 @@ def _digest(file: int, size: int) -> str:
 
 def _changed(path: Path) -> CheckpointError:
     return CheckpointError(
-        f"{path} changed while it was read; try again once it is whole, and replace weights by renaming "
+        f"{path} changed while it was read; try again when it is complete, and replace weights by renaming "
         "(mv), not by copying over them (cp)"
     )
 
@@ -169,7 +174,7 @@ def _record_path(folder: Path) -> Path:
 
 
 def _read_record(path: Path) -> tuple[Path, Content] | None:
-    """A folder and its content; None where there is no record, or a damaged one."""
+    """The folder and the content that a record holds; None if the record is missing or damaged."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_RECORD:
@@ -184,7 +189,7 @@ def _read_record(path: Path) -> tuple[Path, Content] | None:
 
 
 def _write_record(path: Path, folder: Path, content: Content) -> None:
-    """Keep a content for the next start; where it cannot be written, that one reads the files again."""
+    """Save a content for the next start. If that fails, the next start reads the weight files again."""
     files = {
         file.name: [content.digests[file], state.inode, state.size, state.modified_ns, state.changed_ns]
         for file, state in content.states.items()
@@ -201,21 +206,21 @@ def _write_record(path: Path, folder: Path, content: Content) -> None:
 
 
 class WatchedFile:
-    """A file of weights that an engine reads rows from while it works: it must stay what it was.
+    """A weight file from which an engine reads rows while it runs, so that its bytes must not change.
 
     Args:
-        content: of the checkpoint.
-        path: one of its files.
+        content: the checkpoint's content.
+        path: one of the checkpoint's files.
 
     Attributes:
-        descriptor: to read the file by.
+        descriptor: the open file's descriptor.
 
     Raises:
         CheckpointError: the file has been changed or replaced.
     """
 
     def __init__(self, content: Content, path: Path) -> None:
-        # A path of the hub's cache is a link, and this one may be what it points to.
+        # In the hub's cache a file is a symbolic link, and ``path`` may be the link's target.
         known = next((known for known in content.states if known.resolve() == path.resolve()), None)
         if known is None:
             raise _changed(path)
@@ -229,9 +234,9 @@ class WatchedFile:
             raise _changed(known)
 
     def check(self) -> None:
-        """Raise CheckpointError if the file is not what it was. Call it after each use of what was read.
+        """Raise CheckpointError if the file's bytes have changed. Call it after using rows of the file.
 
-        The file's state also changes where it is only renamed or deleted; then it is read to be sure.
+        Renaming or deleting a file changes its state too. The file is then hashed again to be sure.
         """
         state = FileState.of(self.descriptor)
         if state == self._state:

@@ -1,6 +1,6 @@
-"""A model folder's layout: which files it holds, which of them hold the weights, what is missing.
+"""A model folder's layout: which files it has, which of them hold weights, and which are missing.
 
-What modules that find, fetch and read models share.
+The modules that find, fetch and read models share it.
 """
 
 from __future__ import annotations
@@ -31,36 +31,42 @@ __all__ = [
 ]
 
 LOCAL = Path("models")
-"""Where models of your own are looked for by their names, in the working folder."""
+"""Folder, in the working directory, in which a user's own models are found by name."""
 
 NEEDED = ("config.json", "tokenizer.json")
-"""What a model has beside its weights."""
+"""Files that every model has beside its weights."""
 
 USEFUL = ("tokenizer_config.json", "special_tokens_map.json")
-"""What it may have, and is fetched with it."""
+"""Files that a model may have, and that are fetched with it."""
 
 SAFETENSORS, INDEX = "model.safetensors", "model.safetensors.index.json"
+"""The weights in safetensors' format: one file, or the index of several (shards)."""
+
 TORCH, TORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
-"""The weights: one file, or the index of several, or PyTorch's own; the first that is there counts."""
+"""The weights in PyTorch's format, which are used if there are none in safetensors' format."""
 
 ADAPTER = "adapter_config.json"
-"""What a folder of LoRA weights has instead."""
+"""The file by which a folder of LoRA weights, which is not a whole model, is recognised."""
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
 
 TOKENIZER_HINT = (
-    "write one in a copy of it: transformers.AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+    "write one into a copy of it: transformers.AutoTokenizer.from_pretrained(...).save_pretrained(...)"
 )
 """What to do about a model without tokenizer.json."""
 
 
 def local_place(name: str) -> Path:
-    """The folder in ./models that serves for a hub's name."""
+    """The folder in ./models that is used for a hub name."""
     return (LOCAL / name.rpartition("/")[2]).absolute()
 
 
 def missing_file(folder: Path) -> str | None:
-    """The first file that a checkpoint needs and this folder lacks; None: it is complete."""
+    """The first file that a checkpoint needs and this folder lacks; None if the folder is complete.
+
+    Raises:
+        CheckpointError: an index of shards is damaged, or cannot be read.
+    """
     for file in NEEDED:
         if _lacks(folder, file):
             return file
@@ -68,7 +74,7 @@ def missing_file(folder: Path) -> str | None:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether no file is missing, and no index damaged."""
+    """True if no file is missing and no index is damaged."""
     try:
         return missing_file(folder) is None
     except CheckpointError:
@@ -76,12 +82,12 @@ def is_complete(folder: Path) -> bool:
 
 
 def weight_files(folder: Path) -> list[str]:
-    """The files that hold a folder's weights; model.safetensors where it has none of them.
+    """Names of the files that hold a folder's weights; model.safetensors if there are no weights.
 
     Raises:
         CheckpointError: the index is damaged, or cannot be read.
     """
-    # An empty file counts, as it does for transformers: what it hides would not be read.
+    # An empty file counts as present, as it does in transformers, which would not read the others either.
     for whole, index in ((SAFETENSORS, INDEX), (TORCH, TORCH_INDEX)):
         if (folder / whole).is_file():
             return [whole]
@@ -91,10 +97,10 @@ def weight_files(folder: Path) -> list[str]:
 
 
 def shards(index: Path) -> list[str]:
-    """The files that an index names; they belong beside it, and may be missing.
+    """Names of the shards that an index lists. They belong in the index's folder, and may be missing.
 
     Raises:
-        CheckpointError: it is damaged, or cannot be read.
+        CheckpointError: the index is damaged, or cannot be read.
     """
     try:
         files = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
@@ -107,14 +113,14 @@ def shards(index: Path) -> list[str]:
         good = False
     if not good:
         raise CheckpointError(
-            f"{index} is damaged: it names no files beside it; copy the model again, or, "
-            "for a cached one, run 'crossrank models remove' and 'pull'"
+            f"{index} is damaged: it does not list files of its own folder; copy the model again, or, "
+            "if it is in the cache, run 'crossrank models remove' and 'crossrank models pull'"
         )
     return files
 
 
 def check_no_pointer(path: Path) -> None:
-    """Raise CheckpointError if a file is what git-lfs puts in the place of a large one."""
+    """Raise CheckpointError if a file is only git-lfs's pointer to the real one."""
     try:
         with path.open("rb") as file:
             pointer = file.read(len(_POINTER)) == _POINTER
@@ -128,7 +134,7 @@ def check_no_pointer(path: Path) -> None:
 
 
 def no_weights(folder: Path) -> str:
-    """What is wrong with a folder that holds no weights, and what to do."""
+    """The message for a folder without weights: what is wrong, and what to do."""
     if not (folder / ADAPTER).is_file():
         return (
             f"{folder} has no weights: the folder must hold {SAFETENSORS} or {TORCH}, or shards with "

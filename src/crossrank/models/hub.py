@@ -1,7 +1,7 @@
-"""A model from the Hugging Face hub, or from what HF_ENDPOINT names, into the cache that it keeps.
+"""Fetch a model from the Hugging Face hub, or from the hub that HF_ENDPOINT names.
 
-HF_HOME (or HF_HUB_CACHE), HF_TOKEN and HF_HUB_OFFLINE are respected too, and read at each call.
-The cache is the one that huggingface_hub keeps, in its own layout.
+HF_HOME (or HF_HUB_CACHE), HF_TOKEN and HF_HUB_OFFLINE are respected too, and read at each call. Models are
+stored in huggingface_hub's own cache, in its layout.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NETWORK_MODULES = {"requests", "urllib3", "httpx", "httpx2", "httpcore", "httpcore2"}
 _BARS = "huggingface_hub.http_get"
 
-_one_pull = threading.Lock()
-"""Held during every pull: progress bars are switched for the whole process."""
+_pull_lock = threading.Lock()
+"""Held during every pull, because progress bars are turned on and off for the whole process."""
 
 _log = logging.getLogger(__name__)
 
 
-# huggingface_hub is imported late: the bundled model does not need it. It reads its
-# environment once, at import; here it is read at each call, so that a program can set it.
+# huggingface_hub is imported late, since the bundled model does not need it. It reads environment variables
+# once, at import; this module reads them at each call, so that a program can change them.
 
 
 def hub_endpoint() -> str:
-    """The hub that is asked: HF_ENDPOINT, or Hugging Face's own."""
+    """The URL of the hub: HF_ENDPOINT, or Hugging Face's own."""
     from huggingface_hub import constants
 
     return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
@@ -81,39 +81,39 @@ def _hub_is_offline() -> bool:
 
 
 def repo_folder(name: str) -> Path:
-    """The folder in the cache that holds a model, or would."""
+    """A model's folder in the cache; it need not exist."""
     return hub_cache() / ("models--" + name.replace("/", "--"))
 
 
 def from_hub(name: str, revision: str | None, offline: bool, progress: bool, refresh: bool) -> Path:
-    """The snapshot in the cache of a model that the hub has; see ``models.resolve``."""
+    """Return a model's snapshot in the cache, and fetch it if needed; see ``models.resolve``."""
     cached = _cached_snapshot(name, revision or "main")
     offline = offline or _hub_is_offline()
     if cached is not None and (offline or not refresh or _COMMIT.fullmatch(revision or "")):
         return cached
     if offline:
         raise ModelNotFoundError(
-            f"{with_revision(name, revision)} is not, or not wholly, in the cache {hub_cache()}, and the "
-            f"network is not to be asked; fetch it with 'crossrank models pull {name}' "
+            f"{with_revision(name, revision)} is missing or incomplete in the cache {hub_cache()}, and "
+            f"offline mode is on; fetch it with 'crossrank models pull {name}' "
             f"(HF_HUB_OFFLINE unset), or copy the model's folder to {local_place(name)}"
         )
     try:
-        with _one_pull:
+        with _pull_lock:
             return _pull(name, revision, progress)
     except ModelError:
         raise
     except Exception as error:
-        reason, cached_copy_serves = _explain(error, name, revision)
+        reason, may_use_cached = _explain(error, name, revision)
         if not reason:
             raise
-        if cached is None or not cached_copy_serves:
+        if cached is None or not may_use_cached:
             raise ModelNotFoundError(reason) from error
-        _log.warning("%s. Going on with the cached copy, commit %s", reason, cached.name)
+        _log.warning("%s. Using the cached copy, commit %s", reason, cached.name)
         return cached
 
 
 def _cached_snapshot(name: str, ref: str) -> Path | None:
-    """The snapshot that a commit, branch or tag had when last seen, if it is complete."""
+    """The snapshot of a commit, branch or tag as it was last seen; None if it is incomplete."""
     repo = repo_folder(name)
     commit = ref
     if not _COMMIT.fullmatch(ref):
@@ -131,7 +131,7 @@ def _pull(name: str, revision: str | None, progress: bool) -> Path:
     endpoint = hub_endpoint()
     info = HfApi(endpoint=endpoint, library_name="crossrank").model_info(name, revision=revision, timeout=10)
     if not info.sha or not _COMMIT.fullmatch(info.sha):
-        raise ValueError("it names no commit")
+        raise ValueError("the answer names no commit")
     folder = repo_folder(name) / "snapshots" / info.sha
 
     def fetch(file: str) -> None:
@@ -141,7 +141,7 @@ def _pull(name: str, revision: str | None, progress: bool) -> Path:
             with _progress_bars(False):
                 hf_hub_download(name, file, revision=info.sha, cache_dir=hub_cache(), endpoint=endpoint)
 
-    # Weights come last: where they are, the rest is.
+    # Weights are fetched last: if they are there, so is everything else.
     for file in _choose_files(name, [sibling.rfilename for sibling in info.siblings or []]):
         fetch(file)
         if file in (INDEX, TORCH_INDEX):
@@ -149,18 +149,18 @@ def _pull(name: str, revision: str | None, progress: bool) -> Path:
                 fetch(shard)
     missing = missing_file(folder)
     if missing is not None:
-        raise CheckpointError(f"{folder} has no {missing}, or it is empty, in {name} on {endpoint}")
-    # Last of all the ref, so that a branch in the cache points at a whole snapshot.
+        raise CheckpointError(f"{name} on {endpoint} has no {missing}, or it is empty ({folder})")
+    # The ref is written at the very end, so that a branch in the cache points at a complete snapshot.
     ref = repo_folder(name) / "refs" / (revision or "main")
     if revision != info.sha and not (ref.is_file() and ref.read_text() == info.sha):
-        with contextlib.suppress(OSError):  # the cache may be read-only, and the model is there
+        with contextlib.suppress(OSError):  # the cache may be read-only; the model is in it all the same
             ref.parent.mkdir(parents=True, exist_ok=True)
             ref.write_text(info.sha)
     return folder
 
 
 def _choose_files(name: str, files: list[str]) -> list[str]:
-    """Of a repo's files the ones to fetch: one kind of weights, and those last."""
+    """The files of a repository to fetch, with weights of one kind, which come last."""
     for file in NEEDED:
         if file not in files:
             hint = TOKENIZER_HINT if file == "tokenizer.json" else "is it a transformers model?"
@@ -177,16 +177,16 @@ def _choose_files(name: str, files: list[str]) -> list[str]:
         ]
         raise UnsupportedModelError(
             f"{name} has no weights that CrossRank reads ({SAFETENSORS} or {TORCH}); "
-            f"it has {', '.join(others[:3]) or 'none of any kind'}: take the model that it was made from"
+            f"it has {', '.join(others[:3]) or 'none of any kind'}: use the model that it was made from"
         )
     return [file for file in (*NEEDED, *USEFUL, weights) if file in files]
 
 
 def _fetch_large(name: str, file: str, commit: str, endpoint: str, progress: bool) -> None:
-    """Put a large file into the cache as a blob, going on from where an earlier try ended.
+    """Download a large file into the cache as a blob, resuming where an earlier attempt stopped.
 
-    huggingface_hub would do it too, but it throws a broken download away (since 1.x), and 2 GB
-    over a poor line never come whole.
+    huggingface_hub could do this, but since 1.x it discards a broken download, so that 2 GB never arrive
+    complete over an unreliable connection.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.file_download import http_get
@@ -195,7 +195,7 @@ def _fetch_large(name: str, file: str, commit: str, endpoint: str, progress: boo
     url = hf_hub_url(name, file, revision=commit, endpoint=endpoint)
     wanted = get_hf_file_metadata(url)
     if not wanted.size or not _SHA256.fullmatch(wanted.etag or ""):
-        return  # small, kept in git itself
+        return  # a small file, stored in git itself
     blob = repo_folder(name) / "blobs" / str(wanted.etag)
     part = blob.with_name(f"{blob.name}.part")
     lock = hub_cache() / ".locks" / repo_folder(name).name / f"{blob.name}.lock"
@@ -219,7 +219,7 @@ def _fetch_large(name: str, file: str, commit: str, endpoint: str, progress: boo
                         displayed_filename=file,
                     )
             except Exception as error:
-                # A line that breaks now and then is good enough, as long as each try brings something.
+                # Retry a connection that breaks, as long as each attempt makes progress.
                 if not _is_network(error) or part.stat().st_size == have:
                     raise
         digest = hashlib.sha256()
@@ -228,13 +228,18 @@ def _fetch_large(name: str, file: str, commit: str, endpoint: str, progress: boo
                 digest.update(block)
         if digest.hexdigest() != wanted.etag:
             part.unlink()
-            raise CheckpointError(f"{file} of {name} came damaged from {endpoint} and was deleted; try again")
+            raise CheckpointError(
+                f"{file} of {name} arrived damaged from {endpoint} and was deleted; try again"
+            )
         part.replace(blob)
 
 
 @contextlib.contextmanager
 def _progress_bars(wanted: bool) -> Iterator[None]:
-    """Whether huggingface_hub draws its bars; HF_HUB_DISABLE_PROGRESS_BARS decides where it is set."""
+    """Turn huggingface_hub's progress bars on or off within the block.
+
+    HF_HUB_DISABLE_PROGRESS_BARS takes precedence if it is set.
+    """
     from huggingface_hub import constants
     from huggingface_hub.utils import (  # type: ignore[attr-defined]
         are_progress_bars_disabled,
@@ -258,14 +263,17 @@ def with_revision(name: str, revision: str | None) -> str:
 
 
 def _is_network(error: BaseException) -> bool:
-    """Whether the line broke; a consistency error is a line that was closed early."""
+    """True if the connection failed. One that was closed early is reported as a consistency error."""
     if type(error).__module__.partition(".")[0] in _NETWORK_MODULES:
         return True
     return isinstance(error, (ConnectionError, TimeoutError)) or "Consistency check" in str(error)
 
 
 def _explain(error: BaseException, name: str, revision: str | None) -> tuple[str, bool]:
-    """What went wrong and what to do, and whether a cached copy will do; ("", False): a bug."""
+    """Say what went wrong and what to do, and whether a cached copy may be used instead.
+
+    ("", False) means that the error is unexpected, and should be raised as it is.
+    """
     from huggingface_hub import errors, get_token
 
     if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None:
@@ -277,16 +285,16 @@ def _explain(error: BaseException, name: str, revision: str | None) -> tuple[str
         "set HF_ENDPOINT to a mirror, or take it from ModelScope (--from modelscope, source='modelscope'), "
         f"or copy the model's folder to {local_place(name)}"
     )
-    serves = True
+    may_use_cached = True
     if isinstance(error, errors.GatedRepoError):
-        reason = f"{name} is gated: ask for access on {page}, then set HF_TOKEN to a token of yours"
+        reason = f"{name} is gated: request access on {page}, then set HF_TOKEN to your token"
     elif isinstance(error, errors.RevisionNotFoundError):
         reason = f"{name} on {hub} has no revision {revision!r}; see {page}/commits/main"
-        serves = False
+        may_use_cached = False
     elif isinstance(error, errors.RepositoryNotFoundError) or (status == 401 and not get_token()):
         reason = (
             f"there is no model {name} on {hub}, or it is private: check the spelling ({page}); "
-            f"for a private model set HF_TOKEN; for a folder of yours: {Path(name).absolute()} is none"
+            f"for a private model set HF_TOKEN; a local folder {Path(name).absolute()} does not exist"
         )
     elif status in (401, 403):
         reason = f"{hub} refused {name} with status {status}: check HF_TOKEN, and your access on {page}"
@@ -294,24 +302,25 @@ def _explain(error: BaseException, name: str, revision: str | None) -> tuple[str
         reason = f"{hub} answered with status {status} for {name}; try again later, or {elsewhere}"
     elif getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         reason = (
-            f"the disk is full: no room for {name} in {cache}; free some, or set HF_HOME to a folder on a "
-            "larger disk; what has come is kept"
+            f"the disk is full: no room for {name} in {cache}; free some space, or set HF_HOME to a folder "
+            "on a larger disk; the part that was downloaded is kept"
         )
     elif fault := environment_fault(hub):
         reason = fault
     elif type(error).__name__ == "InvalidURL":  # httpx reads NO_PROXY as addresses
         reason = (
-            f"NO_PROXY, or another variable of a proxy, holds what the hub's client cannot read ({cause}); "
+            f"NO_PROXY, or another proxy variable, has a value that the hub's client cannot read ({cause}); "
             "correct or unset it"
         )
     elif isinstance(error, (ValueError, KeyError)):
-        reason = f"{hub} does not answer as a hub does ({cause}); check HF_ENDPOINT, or {elsewhere}"
+        reason = f"{hub} does not answer like a hub ({cause}); check HF_ENDPOINT, or {elsewhere}"
     elif _is_network(error) or isinstance(error, errors.LocalEntryNotFoundError):
         reason = (
-            f"could not fetch {name} from {hub} ({cause}); try again (what has come is kept), or {elsewhere}"
+            f"could not fetch {name} from {hub} ({cause}); try again (the part that was downloaded is kept), "
+            f"or {elsewhere}"
         )
     elif isinstance(error, OSError):
-        reason = f"cannot write {name} to {cache} ({cause}); set HF_HOME to a folder that you may write to"
+        reason = f"cannot write {name} to {cache} ({cause}); set HF_HOME to a folder that you can write to"
     else:
         return "", False
-    return reason, serves
+    return reason, may_use_cached

@@ -1,7 +1,7 @@
-"""A model from ModelScope, through its own client and into its own cache.
+"""Fetch a model with ModelScope's own client, into that client's cache.
 
-The client prints where it likes and always draws progress bars, and both can only be changed for a whole
-process. So it has a process of its own.
+The client prints to stdout and always draws progress bars. Both can only be changed for a whole process, so
+the client runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -35,7 +35,15 @@ __all__ = ["from_modelscope"]
 
 
 def from_modelscope(name: str, revision: str | None, offline: bool, progress: bool) -> Path:
-    """The folder of a model in the client's cache, fetched if need be; the client resumes by itself."""
+    """Return a model's folder in the client's cache, and fetch the model if needed.
+
+    The client resumes broken downloads by itself.
+
+    Raises:
+        MissingLibraryError: the client is not installed.
+        ModelNotFoundError: there is no such model, or it could not be fetched.
+        CheckpointError: the model lacks a file.
+    """
     with needs("modelscope", f"{name} from ModelScope"):
         if importlib.util.find_spec("modelscope") is None:
             raise ModuleNotFoundError(name="modelscope")
@@ -56,7 +64,7 @@ def from_modelscope(name: str, revision: str | None, offline: bool, progress: bo
 
 
 def _ask(request: dict[str, Any]) -> dict[str, Any]:
-    """What the client answers in a process of its own."""
+    """Run the client in a process of its own, and return its answer."""
     command = [sys.executable, "-c", "from crossrank.models.modelscope import _answer; _answer()"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(  # noqa: S603 - this module's own code
@@ -65,27 +73,27 @@ def _ask(request: dict[str, Any]) -> dict[str, Any]:
     try:
         answer: dict[str, Any] = json.loads(done.stdout)
     except ValueError:
-        return {"cause": f"its client ended with exit code {done.returncode}"}
+        return {"cause": f"its client exited with code {done.returncode}"}
     return answer
 
 
 def _answer() -> None:
-    """In the client's process: a request comes on stdin, and its answer goes to stdout, both as JSON."""
+    """Runs in the client's process: read a request from stdin and answer on stdout, both in JSON."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever the client prints
+    os.dup2(2, 1)  # what the client prints goes to stderr
     request = json.load(sys.stdin)
     answer: dict[str, Any] = {}
     try:
         from modelscope.hub.snapshot_download import snapshot_download
 
         if not request["progress"]:
-            # The client always draws; tqdm itself is the only switch.
+            # The client has no option for its bars; they can only be turned off in tqdm itself.
             from tqdm import tqdm  # type: ignore[import-untyped]
 
             tqdm.__init__ = partialmethod(tqdm.__init__, disable=True)
         answer["folder"] = str(snapshot_download(request["name"], **request["options"]))
-    except Exception as error:  # noqa: BLE001 - the process that asked says it
+    except Exception as error:  # noqa: BLE001 - the parent process reports it
         answer["cause"] = str(error).strip().partition("\n")[0] or type(error).__name__
         answer["status"] = getattr(getattr(error, "response", None), "status_code", None)
         answer["errno"] = getattr(error, "errno", None)
@@ -94,10 +102,10 @@ def _answer() -> None:
 
 
 def _explain(answer: dict[str, Any], name: str, revision: str | None, offline: bool) -> str:
-    """What went wrong, and what to do."""
+    """One line that says what went wrong and what to do."""
     hint = "check the network"
     if offline:
-        hint = "the network is off (offline), and it is not in ModelScope's cache: pull it first"
+        hint = "the network is off (offline mode), and the model is not in ModelScope's cache: pull it first"
     elif answer.get("errno") in (errno.ENOSPC, errno.EDQUOT):
         hint = "the disk is full: set MODELSCOPE_CACHE to a folder on a larger disk"
     elif answer.get("status") in (401, 403, 404):

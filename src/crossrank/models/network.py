@@ -1,4 +1,4 @@
-"""How a server is reached: through which proxy, and whose certificates are trusted."""
+"""How to reach a server: which proxy to use, and which certificates to trust."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _SCHEMES = ("http", "https", "socks5", "socks5h")
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """A proxy, and what says so: a variable of the environment, or the system's settings."""
+    """A proxy, and where it is configured: an environment variable, or the system's settings."""
 
     url: str
     source: str
 
 
 def proxy_of(url: str) -> Proxy | None:
-    """The proxy on the way to a URL. Loopback addresses have none, nor has what NO_PROXY names.
+    """The proxy to use for a URL; None for loopback addresses and for hosts that NO_PROXY names.
 
     NO_PROXY may hold names, addresses and networks (127.0.0.0/8).
     """
@@ -33,7 +33,7 @@ def proxy_of(url: str) -> Proxy | None:
     proxies = urllib.request.getproxies()
     for scheme in (parts.scheme, "all"):
         if proxies.get(scheme):
-            if _is_loopback(host) or _is_excepted(parts, proxies.get("no", "")):
+            if _is_loopback(host) or _bypasses_proxy(parts, proxies.get("no", "")):
                 return None
             address = proxies[scheme]
             return Proxy(address if "://" in address else f"http://{address}", _source(scheme))
@@ -41,7 +41,7 @@ def proxy_of(url: str) -> Proxy | None:
 
 
 def environment_fault(url: str) -> str:
-    """What in the environment keeps this program from reaching a URL, in one line; "": nothing."""
+    """One line about an environment variable that keeps a URL from being reached; "" if none does."""
     proxy = proxy_of(url)
     if proxy is not None and (fault := _proxy_fault(proxy)):
         return fault
@@ -94,12 +94,12 @@ def _is_loopback(host: str) -> bool:
     return address.is_loopback or address.is_unspecified
 
 
-def _is_excepted(parts: SplitResult, no_proxy: str) -> bool:
+def _bypasses_proxy(parts: SplitResult, no_proxy: str) -> bool:
     host = parts.hostname or ""
     if urllib.request.proxy_bypass(host) or urllib.request.proxy_bypass(f"{host}:{parts.port}"):
         return True
     address = _address(host)
-    return address is not None and any(_holds(entry, address) for entry in no_proxy.split(","))
+    return address is not None and any(_contains(entry, address) for entry in no_proxy.split(","))
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -109,7 +109,7 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
-def _holds(entry: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+def _contains(entry: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     try:
         return address in ipaddress.ip_network(entry.strip().replace("[", "").replace("]", ""), strict=False)
     except ValueError:

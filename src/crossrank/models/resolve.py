@@ -1,4 +1,4 @@
-"""A model's name to a folder with its checkpoint: bundled, local, in the cache, or from a hub."""
+"""Resolve a model's name to the folder of its checkpoint: bundled, local, cached, or from a hub."""
 
 from __future__ import annotations
 
@@ -48,23 +48,23 @@ def resolve(
     progress: bool = False,
     refresh: bool = False,
 ) -> Path:
-    """The folder with a model's config.json, tokenizer.json and weights; fetched if need be.
+    """Return the folder with a model's config.json, tokenizer.json and weights, and fetch it if needed.
 
-    Looked for in this order: the bundled model, a folder, ``./models/<last part of the name>``,
+    A model is looked for in this order: the bundled model, a folder, ``./models/<last part of the name>``,
     the cache, the hub.
 
     Args:
         model: "crossrank-mini", a hub name such as "BAAI/bge-reranker-v2-m3", or a folder.
-        revision: commit, branch or tag; None: the default branch.
-        offline: never ask the network.
+        revision: commit, branch or tag; None means the default branch.
+        offline: never use the network.
         source: "hub" or "modelscope".
         progress: draw a progress bar on stderr while weights are fetched.
-        refresh: ask the hub for news of a cached model too; where it cannot be reached, the
-            cached copy serves.
+        refresh: ask the hub for a newer version even if the model is cached. If the hub cannot be reached,
+            the cached copy is used.
 
     Raises:
-        InputError: ``model`` or ``source`` is not as described, or ``revision`` is given with a folder.
-        ModelNotFoundError: no such model, or it could not be fetched.
+        InputError: ``model`` or ``source`` is not valid, or ``revision`` is given with a folder.
+        ModelNotFoundError: there is no such model, or it could not be fetched.
         CheckpointError: a file is missing or damaged.
         UnsupportedModelError: the model has no weights, or no tokenizer, that CrossRank reads.
     """
@@ -105,7 +105,7 @@ def stored_models() -> list[StoredModel]:
 
     def add(name: str, place: Place, folder: Path, revision: str | None = None) -> None:
         size = 0
-        with contextlib.suppress(OSError):  # what may not be read, or has just gone, does not count
+        with contextlib.suppress(OSError):  # a file may be unreadable, or have just been deleted
             files = {path.resolve() for path in folder.rglob("*") if path.is_file()}
             size = sum(path.stat().st_size for path in files)
         found.append(StoredModel(name, place, folder, size, revision, is_complete(folder)))
@@ -122,7 +122,7 @@ def stored_models() -> list[StoredModel]:
 
 
 def cached_folder(name: str) -> tuple[Path, int]:
-    """A model's folder in the hub's cache, and the bytes that it takes there.
+    """A model's folder in the hub's cache, and its size in bytes.
 
     Raises:
         InputError: the model is bundled, or a folder of your own.
@@ -135,16 +135,16 @@ def cached_folder(name: str) -> tuple[Path, int]:
     if own is None and not folder.is_dir() and local_place(name).is_dir():
         own = local_place(name)
     if own is not None:
-        raise InputError(f"{name} is not in the cache but a folder of your own; delete it yourself: {own}")
+        raise InputError(f"{name} is a folder of your own, not in the cache; delete it yourself: {own}")
     if not folder.is_dir():
         raise ModelNotFoundError(
-            f"{name} is not in the cache {hub_cache()}; 'crossrank models list' shows what is"
+            f"{name} is not in the cache {hub_cache()}; 'crossrank models list' shows the models that are"
         )
     return folder, sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def remove(name: str) -> int:
-    """Delete every revision of a model from the hub's cache; returns the bytes freed.
+    """Delete every revision of a model from the hub's cache, and return the number of bytes freed.
 
     Raises:
         InputError: the model is bundled, or a folder of your own.
@@ -156,13 +156,13 @@ def remove(name: str) -> int:
     scan = scan_cache_dir(hub_cache())
     commits = [rev.commit_hash for repo in scan.repos if repo.repo_path == folder for rev in repo.revisions]
     scan.delete_revisions(*commits).execute()
-    shutil.rmtree(folder, ignore_errors=True)  # what an interrupted pull has left
+    shutil.rmtree(folder, ignore_errors=True)  # leftovers of an interrupted pull
     shutil.rmtree(hub_cache() / ".locks" / folder.name, ignore_errors=True)
     return size
 
 
 def _local_folder(model: str | os.PathLike[str]) -> Path | None:
-    """The folder that is meant; None: a name is meant."""
+    """The folder that ``model`` means; None if it is a model's name."""
     if not isinstance(model, str | os.PathLike):
         raise InputError(f"model is {model!r}; it must be a name or a folder")
     if model == BUNDLED:
@@ -171,11 +171,11 @@ def _local_folder(model: str | os.PathLike[str]) -> Path | None:
     path = Path(text).expanduser()
     if text.strip() and path.is_dir():
         return path
-    # "a/b" is a hub's name; other things with a separator can only be folders.
+    # "a/b" is a hub name; anything else with a separator can only be a folder.
     is_path = not isinstance(model, str) or text.startswith((".", "~", "/")) or "\\" in text
     if "://" not in text and (is_path or text.count("/") > 1 or text.endswith("/")):
         what = "is a file; give its folder" if path.is_file() else "does not exist"
-        raise ModelNotFoundError(f"the model folder {path} {what} (looked from {Path.cwd()})")
+        raise ModelNotFoundError(f"the model folder {path} {what} (the working directory is {Path.cwd()})")
     return None
 
 
@@ -183,7 +183,7 @@ def _checked_name(name: str) -> str:
     good = _NAME.fullmatch(name) and not re.search(r"\.\.|--", name) and not name.endswith((".", "-", ".git"))
     if not good or len(name) > 96:
         raise ModelNotFoundError(
-            f"{name!r} is not a model's name; it must be {BUNDLED!r}, a folder, or a hub's name "
+            f"{name!r} is not a model's name; it must be {BUNDLED!r}, a folder, or a hub name "
             "such as 'BAAI/bge-reranker-v2-m3' (without the hub's address)"
         )
     return name
@@ -196,7 +196,7 @@ def _checked_folder(folder: Path) -> Path:
             check_no_pointer(folder / file)
         return folder.absolute()
     if folder == _BUNDLED_FOLDER:
-        raise CheckpointError(f"the bundled model has no {missing} in {folder}; install crossrank again")
+        raise CheckpointError(f"the bundled model has no {missing} in {folder}; reinstall crossrank")
     if missing == SAFETENSORS or (missing == "config.json" and (folder / ADAPTER).is_file()):
         raise CheckpointError(no_weights(folder.absolute()))
     hint = "copy the model's whole folder there again"
@@ -206,7 +206,7 @@ def _checked_folder(folder: Path) -> Path:
 
 
 def _is_classifier(config: Path) -> bool:
-    """Whether a config.json may be a cross-encoder's."""
+    """True if a config.json may belong to a cross-encoder."""
     try:
         found = json.loads(config.read_bytes())
         names = found.get("architectures")
