@@ -242,6 +242,40 @@ def test_the_compose_file() -> None:
     assert (ROOT / build["dockerfile"]).is_file()
 
 
+def test_containers_have_no_rights_that_they_do_not_need() -> None:
+    for name, service in read("compose.yaml")["services"].items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert {"memory", "pids"} <= set(service["deploy"]["resources"]["limits"]), name
+        assert not {"privileged", "cap_add", "network_mode", "pid"} & set(service), name
+    user = re.search(r"^USER (\d+):(\d+)$", (EXAMPLES / "Dockerfile").read_text("utf-8"), re.MULTILINE)
+    assert user is not None
+    pod = yaml.safe_load(blocks(PAGES[0], "yaml")[0])
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] == pod["securityContext"]["fsGroup"] == int(user[1])
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod["automountServiceAccountToken"] is pod["enableServiceLinks"] is False
+    [container] = pod["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert "memory" in container["resources"]["limits"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert set(mounts) == {volume["name"] for volume in pod["volumes"]}
+    assert set(mounts.values()) == {"/models", "/tmp"}
+
+
+def test_grafana_has_no_password_to_guess() -> None:
+    environment = read("compose.yaml")["services"]["grafana"]["environment"]
+    assert environment["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
+    assert environment["GF_AUTH_DISABLE_LOGIN_FORM"] == "true"
+    assert environment["GF_AUTH_BASIC_ENABLED"] == "false"
+    assert not any("PASSWORD" in name for name in environment)
+
+
 def test_prometheus_and_grafana_find_each_other_and_the_server() -> None:
     services = read("compose.yaml")["services"]
     config = read("prometheus.yml")
