@@ -110,20 +110,20 @@ def test_one_sentence_falls_to_the_empty_document() -> None:
     assert (sentence.logit, sentence.logit_fall) == (1.0, 1.0)
 
 
-def test_the_pairs_of_a_plan_are_made_when_they_are_asked_for() -> None:
+def test_the_texts_of_a_plan_are_made_when_they_are_asked_for() -> None:
     encoder = PairEncoder(resolve(BUNDLED) / "tokenizer.json", max_length=40)
     text = "Gamma. " * 10 + "Alpha alpha here alpha. " + "Delta. " * 5 + "alpha alpha. " * 2
     plan = plan_explanation(encoder, QUERY, text)
-    assert (plan.pairs[0], plan.pairs[1]) == ((QUERY, text), (QUERY, "Gamma."))
+    assert (plan.texts[0], plan.texts[1]) == (text, "Gamma.")
     read = text[: plan.read]
     without = [span for span in plan.spans if span.start < plan.read]
     assert 0 < len(without) < len(plan.spans)
-    assert len(plan.pairs) == len(list(plan.pairs)) == 1 + len(plan.spans) + len(without)
-    assert plan.pairs[-1] == (QUERY, read[: without[-1].start].rstrip())
-    assert plan.pairs[1:4] == [(QUERY, "Gamma.")] * 3
-    assert plan.pairs[:: len(plan.pairs) - 1] == [plan.pairs[0], plan.pairs[-1]]
+    assert len(plan.texts) == len(list(plan.texts)) == 1 + len(plan.spans) + len(without)
+    assert plan.texts[-1] == read[: without[-1].start].rstrip()
+    assert plan.texts[1:4] == ["Gamma."] * 3
+    assert plan.texts[:: len(plan.texts) - 1] == [plan.texts[0], plan.texts[-1]]
     with pytest.raises(IndexError):
-        plan.pairs[len(plan.pairs)]
+        plan.texts[len(plan.texts)]
 
 
 def test_a_plan_holds_its_document_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +140,7 @@ def test_a_plan_holds_its_document_once(monkeypatch: pytest.MonkeyPatch) -> None
         assert tracemalloc.get_traced_memory()[1] < 4 * len(text)
     finally:
         tracemalloc.stop()
-    assert sum(len(text) for _, text in plan.pairs) <= 1 << 20
+    assert sum(len(text) for text in plan.texts) <= 1 << 20
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

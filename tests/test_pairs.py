@@ -320,7 +320,7 @@ def test_of_a_very_long_text_that_may_not_be_cut_only_a_part_is_read(
 def test_a_query_that_was_tokenised_before_is_not_again(
     bundled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoder, known = PairEncoder(bundled), dict[str, TokenIds]()
+    encoder = PairEncoder(bundled)
     pairs = [("a query", f"document {i}") for i in range(4)]
     expected = encoder.encode_pairs(pairs)
     read: list[str] = []
@@ -331,9 +331,15 @@ def test_a_query_that_was_tokenised_before_is_not_again(
         return ids(texts)
 
     monkeypatch.setattr(encoder._words, "ids", noted)
-    found = encoder.encode_pairs(pairs[:2], known=known) + encoder.encode_pairs(pairs[2:], known=known)
+    texts = [text for _, text in pairs]
+    query = encoder.query("a query")
+    found = encoder.join(query, texts[:2]) + encoder.join([query] * 2, texts[2:])
     assert same(found, expected)
     assert read.count("a query") == 1
+    read.clear()
+    assert same(encoder.encode("a query", texts), expected)
+    assert same(encoder.encode(["a query"] * 4, texts), expected)
+    assert read.count("a query") == 2
 
 
 def test_what_a_call_wants_cut_is_not_too_long(tokenizer_path: Path) -> None:

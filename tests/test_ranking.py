@@ -1,5 +1,7 @@
+import ast
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,16 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crossrank import ranking as ranking_module
 from crossrank.errors import InputError, NonFiniteLogitError
-from crossrank.ranking import BLANK_LOGIT, Ranking, is_blank, rank, sigmoid
+from crossrank.inputs import Request
+from crossrank.ranking import BLANK_LOGIT, Ranking, Scored, ScoredPair, is_blank, sigmoid
 
 finite = st.floats(-60, 60, width=32)
 
 
 def ranked(logits: list[float], top_n: int | None = None, threshold: float | None = None) -> Ranking:
     texts = [f"document {i}" for i in range(len(logits))]
-    scores = sigmoid(np.asarray(logits, np.float32)).tolist()
-    return rank("query", texts, logits, scores, top_n=top_n, threshold=threshold)
+    return Scored(logits).rank(Request("query", texts), top_n=top_n, threshold=threshold)
 
 
 @given(st.lists(finite, max_size=50))
@@ -103,26 +106,55 @@ def test_a_text_with_one_is_not(text: str) -> None:
 def test_blank_documents_come_last_in_their_order_whatever_the_model_says() -> None:
     texts = ["", "one", "---", "two"]
     logits = [9.0, -200.0, 50.0, 1.0]
-    ranking = rank("query", texts, logits, sigmoid(np.asarray(logits, np.float32)).tolist())
+    ranking = Scored(logits).rank(Request("query", texts))
     assert [hit.index for hit in ranking] == [3, 1, 0, 2]
     assert [hit.blank for hit in ranking] == [False, False, True, True]
     assert [hit.logit for hit in ranking] == [1.0, -200.0, BLANK_LOGIT, BLANK_LOGIT]
     assert [hit.score for hit in ranking[2:]] == [0.0, 0.0]
-    assert [hit.index for hit in rank("query", texts, logits, [0.9, 0.0, 1.0, 0.7], threshold=0.5)] == [3]
+    assert [hit.index for hit in Scored(logits).rank(Request("query", texts), threshold=0.5)] == [3]
 
 
 def test_a_logit_that_is_no_number_is_an_error_of_a_blank_document_too() -> None:
     with pytest.raises(NonFiniteLogitError, match="pair 0"):
-        rank("query", ["", "one"], [math.nan, 1.0], [math.nan, 0.7])
+        Scored([math.nan, 1.0]).rank(Request("query", ["", "one"]))
+
+
+def test_scored_has_all_that_is_known_of_pairs_in_their_order() -> None:
+    scored = Scored([0.0, 60.0, -1.5], [False, True, False])
+    assert scored.logits.dtype == np.float32
+    assert scored.scores.dtype == np.float64
+    assert scored.scores.tolist() == sigmoid(np.asarray([0.0, 60.0, -1.5], np.float32)).tolist()
+    assert scored.pairs()[1] == ScoredPair(float(scored.scores[1]), 60.0, True)
+    assert [pair.truncated for pair in Scored([1.0, 2.0]).pairs()] == [False, False]
+    assert (len(scored), len(Scored([]))) == (3, 0)
+
+
+def _names(tree: ast.AST) -> set[str]:
+    """The functions that a module calls and the names that it imports."""
+    calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    names = {f.attr if isinstance(f, ast.Attribute) else getattr(f, "id", "") for f in calls}
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    return names | {alias.name for node in imports for alias in node.names}
+
+
+def test_the_sigmoid_is_computed_in_one_module() -> None:
+    package = Path(ranking_module.__file__).parent
+    assert _names(ast.parse("from scipy.special import expit\ny = 1 / (1 + np.exp(-x))")) == {"expit", "exp"}
+    found = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if _names(ast.parse(path.read_text(encoding="utf-8"))) & {"sigmoid", "expit", "exp", "tanh"}
+    }
+    assert found == {"ranking.py"}
 
 
 def test_a_repr_is_short_and_to_dict_is_whole() -> None:
     texts = ["x" * 5000, *map(str, range(1, 100))]
-    ranking = rank("q" * 5000, texts, [2.0, *([1.0] * 99)], [0.9, *([0.7] * 99)], fields=[{"a": 1}] * 100)
+    ranking = Scored([2.0, *([1.0] * 99)]).rank(Request("q" * 5000, texts, [{"a": 1}] * 100))
     assert len(repr(ranking)) < 600
     assert "100 hits" in repr(ranking)
-    assert repr(ranking[1]) == "RankedDocument(rank=2, index=1, score=0.7000, text='1')"
-    assert ranking.scores[:2] == [0.9, 0.7]
+    assert repr(ranking[1]) == "RankedDocument(rank=2, index=1, score=0.7311, text='1')"
+    assert ranking.scores[:2] == [0.8807970779778823, 0.7310585786300049]
     assert ranking.indices == list(range(100))
     found = ranking.to_dict()
     assert found["query"] == "q" * 5000
@@ -130,7 +162,7 @@ def test_a_repr_is_short_and_to_dict_is_whole() -> None:
     assert found["results"][0] == {
         "rank": 1,
         "index": 0,
-        "score": 0.9,
+        "score": 0.8807970779778823,
         "logit": 2.0,
         "truncated": False,
         "text": "x" * 5000,

@@ -254,13 +254,13 @@ def test_many_queries_are_drawn_only_a_little_ahead(folder: Path, documents: lis
 
 def test_a_window_is_tokenised_at_once_and_of_long_texts_a_few(folder: Path) -> None:
     reranker = fake(FakeEngine(batch_tokens=1000), folder)
-    encode, chunks = reranker.encoder.encode_pairs, list[int]()
+    join, chunks = reranker.encoder.join, list[int]()
 
-    def counted(pairs: Sequence[tuple[str, str]]) -> Any:
-        chunks.append(len(pairs))
-        return encode(pairs)
+    def counted(queries: Any, texts: Sequence[str]) -> Any:
+        chunks.append(len(texts))
+        return join(queries, texts)
 
-    reranker.encoder.encode_pairs = counted  # type: ignore[method-assign, assignment]
+    reranker.encoder.join = counted  # type: ignore[method-assign, assignment]
     requests = [("q", ["short"])] * 4000 + [("q", ["not so short " * 100])] * 800
     assert len(list(reranker.rank_many(requests))) == len(requests)
     assert chunks[0] == 256

@@ -25,8 +25,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -34,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crossrank import __version__
+from crossrank._ahead import map_ahead
 from crossrank._extras import needs
 from crossrank.arguments import check_integer, check_number
 from crossrank.errors import (
@@ -46,9 +45,9 @@ from crossrank.errors import (
     UnknownModelError,
 )
 from crossrank.explain import DEFAULT_SENTENCES, ExplainedSentence, Explanation
-from crossrank.inputs import Document, each, read_one_of, read_pairs, read_request
+from crossrank.inputs import Document, Request, each, read_one_of, read_pairs
 from crossrank.models.network import Proxy, environment_fault, proxy_of
-from crossrank.ranking import Ranking, ScoredPair, check_finite, check_options, rank, sigmoid
+from crossrank.ranking import Ranking, Scored, ScoredPair, check_options
 from crossrank.text.words import clean
 
 with needs("client", "the client"):
@@ -190,50 +189,6 @@ class _Network(httpcore.NetworkBackend):
         self._backend.sleep(seconds)
 
 
-@dataclass(frozen=True, slots=True)
-class _Scored:
-    """What a server says of pairs: float32 (n,) logits, and whether each pair was cut."""
-
-    logits: npt.NDArray[np.float32]
-    truncated: list[bool]
-
-    def pairs(self) -> list[ScoredPair]:
-        rows = zip(sigmoid(self.logits).tolist(), self.logits.tolist(), self.truncated, strict=True)
-        return [ScoredPair(*row) for row in rows]
-
-
-_NOTHING = _Scored(np.zeros(0, np.float32), [])
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """A query and its documents."""
-
-    query: str
-    texts: list[str]
-    fields: list[dict[str, Any]]
-
-    @classmethod
-    def read(cls, query: str, documents: Sequence[Document]) -> _Request:
-        return cls(query, *read_request(query, documents))
-
-    @property
-    def pairs(self) -> list[tuple[str, str]]:
-        return [(self.query, text) for text in self.texts]
-
-    def rank(self, scored: _Scored, top_n: int | None, threshold: float | None) -> Ranking:
-        return rank(
-            self.query,
-            self.texts,
-            scored.logits.tolist(),
-            sigmoid(scored.logits).tolist(),
-            truncated=scored.truncated,
-            fields=self.fields,
-            top_n=top_n,
-            threshold=threshold,
-        )
-
-
 Http = TypeVar("Http", httpx.Client, httpx.AsyncClient)
 Transport = TypeVar("Transport", httpx.BaseTransport, httpx.AsyncBaseTransport)
 
@@ -314,11 +269,12 @@ class _Base(Generic[Http, Transport]):
     def _tries(self) -> _Tries:
         return _Tries(self._timeout, self._retries)
 
-    def _score_request(self, pairs: Sequence[tuple[str, str]], seconds: float) -> httpx.Request:
-        queries = [clean(query) for query, _ in pairs]
+    def _score_request(
+        self, queries: str | Sequence[str], texts: Sequence[str], seconds: float
+    ) -> httpx.Request:
         body: dict[str, Any] = {
-            "queries": queries if len(set(queries)) > 1 else queries[0],
-            "documents": [clean(document) for _, document in pairs],
+            "queries": clean(queries) if isinstance(queries, str) else [clean(query) for query in queries],
+            "documents": [clean(text) for text in texts],
             "use_activation": False,
         }
         return self._post("score", body, seconds)
@@ -412,7 +368,7 @@ class _Base(Generic[Http, Transport]):
             message = f"{self._shown} points to {response.headers.get('location')}; use that address"
         raise _Failure(ServiceError(message))
 
-    def _scored(self, body: dict[str, Any], count: int) -> _Scored:
+    def _scored(self, body: dict[str, Any], count: int) -> Scored:
         """The scores of an answer.
 
         Raises:
@@ -427,8 +383,7 @@ class _Base(Generic[Http, Transport]):
             data = None
         if data is None or [each["index"] for each in data] != list(range(count)):
             raise ServiceError(f"{self._shown} gave an answer without {count} scores; is it CrossRank?")
-        check_finite(logits)
-        return _Scored(logits, truncated)
+        return Scored(logits, truncated)
 
     def _explained(self, body: dict[str, Any], query: str, text: str) -> Explanation:
         """The explanation of an answer.
@@ -516,8 +471,8 @@ class Client(_Base[httpx.Client, httpx.BaseTransport]):
             ServiceError: it does not let this client in, or failed; the base of the four above.
         """
         check_options(top_n, threshold)
-        request = _Request.read(query, documents)
-        return request.rank(self._score(request.pairs), top_n, threshold)
+        request = Request.read(query, documents)
+        return self._score(query, request.texts).rank(request, top_n=top_n, threshold=threshold)
 
     def rank_many(
         self,
@@ -533,26 +488,22 @@ class Client(_Base[httpx.Client, httpx.BaseTransport]):
 
         Args:
             requests: queries with their documents, as ``rank`` takes them.
-            top_n, threshold: as ``rank``, for each query.
+            top_n: as ``rank``, for each query.
+            threshold: as ``rank``, for each query.
 
         Raises:
             CrossRankError: as ``rank``, when the rankings are drawn.
         """
         check_options(top_n, threshold)
-        pool = ThreadPoolExecutor(self._concurrency, "crossrank-client")
-        sent: deque[tuple[_Request, Future[_Scored]]] = deque()
-        try:
-            for numbered in enumerate(each("requests", requests)):
-                request = _Request(*read_one_of(*numbered))
-                sent.append((request, pool.submit(self._score, request.pairs)))
-                if len(sent) >= self._concurrency:
-                    first, scored = sent.popleft()
-                    yield first.rank(scored.result(), top_n, threshold)
-            while sent:
-                first, scored = sent.popleft()
-                yield first.rank(scored.result(), top_n, threshold)
-        finally:
-            pool.shutdown(cancel_futures=True)
+        read = (read_one_of(*numbered) for numbered in enumerate(each("requests", requests)))
+
+        def scored_of(request: Request) -> Scored:
+            return self._score(request.query, request.texts)
+
+        for request, scored in map_ahead(
+            scored_of, read, threads=self._concurrency, ahead=self._concurrency, name="crossrank-client"
+        ):
+            yield scored.rank(request, top_n=top_n, threshold=threshold)
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
         """Scores between 0 and 1 of (query, document) pairs: float32 (len(pairs),), input order.
@@ -560,7 +511,7 @@ class Client(_Base[httpx.Client, httpx.BaseTransport]):
         Raises:
             CrossRankError: as ``rank``.
         """
-        return sigmoid(self.logits(pairs)).astype(np.float32)
+        return self._score(*read_pairs(pairs)).scores.astype(np.float32)
 
     def logits(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
         """Logits of (query, document) pairs: float32 (len(pairs),), input order, every bit as served.
@@ -568,7 +519,7 @@ class Client(_Base[httpx.Client, httpx.BaseTransport]):
         Raises:
             CrossRankError: as ``rank``.
         """
-        return self._score(read_pairs(pairs)).logits
+        return self._score(*read_pairs(pairs)).logits
 
     def score_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[ScoredPair]:
         """All that is known of each (query, document) pair: input order.
@@ -576,7 +527,7 @@ class Client(_Base[httpx.Client, httpx.BaseTransport]):
         Raises:
             CrossRankError: as ``rank``.
         """
-        return self._score(read_pairs(pairs)).pairs()
+        return self._score(*read_pairs(pairs)).pairs()
 
     def explain(
         self, query: str, document: Document, *, max_sentences: int = DEFAULT_SENTENCES
@@ -584,13 +535,14 @@ class Client(_Base[httpx.Client, httpx.BaseTransport]):
         """What each sentence of a document does for its score; see ``Reranker.explain``.
 
         Args:
-            query, document: as ``rank`` takes them.
+            query: what was asked.
+            document: as ``rank`` takes one.
             max_sentences: a longer document is explained up to this one; a server takes 1 to 1,000.
 
         Raises:
             CrossRankError: as ``rank``.
         """
-        (text,) = _Request.read(query, [document]).texts
+        (text,) = Request.read(query, [document]).texts
         body = self._call(partial(self._explain_request, query, text, max_sentences))
         if body is None:
             raise UnknownModelError(str(self._model), self.models())
@@ -612,13 +564,13 @@ class Client(_Base[httpx.Client, httpx.BaseTransport]):
         """
         return self._call(self._info_request) or {}
 
-    def _score(self, pairs: Sequence[tuple[str, str]]) -> _Scored:
-        if not pairs:
-            return _NOTHING
-        body = self._call(partial(self._score_request, pairs))
+    def _score(self, queries: str | Sequence[str], texts: Sequence[str]) -> Scored:
+        if not texts:
+            return Scored([])
+        body = self._call(partial(self._score_request, queries, texts))
         if body is None:
             raise UnknownModelError(str(self._model), self.models())
-        return self._scored(body, len(pairs))
+        return self._scored(body, len(texts))
 
     def _call(self, request: Callable[[float], httpx.Request]) -> dict[str, Any] | None:
         tries = self._tries()
@@ -679,8 +631,9 @@ class AsyncClient(_Base[httpx.AsyncClient, httpx.AsyncBaseTransport]):
     ) -> Ranking:
         """As ``Client.rank``."""
         check_options(top_n, threshold)
-        request = _Request.read(query, documents)
-        return request.rank(await self._score(request.pairs), top_n, threshold)
+        request = Request.read(query, documents)
+        scored = await self._score(query, request.texts)
+        return scored.rank(request, top_n=top_n, threshold=threshold)
 
     async def rank_many(
         self,
@@ -691,17 +644,18 @@ class AsyncClient(_Base[httpx.AsyncClient, httpx.AsyncBaseTransport]):
     ) -> AsyncIterator[Ranking]:
         """As ``Client.rank_many``; requests may come from an asynchronous iterator, too."""
         check_options(top_n, threshold)
-        sent: deque[tuple[_Request, asyncio.Task[_Scored]]] = deque()
+        sent: deque[tuple[Request, asyncio.Task[Scored]]] = deque()
         try:
             async for numbered in _numbered(requests):
-                request = _Request(*read_one_of(*numbered))
-                sent.append((request, asyncio.ensure_future(self._score(request.pairs))))
+                request = read_one_of(*numbered)
+                task = asyncio.ensure_future(self._score(request.query, request.texts))
+                sent.append((request, task))
                 if len(sent) >= self._concurrency:
-                    yield sent[0][0].rank(await sent[0][1], top_n, threshold)
-                    sent.popleft()
+                    scored = await sent[0][1]
+                    yield scored.rank(sent.popleft()[0], top_n=top_n, threshold=threshold)
             while sent:
-                yield sent[0][0].rank(await sent[0][1], top_n, threshold)
-                sent.popleft()
+                scored = await sent[0][1]
+                yield scored.rank(sent.popleft()[0], top_n=top_n, threshold=threshold)
         finally:
             tasks = [task for _, task in sent]
             for task in tasks:
@@ -710,21 +664,21 @@ class AsyncClient(_Base[httpx.AsyncClient, httpx.AsyncBaseTransport]):
 
     async def score(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
         """As ``Client.score``."""
-        return sigmoid(await self.logits(pairs)).astype(np.float32)
+        return (await self._score(*read_pairs(pairs))).scores.astype(np.float32)
 
     async def logits(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
         """As ``Client.logits``."""
-        return (await self._score(read_pairs(pairs))).logits
+        return (await self._score(*read_pairs(pairs))).logits
 
     async def score_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[ScoredPair]:
         """As ``Client.score_pairs``."""
-        return (await self._score(read_pairs(pairs))).pairs()
+        return (await self._score(*read_pairs(pairs))).pairs()
 
     async def explain(
         self, query: str, document: Document, *, max_sentences: int = DEFAULT_SENTENCES
     ) -> Explanation:
         """As ``Client.explain``."""
-        (text,) = _Request.read(query, [document]).texts
+        (text,) = Request.read(query, [document]).texts
         body = await self._call(partial(self._explain_request, query, text, max_sentences))
         if body is None:
             raise UnknownModelError(str(self._model), await self.models())
@@ -738,13 +692,13 @@ class AsyncClient(_Base[httpx.AsyncClient, httpx.AsyncBaseTransport]):
         """As ``Client.info``."""
         return await self._call(self._info_request) or {}
 
-    async def _score(self, pairs: Sequence[tuple[str, str]]) -> _Scored:
-        if not pairs:
-            return _NOTHING
-        body = await self._call(partial(self._score_request, pairs))
+    async def _score(self, queries: str | Sequence[str], texts: Sequence[str]) -> Scored:
+        if not texts:
+            return Scored([])
+        body = await self._call(partial(self._score_request, queries, texts))
         if body is None:
             raise UnknownModelError(str(self._model), await self.models())
-        return self._scored(body, len(pairs))
+        return self._scored(body, len(texts))
 
     async def _call(self, request: Callable[[float], httpx.Request]) -> dict[str, Any] | None:
         tries = self._tries()

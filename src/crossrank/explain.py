@@ -8,13 +8,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import overload
 
-import numpy as np
-import numpy.typing as npt
-
 from crossrank.arguments import check_integer
 from crossrank.errors import InputError
 from crossrank.pairs import PairEncoder
-from crossrank.ranking import check_finite, sigmoid
+from crossrank.ranking import Scored
 from crossrank.text.sentences import Span, sentence_spans
 
 __all__ = ["DEFAULT_SENTENCES", "ExplainedSentence", "Explanation", "ExplanationPlan", "plan_explanation"]
@@ -22,7 +19,7 @@ __all__ = ["DEFAULT_SENTENCES", "ExplainedSentence", "Explanation", "Explanation
 DEFAULT_SENTENCES = 100
 
 MAX_CHARACTERS = 1 << 24
-"""Characters of all pairs of an explanation. A document that fills a window of 8,192 tokens and has 400
+"""Characters of all texts of an explanation. A document that fills a window of 8,192 tokens and has 400
 sentences takes about as many; one of 512 tokens with its 30 sentences a hundredth."""
 
 
@@ -76,28 +73,27 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True)
-class _Pairs(Sequence[tuple[str, str]]):
-    """The pairs of an explanation, each made when it is asked for: most are nearly the whole document."""
+class _Texts(Sequence[str]):
+    """The texts of an explanation, each made when it is asked for: most are nearly the whole document."""
 
-    query: str
     document: str
     read: int
     spans: tuple[Span, ...]
 
     @overload
-    def __getitem__(self, index: int) -> tuple[str, str]: ...
+    def __getitem__(self, index: int) -> str: ...
     @overload
-    def __getitem__(self, index: slice) -> list[tuple[str, str]]: ...
-    def __getitem__(self, index: int | slice) -> tuple[str, str] | list[tuple[str, str]]:
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         index = range(len(self))[index]
         if index == 0:
-            return self.query, self.document
+            return self.document
         if index <= len(self.spans):
             start, end = self.spans[index - 1]
-            return self.query, self.document[start:end]
-        return self.query, _without(self.document[: self.read], self.spans[index - 1 - len(self.spans)])
+            return self.document[start:end]
+        return _without(self.document[: self.read], self.spans[index - 1 - len(self.spans)])
 
     def __len__(self) -> int:
         return 1 + len(self.spans) + self.without
@@ -109,19 +105,19 @@ class _Pairs(Sequence[tuple[str, str]]):
 
     @property
     def characters(self) -> int:
-        """At most, of all documents."""
+        """At most, of all texts."""
         alone = sum(end - start for start, end in self.spans)
         return len(self.document) + alone + self.without * self.read
 
 
 @dataclass(frozen=True, slots=True)
 class ExplanationPlan:
-    """The pairs whose logits explain a document.
+    """The query and the texts whose logits explain a document.
 
     Attributes:
         query, document, read, sentences_left_out: as ``Explanation`` has them.
         spans: of the sentences.
-        pairs: the document; each sentence alone; the document without each sentence that was read.
+        texts: the document; each sentence alone; the document without each sentence that was read.
     """
 
     query: str
@@ -129,21 +125,13 @@ class ExplanationPlan:
     read: int
     spans: tuple[Span, ...]
     sentences_left_out: int
-    pairs: Sequence[tuple[str, str]]
+    texts: Sequence[str]
 
-    def explain(self, logits: npt.NDArray[np.float32], truncated: Sequence[bool]) -> Explanation:
-        """What the logits of ``pairs`` say.
-
-        Args:
-            logits: float32 (len(pairs),).
-            truncated: for each pair, whether it was cut.
-
-        Raises:
-            NonFiniteLogitError: a logit is NaN or infinite.
-        """
-        check_finite(logits)
-        scores = sigmoid(logits)
-        whole_score, whole_logit = float(scores[0]), float(logits[0])
+    def explain(self, scored: Scored) -> Explanation:
+        """What the scores of ``texts`` say."""
+        scores, logits = scored.scores.tolist(), scored.logits.tolist()
+        truncated = scored.truncated
+        whole_score, whole_logit = scores[0], logits[0]
         count = len(self.spans)
         sentences = []
         for i, (start, end) in enumerate(self.spans):
@@ -154,13 +142,13 @@ class ExplanationPlan:
                     start=start,
                     end=end,
                     text=self.document[start:end],
-                    score=float(scores[alone]),
-                    logit=float(logits[alone]),
+                    score=scores[alone],
+                    logit=logits[alone],
                     truncated=truncated[alone],
                     read=read,
                     # Sentences that were read come before those that were not: their pairs are all there.
-                    score_fall=whole_score - float(scores[without]) if read else None,
-                    logit_fall=whole_logit - float(logits[without]) if read else None,
+                    score_fall=whole_score - scores[without] if read else None,
+                    logit_fall=whole_logit - logits[without] if read else None,
                 )
             )
         return Explanation(
@@ -178,13 +166,13 @@ class ExplanationPlan:
 def plan_explanation(
     encoder: PairEncoder, query: str, document: str, *, max_sentences: int = DEFAULT_SENTENCES
 ) -> ExplanationPlan:
-    """The pairs to score for an explanation.
+    """The texts to score for an explanation.
 
     A sentence is taken out of the text that the model reads: were it taken out of a longer document,
     text from beyond the window would move in, and the score would tell of that, too.
 
     Raises:
-        InputError: ``max_sentences`` is no integer of 1 or more, or the pairs have more than
+        InputError: ``max_sentences`` is no integer of 1 or more, or the texts have more than
             ``MAX_CHARACTERS``.
     """
     check_integer("max_sentences", max_sentences)
@@ -192,14 +180,14 @@ def plan_explanation(
     read = len(document) if kept is None else kept
     found = sentence_spans(document)
     spans = tuple(islice(found, max_sentences))
-    pairs = _Pairs(query, document, read, spans)
-    if pairs.characters > MAX_CHARACTERS:
+    texts = _Texts(document, read, spans)
+    if texts.characters > MAX_CHARACTERS:
         raise InputError(
-            f"an explanation of {len(spans)} sentences takes {pairs.characters} characters, as the document "
+            f"an explanation of {len(spans)} sentences takes {texts.characters} characters, as the document "
             f"is read once without each, and at most {MAX_CHARACTERS} are read; lower max_sentences, or send "
             "a shorter document"
         )
-    return ExplanationPlan(query, document, read, spans, sum(1 for _ in found), pairs)
+    return ExplanationPlan(query, document, read, spans, sum(1 for _ in found), texts)
 
 
 def _without(text: str, span: Span) -> str:

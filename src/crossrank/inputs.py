@@ -3,62 +3,84 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 from crossrank.errors import InputError
 
-__all__ = ["Document", "each", "read_one_of", "read_pairs", "read_request"]
+__all__ = ["Document", "Request", "each", "read_one_of", "read_pairs"]
 
 Document: TypeAlias = str | Mapping[str, Any]
 
 Item = TypeVar("Item")
 
 
-def read_request(query: str, documents: Sequence[Document]) -> tuple[list[str], list[dict[str, Any]]]:
-    """The texts of documents, and the other fields of each; a string has none.
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A query and the documents to rank for it.
 
-    Raises:
-        InputError: the query is no string, or a document neither a string nor a mapping with a text.
+    Attributes:
+        query: what is asked.
+        texts: of the documents.
+        fields: the other fields of each document; (): none has any.
     """
-    _check_text("query", query)
-    if isinstance(documents, (str, Mapping)):
-        raise InputError("documents is one document; it must be a list of documents")
-    texts: list[str] = []
-    fields: list[dict[str, Any]] = []
-    for index, document in enumerate(each("documents", documents)):
-        text, rest = (document, {}) if isinstance(document, str) else _split_document(index, document)
-        texts.append(text)
-        fields.append(rest)
-    return texts, fields
+
+    query: str
+    texts: Sequence[str]
+    fields: Sequence[Mapping[str, Any]] = ()
+
+    @classmethod
+    def read(cls, query: str, documents: Sequence[Document]) -> Request:
+        """Check what a caller gave.
+
+        Raises:
+            InputError: the query is no string, or a document neither a string nor a mapping with a text.
+        """
+        _check_text("query", query)
+        if isinstance(documents, (str, Mapping)):
+            raise InputError("documents is one document; it must be a list of documents")
+        texts: list[str] = []
+        fields: list[dict[str, Any]] = []
+        for index, document in enumerate(each("documents", documents)):
+            text, rest = (document, {}) if isinstance(document, str) else _split_document(index, document)
+            texts.append(text)
+            fields.append(rest)
+        return cls(query, texts, fields)
 
 
-def read_one_of(index: int, request: object) -> tuple[str, list[str], list[dict[str, Any]]]:
-    """The query of one of many requests, and what ``read_request`` gives of it.
+def read_one_of(index: int, request: object) -> Request:
+    """One of many requests.
 
     Raises:
-        InputError: as ``read_request``, or it is no query with documents; the message says which it is.
+        InputError: as ``Request.read``, or it is no query with documents; the message says which it is.
     """
     if not isinstance(request, (tuple, list)) or len(request) != 2:
         raise InputError(f"request {index} is {request!r}; it must be (query, documents)")
     try:
-        return (request[0], *read_request(*request))
+        return Request.read(*request)
     except InputError as error:
         raise InputError(f"request {index}: {error}") from None
 
 
-def read_pairs(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The pairs, which may come from an iterator.
+def read_pairs(pairs: Iterable[tuple[str, str]]) -> tuple[str | list[str], list[str]]:
+    """The queries and the documents of pairs, which may come from an iterator.
+
+    Returns:
+        The query, where all pairs have the same, or else that of each pair; and the documents.
 
     Raises:
         InputError: an item is not a pair of strings.
     """
-    read = list(each("pairs", pairs))
-    for index, pair in enumerate(read):
+    queries: list[str] = []
+    texts: list[str] = []
+    for index, pair in enumerate(each("pairs", pairs)):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise InputError(f"pair {index} is {pair!r}; it must be (query, document)")
         _check_text(f"the query of pair {index}", pair[0])
         _check_text(f"the document of pair {index}", pair[1])
-    return read
+        queries.append(pair[0])
+        texts.append(pair[1])
+    return queries[0] if len(set(queries)) == 1 else queries, texts
 
 
 def each(what: str, items: Iterable[Item]) -> Iterator[Item]:

@@ -21,7 +21,7 @@ from crossrank.errors import CheckpointError, InputError, TooLongError
 from crossrank.models.files import check_no_pointer
 from crossrank.text.words import TokenIds, WordTokenizer, clean, library_errors
 
-__all__ = ["WHOLE_WINDOW", "Cut", "EncodedPair", "PairEncoder", "Side", "Truncation"]
+__all__ = ["WHOLE_WINDOW", "Cut", "EncodedPair", "EncodedQuery", "PairEncoder", "Side", "Truncation"]
 
 Truncation = Literal["only_second", "longest_first"]
 Side = Literal["right", "left"]
@@ -50,8 +50,21 @@ class EncodedPair:
 
 
 @dataclass(frozen=True, slots=True)
+class EncodedQuery:
+    """A query, tokenised once for all the documents that it is joined to.
+
+    Attributes:
+        token_ids: int32 (T,), without special tokens; of a very long query only the start.
+        min_tokens: how many tokens it has; of a very long query, at least so many.
+    """
+
+    token_ids: TokenIds
+    min_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Cut:
-    """What one call wants cut beyond, or otherwise than, the encoder itself.
+    """Per-call truncation limits, on top of the encoder's own.
 
     Attributes:
         side: which end of a document is lost.
@@ -210,37 +223,65 @@ class PairEncoder:
         """How much of a long text is tokenised at first; most often it suffices."""
         return _END * self.max_length
 
-    def encode(self, query: str, documents: Sequence[str]) -> list[EncodedPair]:
-        """One pair for each document, in their order."""
-        return self.encode_pairs([(query, document) for document in documents])
-
-    def encode_pairs(
-        self,
-        pairs: Sequence[tuple[str, str]],
-        cut: Cut = WHOLE_WINDOW,
-        known: dict[str, TokenIds] | None = None,
+    def encode(
+        self, queries: str | Sequence[str], texts: Sequence[str], cut: Cut = WHOLE_WINDOW
     ) -> list[EncodedPair]:
-        """One pair for each (query, document), in their order; equal queries tokenised once.
+        """One pair for each text, in their order.
 
         Args:
-            known: ids of queries that earlier calls tokenised; this call adds its own. For a request
-                that is encoded in several calls.
+            queries: one for all texts, or one for each; equal queries are tokenised once.
+            texts: the documents.
+
+        Raises:
+            InputError, TooLongError: as ``join``.
+        """
+        asked = self.query(queries) if isinstance(queries, str) else self.queries(queries)
+        return self.join(asked, texts, cut)
+
+    def query(self, text: str) -> EncodedQuery:
+        """A query to join to documents, in as many calls as they come in."""
+        return self.queries([text])[0]
+
+    def queries(self, texts: Sequence[str]) -> list[EncodedQuery]:
+        """Queries to join to documents, one for each text; equal ones are tokenised once."""
+        distinct = list(dict.fromkeys(texts))
+        encoded = {
+            text: EncodedQuery(ids, self._counted(text, ids))
+            for text, ids in zip(distinct, self._ids(distinct), strict=True)
+        }
+        return [encoded[text] for text in texts]
+
+    def join(
+        self,
+        queries: EncodedQuery | Sequence[EncodedQuery],
+        texts: Sequence[str],
+        cut: Cut = WHOLE_WINDOW,
+    ) -> list[EncodedPair]:
+        """One pair for each text, in their order.
+
+        Args:
+            queries: one for all texts, or one for each.
+            texts: the documents.
+            cut: limits of this call.
 
         Raises:
             InputError: ``cut.pair`` leaves no room for a token of the query and one of the document.
             TooLongError: ``cut.allowed`` is False, and a pair is longer than the window.
         """
         window = self._narrowed(cut)
-        query_ids = {} if known is None else known
-        queries = [query for query in dict.fromkeys(query for query, _ in pairs) if query not in query_ids]
-        query_ids.update(zip(queries, self._ids(queries), strict=True))
-        joined = []
-        for i, document in enumerate(self._ids([document for _, document in pairs], cut.side)):
-            query = query_ids[pairs[i][0]]
-            if not cut.allowed:
-                self._check_length(i, pairs[i], (query, document), cut, window)
-            joined.append(self._join(query, document, cut, window))
-        return joined
+        asked = [queries] * len(texts) if isinstance(queries, EncodedQuery) else queries
+        documents = self._ids(texts, cut.side)
+        if not cut.allowed:
+            for i, (query, text, document) in enumerate(zip(asked, texts, documents, strict=True)):
+                self._check_length(i, query, text, document, cut, window)
+        return [
+            self._join(query.token_ids, document, cut, window)
+            for query, document in zip(asked, documents, strict=True)
+        ]
+
+    def encode_pairs(self, pairs: Sequence[tuple[str, str]], cut: Cut = WHOLE_WINDOW) -> list[EncodedPair]:
+        """As ``encode``, of (query, document) pairs."""
+        return self.encode([query for query, _ in pairs], [text for _, text in pairs], cut)
 
     def kept(self, query: str, document: str) -> int | None:
         """Characters of the document that its pair has, from its start; None: all of them."""
@@ -264,16 +305,15 @@ class PairEncoder:
         return min(cut.pair, self.max_length)
 
     def _check_length(
-        self, index: int, pair: tuple[str, str], ids: tuple[TokenIds, TokenIds], cut: Cut, window: int
+        self, index: int, query: EncodedQuery, text: str, document: TokenIds, cut: Cut, window: int
     ) -> None:
-        """Raise TooLongError where the window would cut a pair; ``ids`` are those of its two texts."""
-        lengths = _capped((len(ids[0]), len(ids[1])), cut)
+        """Raise TooLongError where the window would cut the pair of a query and a text."""
+        lengths = _capped((len(query.token_ids), len(document)), cut)
         if sum(lengths) + self._template.size <= window:
             return
         # Of a very long text only a part was tokenised, and all of it would take long: it has that part's
         # tokens and more, but for the last, which may be another in the whole text.
-        counted = self._counted(pair[0], ids[0]), self._counted(pair[1], ids[1])
-        least = _capped(counted, cut)
+        least = _capped((query.min_tokens, self._counted(text, document)), cut)
         tokens = sum(least) + self._template.size
         raise TooLongError(index, tokens, window, exact=least == lengths)
 
@@ -282,7 +322,7 @@ class PairEncoder:
         partial = len(text) > self.first_characters and len(ids) >= 2 * self.max_length
         return self.max_length if partial else len(ids)
 
-    def _ids(self, texts: list[str], side: Side = "right") -> list[TokenIds]:
+    def _ids(self, texts: Sequence[str], side: Side = "right") -> list[TokenIds]:
         """Token ids of each text, without special tokens; of a very long one as ``_of_ends``."""
         return self._of_ends(texts, side, self._words.ids)
 
@@ -292,7 +332,7 @@ class PairEncoder:
             return list(self._tokenizer.encode_batch(texts, add_special_tokens=False))
 
     def _of_ends(
-        self, texts: list[str], side: Side, tokenize: Callable[[list[str]], list[_Tokens]]
+        self, texts: Sequence[str], side: Side, tokenize: Callable[[list[str]], list[_Tokens]]
     ) -> list[_Tokens]:
         """What ``tokenize`` makes of each text; of a very long one, of at least what the window can use.
 

@@ -5,7 +5,6 @@ Only this module knows about sigmoid, order, ties, top_n and thresholds.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,16 +15,16 @@ import numpy.typing as npt
 
 from crossrank.arguments import check_integer, check_number
 from crossrank.errors import NonFiniteLogitError
+from crossrank.inputs import Request
 
 __all__ = [
     "BLANK_LOGIT",
     "RankedDocument",
     "Ranking",
+    "Scored",
     "ScoredPair",
-    "check_finite",
     "check_options",
     "is_blank",
-    "rank",
     "sigmoid",
 ]
 
@@ -154,13 +153,6 @@ def is_blank(text: str) -> bool:
     return _WORD_CHARACTER.search(text) is None
 
 
-def check_finite(logits: Sequence[float] | npt.NDArray[np.float32]) -> None:
-    """Raise NonFiniteLogitError for the first logit that is NaN or infinite."""
-    if not all(map(math.isfinite, logits)):
-        index, logit = next((i, x) for i, x in enumerate(logits) if not math.isfinite(x))
-        raise NonFiniteLogitError(index, float(logit))
-
-
 def check_options(
     top_n: int | None, threshold: float | None, names: tuple[str, str] = ("top_n", "threshold")
 ) -> None:
@@ -177,54 +169,79 @@ def check_options(
         check_number(names[1], threshold, lambda number: 0 <= number <= 1, wanted)
 
 
-def rank(
-    query: str,
-    texts: Sequence[str],
-    logits: Sequence[float],
-    scores: Sequence[float],
-    *,
-    truncated: Sequence[bool] | None = None,
-    fields: Sequence[Mapping[str, Any]] | None = None,
-    top_n: int | None = None,
-    threshold: float | None = None,
-) -> Ranking:
-    """Order documents by logit, best first; equal logits keep the input order, and blank texts come last.
+class Scored:
+    """What a model says of pairs, in the caller's order.
 
     Args:
-        query: what was asked.
-        texts: the documents.
-        logits: one for each document.
-        scores: their ``sigmoid``.
-        truncated: for each document, whether its pair was cut; default: none was.
-        fields: for each document, its other fields; default: none.
-        top_n: how many to return; None: all, 0: none, more than there are: all.
-        threshold: leave out documents with a score below it.
+        logits: one for each pair.
+        truncated: for each pair, whether it was cut to fit the model's window; None: none was.
+
+    Attributes:
+        logits: float32 (n,), all finite.
+        truncated: n times, whether the pair was cut.
 
     Raises:
-        InputError: as ``check_options``.
         NonFiniteLogitError: a logit is NaN or infinite.
     """
-    check_options(top_n, threshold)
-    check_finite(logits)
-    blank = [is_blank(text) for text in texts]
-    order = sorted(range(len(logits)), key=logits.__getitem__, reverse=True)  # stable in reverse too
-    if any(blank):
-        logits = [BLANK_LOGIT if b else x for x, b in zip(logits, blank, strict=True)]
-        scores = [0.0 if b else x for x, b in zip(scores, blank, strict=True)]
-        order = [i for i in order if not blank[i]] + [i for i, b in enumerate(blank) if b]
-    if threshold is not None:
-        order = [i for i in order if scores[i] >= threshold]
-    hits = [
-        RankedDocument(
-            place,
-            i,
-            scores[i],
-            logits[i],
-            False if truncated is None else truncated[i],
-            texts[i],
-            {} if fields is None else fields[i],
-            blank[i],
-        )
-        for place, i in enumerate(order[:top_n], start=1)
-    ]
-    return Ranking(query, hits)
+
+    __slots__ = ("_scores", "logits", "truncated")
+
+    def __init__(self, logits: npt.ArrayLike, truncated: Sequence[bool] | None = None) -> None:
+        self.logits: npt.NDArray[np.float32] = np.asarray(logits, np.float32)
+        finite = np.isfinite(self.logits)
+        if not finite.all():
+            index = int(finite.argmin())
+            raise NonFiniteLogitError(index, float(self.logits[index]))
+        self.truncated = [False] * len(self) if truncated is None else truncated
+        self._scores: npt.NDArray[np.float64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    @property
+    def scores(self) -> npt.NDArray[np.float64]:
+        """The sigmoid of each logit, between 0 and 1: float64 (n,)."""
+        if self._scores is None:
+            self._scores = sigmoid(self.logits)
+        return self._scores
+
+    def pairs(self) -> list[ScoredPair]:
+        """All that is known of each pair."""
+        rows = zip(self.scores.tolist(), self.logits.tolist(), self.truncated, strict=True)
+        return [ScoredPair(*row) for row in rows]
+
+    def rank(self, request: Request, *, top_n: int | None = None, threshold: float | None = None) -> Ranking:
+        """Order the documents by logit, best first; equal logits keep their order, and blank texts come last.
+
+        Args:
+            request: the query and the documents that were scored.
+            top_n: how many to return; None: all, 0: none, more than there are: all.
+            threshold: leave out documents with a score below it.
+
+        Raises:
+            InputError: as ``check_options``.
+        """
+        check_options(top_n, threshold)
+        logits, scores = self.logits.tolist(), self.scores.tolist()
+        order = sorted(range(len(logits)), key=logits.__getitem__, reverse=True)  # stable in reverse too
+        blank = [is_blank(text) for text in request.texts]
+        if any(blank):
+            logits = [BLANK_LOGIT if b else x for x, b in zip(logits, blank, strict=True)]
+            scores = [0.0 if b else x for x, b in zip(scores, blank, strict=True)]
+            order = [i for i in order if not blank[i]] + [i for i, b in enumerate(blank) if b]
+        if threshold is not None:
+            order = [i for i in order if scores[i] >= threshold]
+        hits = [
+            RankedDocument(
+                place,
+                i,
+                scores[i],
+                logits[i],
+                self.truncated[i],
+                request.texts[i],
+                request.fields[i] if request.fields else {},
+                blank[i],
+            )
+            for place, i in enumerate(order[:top_n], start=1)
+        ]
+        return Ranking(request.query, hits)

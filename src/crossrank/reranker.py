@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,28 +15,29 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from crossrank._ahead import map_ahead
 from crossrank.arguments import check_integer
 from crossrank.engines import MOST_THREADS, Device, Engine, Precision, load_engine
 from crossrank.errors import EngineError, InputError
 from crossrank.explain import DEFAULT_SENTENCES, Explanation, plan_explanation
-from crossrank.inputs import Document, each, read_one_of, read_pairs, read_request
+from crossrank.inputs import Document, Request, each, read_one_of, read_pairs
 from crossrank.models.checkpoint import Checkpoint
 from crossrank.models.resolve import BUNDLED, Source, resolve
 from crossrank.packing import build_pack, plan_packs
 from crossrank.pairs import EncodedPair, PairEncoder, Truncation
-from crossrank.ranking import Ranking, ScoredPair, check_finite, check_options, rank, sigmoid
+from crossrank.ranking import Ranking, Scored, ScoredPair, check_options
 
 __all__ = ["Document", "Reranker"]
 
 DEFAULT_MAX_LENGTH = 512
 
-# Of a stream of queries: packs that are planned together; fewer where they take longer than so many seconds,
-# as their rankings come together, too.
 _WINDOW_PACKS, _WINDOW_SECONDS = 8, 4.0
+"""Packs that are planned together for a stream of queries; fewer where they would take longer than
+``_WINDOW_SECONDS``, as the rankings of a window come together."""
 
-# Pairs that are tokenised at once, or a window's, where that is more: what the tokenizer needs is in the
-# processor's caches while it is at work, and beside a busy engine no longer.
 _CHUNK_PAIRS = 256
+"""Pairs that are tokenised at once; more where a window has more. While the tokenizer works, its tables are
+in the processor's caches; a busy engine evicts them."""
 
 
 class Reranker:
@@ -60,8 +60,9 @@ class Reranker:
         revision: a commit, branch or tag of a hub model.
         offline: never ask the network.
         source: where models come from: "hub" (Hugging Face, or HF_ENDPOINT) or "modelscope".
-        truncation, query_share: what is cut of a pair that is too long; see ``PairEncoder``.
-        progress: draw a progress bar on stderr while weights are fetched, and while they are packed.
+        truncation: where a pair that is too long is cut: "only_second" or "longest_first".
+        query_share: with "only_second", the largest share of the window for the query.
+        progress: draw a progress bar on stderr while weights are fetched, and while they are prepared.
 
     Raises:
         InputError: an option is out of range.
@@ -220,9 +221,8 @@ class Reranker:
             EngineError: the model failed.
         """
         check_options(top_n, threshold)
-        request = _Request.read(query, documents)
-        request.pairs = self._encoder.encode(query, request.texts)
-        return next(_rankings([request], self._logits(request.pairs), top_n, threshold))
+        request = Request.read(query, documents)
+        return self._score(request.query, request.texts).rank(request, top_n=top_n, threshold=threshold)
 
     def rank_many(
         self,
@@ -240,62 +240,46 @@ class Reranker:
 
         Args:
             requests: queries with their documents, as ``rank`` takes them.
-            top_n, threshold: as ``rank``, for each query.
+            top_n: as ``rank``, for each query.
+            threshold: as ``rank``, for each query.
 
         Raises:
             InputError, EngineError: as ``rank``, when the rankings are drawn.
         """
         check_options(top_n, threshold)
-        requests = each("requests", requests)
-        calls = self.engine.calls
-        working: deque[tuple[list[_Request], Future[npt.NDArray[np.float32]]]] = deque()
-        rate = 0.0  # tokens a second, once it is known
+        pace = _Pace(self._batch_tokens)
 
-        def scored(pairs: Sequence[EncodedPair]) -> npt.NDArray[np.float32]:
-            nonlocal rate
+        def logits_of(window: _Window) -> npt.NDArray[np.float32]:
             begun = time.perf_counter()
-            logits = self._logits(pairs)
-            rate = sum(len(pair.token_ids) for pair in pairs) / max(1e-9, time.perf_counter() - begun)
+            logits = self._logits(window.pairs)
+            pace.note(window.tokens, time.perf_counter() - begun)
             return logits
 
-        def most() -> float:
-            tokens = max(self._batch_tokens, rate * _WINDOW_SECONDS)
-            return min(tokens, _WINDOW_PACKS * self._batch_tokens)
+        read = (read_one_of(*numbered) for numbered in enumerate(each("requests", requests)))
+        calls = self.engine.calls
+        for window, logits in map_ahead(
+            logits_of, self._windows(read, pace), threads=calls, ahead=calls + 1, name="crossrank-engine"
+        ):
+            start = 0
+            for request in window.requests:
+                part = slice(start, start := start + len(request.texts))
+                truncated = [pair.truncated for pair in window.pairs[part]]
+                yield Scored(logits[part], truncated).rank(request, top_n=top_n, threshold=threshold)
 
-        def oldest() -> Iterator[Ranking]:
-            window, logits = working.popleft()
-            return _rankings(window, logits.result(), top_n, threshold)
-
-        engine = ThreadPoolExecutor(calls, "crossrank-engine")
-        try:
-            for window in self._windows(requests, most):
-                pairs = [pair for request in window for pair in request.pairs]
-                working.append((window, engine.submit(scored, pairs)))
-                if len(working) > calls:
-                    yield from oldest()
-            while working:
-                yield from oldest()
-        finally:
-            engine.shutdown(cancel_futures=True)
-
-    def _windows(
-        self, requests: Iterable[tuple[str, Sequence[Document]]], most: Callable[[], float]
-    ) -> Iterator[list[_Request]]:
-        """Encoded requests, as many at a time as have so many tokens."""
-        window: list[_Request] = []
-        tokens = of_last = 0
-        read = (_Request(*read_one_of(*numbered)) for numbered in enumerate(requests))
-        while chunk := _chunk(read, of_last):
-            pairs = iter(self._encoder.encode_pairs([(r.query, text) for r in chunk for text in r.texts]))
+    def _windows(self, requests: Iterator[Request], pace: _Pace) -> Iterator[_Window]:
+        """Encoded requests, as many at a time as are scored together."""
+        window, size = _Window(), 0
+        while chunk := _chunk(requests, size):
+            queries = self._encoder.queries([request.query for request in chunk])
+            asked = [query for query, request in zip(queries, chunk, strict=True) for _ in request.texts]
+            pairs = iter(self._encoder.join(asked, [text for request in chunk for text in request.texts]))
             for request in chunk:
-                request.pairs = [next(pairs) for _ in request.texts]
-                window.append(request)
-                tokens += 1 + sum(len(pair.token_ids) for pair in request.pairs)
-                if tokens >= most():
+                window.add(request, list(itertools.islice(pairs, len(request.texts))))
+                if window.tokens >= pace.tokens:
                     yield window
-                    of_last = sum(request.size for request in window)
-                    window, tokens = [], 0
-        if window:
+                    size = sum(map(_characters, window.requests))
+                    window = _Window()
+        if window.requests:
             yield window
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
@@ -303,7 +287,7 @@ class Reranker:
 
         To order by, use ``logits``: float32 scores of very good pairs are all 1.
         """
-        return sigmoid(self.logits(pairs)).astype(np.float32)
+        return self._score(*read_pairs(pairs)).scores.astype(np.float32)
 
     def logits(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
         """Logits of (query, document) pairs: float32 (len(pairs),), input order.
@@ -313,9 +297,7 @@ class Reranker:
             NonFiniteLogitError: a logit is NaN or infinite.
             EngineError: the model failed.
         """
-        logits = self._logits(self._encode(pairs))
-        check_finite(logits)
-        return logits
+        return self._score(*read_pairs(pairs)).logits
 
     def score_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[ScoredPair]:
         """All that is known of each (query, document) pair: input order.
@@ -323,11 +305,7 @@ class Reranker:
         Raises:
             InputError, NonFiniteLogitError, EngineError: as ``logits``.
         """
-        encoded = self._encode(pairs)
-        logits = self._logits(encoded)
-        check_finite(logits)
-        rows = zip(sigmoid(logits), logits, encoded, strict=True)
-        return [ScoredPair(float(score), float(logit), pair.truncated) for score, logit, pair in rows]
+        return self._score(*read_pairs(pairs)).pairs()
 
     def explain(
         self, query: str, document: Document, *, max_sentences: int = DEFAULT_SENTENCES
@@ -339,20 +317,22 @@ class Reranker:
         what lies beyond is scored alone all the same.
 
         Args:
-            query, document: as ``rank`` takes them.
+            query: what was asked.
+            document: as ``rank`` takes one.
             max_sentences: a longer document is explained up to this one.
 
         Raises:
             InputError: the document or ``max_sentences`` is not as described.
             NonFiniteLogitError, EngineError: as ``logits``.
         """
-        (text,) = _Request.read(query, [document]).texts
+        (text,) = Request.read(query, [document]).texts
         plan = plan_explanation(self._encoder, query, text, max_sentences=max_sentences)
-        pairs = self._encoder.encode_pairs(list(plan.pairs))
-        return plan.explain(self._logits(pairs), [pair.truncated for pair in pairs])
+        return plan.explain(self._score(query, plan.texts))
 
-    def _encode(self, pairs: Sequence[tuple[str, str]]) -> Sequence[EncodedPair]:
-        return self._encoder.encode_pairs(read_pairs(pairs))
+    def _score(self, queries: str | Sequence[str], texts: Sequence[str]) -> Scored:
+        """Score texts for one query, or for one each."""
+        pairs = self._encoder.encode(queries, texts)
+        return Scored(self._logits(pairs), [pair.truncated for pair in pairs])
 
     def _logits(self, pairs: Sequence[EncodedPair]) -> npt.NDArray[np.float32]:
         logits, engine = np.empty(len(pairs), np.float32), self.engine
@@ -362,57 +342,49 @@ class Reranker:
 
 
 @dataclass(slots=True)
-class _Request:
-    """A query and its documents on their way through."""
+class _Window:
+    """Requests of a stream that are scored together: the pairs of all, and their tokens."""
 
-    query: str
-    texts: list[str]
-    fields: list[dict[str, Any]]
+    requests: list[Request] = field(default_factory=list)
     pairs: list[EncodedPair] = field(default_factory=list)
+    tokens: int = 0
 
-    @classmethod
-    def read(cls, query: str, documents: Sequence[Document]) -> _Request:
-        return cls(query, *read_request(query, documents))
+    def add(self, request: Request, pairs: Sequence[EncodedPair]) -> None:
+        self.requests.append(request)
+        self.pairs += pairs
+        # A query without documents takes room, too.
+        self.tokens += 1 + sum(len(pair.token_ids) for pair in pairs)
+
+
+class _Pace:
+    """How many tokens of a stream are scored together: some packs, or fewer that take some seconds."""
+
+    def __init__(self, batch_tokens: int) -> None:
+        self._batch_tokens = batch_tokens
+        self._rate = 0.0  # tokens per second of the last window; 0: there was none
+
+    def note(self, tokens: int, seconds: float) -> None:
+        """The engine scored a window."""
+        self._rate = tokens / max(1e-9, seconds)
 
     @property
-    def size(self) -> int:
-        """Its characters."""
-        return len(self.query) + sum(map(len, self.texts))
-
-    def rank(
-        self, logits: list[float], scores: list[float], top_n: int | None, threshold: float | None
-    ) -> Ranking:
-        return rank(
-            self.query,
-            self.texts,
-            logits,
-            scores,
-            truncated=[pair.truncated for pair in self.pairs],
-            fields=self.fields,
-            top_n=top_n,
-            threshold=threshold,
-        )
+    def tokens(self) -> float:
+        tokens = max(self._batch_tokens, self._rate * _WINDOW_SECONDS)
+        return min(tokens, _WINDOW_PACKS * self._batch_tokens)
 
 
-def _chunk(requests: Iterator[_Request], characters: int) -> list[_Request]:
-    """The next requests: as many as have ``_CHUNK_PAIRS`` pairs and so many characters; at the end, none."""
-    chunk: list[_Request] = []
+def _chunk(requests: Iterator[Request], characters: int) -> list[Request]:
+    """The next requests, until they have ``_CHUNK_PAIRS`` pairs and so many characters; at the end, none."""
+    chunk: list[Request] = []
     pairs = 0
     for request in requests:
         chunk.append(request)
-        pairs += max(1, len(request.texts))  # a query without documents takes room too
-        characters -= request.size
+        pairs += max(1, len(request.texts))  # a query without documents takes room, too
+        characters -= _characters(request)
         if pairs >= _CHUNK_PAIRS and characters <= 0:
             break
     return chunk
 
 
-def _rankings(
-    window: list[_Request], logits: npt.NDArray[np.float32], top_n: int | None, threshold: float | None
-) -> Iterator[Ranking]:
-    # Of all queries at once, and lists: most have few documents, with which numpy takes long to start.
-    values, scores, start = logits.tolist(), sigmoid(logits).tolist(), 0
-    for request in window:
-        end = start + len(request.texts)
-        yield request.rank(values[start:end], scores[start:end], top_n, threshold)
-        start = end
+def _characters(request: Request) -> int:
+    return len(request.query) + sum(map(len, request.texts))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from crossrank.engines import Engine
 from crossrank.errors import InputError
-from crossrank.ranking import sigmoid
+from crossrank.ranking import Scored
 from crossrank.reranker import Reranker
 
 __all__ = ["TOP", "Cost", "Question", "Verification", "kendall", "sample_questions", "verify"]
@@ -138,7 +138,7 @@ def _split(questions: Sequence[Question], values: _Floats) -> list[tuple[Questio
 
 def _cost(precision: str, questions: Sequence[Question], exact: _Floats, found: _Floats) -> Cost:
     logits = np.abs(found - exact)
-    scores = np.abs(_scores(found) - _scores(exact))
+    scores = np.abs(Scored(found).scores - Scored(exact).scores)
     parts = [
         (question, here, there)
         for (question, here), (_, there) in zip(
@@ -155,10 +155,6 @@ def _cost(precision: str, questions: Sequence[Question], exact: _Floats, found: 
         agreement={k: _mean([_agreement(here, there, k) for _, here, there in parts]) for k in TOP},
         ndcg=_mean([_ndcg(here, question) for question, here, _ in parts]),
     )
-
-
-def _scores(logits: _Floats) -> _Floats:
-    return sigmoid(logits.astype(np.float32))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -414,7 +414,7 @@ def test_where_no_text_is_read_any_more_requests_fail(monkeypatch: pytest.Monkey
 
     async def main() -> None:
         async with registry(fake(), stuck_seconds=30.0, tokenizer_threads=2) as served:
-            monkeypatch.setattr("crossrank.pairs.PairEncoder.encode_pairs", hang)
+            monkeypatch.setattr("crossrank.pairs.PairEncoder.join", hang)
             tasks = [begin(served, pairs(2), client="one")]
             await until(lambda: len(begun) == 1)
             served.watch(100.0)

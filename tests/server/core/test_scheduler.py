@@ -611,13 +611,13 @@ def test_a_tokenizer_that_fails_is_an_error_of_its_request(monkeypatch: pytest.M
     class Panic(BaseException):
         """As pyo3's: it is no Exception."""
 
-    def encode_pairs(*_: object) -> None:
+    def join(*_: object) -> None:
         raise Panic("called `Option::unwrap()` on a `None` value")
 
     async def main() -> None:
         async with registry(fake()) as served:
             with monkeypatch.context() as patch:
-                patch.setattr("crossrank.pairs.PairEncoder.encode_pairs", encode_pairs)
+                patch.setattr("crossrank.pairs.PairEncoder.join", join)
                 with pytest.raises(EngineError, match="the tokenizer failed: Panic"):
                     await served.score(Work(pairs(2)))
             assert len((await served.score(Work(pairs(2)))).logits) == 2

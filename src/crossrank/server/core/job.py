@@ -14,11 +14,10 @@ import numpy.typing as npt
 
 from crossrank.engines import Engine
 from crossrank.errors import NonFiniteLogitError
-from crossrank.pairs import Cut, EncodedPair, PairEncoder
+from crossrank.pairs import Cut, EncodedPair, EncodedQuery, PairEncoder
 from crossrank.reranker import Reranker
 from crossrank.server.core.fair import Flow
 from crossrank.server.core.work import Answer, Work
-from crossrank.text.words import TokenIds
 
 __all__ = ["Job", "LoadedModel", "WaitingPair"]
 
@@ -141,7 +140,8 @@ class LoadedModel:
         step = -(-len(work.pairs) // _LOOK_PAIRS)
         pairs = [(query[:_LOOK_CHARACTERS], text[:_LOOK_CHARACTERS]) for query, text in work.pairs[::step]]
         try:
-            found = _count(self.encoder, pairs, self.encoder.encode_pairs(pairs))
+            encoded = self.encoder.encode([query for query, _ in pairs], [text for _, text in pairs])
+            found = _count(self.encoder, pairs, encoded)
         except BaseException:  # noqa: BLE001 - a panic of the tokenizers library, which comes again
             found = None
         return self.tokens_per_byte if found is None else found[0] / found[1]
@@ -198,7 +198,7 @@ class Job:
         quantum: a request with no more tokens is small; see ``Flow``.
         large: it is not.
         next: the first pair that is not tokenised.
-        queries: the query that was tokenised last and its ids, as most requests have one query.
+        queries: the query that was tokenised last, encoded, as most requests have one query.
         remaining: pairs without a logit.
         ended: an answer or an error is on its way; what still comes for it is dropped.
     """
@@ -219,7 +219,7 @@ class Job:
     large: bool = field(init=False)
     remaining: int = field(init=False)
     next: int = 0
-    queries: dict[str, TokenIds] = field(default_factory=dict)
+    queries: dict[str, EncodedQuery] = field(default_factory=dict)
     cached: int = 0
     ended: bool = False
     begun: float = field(default_factory=time.monotonic)

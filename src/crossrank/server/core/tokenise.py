@@ -78,13 +78,17 @@ class Tokenisers:
         known = self._known(job, pairs)
         missing = [i for i, pair in enumerate(known) if pair is None]
         texts = [pairs[i] for i in missing]
+        encoder, queries = job.model.encoder, [query for query, _ in texts]
         try:
-            encoded = job.model.encoder.encode_pairs(texts, job.cut, job.queries)
+            new = [query for query in dict.fromkeys(queries) if query not in job.queries]
+            job.queries.update(zip(new, encoder.queries(new), strict=True))
+            asked = [job.queries[query] for query in queries]
+            encoded = encoder.join(asked, [text for _, text in texts], job.cut)
         except TooLongError as error:
             pair = first + missing[error.pair]
             raise TooLongError(pair, error.tokens, error.limit, exact=error.exact) from None
         # Of many queries, each is most likely read once.
-        job.queries = {query: job.queries[query] for query, _ in texts[-1:]}
+        job.queries = {query: job.queries[query] for query in queries[-1:]}
         job.model.read(texts, encoded)
         rest = iter(encoded)
         return [next(rest) if pair is None else pair for pair in known]

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crossrank.errors import InputError
+from crossrank.ranking import Scored
 
 __all__ = ["LOWEST_PRIORITY", "Answer", "Work"]
 
@@ -86,3 +87,8 @@ class Answer:
     tokenization_s: float = 0.0
     queue_s: float = 0.0
     inference_s: float = 0.0
+
+    @property
+    def scored(self) -> Scored:
+        """Its logits, and what they are worth."""
+        return Scored(self.logits, self.truncated)

@@ -9,9 +9,9 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from crossrank import ranking
+from crossrank.inputs import Request
 from crossrank.pairs import PairEncoder
-from crossrank.ranking import RankedDocument
+from crossrank.ranking import RankedDocument, Ranking
 from crossrank.server.core.work import Answer, Work
 from crossrank.server.http.faults import Fault, Kind
 
@@ -115,16 +115,10 @@ class Call:
     def texts(self) -> list[str]:
         return [document for _, document in self.work.pairs]
 
-    def rank(self, answer: Answer) -> ranking.Ranking:
+    def rank(self, answer: Answer) -> Ranking:
         """The results, best first."""
-        return ranking.rank(
-            self.work.pairs[0][0] if self.work.pairs else "",
-            self.texts,
-            answer.logits.tolist(),
-            ranking.sigmoid(answer.logits).tolist(),
-            truncated=answer.truncated,
-            top_n=self.top_n,
-        )
+        query = self.work.pairs[0][0] if self.work.pairs else ""
+        return answer.scored.rank(Request(query, self.texts), top_n=self.top_n)
 
     def number(self, hit: RankedDocument) -> float:
         """What the client calls a score."""

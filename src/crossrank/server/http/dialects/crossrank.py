@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, overload
 
 from pydantic import BaseModel, Field, WithJsonSchema
 
@@ -216,6 +217,26 @@ class _ExplainCall(Call):
         return [self.document]
 
 
+@dataclass(frozen=True, slots=True)
+class _Pairs(Sequence[tuple[str, str]]):
+    """A query with each of some texts, which are made when they are asked for."""
+
+    query: str
+    texts: Sequence[str]
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[str, str]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[tuple[str, str]]: ...
+    def __getitem__(self, index: int | slice) -> tuple[str, str] | list[tuple[str, str]]:
+        if isinstance(index, slice):
+            return [(self.query, text) for text in self.texts[index]]
+        return self.query, self.texts[index]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
 class Explain(_Own):
     """One document, sentence by sentence."""
 
@@ -243,12 +264,12 @@ class Explain(_Own):
         assert isinstance(call, _ExplainCall)
         query = call.work.pairs[0][0]
         plan = plan_explanation(encoder, query, call.document, max_sentences=call.max_sentences)
-        return replace(call, work=replace(call.work, pairs=plan.pairs), plan=plan)
+        return replace(call, work=replace(call.work, pairs=_Pairs(query, plan.texts)), plan=plan)
 
     def answer(self, call: Call, answer: Answer, context: Context) -> object:
         assert isinstance(call, _ExplainCall)
         assert call.plan is not None
-        found = asdict(call.plan.explain(answer.logits, answer.truncated))
+        found = asdict(call.plan.explain(answer.scored))
         # The client has these.
         del found["query"], found["document"]
         return {

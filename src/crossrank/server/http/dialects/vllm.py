@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, Field
 
-from crossrank.ranking import RankedDocument, sigmoid
+from crossrank.ranking import RankedDocument
 from crossrank.server.core.work import Answer, Work
 from crossrank.server.http.dialects.base import (
     Call,
@@ -127,7 +127,7 @@ class VllmScore(Dialect):
         return Call(work, raw=request.use_activation is False)
 
     def answer(self, call: Call, answer: Answer, context: Context) -> object:
-        numbers = answer.logits if call.raw else sigmoid(answer.logits)
+        numbers = answer.logits if call.raw else answer.scored.scores
         data: list[dict[str, Any]] = [
             {"index": index, "object": "score", "score": number}
             for index, number in enumerate(numbers.tolist())
