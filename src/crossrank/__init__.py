@@ -1,5 +1,8 @@
 """CrossRank: rerank search results with cross-encoders."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from crossrank.errors import (
     CheckpointError,
     CrossRankError,
@@ -18,9 +21,32 @@ from crossrank.errors import (
     UnknownModelError,
     UnsupportedModelError,
 )
-from crossrank.explain import ExplainedSentence, Explanation
-from crossrank.ranking import RankedDocument, Ranking, ScoredPair
-from crossrank.reranker import Reranker
+
+if TYPE_CHECKING:
+    from crossrank.explain import ExplainedSentence, Explanation
+    from crossrank.ranking import RankedDocument, Ranking, ScoredPair
+    from crossrank.reranker import Reranker
+else:
+    # The rest of the package needs numpy, which a help page and a client do not.
+    _HOMES = {
+        "ExplainedSentence": "explain",
+        "Explanation": "explain",
+        "RankedDocument": "ranking",
+        "Ranking": "ranking",
+        "Reranker": "reranker",
+        "ScoredPair": "ranking",
+    }
+
+    def __getattr__(name: str) -> Any:
+        """Import a public name when it is first used."""
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_HOMES})
+
 
 __version__ = "0.1.0"
 

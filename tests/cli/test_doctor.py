@@ -10,7 +10,7 @@ import torch
 
 from crossrank.cli import doctor
 from crossrank.cli.doctor import State, examine
-from crossrank.engines import base
+from crossrank.engines import choose
 from tests.cli.conftest import Run
 from tests.hub import Hub
 
@@ -96,7 +96,7 @@ def test_a_cpu_only_torch_on_a_gpu_machine(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_gpu_and_its_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "gpu_is_possible", lambda: True)
+    monkeypatch.setattr(choose, "gpu_is_possible", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100")
@@ -111,7 +111,7 @@ def test_a_gpu_and_its_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_torch_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda *_: True)
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.setattr(base, "gpu_is_possible", lambda: True)
+    monkeypatch.setattr(choose, "gpu_is_possible", lambda: True)
     engine = findings()["Engine"]
     assert engine.state is State.ERROR
     assert "cannot be imported" in engine.found
@@ -119,7 +119,7 @@ def test_a_torch_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_too_little_memory_for_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     # As on a processor that has instructions for fp32 alone, whatever this one has.
-    choice = dataclasses.replace(base.choose_engine(), precision="fp32")
+    choice = dataclasses.replace(choose.choose_engine(), precision="fp32")
     monkeypatch.setattr(doctor, "choose_engine", lambda: choice)
     monkeypatch.setattr(doctor, "_available_memory", lambda: 100 * 2**20)
     memory = findings()["Memory"]

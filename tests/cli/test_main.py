@@ -8,8 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
 
 import crossrank as package
+from crossrank.cli import _Later, app
 from tests.cli.conftest import Run
 
 COMMAND = [sys.executable, "-m", "crossrank"]
@@ -163,6 +166,15 @@ def test_a_variable_that_nothing_reads_gets_a_line(crossrank: Run, monkeypatch: 
     done = crossrank("--version")
     assert done.code == 0
     assert done.err == ("warning: CROSSRANK_TIMEOUTS is set and has no effect; is CROSSRANK_TIMEOUT meant?\n")
+
+
+def test_the_help_of_all_commands_has_the_first_line_of_each_ones_own() -> None:
+    root = get_command(app)
+    assert isinstance(root, TyperGroup)
+    for later in root.commands.values():
+        assert isinstance(later, _Later)
+        command = later.load()
+        assert command.help.split("\n\n")[0].replace("\n", " ") == later.help
 
 
 def test_help_does_not_say_what_type_a_flag_is(crossrank: Run) -> None:

@@ -1,4 +1,4 @@
-"""The command line: one module for each command."""
+"""The command line: one module for each command, imported when the command runs."""
 
 from __future__ import annotations
 
@@ -9,39 +9,106 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from crossrank import __version__
-from crossrank.cli import bulk, demo, doctor, evaluate, explain, models, play, rank, score, serve, verify
 from crossrank.cli.writing import one_line
 from crossrank.errors import CrossRankError, DeadlineError, EngineError, OverloadedError, UnavailableError
 
 __all__ = ["app", "main"]
 
+
+class _Later(TyperCommand):
+    """A command that is imported when it is used: the help of all of them needs no more than a line of each.
+
+    Args:
+        name: of the command.
+        where: "module:object" within this package; the object is a function or a ``typer.Typer``.
+        help: the first line of the command's own help.
+        settings: of the command's context.
+    """
+
+    def __init__(self, name: str, where: str, help: str, **settings: Any) -> None:  # noqa: A002 - typer's name
+        super().__init__(name, help=help)
+        self._where = where
+        self._settings = settings
+
+    def load(self, parent: Any = None) -> Any:
+        """The command itself, to be run in the context ``parent``."""
+        module, _, name = self._where.partition(":")
+        target = getattr(import_module(f"{__name__}.{module}"), name)
+        alone = typer.Typer(add_completion=False)
+        if isinstance(target, typer.Typer):
+            alone.add_typer(target, name=self.name)
+            command: Any = cast(TyperGroup, get_command(alone)).commands[str(self.name)]
+        else:
+            alone.command(self.name, context_settings=self._settings)(target)
+            command = get_command(alone)
+        for context in _contexts(command, parent):
+            _drop_words_for_flags(context)
+        return command
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **options: Any) -> Any:
+        return self.load(parent).make_context(info_name, args, parent, **options)
+
+
+_COMMANDS = (
+    _Later("rank", "rank:rank", "Order documents by how well they answer QUERY, best first."),
+    _Later("score", "score:score", "Score the pairs of FILE (- or nothing: standard input), in their order."),
+    _Later("explain", "explain:explain", "Show which sentences of DOCUMENT carry its score for QUERY."),
+    _Later(
+        "eval",
+        "evaluate:evaluate",
+        "Measure models and runs on judged queries, beside the first stage: quality, speed, memory.",
+    ),
+    _Later("bulk", "bulk:bulk", "Rerank every query of FILE, in its order, in little memory."),
+    _Later(
+        "serve",
+        "serve:serve",
+        "Serve rerank APIs over HTTP: those of Cohere, Jina, TEI, vLLM, Xinference and infinity.",
+        # Options without a variable's name of their own have CROSSRANK_ and theirs.
+        auto_envvar_prefix="CROSSRANK",
+    ),
+    _Later(
+        "play",
+        "play:play",
+        "Open a page to try rankings on, and to see why they are as they are. Ctrl+C ends it.",
+    ),
+    _Later("demo", "demo:demo", "Rerank a few Chinese and English examples, beside their keyword order."),
+    _Later(
+        "doctor",
+        "doctor:doctor",
+        "Say what would run here and what is in its way; exit 1 if the main job cannot run.",
+    ),
+    _Later("verify", "verify:verify", "Say what each precision costs against fp32: logits, scores, order."),
+    _Later("models", "models:app", "List, fetch and remove models."),
+)
+
+
+class _Commands(TyperGroup):
+    """All commands."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for command in _COMMANDS:
+            self.add_command(command)
+
+
 app = typer.Typer(
     name="crossrank",
+    cls=_Commands,
     help="Rerank search results with cross-encoders.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(rank.rank)
-app.command()(score.score)
-app.command()(explain.explain)
-app.command("eval")(evaluate.evaluate)
-app.command()(bulk.bulk)
-# Options without a variable's name of their own have CROSSRANK_ and theirs.
-app.command(context_settings={"auto_envvar_prefix": "CROSSRANK"})(serve.serve)
-app.command()(play.play)
-app.command()(demo.demo)
-app.command()(doctor.doctor)
-app.command()(verify.verify)
-app.add_typer(models.app, name="models")
 
 
 _NOT_THE_USERS = (EngineError, OverloadedError, DeadlineError, UnavailableError)
@@ -82,29 +149,41 @@ class _OneLine(logging.Formatter):
 
 def _contexts(command: Any, parent: Any = None) -> Iterator[Any]:
     """A command and those within it, each in its context."""
+    if isinstance(command, _Later):
+        command = command.load(parent)
     context = command.context_class(command, parent=parent, **command.context_settings)
     yield context
     for inner in getattr(command, "commands", {}).values():
         yield from _contexts(inner, context)
 
 
-def _prepare(root: Any) -> set[str]:
-    """Leave the word for a flag's type out of the help; the environment variables that options read."""
-    variables = set(_VARIABLES)
+def _drop_words_for_flags(context: Any) -> None:
+    """Leave the word for a flag's type out of the help."""
+    for parameter in (*context.command.params, context.command.get_help_option(context)):
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+
+
+def _variables(root: Any) -> Iterator[str]:
+    """The environment variables that options read."""
     for context in _contexts(root):
-        command = context.command
-        prefix = command.context_settings.get("auto_envvar_prefix")
-        for parameter in (*command.params, command.get_help_option(context)):
-            if getattr(parameter, "is_flag", False):
-                parameter.metavar = ""
+        prefix = context.command.context_settings.get("auto_envvar_prefix")
+        for parameter in context.command.params:
             named = parameter.envvar or (f"{prefix}_{parameter.name.upper()}" if prefix else [])
-            variables.update([named] if isinstance(named, str) else named)
-    return variables
+            yield from [named] if isinstance(named, str) else named
 
 
-def _warn_of_unknown(variables: set[str]) -> None:
-    for name in sorted(os.environ):
-        if name.startswith("CROSSRANK_") and name not in variables and not _KUBERNETES.fullmatch(name):
+def _warn_of_unknown(root: Any) -> None:
+    set_here = [
+        name
+        for name in sorted(os.environ)
+        if name.startswith("CROSSRANK_") and name not in _VARIABLES and not _KUBERNETES.fullmatch(name)
+    ]
+    if not set_here:
+        return  # most often: no command is imported for it
+    variables = {*_VARIABLES, *_variables(root)}
+    for name in set_here:
+        if name not in variables:
             close = difflib.get_close_matches(name, variables, n=1)
             advice = f"; is {close[0]} meant?" if close else ""
             print(f"warning: {name} is set and has no effect{advice}", file=sys.stderr)
@@ -144,7 +223,8 @@ def main() -> None:
     logger.addHandler(handler)
     try:
         command = get_command(app)
-        _warn_of_unknown(_prepare(command))
+        _drop_words_for_flags(command.context_class(command, **command.context_settings))
+        _warn_of_unknown(command)
         code = command(standalone_mode=False) or 0
         sys.stdout.flush()
     except CrossRankError as error:

@@ -22,7 +22,7 @@ import typer
 from crossrank.cli import options as o
 from crossrank.cli.writing import console, printable, write_json
 from crossrank.engines import choose_engine
-from crossrank.engines.base import gpu_is_possible, import_torch
+from crossrank.engines.choose import gpu_is_possible, import_torch
 from crossrank.errors import CrossRankError, EngineError
 from crossrank.models.checkpoint import Checkpoint
 from crossrank.models.hub import hub_cache, hub_endpoint

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-import bm25s
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import bm25s
 
 # Scripts written without spaces between words: their text is indexed by character pairs, which
 # is the usual keyword baseline where no word segmenter is at hand.
@@ -61,6 +64,8 @@ class KeywordIndex:
         self._size = len(corpus)
         self._index: bm25s.BM25 | None = None
         if any(corpus):
+            import bm25s  # brings scipy, which takes longer to import than all the rest
+
             self._index = bm25s.BM25()
             self._index.index(corpus, show_progress=False)
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from crossrank.engines import Engine, base, choose_engine, native
-from crossrank.engines.base import Choice
+from crossrank.engines import Engine, choose, choose_engine, native
+from crossrank.engines.choose import Choice
 from crossrank.engines.fake import FakeEngine
 from crossrank.errors import EngineError, InputError
 from crossrank.models.checkpoint import Checkpoint
@@ -15,7 +15,7 @@ from tests.checkpoints import write_bert
 
 @pytest.fixture(autouse=True)
 def _a_driver_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "gpu_is_possible", lambda: True)
+    monkeypatch.setattr(choose, "gpu_is_possible", lambda: True)
 
 
 @pytest.fixture
@@ -50,8 +50,8 @@ def test_a_model_that_the_native_engine_cannot_run_takes_torch(tmp_path: Path) -
 
 
 def test_without_a_driver_torch_is_not_even_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "gpu_is_possible", lambda: False)
-    monkeypatch.setattr(base, "import_torch", lambda: pytest.fail("imported"))
+    monkeypatch.setattr(choose, "gpu_is_possible", lambda: False)
+    monkeypatch.setattr(choose, "import_torch", lambda: pytest.fail("imported"))
     assert choose_engine().engine == "native"
 
 
