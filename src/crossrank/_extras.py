@@ -1,4 +1,4 @@
-"""Libraries that the base install leaves out: whoever misses one is told which extra brings it."""
+"""Say which extra to install if a library is missing that the base install leaves out."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["needs"]
 
 @contextmanager
 def needs(extra: str, what: str) -> Iterator[None]:
-    """Around imports: one that fails says what to install.
+    """Turn a failed import within the block into an error that says what to install.
 
     Args:
-        extra: of CrossRank, which has the library.
-        what: needs it; the message begins with it.
+        extra: CrossRank's extra that brings the library.
+        what: what needs the library; the message begins with it.
 
     Raises:
         MissingLibraryError: a library is not installed, or cannot be imported.
@@ -24,7 +24,7 @@ def needs(extra: str, what: str) -> Iterator[None]:
     try:
         yield
     except MissingLibraryError:
-        raise  # as a block within this one said it
+        raise  # a block within this one has reported it
     except ImportError as error:
         library = error.name or "a library"
         if library.partition(".")[0] == "crossrank":

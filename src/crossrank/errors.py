@@ -1,23 +1,23 @@
-"""Every error that CrossRank raises on purpose.
+"""All errors that CrossRank raises on purpose.
 
 ::
 
     CrossRankError
     ├── InputError               the caller's texts or options are wrong (also a ValueError)
-    │   └── MissingLibraryError  what is asked for needs an extra (also a ModuleNotFoundError)
+    │   └── MissingLibraryError  a library must be installed first (also a ModuleNotFoundError)
     ├── ModelError               the model cannot be used
-    │   ├── ModelNotFoundError   no such model, or it could not be fetched
+    │   ├── ModelNotFoundError   there is no such model, or it could not be fetched
     │   ├── CheckpointError      its files are missing, damaged or do not fit together
     │   └── UnsupportedModelError  it is not a cross-encoder that an engine here can run
-    ├── EngineError              the model ran, and failed
-    │   ├── OutOfMemoryError     one pair alone does not fit into memory
+    ├── EngineError              the model failed while it ran
+    │   ├── OutOfMemoryError     a single pair does not fit into memory
     │   └── NonFiniteLogitError  a pair's logit is NaN or infinite
     └── ServiceError             a server did not score a request
         ├── OverloadedError      its queue is full: try again later
-        ├── DeadlineError        the request's time is over
+        ├── DeadlineError        the request's deadline has passed
         ├── UnknownModelError    it serves no model of that name
-        ├── TooLongError         a pair is too long, and the request forbids cutting
-        └── UnavailableError     it starts, stops, or restarts the engine
+        ├── TooLongError         a pair is too long, and the request forbids truncation
+        └── UnavailableError     it is starting, stopping, or restarting the engine
 
 A message says what was wrong, where, and what to do.
 """
@@ -51,7 +51,7 @@ class CrossRankError(Exception):
     """Base of all errors below. They can be pickled, and keep their fields."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exception's own way calls the class with ``args``, which is the message alone.
+        # Exception's own method would call the class with ``args``, which is only the message.
         return _restore, (type(self), self.args, self.__dict__)
 
 
@@ -67,7 +67,7 @@ class InputError(CrossRankError, ValueError):
 
 
 class MissingLibraryError(ModuleNotFoundError, InputError):
-    """What is asked for needs a library that is not installed; ``name`` is its name."""
+    """A library that is needed is not installed, or cannot be imported; ``name`` is its name."""
 
 
 class ModelError(CrossRankError):
@@ -75,7 +75,7 @@ class ModelError(CrossRankError):
 
 
 class ModelNotFoundError(ModelError):
-    """No such model, or it could not be fetched."""
+    """There is no such model, or it could not be fetched."""
 
 
 class CheckpointError(ModelError):
@@ -87,11 +87,11 @@ class UnsupportedModelError(ModelError):
 
 
 class EngineError(CrossRankError):
-    """The model ran, and failed."""
+    """The model failed while it ran."""
 
 
 class OutOfMemoryError(EngineError):
-    """One pair alone does not fit into the device's memory."""
+    """The model, or a single pair, does not fit into the device's memory."""
 
 
 class NonFiniteLogitError(EngineError):
@@ -99,7 +99,7 @@ class NonFiniteLogitError(EngineError):
 
     def __init__(self, pair: int, logit: float) -> None:
         super().__init__(
-            f"pair {pair} has the logit {logit}, which is not a number to rank by; "
+            f"pair {pair} has the logit {logit}, which cannot be ranked; "
             "the weights are damaged, or overflow in this precision: try precision='fp32'"
         )
         self.pair = pair
@@ -119,7 +119,7 @@ class OverloadedError(ServiceError):
 
 
 class DeadlineError(ServiceError):
-    """The request's time is over; what was left of it is not scored."""
+    """The request's deadline has passed; the rest of the request is not scored."""
 
 
 class UnknownModelError(ServiceError):
@@ -132,9 +132,9 @@ class UnknownModelError(ServiceError):
 
 
 class TooLongError(ServiceError):
-    """A pair has ``tokens`` tokens, more than the ``limit``, and the request forbids cutting.
+    """A pair has ``tokens`` tokens, more than the ``limit``, and the request forbids truncation.
 
-    ``exact``: False where only a part of a very long text was counted: there are more tokens than that.
+    ``exact`` is False if only a part of a very long text was counted, so that the pair has more tokens.
     """
 
     def __init__(self, pair: int, tokens: int, limit: int, *, exact: bool = True) -> None:
@@ -149,7 +149,7 @@ class TooLongError(ServiceError):
 
 
 class UnavailableError(ServiceError):
-    """The server starts, stops, or restarts the engine; ``retry_after`` is in seconds."""
+    """The server is starting, stopping, or restarting the engine; ``retry_after`` is in seconds."""
 
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)

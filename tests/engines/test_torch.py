@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
 import crossrank
-from crossrank.engines.torch import PADDING, SMALL, TorchEngine, tight_batches
+from crossrank.engines.torch import MAX_PADDING, MIN_BATCH_TOKENS, TorchEngine, tight_batches
 from crossrank.errors import (
     CheckpointError,
     EngineError,
@@ -56,7 +56,8 @@ def test_batches_hold_every_pair_once_and_little_padding(lengths: list[int]) -> 
         padded = int(array[batch].max()) * len(batch)
         waste = padded - int(array[batch].sum())
         # A batch may start small and wasteful, but not grow so.
-        assert waste <= PADDING * padded or int(array[batch].max()) * (len(batch) - 1) < SMALL
+        small = int(array[batch].max()) * (len(batch) - 1) < MIN_BATCH_TOKENS
+        assert waste <= MAX_PADDING * padded or small
 
 
 def test_equal_lengths_are_one_batch_without_padding() -> None:

@@ -121,7 +121,7 @@ def test_a_word_that_may_not_stand_for_itself_is_not_remembered(library: Tokeniz
 
 
 def test_memory_is_bounded(library: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(words, "MOST_WORDS", 8)
+    monkeypatch.setattr(words, "MAX_WORDS", 8)
     tokenizer = WordTokenizer(library)
     for i in range(20):
         text = f"number {i} of {i + 1}"
@@ -132,7 +132,7 @@ def test_memory_is_bounded(library: Tokenizer, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_threads_share_what_is_known(library: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(words, "MOST_WORDS", 50)  # forgotten again and again
+    monkeypatch.setattr(words, "MAX_WORDS", 50)  # forgotten again and again
     tokenizer = WordTokenizer(library)
     texts = [f"passage {i} of river {i % 7}" for i in range(200)]
     own = [own_ids(library, text) for text in texts]

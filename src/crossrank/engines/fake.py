@@ -1,4 +1,4 @@
-"""An engine without a model, for tests: of this package and of code that uses it."""
+"""An engine without a model, for tests of this package and of code that uses it."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ __all__ = ["FakeEngine"]
 
 
 class FakeEngine:
-    """Gives each pair the logit that a function of its token ids returns.
+    """Gives each pair the logit that a function computes from its token ids.
 
-    It can be slow, fail, and stand still: what code around an engine must bear.
+    It can be slow, fail or block, so that tests can check what the code around an engine does then.
 
     Args:
-        logit: int32 (T,) token ids of one pair -> its logit (NaN is allowed); what it raises,
-            ``logits`` raises. Default: minus its length.
+        logit: function from one pair's token ids, int32 (T,), to its logit, which may be NaN. Its errors are
+            raised by ``logits``. The default is minus the number of tokens.
         batch_tokens: tokens of the largest pack.
-        fill_tokens: tokens of the smallest pack that keeps it busy; None: ``batch_tokens``.
-        lanes: pairs that it would work on side by side.
-        calls: that it takes at a time.
-        seconds: that a pack takes, and
-        seconds_per_token: that each of its tokens takes in addition.
+        fill_tokens: tokens of the smallest pack that keeps the engine busy; None means ``batch_tokens``.
+        lanes: pairs that a real engine would compute in parallel.
+        calls: calls of ``logits`` that it takes at the same time.
+        seconds: time that a pack takes.
+        seconds_per_token: additional time for each token of a pack.
 
     Attributes:
-        packs: every pack it was given, in order.
-        fail: an error that the next pack raises; it then works again.
-        gate: clear it, and packs wait until it is set again.
+        packs: every pack that was given, in order.
+        fail: an error that the next pack raises; later packs work again.
+        gate: packs wait while this event is cleared.
     """
 
     name = "fake"

@@ -31,18 +31,19 @@ _logger = logging.getLogger(__name__)
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
-# Padding that a batch may hold, as a share of its tokens, before a new batch is begun; below
-# SMALL tokens a batch costs more in overhead than in padding.
-PADDING = 0.10
-SMALL = 256
+MAX_PADDING = 0.10
+"""Share of a batch's tokens that may be padding; with more, a new batch is started."""
+
+MIN_BATCH_TOKENS = 256
+"""Tokens of a batch below which its overhead costs more than its padding."""
 
 
 def tight_batches(lengths: npt.NDArray[np.int32], *, padded: bool = True) -> list[npt.NDArray[np.intp]]:
-    """Group pairs of like length, so that padding to the longest of a group wastes little.
+    """Group pairs of similar length, so that padding to a group's longest pair wastes little.
 
     Args:
         lengths: tokens of each pair, int32 (B,).
-        padded: False: group pairs of equal length only, which need no padding.
+        padded: if False, group only pairs of equal length, which need no padding.
 
     Returns:
         Index arrays into ``lengths``, every pair exactly once, longest first.
@@ -54,7 +55,8 @@ def tight_batches(lengths: npt.NDArray[np.int32], *, padded: bool = True) -> lis
         longest, length = int(lengths[order[start]]), int(lengths[index])
         tokens = longest * (at - start + 1)
         waste = tokens - real - length
-        if waste and (not padded or (longest * (at - start) >= SMALL and waste > PADDING * tokens)):
+        is_large = longest * (at - start) >= MIN_BATCH_TOKENS
+        if waste and (not padded or (is_large and waste > MAX_PADDING * tokens)):
             batches.append(order[start:at])
             start, real = at, 0
         real += length
@@ -66,20 +68,20 @@ def tight_batches(lengths: npt.NDArray[np.int32], *, padded: bool = True) -> lis
 class TorchEngine:
     """Runs a checkpoint with transformers' AutoModelForSequenceClassification.
 
-    The classification head (and BERT's pooler) is computed in fp32 whatever the precision, since
-    logits in 16 bits tie.
+    The classification head (and BERT's pooler) is computed in fp32 in every precision, since 16-bit logits
+    tie.
 
     Args:
         checkpoint: the model.
         device: "cpu", "cuda:N" or "mps".
         precision: "fp32", "fp16" or "bf16".
-        threads: CPU threads of this process's PyTorch; None leaves them.
-        fall_back_to_cpu: whether what does not fit into the device's memory runs on the CPU.
+        threads: CPU threads of PyTorch in the whole process; None leaves their number as it is.
+        fall_back_to_cpu: run on the CPU what does not fit into the device's memory.
 
     Raises:
         CheckpointError: weights are missing, damaged or of the wrong shape.
-        UnsupportedModelError: transformers has no such architecture.
-        OutOfMemoryError: the model does not fit, and may not fall back.
+        UnsupportedModelError: transformers does not support the architecture.
+        OutOfMemoryError: the model does not fit into the device's memory, and ``fall_back_to_cpu`` is False.
     """
 
     name = "torch"
@@ -107,7 +109,7 @@ class TorchEngine:
             if not fall_back_to_cpu:
                 raise OutOfMemoryError(
                     f"{checkpoint.name} does not fit into the memory of {device} in {precision}; "
-                    "free some, or use device='cpu'"
+                    "free some memory, or use device='cpu'"
                 ) from error
             _logger.warning("%s does not fit into the memory of %s: using the CPU", checkpoint.name, device)
             device, precision, self._fall_back = "cpu", "fp32", False
@@ -123,7 +125,7 @@ class TorchEngine:
         self._pads = pad is not None
         self._pad = int(pad) if pad is not None else 0
         if not self._pads:
-            # A decoder's score is that of the last token that is no padding. Without padding no token is.
+            # A decoder is scored at its last token that is not padding. No token may count as padding here.
             config.pad_token_id = -1
 
     def logits(self, pack: Pack) -> npt.NDArray[np.float32]:
@@ -132,7 +134,7 @@ class TorchEngine:
             return np.zeros(0, np.float32)
         wrong = np.flatnonzero((pack.token_ids < 0) | (pack.token_ids >= self._vocabulary))
         if len(wrong):
-            # On a GPU it would end every later call of the process, too.
+            # On a GPU it would break every later call of the process, too.
             pair = int(np.searchsorted(pack.offsets, wrong[0], "right")) - 1
             raise InputError(
                 f"pair {pair} has the token id {pack.token_ids[wrong[0]]}; "
@@ -146,16 +148,20 @@ class TorchEngine:
                 values = torch.cat([part.to(parts[0].device) for part in parts]).cpu().numpy()
             except EngineError:
                 raise
-            except Exception as error:  # a model of transformers may raise anything
+            except Exception as error:  # a transformers model may raise anything
                 raise EngineError(f"{self.device} failed: {_first_line(error)}") from error
         logits = np.empty(len(pack), np.float32)
         logits[np.concatenate(batches)] = values
         return logits
 
     def _halving(self, pack: Pack, batch: npt.NDArray[np.intp]) -> list[torch.Tensor]:
-        """Logits of a batch, in its order: whole, or in halves where memory runs out."""
-        # The retry stands outside the except clause: inside it, the traceback would keep the
-        # failed attempt's tensors alive.
+        """Logits of a batch, in its order. If memory runs out, the batch is split in halves.
+
+        Raises:
+            OutOfMemoryError: a single pair does not fit.
+        """
+        # The retry is outside the except clause: inside it, the traceback would keep the failed attempt's
+        # tensors alive.
         try:
             return [self._forward(pack, batch)]
         except Exception as error:
@@ -200,7 +206,7 @@ class TorchEngine:
         inputs = {"input_ids": torch.from_numpy(ids).long()}
         if pack.segment_ids is not None and getattr(self._model.config, "type_vocab_size", 0) > 1:
             inputs["token_type_ids"] = torch.from_numpy(np.where(inside, pack.segment_ids[take], 0)).long()
-        # Without a mask transformers may take the padding for text, unless there is none.
+        # Without a mask, transformers may read padding as text.
         inputs["attention_mask"] = torch.from_numpy(inside).long()
         inputs = {key: value.to(self.device) for key, value in inputs.items()}
         logits: torch.Tensor = self._model(**inputs).logits
@@ -208,7 +214,7 @@ class TorchEngine:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """CUDA and MPS have a type for it; the CPU allocator raises a plain RuntimeError."""
+    """True if memory ran out. CUDA and MPS raise a type of their own, the CPU a plain RuntimeError."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error)
@@ -217,7 +223,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bar and no report of transformers while loading: errors are raised here."""
+    """Turn off transformers' progress bars and reports within the block. This module raises the errors."""
     log = transformers.utils.logging
     verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()
@@ -231,13 +237,13 @@ def _quiet() -> Iterator[None]:
 
 
 def _load(checkpoint: Checkpoint, device: str, dtype: torch.dtype) -> Any:
-    """The model on the device, ready to run, its head in fp32."""
+    """Load the model onto the device, ready to run, with its head in fp32."""
     folder = checkpoint.folder
     try:
         config = transformers.AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-        # The class that AutoModelForSequenceClassification would choose; it can also load weights
+        # The class that AutoModelForSequenceClassification would choose. Unlike that, it can load weights
         # that are already in memory.
         mapping: Any = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
         model_class = mapping[type(config)]
@@ -265,16 +271,16 @@ def _load(checkpoint: Checkpoint, device: str, dtype: torch.dtype) -> Any:
         raise UnsupportedModelError(
             f"transformers {transformers.__version__} cannot load {folder}: {_first_line(error)}"
         ) from error
-    # A missing weight would be filled with random numbers.
+    # transformers fills a missing weight with random numbers.
     wrong = sorted(report["missing_keys"]) or sorted(map(str, report.get("mismatched_keys", [])))
     if wrong:
         raise CheckpointError(
-            f"{folder} lacks {len(wrong)} of the model's weights, {wrong[0]} for one: "
+            f"{folder} lacks {len(wrong)} of the model's weights, for example {wrong[0]}: "
             "the file is damaged, or config.json belongs to another model"
         )
     model = model.eval().to(device)
     if device == "cpu":
-        # Weights that need no conversion are still in a map of their file, which may change.
+        # Weights that needed no conversion are still mapped from their file, which may change.
         for tensor in itertools.chain(model.parameters(), model.buffers()):
             tensor.data = tensor.data.clone()
     for part in _head(model):

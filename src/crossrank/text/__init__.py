@@ -1,1 +1,1 @@
-"""Words, sentences and keywords: what is done with text before a model sees it."""
+"""Words, sentences and keywords: text processing that needs no model."""

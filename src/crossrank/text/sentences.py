@@ -1,4 +1,4 @@
-"""Where a text's sentences begin and end, in any language, without a model."""
+"""Find where a text's sentences begin and end, in any language, without a model."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ class Span(NamedTuple):
     end: int
 
 
-# What may follow a sentence's last mark and still belongs to it.
+# Characters that may follow a sentence's final punctuation and still belong to the sentence.
 _CLOSERS = "\"'”’»›」』）)】］]〉》〕｣"
-# Marks that always end one: Chinese, Japanese, Devanagari, Arabic, Urdu, Ethiopic, Burmese, Khmer, Armenian.
+# Punctuation that always ends a sentence: Chinese, Japanese, Devanagari, Arabic, Urdu, Ethiopic, Burmese,
+# Khmer, Armenian.
 _STRONG = "。！？｡।॥؟۔።။៕។։"
-# Thai and Lao have no such mark; where their writers leave a space, a clause ends.
+# Thai and Lao have no such punctuation: a space ends a clause.
 _THAI = "\u0e00-\u0eff"
-_THAI_LEAST = 24
-"""Characters of such a clause; shorter ones (names, numbers) go on."""
+_THAI_MIN = 24
+"""Characters of the shortest clause. A space after fewer, such as a name or a number, does not end one."""
 
-# A run of marks or spaces is tried from its first character only (the look-behinds): what fails there
-# fails from every later one too, and trying them all would take quadratic time.
+# The look-behinds let a run of punctuation or spaces match from its first character only. If that fails, it
+# fails from every later character too, and trying them all would take quadratic time.
 _BREAK = re.compile(
     rf"(?P<strong>[{_STRONG}][{_STRONG}!?.…]*[{re.escape(_CLOSERS)}]*)"
     rf"|(?P<weak>(?<![.!?…])[.!?…]+[{re.escape(_CLOSERS)}]*)(?=\s|$|[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af])"
@@ -40,7 +41,7 @@ _NUMBERING = re.compile(r"[(\[]?(?:\d{1,3}|[ivxIVX]{1,4}|[a-zA-Z])$")
 _SPACE = re.compile(r"\s+")
 _LONGEST_ABBREVIATION = 12
 
-# Words that a full stop follows within a sentence, before a name (which begins like a sentence).
+# Abbreviations that stand before a name: the capital letter after their full stop does not begin a sentence.
 _TITLES = frozenset(
     # English; German, French, Spanish, Italian, Portuguese, Dutch; Russian, Polish, Czech, Turkish
     """
@@ -50,7 +51,7 @@ _TITLES = frozenset(
     örn bkz
     """.split()  # noqa: SIM905 - a list of 90 strings would take a page
 )
-# And words that it follows only before a number: "no. 5", but "he said no. Then he left".
+# Words that are abbreviations only before a number: "no. 5", but "he said no. Then he left".
 _BEFORE_NUMBERS = frozenset(
     """
     no nos nr vol vols fig figs eq eqs sec ch chap pp p art ca est jan feb mar apr jun jul aug sep sept
@@ -61,31 +62,32 @@ _BEFORE_NUMBERS = frozenset(
 
 
 def sentence_spans(text: str) -> Iterator[Span]:
-    """The sentences of a text, one after another, without the white space around them.
+    """The sentences of a text, in order, without the white space around them.
 
-    Every character that is not white space is in exactly one of them. A full stop ends a sentence
-    before white space only, and not after initials, common abbreviations and the number of a list,
-    nor before a word in lower case. A line ends one unless the next begins in lower case, as a
-    wrapped line does. Thai and Lao, which have no full stop, are divided at spaces between clauses.
+    Every character that is not white space is in exactly one sentence. A full stop ends a sentence only
+    before white space, and not after initials, common abbreviations and list numbers, nor before a word in
+    lower case. A line break ends a sentence unless the next line begins in lower case, as a wrapped line
+    does. Thai and Lao, which have no full stop, are split at the spaces between clauses.
     """
     start = read = _after_spaces(text, 0)
-    spoken = False  # marks alone are no sentence: they go with what follows, and the last with what precedes
-    held: Span | None = None
+    # Punctuation alone is not a sentence: it joins the next one, or, at the end of the text, the last one.
+    has_letters = False
+    pending: Span | None = None
     for found in _BREAK.finditer(text, start):
         end = found.end() if found.lastgroup in ("strong", "weak") else found.start()
-        spoken = spoken or any(character.isalnum() for character in text[read:end])
+        has_letters = has_letters or any(character.isalnum() for character in text[read:end])
         read = max(read, end)
-        if spoken and end > start and _ends(text, start, found):
-            if held:
-                yield held
-            held = Span(start, end)
+        if has_letters and end > start and _ends(text, start, found):
+            if pending:
+                yield pending
+            pending = Span(start, end)
             start = read = _after_spaces(text, found.end())
-            spoken = False
+            has_letters = False
     end = len(text.rstrip())
-    if held and start < end and not any(character.isalnum() for character in text[start:end]):
-        held, start = Span(held.start, end), end
-    if held:
-        yield held
+    if pending and start < end and not any(character.isalnum() for character in text[start:end]):
+        pending, start = Span(pending.start, end), end
+    if pending:
+        yield pending
     if start < end:
         yield Span(start, end)
 
@@ -96,13 +98,13 @@ def _after_spaces(text: str, place: int) -> int:
 
 
 def _ends(text: str, start: int, found: re.Match[str]) -> bool:
-    """Whether a sentence that begins at ``start`` ends at this mark, line or space."""
+    """True if a sentence that begins at ``start`` ends at this punctuation, line break or space."""
     if found["strong"]:
         return True
     following = _NEXT.match(text, found.end())
     lower = following is not None and following[1].islower()
     if found["thai"]:
-        return found.start() - start >= _THAI_LEAST
+        return found.start() - start >= _THAI_MIN
     if found["line"]:
         return found["line"].count("\n") > 1 or not lower
     if lower:

@@ -1,9 +1,9 @@
-"""Texts to token ids, word by word: a word that was seen before is not tokenised again.
+"""Tokenise texts word by word, so that a word seen before is not tokenised again.
 
-The tokenizers library takes one to three microseconds a word, some percent of all that a fast engine does.
-Most tokenizers of cross-encoders split a text at its spaces, and then a word's tokens do not depend on its
-neighbours: a text's tokens are its words', one after the other. Where that is not certain, of a tokenizer or
-of a text, the library gets the whole text.
+The tokenizers library takes one to three microseconds a word, several percent of a fast engine's time. Most
+tokenizers of cross-encoders split a text at its spaces, and then a word's tokens do not depend on its
+neighbours: a text's tokens are those of its words, one after the other. If a tokenizer or a text might be an
+exception, the library gets the whole text.
 """
 
 from __future__ import annotations
@@ -26,11 +26,18 @@ __all__ = ["TokenIds", "WordTokenizer", "clean", "library_errors"]
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
-MOST_WORDS = 1 << 17  # that are remembered, in about 20 MB
-WORDS_AT_ONCE = 256  # that are learnt: one thread's share
-MOST_CHARACTERS = 32  # of a word; what is longer is hardly one, or of a language that has no spaces
+MAX_WORDS = 1 << 17
+"""Words that are remembered. So many take about 20 MB."""
 
-# They change a character, and the marks on it, in the same way wherever it stands in a text; or its ends.
+WORDS_PER_TASK = 256
+"""New words that one of the library's threads tokenises at a time."""
+
+MAX_CHARACTERS = 32
+"""Characters of the longest word that is remembered. What is longer is rarely a word, or its language has no
+spaces."""
+
+# Normalizers that change a character, with the marks on it, in the same way wherever it stands in a text, or
+# that only change a text's ends.
 _NORMALIZERS = {
     "BertNormalizer",
     "Lowercase",
@@ -44,28 +51,28 @@ _NORMALIZERS = {
 }
 
 # The pre-tokenizers of BERT and of SentencePiece models. With another "prepend_scheme", only a text's first
-# word would begin with the sign of a space; another sign might stand in a word.
+# word would begin with the symbol for a space; another symbol might occur within a word.
 _BERT = {"type": "BertPreTokenizer"}
 _METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
 _WHITESPACE = {"type": "WhitespaceSplit"}
 
 
 TokenIds: TypeAlias = npt.NDArray[np.int32]
-"""int32 (T,), without special tokens."""
+"""Token ids of a text: int32 (T,), without special tokens."""
 
 
 @contextlib.contextmanager
 def library_errors(what: str) -> Iterator[None]:
-    """Around calls of the tokenizers library: its errors, panics included, become CheckpointError.
+    """Turn errors of the tokenizers library within the block, panics included, into CheckpointError.
 
     Args:
-        what: the message begins with it.
+        what: the subject of the message, which begins with it.
     """
     try:
         yield
     except BaseException as error:
-        # The library raises plain Exception, and these for values that do not convert. A panic is no
-        # Exception at all, and has no name to catch it by.
+        # The library raises plain Exception, and the other three for values that it cannot convert. A panic
+        # is not an Exception, and its class cannot be imported.
         own = (Exception, ValueError, TypeError, OverflowError)
         if type(error) not in own and type(error).__name__ != "PanicException":
             raise
@@ -80,7 +87,7 @@ class WordTokenizer:
     """Token ids of texts, without special tokens. Safe to use from several threads.
 
     Args:
-        tokenizer: it neither cuts nor pads, and is not changed any more.
+        tokenizer: it must neither truncate nor pad, and must not be changed afterwards.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -90,47 +97,51 @@ class WordTokenizer:
             reads_words = _reads_words(tokenizer)
         self._by_words = reads_words and not any(" " in content for content in added)
         self._strange = re.compile("|".join(map(re.escape, [" ", *added])))
-        # Of bytes, and not arrays: a word that is not in the processor's cache costs one look at memory.
+        # Bytes instead of arrays: a word that is not in the processor's cache costs one access to memory.
         self._known: dict[str, bytes] = {}
 
     def ids(self, texts: Sequence[str]) -> list[TokenIds]:
-        """Token ids of each text: those that the tokenizer gives it."""
+        """Token ids of each text, equal to those that the tokenizer gives for the whole text.
+
+        Raises:
+            CheckpointError: the tokenizer fails.
+        """
         if not self._by_words:
-            return self._whole(texts)
-        found = [self._recalled(text) for text in texts]
-        for read in (self._learnt, self._whole):
+            return self._tokenise_whole(texts)
+        found = [self._look_up(text) for text in texts]
+        for tokenise in (self._learn, self._tokenise_whole):
             missing = [i for i, ids in enumerate(found) if ids is None]
             if missing:
-                for i, ids in zip(missing, read([texts[i] for i in missing]), strict=True):
+                for i, ids in zip(missing, tokenise([texts[i] for i in missing]), strict=True):
                     found[i] = ids
         return [ids for ids in found if ids is not None]
 
-    def _whole(self, texts: Sequence[str]) -> list[TokenIds]:
+    def _tokenise_whole(self, texts: Sequence[str]) -> list[TokenIds]:
         with library_errors("the tokenizer"):
             encodings = self._tokenizer.encode_batch_fast(
                 [clean(text) for text in texts], add_special_tokens=False
             )
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
-    def _recalled(self, text: str) -> TokenIds | None:
-        """Token ids of a text, if all its words are known."""
+    def _look_up(self, text: str) -> TokenIds | None:
+        """Token ids of a text; None if one of its words is unknown."""
         try:
             return np.frombuffer(b"".join(map(self._known.__getitem__, text.split(" "))), np.int32)
         except KeyError:
             return None
 
-    def _learnt(self, texts: Sequence[str]) -> list[TokenIds | None]:
-        """Token ids of each text that has only plain words, which are known from now on."""
+    def _learn(self, texts: Sequence[str]) -> list[TokenIds | None]:
+        """Learn the words of texts; return the token ids of each text, or None if a word is not plain."""
         new: set[str] = set()
         for text in texts:
             words = set(text.split(" ")).difference(self._known)
             if all(word in new or self._is_plain(word) for word in words):
                 new |= words
-        if len(self._known) + len(new) > MOST_WORDS:
-            self._known = {}  # simpler than to forget the oldest, and as good: common words are back at once
+        if len(self._known) + len(new) > MAX_WORDS:
+            self._known = {}  # simpler than evicting the oldest, and as good: common words soon return
         ordered = list(new)
-        parts = [ordered[i : i + WORDS_AT_ONCE] for i in range(0, len(ordered), WORDS_AT_ONCE)]
-        # As one sequence of words: half as dear as each by itself.
+        parts = [ordered[i : i + WORDS_PER_TASK] for i in range(0, len(ordered), WORDS_PER_TASK)]
+        # A sequence of words takes half as long as the words one by one.
         with library_errors("the tokenizer"):
             encodings = self._tokenizer.encode_batch(parts, is_pretokenized=True, add_special_tokens=False)
         for part, encoding in zip(parts, encodings, strict=True):
@@ -140,13 +151,13 @@ class WordTokenizer:
             for word, end in zip(part, ends.tolist(), strict=True):
                 self._known[word] = ids[first:end].tobytes()
                 first = end
-        return [self._recalled(text) for text in texts]
+        return [self._look_up(text) for text in texts]
 
     def _is_plain(self, word: str) -> bool:
-        """Whether a tokenizer surely reads a word on its own as it does between spaces."""
-        if not 0 < len(word) <= MOST_CHARACTERS:
-            return False  # no characters: two spaces in a row, or one at an end
-        # Four letters begin with a mark that the character before them takes, be it a space.
+        """True if the tokenizer certainly reads a word alone as it does between spaces."""
+        if not 0 < len(word) <= MAX_CHARACTERS:
+            return False  # an empty word comes from two spaces in a row, or from one at an end of the text
+        # Four letters decompose to a mark and more; the mark joins the character before it, even a space.
         if (
             not word[0].isascii()
             and unicodedata.category(unicodedata.normalize("NFKD", word[0])[0])[0] == "M"
@@ -154,7 +165,7 @@ class WordTokenizer:
             return False
         if not word.isalnum() and not (word.isascii() and word.isprintable()):
             kinds = [unicodedata.category(character) for character in word]
-            # Letters and digits; marks on them, punctuation, signs of currencies and of mathematics.
+            # Letters, marks, digits, punctuation, and symbols of currencies and mathematics.
             if not all(kind[0] in "LMNP" or kind in ("Sc", "Sm") for kind in kinds):
                 return False
         return not self._strange.search(_folded(word))
@@ -166,12 +177,12 @@ def clean(text: str) -> str:
 
 
 def _folded(text: str) -> str:
-    """A text as any normalizer may make it, so far as to find a space or an added token in it."""
+    """A text as folded as any normalizer may make it, in which a space or an added token would show."""
     return unicodedata.normalize("NFKC", text).casefold()
 
 
 def _reads_words(tokenizer: Tokenizer) -> bool:
-    """Whether a tokenizer splits a text at its spaces, and reads each part for itself."""
+    """True if a tokenizer splits a text at its spaces and tokenises each part on its own."""
     if not isinstance(tokenizer.model, Unigram | WordPiece):
         return False
     normalizers = _parts(tokenizer.normalizer, "normalizers")
@@ -182,7 +193,7 @@ def _reads_words(tokenizer: Tokenizer) -> bool:
 
 
 def _parts(component: Any, of_sequence: str) -> list[dict[str, Any]]:
-    """What a normalizer or a pre-tokenizer consists of, as tokenizer.json has it."""
+    """The components of a normalizer or a pre-tokenizer, as in tokenizer.json."""
     if component is None:
         return []
     state: dict[str, Any] = json.loads(component.__getstate__())
@@ -191,5 +202,5 @@ def _parts(component: Any, of_sequence: str) -> list[dict[str, Any]]:
 
 
 def _joins_spaces(part: dict[str, Any]) -> bool:
-    """Whether a normalizer only makes one space of several."""
+    """True if a normalizer only replaces several spaces with one."""
     return part["type"] == "Replace" and bool(part["pattern"] == {"Regex": " {2,}"})
