@@ -173,7 +173,7 @@ def test_another_input_is_not_gone_on_with(tiny: Reranker, tmp_path: Path) -> No
         bulk.run(Source(str(source)), out, two, {})
     assert not out.exists()
     source.write_text("".join(json.dumps(row) + "\n" for row in rows[::-1]))
-    with pytest.raises(InputError, match=r"goes on with 'q0' where the input has 'q2' \(.*line 1\)"):
+    with pytest.raises(InputError, match=r"continues with 'q0' where the input has 'q2' \(.*line 1\)"):
         bulk.run(Source(str(source)), out, answer_with(tiny), {})
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     told: list[tuple[int, int]] = []
@@ -205,9 +205,9 @@ def test_a_run_finds_its_texts_in_a_collection(tiny: Reranker, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("3 Q0 4444 1 1 t\n", "line 2: cranfield has no document 4444, which query 3 asks for"),
+        ("3 Q0 4444 1 1 t\n", "line 2: cranfield has no document 4444, which query 3 names"),
         ("999 Q0 12 1 1 t\n", "line 2: cranfield has no query 999"),
-        ("3 Q0 12 1 1 t\n1 Q0 184 1 1 t\n", "line 3: query 1 was there before"),
+        ("3 Q0 12 1 1 t\n1 Q0 184 1 1 t\n", "line 3: query 1 appeared before"),
         ("3 Q0 12 1 1\n", "line 2: 5 columns"),
     ],
 )
@@ -222,10 +222,10 @@ def test_what_a_run_asks_for_must_be_there(tmp_path: Path, line: str, message: s
 def test_what_a_run_cannot_hold_is_refused_before_the_work(tmp_path: Path) -> None:
     source = tmp_path / "in.jsonl"
     source.write_text('{"id": "a b", "query": "q", "documents": []}\n')
-    with pytest.raises(InputError, match="line 1: the id 'a b' has white space"):
+    with pytest.raises(InputError, match="line 1: the id 'a b' is empty or has white space"):
         bulk.check(Source(str(source)), tmp_path / "out.run.gz")
     source.write_text('{"query": "q", "document": "d"}\n')
-    with pytest.raises(InputError, match="pairs make no run"):
+    with pytest.raises(InputError, match="pairs cannot be written as a run"):
         bulk.check(Source(str(source)), tmp_path / "out.run")
     assert bulk.check(Source(str(source)), tmp_path / "out.parquet") == Counts(1, 1)
 

@@ -92,10 +92,10 @@ def test_parquet_of_pairs_of_texts_and_of_nothing(tmp_path: Path) -> None:
 def test_rows_of_another_job_are_not_gone_on_with(tmp_path: Path) -> None:
     path = tmp_path / "o.jsonl"
     write(path, ROWS[:20])
-    with pytest.raises(InputError, match="was begun with model 'm', and now it is 'other'"):
+    with pytest.raises(InputError, match="was started with model 'm', but now model is 'other'"):
         Output(path, {**JOB, "model": "other"})
     (tmp_path / "o.jsonl.partial.json").unlink()
-    with pytest.raises(InputError, match="does not tell whose rows these are"):
+    with pytest.raises(InputError, match="does not say which job"):
         Output(path, JOB)
     with Output(path, {**JOB, "model": "other"}, overwrite=True) as out:
         assert out.resumed == 0
@@ -114,7 +114,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 
 def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "o.jsonl").write_text("mine")
-    with pytest.raises(InputError, match="is there already; --overwrite"):
+    with pytest.raises(InputError, match="already exists; use --overwrite"):
         Output(tmp_path / "o.jsonl", JOB)
     assert (tmp_path / "o.jsonl").read_text() == "mine"
     for name in ("o.csv", "o", "o.parquet.gz"):
@@ -140,7 +140,7 @@ def test_a_line_that_is_no_row_is_not_gone_on_with(tmp_path: Path, line: str) ->
         file.write(line + "\n")
     with (
         Output(path, JOB) as out,
-        pytest.raises(InputError, match="partial, line 21: no row that was written here; remove"),
+        pytest.raises(InputError, match="partial, line 21: not a row of a bulk job; remove"),
     ):
         list(out.done())
 
@@ -150,5 +150,5 @@ def test_a_job_that_is_no_job_is_not_gone_on_with(tmp_path: Path) -> None:
     write(path, ROWS[:20])
     for text in ("[1]", "5", "{"):
         (tmp_path / "o.jsonl.partial.json").write_text(text)
-        with pytest.raises(InputError, match="does not tell whose rows these are"):
+        with pytest.raises(InputError, match="does not say which job"):
             Output(path, JOB)

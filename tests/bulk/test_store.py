@@ -14,5 +14,5 @@ def test_texts_by_id() -> None:
 
 
 def test_an_id_that_comes_twice() -> None:
-    with pytest.raises(InputError, match="line 3: the id 'a' was there before"):
+    with pytest.raises(InputError, match="line 3: duplicate id 'a'"):
         DocumentStore((f"line {n}", identity, "x") for n, identity in enumerate("aba", 1))

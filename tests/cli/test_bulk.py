@@ -175,7 +175,7 @@ def test_another_input_is_not_gone_on_with(
     file.write_text(written[1])
     done = crossrank("bulk", str(file), "-o", str(out), "--model", tiny)
     assert done.code == 2
-    assert "was begun with input" in done.err
+    assert "was started with input" in done.err
     file.write_text(written[0])
     done = crossrank("bulk", str(file), "-o", str(out), "--model", tiny)
     assert done.code == 0
@@ -187,7 +187,7 @@ def test_an_id_that_comes_twice_is_no_run(crossrank: Run, tiny: str, rows: str, 
         file.write(json.dumps(ROWS[0]) + "\n")
     done = crossrank("bulk", rows, "-o", str(tmp_path / "out.run"), "--model", tiny)
     assert done.code == 2
-    assert "line 3: the id 'a' was there before" in done.err
+    assert "line 3: duplicate id 'a'" in done.err
 
 
 @pytest.mark.parametrize("ending", ["", ".partial", ".partial.json", ".new"])
@@ -212,7 +212,7 @@ def test_a_job_file_nested_too_deeply_is_one_line(
     done = crossrank("bulk", rows, "-o", str(out), "--model", tiny)
     assert done.code == 2
     assert done.err.count("\n") == 1
-    assert "does not tell whose rows these are" in done.err
+    assert "does not say which job" in done.err
 
 
 def test_a_number_as_id_comes_back_as_a_number(crossrank: Run, tiny: str, tmp_path: Path) -> None:

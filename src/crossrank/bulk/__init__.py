@@ -1,1 +1,1 @@
-"""Rerank a file of any size, resumably."""
+"""Rerank a file of any size; a job that was interrupted can be resumed."""

@@ -1,7 +1,7 @@
-"""The bulk job: rerank a file of any size, in little memory, and go on after a kill.
+"""The bulk job: rerank a file of any size in little memory, and resume after an interruption.
 
-The input is read one query at a time, ``Reranker.rank_many`` packs pairs of many queries together,
-and the output (data/output.py) is the checkpoint.
+The input is read one query at a time, ``Reranker.rank_many`` puts pairs of many queries into the same
+packs, and the output file (bulk/output.py) serves as the checkpoint.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from threading import Semaphore, Thread
 from typing import Any, TypeAlias
 
-from crossrank.bulk.output import Output, written
+from crossrank.bulk.output import Output, output_files
 from crossrank.bulk.store import DocumentStore
 from crossrank.data.collection import load_collection
 from crossrank.data.lines import STDIN, Advance
@@ -30,28 +30,32 @@ from crossrank.reranker import Reranker
 
 __all__ = ["Answer", "Answers", "Counts", "Source", "answers", "answers_as_they_come", "check", "run"]
 
-_ROWS_AHEAD = 256  # that are read while others are answered
+_MAX_ROWS_AHEAD = 256  # rows read while earlier ones are being answered
 
-_OBJECTS = 50_000  # new ones, after which cycles are looked for: some windows of ``rank_many``
+_GC_THRESHOLD = 50_000  # new objects per garbage collection; a few windows of ``rank_many``
 
 Answer: TypeAlias = tuple[int, dict[str, Any]]
-"""How many pairs a row had, and what is written of it."""
+"""The number of pairs of a row, and the object that is written for it."""
 
 Answers: TypeAlias = Callable[[Iterator[Row], int], Iterator[Answer]]
-"""Rows, and how many went before them, to answers in their order: ``answers``, or a cluster's (ray.py)."""
+"""A function that answers rows in their order: ``answers`` here, or the one of a cluster (ray/bulk.py).
+
+It takes the rows and the number of rows of the input that come before them.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What is to be reranked.
+    """The input of a job.
 
     Attributes:
-        path: rows or pairs (data/rows.py), or a TREC run. "-": JSON Lines on standard input.
-        data: the collection that has a run's texts; see ``load_collection``.
-        queries: a file of queries instead of the collection's own.
-        depth: how many documents of each query; None: all.
-        shard: (i, n): every n-th query, from the i-th.
-        text_field: the field of a document that has its text, in rows.
+        path: a file of rows or pairs (data/rows.py), or a TREC run. "-" reads JSON Lines from standard
+            input.
+        data: the collection that has the texts of a run; see ``load_collection``.
+        queries: a file of queries that replaces the collection's own.
+        depth: how many documents of each query are reranked, or None for all of them.
+        shard: (i, n) takes every n-th query, starting with the i-th.
+        text_field: the field of a row's document that holds its text.
     """
 
     path: str
@@ -62,19 +66,20 @@ class Source:
     text_field: str = "text"
 
     def rows(self, advance: Advance | None = None) -> Iterator[Row]:
-        """The rows, one at a time.
+        """Yield the rows, one at a time.
 
         Raises:
-            InputError: a line is not as it should be, or a run names what the collection has not.
+            InputError: a line is malformed, or a run names a query or document that the collection does
+                not have.
         """
         if self.data is None:
             if self.path != STDIN and kind_of(Path(self.path)) == "run":
-                raise InputError(f"{self.path} is a run, which has no texts; say whose it is with --data")
-            found = read_rows(self.path, self.shard, advance, text_field=self.text_field)
+                raise InputError(f"{self.path} is a run, which has no texts; name its collection with --data")
+            rows = read_rows(self.path, self.shard, advance, text_field=self.text_field)
         else:
-            found = self._run_rows(self.data, advance)
+            rows = self._run_rows(self.data, advance)
         depth = self.depth
-        return found if depth is None else (_cut(row, depth) for row in found)
+        return rows if depth is None else (_first_documents(row, depth) for row in rows)
 
     def _run_rows(self, data: str, advance: Advance | None) -> Iterator[Row]:
         collection = load_collection(data, queries=self.queries, judged=False)
@@ -83,7 +88,7 @@ class Source:
             for number, (place, query, scores) in enumerate(read_run_queries(self.path, advance)):
                 if query in seen:
                     raise InputError(
-                        f"{place}: query {query} was there before; a query's lines must stand together"
+                        f"{place}: query {query} appeared before; all lines of a query must be consecutive"
                     )
                 seen.add(query)
                 text = collection.queries.get(query)
@@ -93,25 +98,26 @@ class Source:
                 missing = next((document for document in scores if document not in texts), None)
                 if missing is not None:
                     raise InputError(
-                        f"{place}: {collection.name} has no document {missing}, which query {query} asks for"
+                        f"{place}: {collection.name} has no document {missing}, which query {query} names"
                     )
                 if number % self.shard[1] == self.shard[0] - 1:
                     documents = tuple(Document(x, texts[x]) for x in scores)
                     yield Row(place, query, text, documents)
 
 
-def _cut(row: Row, depth: int) -> Row:
+def _first_documents(row: Row, depth: int) -> Row:
     labels = None if row.labels is None else row.labels[:depth]
     return row._replace(documents=row.documents[:depth], labels=labels)
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How much there is to do.
+    """The size of a job.
 
     Attributes:
-        queries, pairs: so many.
-        digest: of all their ids and texts; "": not known.
+        queries: the number of queries.
+        pairs: the number of (query, document) pairs.
+        digest: a hash of all ids and texts, or "" if they were not read.
     """
 
     queries: int
@@ -120,20 +126,20 @@ class Counts:
 
 
 def check(source: Source, output: Path) -> Counts:
-    """Read all of the input once: whatever is wrong with it shows before the work begins.
+    """Read all of the input once, so that errors in it are reported before the work begins.
 
     Raises:
-        InputError: as ``Source.rows``; or the output's form does not suit the rows, or the input can be
-            read only once.
+        InputError: as ``Source.rows``; or the rows cannot be written in the output's format, the input
+            can be read only once, or the output would overwrite the input.
     """
     if Path(source.path).exists() and not Path(source.path).is_file():
         raise InputError(
-            f"{source.path} is no file that can be read twice; give it on standard input: crossrank bulk -"
+            f"{source.path} is not a file that can be read twice; give it on standard input: crossrank bulk -"
         )
     check_apart(source, output)
     queries = pairs = 0
     digest = hashlib.blake2b(digest_size=16)
-    ids: set[str] = set()  # as a run has them, where 1 and "1" are the same
+    ids: set[str] = set()  # strings, since a run does not distinguish 1 from "1"
     is_run = output.name.removesuffix(".gz").removesuffix(".zst").endswith((".run", ".trec"))
     for row in source.rows():
         queries, pairs = queries + 1, pairs + len(row.documents)
@@ -142,27 +148,29 @@ def check(source: Source, output: Path) -> Counts:
         if is_run:
             query = str(row.id)
             if query in ids:
-                raise InputError(f"{row.place}: the id {query!r} was there before, and a run holds it once")
+                raise InputError(f"{row.place}: duplicate id {query!r}; a run can hold an id only once")
             ids.add(query)
             if row.is_pair:
-                raise InputError(f"{output}: pairs make no run; write .jsonl or .parquet")
+                raise InputError(f"{output}: pairs cannot be written as a run; write .jsonl or .parquet")
             names = map(str, (row.id, *(document.id for document in row.documents)))
             spaced = next((x for x in names if len(x.split()) != 1), None)
             if spaced is not None:
-                raise InputError(f"{row.place}: the id {spaced!r} has white space, which a run cannot hold")
+                raise InputError(
+                    f"{row.place}: the id {spaced!r} is empty or has white space, which a run cannot hold"
+                )
     return Counts(queries, pairs, digest.hexdigest())
 
 
 def check_apart(source: Source, output: Path) -> None:
-    """Raise InputError where the job would write over what it reads."""
-    for path in written(output):
+    """Raise InputError if the job would overwrite one of the files that it reads."""
+    for path in output_files(output):
         for given in (source.path, source.data, source.queries):
-            if given and given != STDIN and _are_one(Path(given), path):
-                whose = "is the input" if path == output else f"goes through {path}, which is the input"
-                raise InputError(f"{output} {whose}; the output must be another file")
+            if given and given != STDIN and _same_file(Path(given), path):
+                clash = "is the input" if path == output else f"needs {path}, which is the input,"
+                raise InputError(f"{output} {clash}; the output must be another file")
 
 
-def _are_one(file: Path, other: Path) -> bool:
+def _same_file(file: Path, other: Path) -> bool:
     return file == other or (file.exists() and other.exists() and file.samefile(other))
 
 
@@ -175,25 +183,26 @@ def run(
     overwrite: bool = False,
     progress: Callable[[int, int], object] = lambda _queries, _pairs: None,
 ) -> Counts:
-    """Answer every row of the input that the output does not have, and put the output in its place.
+    """Answer every row of the input that the output does not have yet, and complete the output.
 
     Args:
         source: the input.
-        output: see ``Output``.
-        answer: rows to answers.
+        output: the output file; see ``Output``.
+        answer: turns rows into answers.
         job: what the answers depend on besides the input; see ``Output``.
-        overwrite: begin anew.
-        progress: is told how many queries and pairs are done, those of an earlier run included.
+        overwrite: start over, even if there is an output already.
+        progress: is called with the numbers of queries and pairs that are done, including those of an
+            earlier run.
 
     Returns:
-        What was there from an earlier run.
+        The numbers of queries and pairs that an earlier run had done.
 
     Raises:
-        InputError: the input or the output is not as it should be. What was done is kept.
-        EngineError: the model failed. What was done is kept.
+        InputError: the input or the output is invalid. Finished rows are kept.
+        EngineError: the model failed. Finished rows are kept.
     """
     job = {**{name: value for name, value in asdict(source).items() if name != "path"}, **job}
-    with Output(output, job, overwrite=overwrite) as out, _seldom_collected():
+    with Output(output, job, overwrite=overwrite) as out, _infrequent_gc():
         rows = source.rows()
         queries = pairs = 0
         for identity in out.done():
@@ -201,8 +210,8 @@ def run(
             if row is None or row.id != identity:
                 found = "has ended" if row is None else f"has {row.id!r} ({row.place})"
                 raise InputError(
-                    f"{output}.partial goes on with {identity!r} where the input {found}; it was begun with "
-                    "another input: use that one, or --overwrite to begin anew"
+                    f"{output}.partial continues with {identity!r} where the input {found}; it was started "
+                    "with another input: use that one, or --overwrite to start over"
                 )
             queries, pairs = queries + 1, pairs + len(row.documents)
         resumed = Counts(queries, pairs)
@@ -216,10 +225,10 @@ def run(
 
 
 @contextmanager
-def _seldom_collected() -> Iterator[None]:
-    """Rows make no reference cycles; looking for some would be a fifth of the work beside the engine's."""
+def _infrequent_gc() -> Iterator[None]:
+    """Make garbage collection rarer: rows form no cycles, and it took 20 % of the time outside the engine."""
     before = gc.get_threshold()
-    gc.set_threshold(_OBJECTS, *before[1:])
+    gc.set_threshold(_GC_THRESHOLD, *before[1:])
     try:
         yield
     finally:
@@ -229,19 +238,19 @@ def _seldom_collected() -> Iterator[None]:
 def answers(
     reranker: Reranker, rows: Iterable[Row], *, top_n: int | None = None, with_text: bool = False
 ) -> Iterator[Answer]:
-    """An answer for each row, in their order.
+    """Yield an answer for each row, in their order.
 
-    What is written is ``{"id", "results": [{"index", "id", "score", "logit", "truncated"}, ...]}``,
-    best first, and of a pair ``{"id", "score", "logit", "truncated"}``.
+    The answer to a query is ``{"id", "results": [{"index", "id", "score", "logit", "truncated"}, ...]}``
+    with the best result first, and the answer to a pair is ``{"id", "score", "logit", "truncated"}``.
 
     Args:
         reranker: the model.
-        rows: drawn a little ahead of the answers.
-        top_n: how many results of each query; None: all.
-        with_text: put the query, and each document's text, beside.
+        rows: the rows; they are read slightly ahead of the answers.
+        top_n: the maximum number of results per query, or None for all of them.
+        with_text: add the query and the text of each document.
 
     Raises:
-        EngineError: the model failed; the message names the query where it is to blame.
+        EngineError: the model failed; the message names the query if one of its logits was not finite.
     """
     waiting: deque[Row] = deque()
 
@@ -265,12 +274,13 @@ def answers(
 def answers_as_they_come(
     reranker: Reranker, rows: Iterable[Row], *, top_n: int | None = None, with_text: bool = False
 ) -> Iterator[Answer]:
-    """As ``answers``, for rows that another program writes, which may wait for an answer before it goes on.
+    """Like ``answers``, for rows from a program that may wait for an answer before it sends the next row.
 
-    What has been read is answered before more is waited for; several rows that came meanwhile share packs.
+    All rows that have been read are answered before this waits for more. Rows that arrive in the meantime
+    share packs.
     """
     read: SimpleQueue[Row | BaseException | None] = SimpleQueue()
-    room = Semaphore(_ROWS_AHEAD)
+    room = Semaphore(_MAX_ROWS_AHEAD)
 
     def reader() -> None:
         try:
@@ -278,7 +288,7 @@ def answers_as_they_come(
                 room.acquire()
                 read.put(row)
             read.put(None)
-        except BaseException as error:  # noqa: BLE001 - goes to the reader of the queue
+        except BaseException as error:  # noqa: BLE001 - raised again where the queue is read
             read.put(error)
 
     Thread(target=reader, daemon=True).start()
@@ -303,15 +313,16 @@ def _answer(row: Row, ranking: Ranking, with_text: bool) -> dict[str, Any]:
     if with_text:
         answer["query"] = row.query
     if row.is_pair:
-        return answer | _found(ranking[0], with_text)
+        return answer | _hit_fields(ranking[0], with_text)
     answer["results"] = [
-        {"index": hit.index, "id": row.documents[hit.index].id, **_found(hit, with_text)} for hit in ranking
+        {"index": hit.index, "id": row.documents[hit.index].id, **_hit_fields(hit, with_text)}
+        for hit in ranking
     ]
     return answer
 
 
-def _found(hit: RankedDocument, with_text: bool) -> dict[str, Any]:
-    found: dict[str, Any] = {"score": hit.score, "logit": hit.logit, "truncated": hit.truncated}
+def _hit_fields(hit: RankedDocument, with_text: bool) -> dict[str, Any]:
+    fields: dict[str, Any] = {"score": hit.score, "logit": hit.logit, "truncated": hit.truncated}
     if with_text:
-        found["text"] = hit.text
-    return found
+        fields["text"] = hit.text
+    return fields

@@ -1,9 +1,10 @@
-"""Output that survives being killed: what is written is the checkpoint.
+"""Output that survives a crash: the rows written so far are the checkpoint.
 
-Rows go as JSON Lines to OUT.partial, a block at a time; a compressed block is a gzip member or a
-Zstandard frame of its own. After a kill, what follows the last whole row is cut off and the ids of
-the rows before it say where to go on. OUT.partial.json tells of which job the rows are. When all rows are
-there, OUT.partial becomes OUT, or OUT is made from it (a TREC run, Parquet), and both are gone.
+Rows are written as JSON Lines to OUT.partial, one block at a time; each compressed block is a separate
+gzip member or Zstandard frame. On restart, everything after the last complete row is discarded, and the
+ids of the rows before it tell where to resume. OUT.partial.json records which job the rows belong to.
+Once all rows are written, OUT.partial is renamed to OUT, or OUT is made from it (a TREC run, Parquet), and
+both partial files are deleted.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from crossrank.data.lines import compression, members, plain_suffix, read_lines,
 from crossrank.data.rows import Id, import_parquet
 from crossrank.errors import InputError
 
-__all__ = ["Output", "json_line", "written"]
+__all__ = ["Output", "json_line", "output_files"]
 
 _BLOCK_BYTES, _BLOCK_SECONDS = 1 << 20, 2.0
 _NEW = ".new"
 _FORMATS = (".jsonl", ".ndjson", ".run", ".trec", ".parquet")
 
 
-def written(path: Path) -> tuple[Path, ...]:
-    """The files that an output goes through: OUT, OUT.partial, OUT.partial.json, and new ones of two."""
+def output_files(path: Path) -> tuple[Path, ...]:
+    """All files that a job writes: OUT, OUT.partial, OUT.partial.json, OUT.new and OUT.partial.json.new."""
     return tuple(
         path.with_name(path.name + ending)
         for ending in ("", ".partial", ".partial.json", _NEW, f".partial.json{_NEW}")
@@ -40,20 +41,21 @@ def written(path: Path) -> tuple[Path, ...]:
 
 
 class Output:
-    """Rows on their way to a file; a context manager that holds a lock on it.
+    """A writer of rows to a file; a context manager that holds a lock on the file.
 
     Args:
-        path: .jsonl, .run (or .trec) or .parquet; all but Parquet may be compressed (.gz, .zst).
-        job: what the rows depend on (model, precision, input ...), JSON values by name. An unfinished
+        path: a name that ends in .jsonl, .run (or .trec) or .parquet; all but Parquet may be compressed
+            (.gz, .zst).
+        job: what the rows depend on (model, precision, input ...), as JSON values by name. An unfinished
             output of another job is refused.
-        overwrite: begin anew, whatever is there.
+        overwrite: start over, whatever exists.
         tag: the last column of a TREC run.
 
     Attributes:
-        resumed: how many rows were there already.
+        resumed: the number of rows that an earlier run had written.
 
     Raises:
-        InputError: the ending is unknown, the output is there, or is another job's, or is being
+        InputError: the file extension is unknown, the output exists, belongs to another job, or is being
             written by another process.
     """
 
@@ -72,15 +74,15 @@ class Output:
             import_parquet()
         if self._kind == "zst":
             zstandard()
-        # Only JSON Lines are appended to as they will be; other forms are made at the end.
+        # JSON Lines are written in their final form; other formats are converted at the end.
         self._final = self._format in (".jsonl", ".ndjson")
         self._partial_kind = self._kind if self._final else ""
         self._compress = _compressor(self._partial_kind)
         if path.is_dir():
             raise InputError(f"{path} is a folder; the output must be a file")
         if path.exists() and not overwrite:
-            raise InputError(f"{path} is there already; --overwrite makes it anew")
-        _, self._partial, self._job_file, *_ = written(path)
+            raise InputError(f"{path} already exists; use --overwrite to replace it")
+        _, self._partial, self._job_file, *_ = output_files(path)
         try:
             self._file = self._partial.open("ab+")
         except OSError as error:
@@ -107,12 +109,12 @@ class Output:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # What was done is kept, whatever ended it.
+        # Finished rows are kept, also after an error.
         self._flush()
         self._file.close()
 
     def done(self) -> Iterator[Id]:
-        """The ids of the rows that were there already, in their order."""
+        """Yield the ids of the rows that an earlier run had written, in their order."""
         if self.resumed:
             for number, (line, _) in enumerate(self._whole_lines(), start=1):
                 yield self._id(number, line)
@@ -123,13 +125,11 @@ class Output:
         except (ValueError, KeyError, TypeError, RecursionError):
             identity = None
         if not isinstance(identity, (str, int)):
-            raise InputError(
-                f"{self._partial}, line {number}: no row that was written here; {self._advice()}"
-            )
+            raise InputError(f"{self._partial}, line {number}: not a row of a bulk job; {self._advice()}")
         return identity
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Add a row, which has an "id"."""
+        """Write a row, which must have an "id"."""
         line = json_line(row)
         self._lines.append(line)
         self._bytes += len(line)
@@ -144,7 +144,7 @@ class Output:
         self._lines, self._bytes, self._began = [], 0, time.monotonic()
 
     def finish(self) -> None:
-        """All rows are there: put the output in its place, whole."""
+        """Complete the output after the last row: it appears under its name at once and complete."""
         self._flush()
         if self._final:
             self._partial.replace(self._path)
@@ -155,22 +155,24 @@ class Output:
         self._job_file.unlink(missing_ok=True)
 
     def _advice(self) -> str:
-        return f"remove {self._partial} or use --overwrite to begin anew"
+        return f"remove {self._partial} or use --overwrite to start over"
 
     def _recover(self, job: Mapping[str, Any]) -> int:
-        """Cut off what is not whole; the number of rows that are."""
+        """Discard incomplete rows at the end of the file, and return the number of complete ones."""
         if self._partial.stat().st_size == 0:
             return 0
         advice = self._advice()
         try:
             former = dict(json.loads(self._job_file.read_text()))
         except (OSError, ValueError, TypeError, RecursionError) as error:
-            raise InputError(f"{self._job_file} does not tell whose rows these are; {advice}") from error
+            raise InputError(
+                f"{self._job_file} does not say which job {self._partial} belongs to; {advice}"
+            ) from error
         for name in sorted({*job, *former}):
             if former.get(name) != job.get(name):
                 raise InputError(
-                    f"{self._partial} was begun with {name} {former.get(name)!r}, and now it is "
-                    f"{job.get(name)!r}; use the same as before, or {advice}"
+                    f"{self._partial} was started with {name} {former.get(name)!r}, but now {name} is "
+                    f"{job.get(name)!r}; use the same value as before, or {advice}"
                 )
         count, end = 0, 0
         try:
@@ -182,7 +184,7 @@ class Output:
         return count
 
     def _whole_lines(self) -> Iterator[tuple[bytes, int]]:
-        """Whole lines of whole blocks, each with the offset that a file may be cut at behind it."""
+        """Yield the complete lines of complete blocks, each with the offset to truncate the file at."""
         with self._partial.open("rb") as file:
             if not self._partial_kind:
                 end = 0
@@ -200,7 +202,7 @@ class Output:
                             yield line, ended
                         block = []
             except EOFError:
-                return  # a block that was being written
+                return  # the last block was not written completely
 
     def _write_run(self, partial: Path, to: Path) -> None:
         compress = _compressor(self._kind)
@@ -209,7 +211,7 @@ class Output:
             for place, line in read_lines(partial):
                 row = read_object(place, line)
                 for rank, hit in enumerate(row["results"], start=1):
-                    # Nine digits tell every float32 from its neighbours. By logit: scores saturate.
+                    # Nine digits distinguish all float32 values. The logit is written, since scores saturate.
                     block.append(f"{row['id']} Q0 {hit['id']} {rank} {hit['logit']:.9g} {self._tag}\n")
                 if len(block) >= 10_000:
                     file.write(compress("".join(block).encode()))
@@ -218,7 +220,7 @@ class Output:
 
 
 def json_line(row: Mapping[str, Any]) -> bytes:
-    """A line of JSON Lines in UTF-8, its end included."""
+    """A line of JSON Lines in UTF-8, including the newline."""
     return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
 
 
@@ -232,7 +234,7 @@ def _compressor(kind: str) -> Callable[[bytes], bytes]:
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file whole or not at all."""
+    """Write a file atomically: completely or not at all."""
     partial = path.with_name(path.name + _NEW)
     try:
         write(partial)
@@ -242,7 +244,7 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def _ids_are_numbers(partial: Path) -> tuple[bool, bool]:
-    """Whether all ids of queries, and all of documents, are numbers that 64 bits hold."""
+    """Whether all query ids, and whether all document ids, are 64-bit integers."""
     queries = documents = True
     for place, line in read_lines(partial):
         row = read_object(place, line)
@@ -262,16 +264,16 @@ def _write_parquet(partial: Path, to: Path) -> None:
     import pyarrow as pa
 
     numbers = [("score", pa.float64()), ("logit", pa.float32()), ("truncated", pa.bool_())]
-    # A column has one type: numbers where all ids are, else strings.
-    of_queries, of_documents = (
-        pa.int64() if all_are else pa.string() for all_are in _ids_are_numbers(partial)
+    # A column has one type: integers if all ids are integers, otherwise strings.
+    query_id, document_id = (
+        pa.int64() if all_numbers else pa.string() for all_numbers in _ids_are_numbers(partial)
     )
-    hit = [("index", pa.int32()), ("id", of_documents), *numbers]
+    hit = [("index", pa.int32()), ("id", document_id), *numbers]
     writer: Any = None
     schema: Any = None
     rows: list[Any] = []
 
-    def put() -> None:
+    def write_rows() -> None:
         nonlocal rows
         if writer is not None and rows:
             writer.write_table(pa.Table.from_pylist(rows, schema))
@@ -280,14 +282,14 @@ def _write_parquet(partial: Path, to: Path) -> None:
     try:
         for place, line in read_lines(partial):
             row = read_object(place, line)
-            if of_queries == pa.string():
+            if query_id == pa.string():
                 row["id"] = str(row["id"])
-            if of_documents == pa.string():
+            if document_id == pa.string():
                 for found in row.get("results", ()):
                     found["id"] = str(found["id"])
             if writer is None:
                 text = [("text", pa.string())] if "query" in row else []
-                fields = [("id", of_queries)]
+                fields = [("id", query_id)]
                 fields += [("query", pa.string())] if text else []
                 if "results" in row:
                     fields += [("results", pa.list_(pa.struct([*hit, *text])))]
@@ -297,8 +299,8 @@ def _write_parquet(partial: Path, to: Path) -> None:
                 writer = parquet.ParquetWriter(to, schema, compression="zstd")
             rows.append(row)
             if len(rows) >= 10_000:
-                put()
-        put()
+                write_rows()
+        write_rows()
         if writer is None:
             parquet.write_table(pa.table({"id": pa.array([], pa.string())}), to)
     finally:

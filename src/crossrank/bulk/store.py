@@ -1,4 +1,4 @@
-"""Documents by their id, on disk: a collection of any size in little memory."""
+"""Look up documents by id in a database on disk, so that a large collection needs little memory."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["DocumentStore"]
 
 
 class DocumentStore:
-    """The texts of a collection in a temporary database, which goes when it is closed.
+    """The texts of a collection, in a temporary database that is deleted on ``close``.
 
     Args:
-        documents: (place, id, text) of each.
+        documents: (place, id, text) tuples; the place (file and line) is for messages.
 
     Raises:
-        InputError: an id comes twice.
+        InputError: two documents have the same id.
     """
 
     def __init__(self, documents: Iterable[tuple[str, str, str]]) -> None:
@@ -33,7 +33,7 @@ class DocumentStore:
                 self._database.execute("INSERT INTO documents VALUES (?, ?)", (identity, clean(text)))
         except sqlite3.IntegrityError as error:
             self.close()
-            raise InputError(f"{last[0]}: the id {last[1]!r} was there before") from error
+            raise InputError(f"{last[0]}: duplicate id {last[1]!r}") from error
         except BaseException:
             self.close()
             raise
@@ -43,12 +43,12 @@ class DocumentStore:
         self._database.close()
 
     def texts(self, identities: Sequence[str]) -> dict[str, str]:
-        """The texts of those ids that are there."""
+        """The texts by id; ids that are not in the collection are left out."""
         found: dict[str, str] = {}
         for start in range(0, len(identities), 500):  # SQLite takes 999 parameters everywhere
             part = identities[start : start + 500]
             marks = ",".join("?" * len(part))
-            # Only question marks are put in.
+            # Only question marks are inserted into the statement.
             query = f"SELECT id, text FROM documents WHERE id IN ({marks})"  # noqa: S608
             found |= dict(self._database.execute(query, part).fetchall())
         return found
