@@ -34,7 +34,6 @@ import numpy.typing as npt
 from crossrank import __version__
 from crossrank._ahead import map_ahead
 from crossrank._extras import needs
-from crossrank.arguments import check_integer, check_number
 from crossrank.errors import (
     CrossRankError,
     DeadlineError,
@@ -45,7 +44,7 @@ from crossrank.errors import (
     UnknownModelError,
 )
 from crossrank.explain import DEFAULT_SENTENCES, ExplainedSentence, Explanation
-from crossrank.inputs import Document, Request, each, read_one_of, read_pairs
+from crossrank.inputs import Document, Request, check_integer, check_number, each, read_one_of, read_pairs
 from crossrank.models.network import Proxy, environment_fault, proxy_of
 from crossrank.ranking import Ranking, Scored, ScoredPair, check_options
 from crossrank.text.words import clean

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import overload
 
-from crossrank.arguments import check_integer
 from crossrank.errors import InputError
+from crossrank.inputs import check_integer
 from crossrank.pairs import PairEncoder
 from crossrank.ranking import Scored
 from crossrank.text.sentences import Span, sentence_spans

@@ -1,14 +1,24 @@
-"""What callers give: a query, and documents that are strings or mappings."""
+"""Checks of what callers give: a query, documents that are strings or mappings, and numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, TypeAlias, TypeVar
 
 from crossrank.errors import InputError
 
-__all__ = ["Document", "Request", "each", "read_one_of", "read_pairs"]
+__all__ = [
+    "Document",
+    "Request",
+    "check_integer",
+    "check_number",
+    "each",
+    "read_one_of",
+    "read_pairs",
+]
 
 Document: TypeAlias = str | Mapping[str, Any]
 
@@ -108,3 +118,23 @@ def _split_document(index: int, document: Mapping[str, Any]) -> tuple[str, dict[
             "it must be a string, or a mapping whose field 'text' is one"
         )
     return text, {key: value for key, value in document.items() if key != "text"}
+
+
+def check_integer(name: str, value: object, least: int = 1, most: float = math.inf, hint: str = "") -> None:
+    """Raise InputError unless a value is an integer of ``least`` to ``most``, numpy's included.
+
+    Args:
+        hint: what else may be given, for the message.
+    """
+    # To Python, True is an integer.
+    if not isinstance(value, bool) and isinstance(value, Integral) and least <= int(value) <= most:
+        return
+    wanted = f"an integer of {least} or more" if most == math.inf else f"an integer from {least} to {most}"
+    raise InputError(f"{name} is {value!r}; it must be {wanted}{hint}")
+
+
+def check_number(name: str, value: object, allowed: Callable[[float], bool], wanted: str) -> None:
+    """Raise InputError unless a value is a number that is allowed; ``wanted`` says in words which are."""
+    if not isinstance(value, bool) and isinstance(value, Real) and allowed(float(value)):
+        return
+    raise InputError(f"{name} is {value!r}; it must be {wanted}")

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 from tokenizers.models import Unigram
 
-from crossrank.arguments import check_number
 from crossrank.errors import CheckpointError, InputError, TooLongError
+from crossrank.inputs import check_number
 from crossrank.models.files import check_no_pointer
 from crossrank.text.words import TokenIds, WordTokenizer, clean, library_errors
 

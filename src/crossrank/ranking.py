@@ -13,9 +13,8 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from crossrank.arguments import check_integer, check_number
 from crossrank.errors import NonFiniteLogitError
-from crossrank.inputs import Request
+from crossrank.inputs import Request, check_integer, check_number
 
 __all__ = [
     "BLANK_LOGIT",

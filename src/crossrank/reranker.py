@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from crossrank._ahead import map_ahead
-from crossrank.arguments import check_integer
-from crossrank.engines import MOST_THREADS, Device, Engine, Precision, load_engine
-from crossrank.errors import EngineError, InputError
+from crossrank.engines import Device, Engine, Precision
+from crossrank.errors import EngineError
 from crossrank.explain import DEFAULT_SENTENCES, Explanation, plan_explanation
 from crossrank.inputs import Document, Request, each, read_one_of, read_pairs
+from crossrank.loading import LoadedModel, load_model
 from crossrank.models.checkpoint import Checkpoint
-from crossrank.models.resolve import BUNDLED, Source, resolve
+from crossrank.models.resolve import BUNDLED, Source
 from crossrank.packing import build_pack, plan_packs
 from crossrank.pairs import EncodedPair, PairEncoder, Truncation
 from crossrank.ranking import Ranking, Scored, ScoredPair, check_options
 
 __all__ = ["Document", "Reranker"]
-
-DEFAULT_MAX_LENGTH = 512
 
 _WINDOW_PACKS, _WINDOW_SECONDS = 8, 4.0
 """Packs that are planned together for a stream of queries; fewer where they would take longer than
@@ -43,16 +39,15 @@ in the processor's caches; a busy engine evicts them."""
 class Reranker:
     """A cross-encoder that puts documents in the order in which they answer a query.
 
-    Safe to use from many threads at once. A context manager, which closes it. A pickle of it holds its
-    arguments alone: the model is loaded anew.
+    Safe to use from several threads at once. A context manager, which closes it. A pickle holds only the
+    arguments, and loads the model again where it is read.
 
     Args:
         model: "crossrank-mini" (bundled), a hub name such as "BAAI/bge-reranker-v2-m3", or a
             folder with a checkpoint.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         precision: "auto" (fp16 on a GPU; on a CPU the first of int8, bf16 and fp32 that it has an
-            instruction for), "fp32",
-            "bf16", "int8" (CPU only) or "fp16" (GPU only).
+            instruction for), "fp32", "bf16", "int8" (CPU only) or "fp16" (GPU only).
         max_length: tokens of a pair, special tokens included; default 512, or the model's own
             limit where that is lower.
         batch_tokens: tokens that go through the model at once; None: what suits the engine.
@@ -70,10 +65,6 @@ class Reranker:
         EngineError: no engine is installed, or the model does not fit into memory.
     """
 
-    _engine: Engine | None
-    _checkpoint: Checkpoint | None
-    _arguments: dict[str, Any] | None
-
     def __init__(
         self,
         model: str | os.PathLike[str] = BUNDLED,
@@ -90,35 +81,7 @@ class Reranker:
         query_share: float = 0.5,
         progress: bool = False,
     ) -> None:
-        for name, value, most in (
-            ("batch_tokens", batch_tokens, math.inf),
-            ("threads", threads, MOST_THREADS),
-            ("max_length", max_length, math.inf),
-        ):
-            if value is not None:
-                check_integer(name, value, 1, most)
-        folder = resolve(model, revision=revision, offline=offline, source=source, progress=progress)
-        # A folder of the cache is named by its commit, which says nothing to a user.
-        checkpoint = Checkpoint(folder, name=Path(model).name)
-        limit = checkpoint.max_length
-        if max_length is None:
-            max_length = min(DEFAULT_MAX_LENGTH, limit)
-        elif max_length > limit:
-            raise InputError(f"max_length is {max_length}; {checkpoint.name} reads at most {limit} tokens")
-        encoder = PairEncoder(
-            checkpoint.tokenizer_path,
-            max_length=max_length,
-            truncation=truncation,
-            query_share=query_share,
-            vocabulary=checkpoint.vocabulary,
-        )
-        engine = load_engine(
-            checkpoint, device=device, precision=precision, threads=threads, progress=progress
-        )
-        self._join(encoder, engine, batch_tokens)
-        self._checkpoint = checkpoint
-        self._arguments = {
-            "model": model,
+        options: dict[str, Any] = {
             "device": device,
             "precision": precision,
             "max_length": max_length,
@@ -131,26 +94,36 @@ class Reranker:
             "query_share": query_share,
             "progress": progress,
         }
+        self._model: LoadedModel | None = load_model(model, **options)
+        self._again: Callable[[], Reranker] | None = partial(type(self), model, **options)
+
+    @classmethod
+    def from_parts(cls, encoder: PairEncoder, engine: Engine, *, batch_tokens: int | None = None) -> Reranker:
+        """Join an encoder and an engine of your own, such as ``crossrank.engines.fake.FakeEngine``."""
+        self = cls.__new__(cls)
+        self._model = LoadedModel(encoder, engine, batch_tokens=batch_tokens or 0)
+        self._again = None
+        return self
 
     def __repr__(self) -> str:
-        if self._engine is None:
+        if self._model is None:
             return f"<{type(self).__name__}: closed>"
-        name = self._checkpoint.name if self._checkpoint else "from parts"
-        engine = self._engine
+        engine, checkpoint = self.model.engine, self.model.checkpoint
+        name = checkpoint.name if checkpoint else "from parts"
         kinds = ", ".join(dict.fromkeys((engine.name, engine.device, engine.precision)))
         return f"<{type(self).__name__} {name}: {kinds}, {self.max_length} tokens>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A pickle holds the arguments: the model is loaded anew where it is read."""
-        if self._arguments is None:
+        """A pickle holds the arguments; the model is loaded again where it is read."""
+        if self._again is None:
             raise TypeError(
                 "a Reranker from parts cannot be pickled; make its parts where it is needed, and join them"
             )
-        return partial(type(self), **self._arguments), ()
+        return self._again, ()
 
     def close(self) -> None:
-        """Let go of the model and its memory, once no call is at work; later calls are errors."""
-        self._engine = None
+        """Release the model and its memory, once no call is running; later calls are errors."""
+        self._model = None
 
     def __enter__(self) -> Reranker:
         return self
@@ -158,46 +131,41 @@ class Reranker:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @classmethod
-    def from_parts(cls, encoder: PairEncoder, engine: Engine, *, batch_tokens: int | None = None) -> Reranker:
-        """Join an encoder and an engine of your own, ``crossrank.engines.fake.FakeEngine`` say."""
-        self = cls.__new__(cls)
-        self._join(encoder, engine, batch_tokens)
-        return self
+    @property
+    def model(self) -> LoadedModel:
+        """The model: its encoder, its engine and its checkpoint.
 
-    def _join(self, encoder: PairEncoder, engine: Engine, batch_tokens: int | None) -> None:
-        self._encoder = encoder
-        self._engine = engine
-        self._batch_tokens = batch_tokens or engine.batch_tokens
-        self._checkpoint = None
-        self._arguments = None
+        Raises:
+            EngineError: the reranker is closed.
+        """
+        if self._model is None:
+            raise EngineError("the reranker is closed")
+        return self._model
 
     @property
     def engine(self) -> Engine:
         """The engine that runs the model: its name, device and precision."""
-        if self._engine is None:
-            raise EngineError("the reranker is closed")
-        return self._engine
+        return self.model.engine
 
     @property
     def encoder(self) -> PairEncoder:
-        """What makes token ids of texts. With it and ``engine`` a server makes packs of its own."""
-        return self._encoder
+        """What makes token ids of texts."""
+        return self.model.encoder
 
     @property
     def batch_tokens(self) -> int:
         """Tokens of the largest pack."""
-        return self._batch_tokens
+        return self.model.batch_tokens
 
     @property
     def checkpoint(self) -> Checkpoint | None:
         """What was loaded; None: joined ``from_parts``."""
-        return self._checkpoint
+        return self.model.checkpoint
 
     @property
     def max_length(self) -> int:
         """Tokens of a pair, special tokens included."""
-        return self._encoder.max_length
+        return self.model.encoder.max_length
 
     def rank(
         self,
@@ -247,7 +215,7 @@ class Reranker:
             InputError, EngineError: as ``rank``, when the rankings are drawn.
         """
         check_options(top_n, threshold)
-        pace = _Pace(self._batch_tokens)
+        pace = _Pace(self.model.batch_tokens)
 
         def logits_of(window: _Window) -> npt.NDArray[np.float32]:
             begun = time.perf_counter()
@@ -268,11 +236,11 @@ class Reranker:
 
     def _windows(self, requests: Iterator[Request], pace: _Pace) -> Iterator[_Window]:
         """Encoded requests, as many at a time as are scored together."""
-        window, size = _Window(), 0
+        encoder, window, size = self.model.encoder, _Window(), 0
         while chunk := _chunk(requests, size):
-            queries = self._encoder.queries([request.query for request in chunk])
+            queries = encoder.queries([request.query for request in chunk])
             asked = [query for query, request in zip(queries, chunk, strict=True) for _ in request.texts]
-            pairs = iter(self._encoder.join(asked, [text for request in chunk for text in request.texts]))
+            pairs = iter(encoder.join(asked, [text for request in chunk for text in request.texts]))
             for request in chunk:
                 window.add(request, list(itertools.islice(pairs, len(request.texts))))
                 if window.tokens >= pace.tokens:
@@ -326,18 +294,18 @@ class Reranker:
             NonFiniteLogitError, EngineError: as ``logits``.
         """
         (text,) = Request.read(query, [document]).texts
-        plan = plan_explanation(self._encoder, query, text, max_sentences=max_sentences)
+        plan = plan_explanation(self.model.encoder, query, text, max_sentences=max_sentences)
         return plan.explain(self._score(query, plan.texts))
 
     def _score(self, queries: str | Sequence[str], texts: Sequence[str]) -> Scored:
         """Score texts for one query, or for one each."""
-        pairs = self._encoder.encode(queries, texts)
+        pairs = self.model.encoder.encode(queries, texts)
         return Scored(self._logits(pairs), [pair.truncated for pair in pairs])
 
     def _logits(self, pairs: Sequence[EncodedPair]) -> npt.NDArray[np.float32]:
-        logits, engine = np.empty(len(pairs), np.float32), self.engine
-        for indices in plan_packs([len(pair.token_ids) for pair in pairs], self._batch_tokens):
-            logits[indices] = engine.logits(build_pack([pairs[i] for i in indices]))
+        logits, model = np.empty(len(pairs), np.float32), self.model
+        for indices in plan_packs([len(pair.token_ids) for pair in pairs], model.batch_tokens):
+            logits[indices] = model.engine.logits(build_pack([pairs[i] for i in indices]))
         return logits
 
 

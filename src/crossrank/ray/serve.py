@@ -1,4 +1,4 @@
-"""The server as a Ray Serve application: replicas of it, one address, as many as the load asks for."""
+"""The server as a Ray Serve application: several replicas behind one address, scaled by load."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.config import AutoscalingConfig
 
-from crossrank.arguments import check_integer
 from crossrank.errors import InputError, UnavailableError
+from crossrank.inputs import check_integer
 from crossrank.server.http.app import create_app
 from crossrank.server.http.tracing import tracer_of_environment
 from crossrank.server.settings import Settings
 
 __all__ = ["deployment"]
 
-_BUSY = 8.0
-"""Requests at a time that a replica is to have, where autoscaling decides: enough to fill its packs."""
+_TARGET_REQUESTS = 8.0
+"""Concurrent requests per replica that autoscaling aims at; enough to fill a replica's packs."""
 
 
 class _Replica:
-    """A whole server in an actor: its registry, its scheduler, its engines."""
+    """A complete server in an actor: registry, scheduler and engines."""
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc] # Ray awaits it
         self._registry = settings.registry()
         self._tracer = tracer_of_environment()
         self._app = create_app(settings, self._registry, self._tracer)
-        # Ray gives a replica no requests before this returns, and tries another where it raises.
+        # Ray sends a replica no requests before this returns, and starts another one if it raises.
         await self._registry.start()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._app
 
     async def check_health(self) -> None:
-        """Called by Ray every few seconds; a replica that raises is replaced.
+        """Report the health of the replica; Ray calls this every few seconds.
 
-        An engine that failed is restarted by the server itself; one that hangs or cannot be restarted
-        is not ready for as long, and Ray's threshold of three failures bears the shorter case.
+        Ray replaces a replica after three failures in a row. The server usually restarts a failed engine
+        faster than that; a replica whose engine hangs or cannot be restarted is replaced.
 
         Raises:
             UnavailableError: the server is not ready.
@@ -49,7 +49,7 @@ class _Replica:
             raise UnavailableError(state.why, 1.0)
 
     async def __del__(self) -> None:
-        """Called by Ray when it stops a replica, after its requests have ended."""
+        """Shut down; Ray calls this when it stops a replica, after the replica's requests have ended."""
         await self._registry.close()
         self._tracer.close()
 
@@ -64,21 +64,21 @@ def deployment(
 ) -> serve.Application:
     """The server as a Ray Serve application, for ``serve.run`` or a Serve config file.
 
-    Every path of ``crossrank serve`` answers as it does there; ``/health`` and ``/metrics`` are those of
-    the replica that answers. Each machine looks the models up itself.
+    All endpoints of ``crossrank serve`` behave as they do there; ``/health`` and ``/metrics`` describe the
+    replica that answers. Each machine resolves the names of the models itself.
 
     Args:
-        settings: as of ``crossrank serve``; its host, port and socket are Ray's business. None: the
-            bundled model.
-        replicas: a fixed number.
-        autoscaling: Ray's autoscaling options instead, ``{"min_replicas": 1, "max_replicas": 8}`` say.
-            By default replicas are added where each has more than 8 requests at a time. Neither:
-            between 1 and 4 replicas.
-        cpus: cores of a replica, and threads of its engine.
-        gpus: GPUs of a replica; 0: the model runs on the CPU.
+        settings: the settings of ``crossrank serve``, without host, port and socket, which Ray decides.
+            The default serves the bundled model.
+        replicas: a fixed number of replicas.
+        autoscaling: Ray's autoscaling options, such as ``{"min_replicas": 1, "max_replicas": 8}``. Ray
+            adds replicas while each has more than 8 concurrent requests, unless the options set another
+            target. Without ``replicas`` and ``autoscaling``, there are 1 to 4 replicas.
+        cpus: cores per replica, and threads of its engine.
+        gpus: GPUs per replica; with 0 the model runs on the CPU.
 
     Raises:
-        InputError: both numbers of replicas are given, or one is out of range.
+        InputError: both ``replicas`` and ``autoscaling`` are given, or a number is out of range.
     """
     if replicas is not None and autoscaling is not None:
         raise InputError("give either replicas or autoscaling, not both")
@@ -91,7 +91,7 @@ def deployment(
     options: dict[str, Any] = {
         "name": "crossrank",
         "ray_actor_options": {"num_cpus": cpus, "num_gpus": gpus},
-        # The server's own queue is fair between requests; Ray's is not, so nothing waits there.
+        # The server's own queue is fair to all requests; Ray's is not, so no request should wait there.
         "max_ongoing_requests": settings.max_concurrent_requests,
         "graceful_shutdown_timeout_s": settings.drain_timeout,
     }
@@ -100,6 +100,6 @@ def deployment(
     elif isinstance(autoscaling, AutoscalingConfig):
         options["autoscaling_config"] = autoscaling
     else:
-        wanted = {"min_replicas": 1, "max_replicas": 4} if autoscaling is None else autoscaling
-        options["autoscaling_config"] = {"target_ongoing_requests": _BUSY, **wanted}
+        scaling = {"min_replicas": 1, "max_replicas": 4} if autoscaling is None else autoscaling
+        options["autoscaling_config"] = {"target_ongoing_requests": _TARGET_REQUESTS, **scaling}
     return serve.deployment(**options)(serve.ingress()(_Replica)).bind(settings)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from crossrank import InputError
-from crossrank.arguments import check_integer, check_number
+from crossrank.inputs import check_integer, check_number
 
 
 @pytest.mark.parametrize("value", [1, 7, np.int64(3), np.uint8(1)])

@@ -1,0 +1,93 @@
+"""A model's name to the two parts that score with it: an encoder and an engine."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from crossrank.engines import MOST_THREADS, Device, Engine, Precision, load_engine
+from crossrank.errors import InputError
+from crossrank.inputs import check_integer
+from crossrank.models.checkpoint import Checkpoint
+from crossrank.models.resolve import BUNDLED, Source, resolve
+from crossrank.pairs import PairEncoder, Truncation
+
+__all__ = ["DEFAULT_MAX_LENGTH", "LoadedModel", "load_model"]
+
+DEFAULT_MAX_LENGTH = 512
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model in memory: what ``Reranker`` and the server score with.
+
+    Attributes:
+        encoder: texts to pairs of token ids.
+        engine: packs of pairs to logits.
+        checkpoint: what was loaded; None: the caller made the parts.
+        batch_tokens: tokens of the largest pack; 0 becomes the engine's own number.
+    """
+
+    encoder: PairEncoder
+    engine: Engine
+    checkpoint: Checkpoint | None = None
+    batch_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.batch_tokens:
+            object.__setattr__(self, "batch_tokens", self.engine.batch_tokens)
+
+
+def load_model(
+    model: str | os.PathLike[str] = BUNDLED,
+    *,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    max_length: int | None = None,
+    batch_tokens: int | None = None,
+    threads: int | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+    source: Source = "hub",
+    truncation: Truncation = "only_second",
+    query_share: float = 0.5,
+    progress: bool = False,
+) -> LoadedModel:
+    """Find a model, fetch it if need be, and load it.
+
+    Args:
+        model: a name or a folder.
+        device, precision, max_length, batch_tokens, threads, revision, offline, source, truncation,
+        query_share, progress: as ``Reranker`` takes them.
+
+    Raises:
+        InputError: an option is out of range.
+        ModelError: the model is not found, damaged, or not a cross-encoder.
+        EngineError: no engine is installed, or the model does not fit into memory.
+    """
+    for name, value, most in (
+        ("batch_tokens", batch_tokens, math.inf),
+        ("threads", threads, MOST_THREADS),
+        ("max_length", max_length, math.inf),
+    ):
+        if value is not None:
+            check_integer(name, value, 1, most)
+    folder = resolve(model, revision=revision, offline=offline, source=source, progress=progress)
+    # The hub's cache names a folder by its commit, which says nothing to a user.
+    checkpoint = Checkpoint(folder, name=Path(model).name)
+    limit = checkpoint.max_length
+    if max_length is None:
+        max_length = min(DEFAULT_MAX_LENGTH, limit)
+    elif max_length > limit:
+        raise InputError(f"max_length is {max_length}; {checkpoint.name} reads at most {limit} tokens")
+    encoder = PairEncoder(
+        checkpoint.tokenizer_path,
+        max_length=max_length,
+        truncation=truncation,
+        query_share=query_share,
+        vocabulary=checkpoint.vocabulary,
+    )
+    engine = load_engine(checkpoint, device=device, precision=precision, threads=threads, progress=progress)
+    return LoadedModel(encoder, engine, checkpoint, batch_tokens or 0)
