@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import math
 import os
@@ -54,6 +55,13 @@ server anew. It is EX_SOFTWARE of sysexits.h."""
 
 _OTHER_FILES = 200
 """Files and sockets that a server has open beside its connections; a generous guess."""
+
+_MMAP_THRESHOLD = 1 << 20
+"""Bytes from which glibc maps a block by itself, so that the system has it back once it is free. Its own
+threshold rises to the largest block that was freed, 32 MiB at most: bodies of that size would stay."""
+
+_M_MMAP_THRESHOLD = -3
+"""The parameter's number in malloc.h."""
 
 
 class _Server(uvicorn.Server):
@@ -122,6 +130,7 @@ def run(settings: Settings, *, listening: Callable[[str], None] | None = None) -
         CrossRankError: a model cannot be loaded.
     """
     sys.setswitchinterval(_SWITCH_SECONDS)
+    _give_memory_back()
     tracer = tracer_of_environment()
     registry = settings.registry()
     app = create_app(settings, registry, tracer)
@@ -161,6 +170,12 @@ def _allow_files(count: int) -> None:
     wanted = count if most == resource.RLIM_INFINITY else min(count, most)
     if now != resource.RLIM_INFINITY and now < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+
+
+def _give_memory_back() -> None:
+    """Keep large blocks out of the heap, where what is behind them would keep them there."""
+    with contextlib.suppress(AttributeError):  # only glibc has it
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
 
 
 def _run_loop(main: Coroutine[Any, Any, None]) -> None:

@@ -19,7 +19,7 @@ from crossrank.errors import CrossRankError, InputError, OverloadedError
 from crossrank.server.core.registry import Registry
 from crossrank.server.core.work import Answer, Work
 from crossrank.server.http.dialects import Call, Context, Dialect, Dialects
-from crossrank.server.http.faults import Fault, fault_of
+from crossrank.server.http.faults import Fault, fault_of, forget_frames
 from crossrank.server.http.limits import (
     Bodies,
     ClientGone,
@@ -147,6 +147,7 @@ class Service:
                 notes["error"] = str(fault)
                 status = dialect.status(fault)
                 response = fault_response(dialect.error(fault, status, request_id), status, fault)
+                forget_frames(error)
             notes["dialect"] = dialect.name
             span.ended(response.status_code)
         return response

@@ -16,7 +16,7 @@ from crossrank.errors import (
     UnknownModelError,
 )
 
-__all__ = ["Fault", "Kind", "fault_of", "shortened"]
+__all__ = ["Fault", "Kind", "fault_of", "forget_frames", "shortened"]
 
 Kind = Literal[
     "syntax",
@@ -87,3 +87,14 @@ def fault_of(error: Exception) -> Fault:
             fault.__cause__ = error
             return fault
     return Fault("internal", "the server failed; its log says how")
+
+
+def forget_frames(error: BaseException | None) -> None:
+    """Drop the tracebacks of an error and of what caused it.
+
+    Their frames hold the request's body, and some hold the error: such a cycle keeps the body in memory until
+    the garbage collector runs, which lists of numbers and long texts do not make happen.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
