@@ -56,7 +56,7 @@ SANITIZE := build/sanitize
 BASE = $$($(BIN)/python -c 'import sys; print(sys._base_executable)')
 PACKAGES = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
-SANITIZED = -DCMAKE_CXX_COMPILER=g++ -DCROSSRANK_KERNEL_TEST=ON
+SANITIZED = -DCMAKE_CXX_COMPILER=g++ -DCROSSRANK_KERNEL_TEST=ON -DCROSSRANK_TEST_MODULE=ON
 
 # Python is built without the sanitizer, so its library comes first, and libstdc++ with it, or it finds no __cxa_throw.
 # Leaks are looked for in kernel_test alone: at its end the interpreter leaves much that it never frees.
@@ -104,7 +104,7 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt $(NATIVE)
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt $(NATIVE)
 	@echo "Setting up $(VENV) for development."
-	@$(BIN)/python $(PIP) --editable '.[dev]'
+	@$(BIN)/python $(PIP) --config-settings=cmake.define.CROSSRANK_TEST_MODULE=ON --editable '.[dev]'
 	@touch $@ $(VENV)/.demo
 
 $(FLAG_VENV)/.ready: tests/parity/requirements-flagembedding.txt constraints.txt

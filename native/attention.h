@@ -1,6 +1,6 @@
 // Attention of one head within one pair: out = softmax(q k^T) v, with powers of two (kernels.h).
 //
-// Both products go through the tiles of the linear layers: keys (and values) are packed into panels as
+// Both products go through the tiles of the linear layers: keys (and values) are put into panels as
 // weights are. Keys are taken 512 at a time and a running maximum and sum are kept for each row
 // (Milakov and Gimelshein 2018), so the scores of a block of rows stay in the second-level cache however
 // long the pair is. Blocks are counted from the pair's own first token: other pairs cannot change a sum.
@@ -28,7 +28,7 @@ struct AttentionScratch {
     }
 };
 
-std::size_t attention_scratch(int head_dim) {
+inline std::size_t attention_scratch(int head_dim) {
     return static_cast<std::size_t>(AttentionScratch(head_dim).size);
 }
 
@@ -65,7 +65,8 @@ CR_INLINE void transpose_16(const char* const* keys, std::uint32_t* to) {
 
 // Keys (count, dim) as the weights of a linear layer with `count` outputs: panels of 32 keys. Keys beyond the
 // last are scored too, as repetitions of it, and their scores not looked at.
-void pack_keys(const char* k, std::ptrdiff_t stride, int count, int units, std::uint32_t* panels) {
+inline void keys_to_panels(const char* k, std::ptrdiff_t stride, int count, int units,
+                           std::uint32_t* panels) {
     for (int first = 0; first < count; first += kPanel, panels += units * kPanel) {
         const char* keys[kPanel];
         for (int n = 0; n < kPanel; ++n) keys[n] = k + (first + n < count ? first + n : count - 1) * stride;
@@ -84,7 +85,7 @@ void pack_keys(const char* k, std::ptrdiff_t stride, int count, int units, std::
 }
 
 // Values (count, dim) as a layer with `count` inputs and `dim` outputs.
-void pack_values_fp32(const char* v, std::ptrdiff_t stride, int count, int dim, float* panels) {
+inline void values_to_panels_fp32(const char* v, std::ptrdiff_t stride, int count, int dim, float* panels) {
     for (int column = 0; column < dim; column += kPanel) {
         const int width = dim - column < kPanel ? dim - column : kPanel;
         for (int i = 0; i < count; ++i, panels += kPanel) {
@@ -94,7 +95,8 @@ void pack_values_fp32(const char* v, std::ptrdiff_t stride, int count, int dim, 
     }
 }
 
-void pack_values_bf16(const char* v, std::ptrdiff_t stride, int count, int dim, std::uint32_t* panels) {
+inline void values_to_panels_bf16(const char* v, std::ptrdiff_t stride, int count, int dim,
+                                  std::uint32_t* panels) {
     for (int column = 0; column < dim; column += kPanel) {
         const int width = dim - column < kPanel ? dim - column : kPanel;
         for (int i = 0; i < count; i += 2, panels += kPanel) {
@@ -140,7 +142,7 @@ CR_INLINE float weigh(float* scores, int count, float maximum, std::uint16_t* as
     return sum(total);
 }
 
-// Whole vectors: scores beyond the last key are those of the last key again (pack_keys).
+// Whole vectors: scores beyond the last key are those of the last key again (keys_to_panels).
 CR_INLINE float maximum_of(const float* scores, int count) {
     static_assert(kPanel % kLanes == 0);
     constexpr int kAtOnce = 4;  // independent maxima: one would wait for itself
@@ -164,7 +166,7 @@ CR_INLINE void collect(const float* sums, int width, bool first, float rescale, 
     }
 }
 
-void attention(const Attention& t) {
+inline void attention(const Attention& t) {
     const Precision precision = t.bf16 ? Precision::bf16 : Precision::fp32;
     const Tile* tile = tiles(precision);
     const int value_bytes = t.bf16 ? 2 : 4;
@@ -192,15 +194,17 @@ void attention(const Attention& t) {
             const int weight_units = static_cast<int>(ceil_div(count, inputs_per_unit(precision)));
             const bool first = first_key == 0, last = first_key + kKeys >= t.kv_rows;
 
-            // Where one block holds all keys, it is packed once for all queries.
+            // Where one block holds all keys, they are put into panels once for all queries.
             if (first_query == 0 || t.kv_rows > kKeys) {
                 const char* k = static_cast<const char*>(t.k) + first_key * t.kv_stride;
                 const char* v = static_cast<const char*>(t.v) + first_key * t.kv_stride;
-                pack_keys(k, t.kv_stride, count, key_units, reinterpret_cast<std::uint32_t*>(keys));
+                keys_to_panels(k, t.kv_stride, count, key_units, reinterpret_cast<std::uint32_t*>(keys));
                 if (t.bf16)
-                    pack_values_bf16(v, t.kv_stride, count, t.head_dim,
-                                     reinterpret_cast<std::uint32_t*>(values));
-                else pack_values_fp32(v, t.kv_stride, count, t.head_dim, reinterpret_cast<float*>(values));
+                    values_to_panels_bf16(v, t.kv_stride, count, t.head_dim,
+                                          reinterpret_cast<std::uint32_t*>(values));
+                else
+                    values_to_panels_fp32(v, t.kv_stride, count, t.head_dim,
+                                          reinterpret_cast<float*>(values));
             }
 
             // scores: (queries, count)

@@ -1,72 +1,82 @@
-// The encoder: packs of token ids to one logit for each pair.
+// The encoder: a group of pairs, from token ids to one logit for each, on one thread.
 #pragma once
 
-#include <sys/types.h>
-#include <atomic>
-
-#include <memory>
-#include <mutex>
+#include <cstdint>
+#include <vector>
 
 #include "model.h"
-#include "pack.h"
-#include "threads.h"
+#include "plan.h"
+#include "sharing.h"
+#include "workspace.h"
 
 namespace crossrank {
 
-// Memory that grows and is used again by the next call.
-class Arena {
-  public:
-    // At least `bytes`, aligned to 64; what was there before is lost. Throws std::bad_alloc.
-    char* reserve(std::size_t bytes);
-    // Gives back more than `bytes`.
-    void trim(std::size_t bytes);
-
-  private:
-    Buffer buffer_;
-    std::size_t size_ = 0;
+// What all groups of one call have in common.
+struct Call {
+    const Model& model;
+    const Kernels& kernels;
+    bool attention_bf16;              // else attention is in fp32
+    const std::int32_t* token_ids;    // (T)
+    const std::int32_t* offsets;      // (pairs + 1)
+    const std::int32_t* segment_ids;  // (T); null: all are 0
+    float* out;                       // (pairs)
 };
 
-struct Input;  // of one call: encoder.cpp
-struct Group;  // of its pairs
+// Rows of a group; each is one token.
+struct Rows {
+    int from, to;
+};
 
+// Some or all rows of a group on their way through the model. Where several threads share the group, each has
+// an encoder; which part of the work it does is up to its share.
 class Encoder {
   public:
-    // `model` points into tensors that must outlive the encoder.
-    Encoder(Model model, const Kernels& kernels, int threads);
-    ~Encoder();
-    Encoder(const Encoder&) = delete;
-    Encoder& operator=(const Encoder&) = delete;
+    // `workspace` is for `rows`, except that its k and v are for all rows of the group.
+    Encoder(const Call& call, const Group& group, Rows rows, const Workspace& workspace, const Share& share);
 
-    // token_ids (T), offsets (pairs + 1), segment_ids (T) or null (all zero) -> out (pairs).
-    // Safe to call from several threads: the engine's threads go on with the next call's pairs when they are
-    // done with theirs of the one before. Throws std::invalid_argument for a pack that is wrong,
-    // std::runtime_error after fork.
-    void logits(const std::int32_t* token_ids, std::int64_t tokens, const std::int32_t* offsets,
-                std::int64_t pairs, const std::int32_t* segment_ids, float* out);
+    // Embeddings of one pair of the group, or of all. Reads the table of words and can fail, so it comes
+    // before run(), in which threads wait for each other.
+    void embed(std::size_t pair) const;
+    void embed() const;
 
-    const Model& model() const { return model_; }
-    const Kernels& kernels() const { return kernels_; }
-    int threads() const { return threads_; }
+    // From embeddings to logits. Allocates nothing.
+    void run();
 
   private:
-    void check(const std::int32_t* token_ids, std::int64_t tokens, const std::int32_t* offsets,
-               std::int64_t pairs, const std::int32_t* segment_ids) const;
+    struct Chunk {
+        int pair, row, queries;  // `row` has the first of the queries
+    };
 
-    // A group for all threads together: each takes some of the outputs of every product, or some of the
-    // tokens.
-    void by_outputs(const Input& input, const Group& group);
-    void by_rows(const Input& input, const Group& group, int members);
+    void attend(std::size_t layer, const std::vector<Chunk>& chunks, int rows);
+    void rest_of_layer(const Layer& layer, int rows);
+    void feed_forward(const Layer& layer, int first, int rows, int rows_to_normalise);
+    void keep_first_rows() const;
+    void classify(int pairs);
 
-    const Model model_;
+    void normalise(const Norm& norm, int r) const;
+    void set_input(const float* values, std::ptrdiff_t r, bool rotated = true) const;
+
+    int length(std::size_t pair) const { return first_row_[pair + 1] - first_row_[pair]; }
+    float* row(std::ptrdiff_t r) const;
+    char* keys(std::size_t layer) const { return w_.k + (layer % 2 ? w_.next_keys : 0); }
+    char* values(std::size_t layer) const { return w_.v + (layer % 2 ? w_.next_keys : 0); }
+    char* own(char* of_all) const { return of_all + rows_.from * w_.head_stride; }
+    Activations input(int rows, std::ptrdiff_t first = 0) const;
+    Output heads(char* to) const;
+    Output residual(std::ptrdiff_t first) const;
+
+    const Call& call_;
+    const Model& model_;
     const Kernels& kernels_;
-    const bool attention_bf16_;  // else in fp32
-    const int threads_;
-    const pid_t process_;
-    std::atomic<int> calls_{0};  // that are being answered
-    std::unique_ptr<ThreadPool> pool_;
-    std::vector<Arena> arenas_;  // one for each thread
-    std::mutex team_;            // one team at a time,
-    Arena team_arena_;           // which has this
+    const Group& group_;
+    const Rows rows_;
+    const Workspace w_;
+    Share share_;
+    const int hidden_;
+    const Precision precision_;
+    std::vector<std::int32_t> first_row_;  // of each pair in the group; and the number of rows
+    std::vector<Chunk> chunks_;            // the queries of one task of attention
+    std::vector<Chunk> firsts_;            // the same for the last layer
 };
 
 }  // namespace crossrank

@@ -1,4 +1,4 @@
-// The kernels of every instruction set of this machine against plain loops, the encoder of each against the
+// The kernels of every instruction set of this machine against plain loops, the engine of each against the
 // portable one, and threads that fail while others wait for them: a program without Python, for
 // cross-compiled builds under an emulator and for the thread sanitizer.
 
@@ -16,8 +16,9 @@
 #include <vector>
 
 #include "dispatch.h"
-#include "encoder.h"
-#include "pack.h"
+#include "engine.h"
+#include "prepare.h"
+#include "sharing.h"
 
 using namespace crossrank;
 
@@ -51,7 +52,7 @@ double linear_error(const Kernels& kernels, Precision precision, int rows, int o
     const int padded = w.panel_count() * kPanel;
     const Buffer panels = allocate(n(w.panel_count(), w.groups()) * kPanel * kUnit);
     std::vector<float> scale(static_cast<std::size_t>(padded)), bias(static_cast<std::size_t>(padded), 0.25f);
-    pack_linear(weight.data(), outputs, inputs, precision, panels.get(), scale.data());
+    prepare_linear(weight.data(), outputs, inputs, precision, panels.get(), scale.data());
     w.panels = panels.get();
     w.scale = scale.data();
     w.bias = bias.data();
@@ -246,13 +247,13 @@ struct RandomModel {
     }
 };
 
-// The packed weights of a random model, which a Model points into.
-class Packed {
+// The prepared weights of a random model, which a Model points into.
+class Prepared {
   public:
-    Packed(const RandomModel& random, Precision precision) : random_(random), precision_(precision) {
+    Prepared(const RandomModel& random, Precision precision) : random_(random), precision_(precision) {
         ThreadPool pool(1);
-        packed_ = pack(random.config, precision, random.tensors, pool);
-        for (const PackedTensor& p : packed_) tensors_[p.name] = p.tensor;
+        prepared_ = prepare(random.config, precision, random.tensors, pool);
+        for (const PreparedTensor& p : prepared_) tensors_[p.name] = p.tensor;
     }
 
     // With the table of words in a file, or in memory (-1).
@@ -265,41 +266,41 @@ class Packed {
   private:
     const RandomModel& random_;
     const Precision precision_;
-    std::vector<PackedTensor> packed_;
+    std::vector<PreparedTensor> prepared_;
     Tensors tensors_;
 };
 
-std::vector<float> score(Encoder& encoder, const std::vector<int>& lengths) {
+std::vector<float> score(Engine& engine, const std::vector<int>& lengths) {
     std::vector<std::int32_t> ids, offsets{0};
     for (const int length : lengths) {
         for (int i = 0; i < length; ++i) ids.push_back(5 + (i * 37 + length) % 290);
         offsets.push_back(static_cast<std::int32_t>(ids.size()));
     }
     std::vector<float> logits(offsets.size() - 1);
-    encoder.logits(ids.data(), static_cast<std::int64_t>(ids.size()), offsets.data(),
-                   static_cast<std::int64_t>(logits.size()), nullptr, logits.data());
+    engine.logits(ids.data(), static_cast<std::int64_t>(ids.size()), offsets.data(),
+                  static_cast<std::int64_t>(logits.size()), nullptr, logits.data());
     return logits;
 }
 
 constexpr std::pair<Precision, double> kPrecisions[] = {
     {Precision::fp32, 1e-4}, {Precision::bf16, 0.05}, {Precision::int8, 0.2}};
 
-void test_encoders(const RandomModel& random, const std::vector<std::vector<int>>& packs) {
-    const Packed exact(random, Precision::fp32);
-    Encoder reference(exact.model(), *available_kernels().back(), 1);
+void test_engines(const RandomModel& random, const std::vector<std::vector<int>>& packs) {
+    const Prepared exact(random, Precision::fp32);
+    Engine reference(exact.model(), *available_kernels().back(), 1);
     for (const auto& [precision, most] : kPrecisions) {
-        const Packed packed(random, precision);
+        const Prepared prepared(random, precision);
         for (const Kernels* kernels : available_kernels()) {
-            Encoder one(packed.model(), *kernels, 1), two(packed.model(), *kernels, 2),
-                five(packed.model(), *kernels, 5);
+            Engine one(prepared.model(), *kernels, 1), two(prepared.model(), *kernels, 2),
+                five(prepared.model(), *kernels, 5);
             for (const std::vector<int>& lengths : packs) {
                 const std::vector<float> alone = score(one, lengths), expected = score(reference, lengths);
                 double worst = 0;
                 for (std::size_t i = 0; i < alone.size(); ++i)
                     worst = std::fmax(
                         worst, std::fabs(static_cast<double>(alone[i]) - static_cast<double>(expected[i])));
-                expect(worst <= most, kernels->name, "encoder", worst);
-                for (Encoder* many : {&two, &five})
+                expect(worst <= most, kernels->name, "engine", worst);
+                for (Engine* many : {&two, &five})
                     expect(score(*many, lengths) == alone, kernels->name, "threads change a logit",
                            many->threads());
             }
@@ -332,14 +333,14 @@ void test_read_errors(const RandomModel& random, const std::vector<int>& lengths
     if (!file || std::fwrite(words.data(), sizeof(float), kept, file) != kept || std::fflush(file) != 0)
         return expect(false, "a file", "cannot be written", 0);
     for (const auto& [precision, most] : kPrecisions) {
-        const Packed packed(random, precision);
+        const Prepared prepared(random, precision);
         for (const int threads : {1, 2, 3}) {
-            Encoder encoder(packed.model(fileno(file)), *available_kernels().front(), threads);
-            const std::string error = error_of([&] { score(encoder, lengths); });
+            Engine engine(prepared.model(fileno(file)), *available_kernels().front(), threads);
+            const std::string error = error_of([&] { score(engine, lengths); });
             expect_error(error, "the file has become shorter", "a table that ends");
             const std::vector<int> few{3};
-            Encoder whole(packed.model(), *available_kernels().front(), 1);
-            expect(score(encoder, few) == score(whole, few), "a table that ends", "the next call", threads);
+            Engine whole(prepared.model(), *available_kernels().front(), 1);
+            expect(score(engine, few) == score(whole, few), "a table that ends", "the next call", threads);
         }
     }
     std::fclose(file);
@@ -392,8 +393,8 @@ int main() {
     for (const Kernels* kernels : available_kernels()) test(*kernels);
     // Of a small model threads share the long pairs by rows; of a larger one the short ones by outputs, too.
     const RandomModel small(96), large(544);
-    test_encoders(small, {{190, 1, 60, 17, 33, 100, 64, 5}});
-    test_encoders(large, {{40}, {130}});
+    test_engines(small, {{190, 1, 60, 17, 33, 100, 64, 5}});
+    test_engines(large, {{40}, {130}});
     test_failures();
     test_read_errors(small, {190});
     test_read_errors(large, {40});

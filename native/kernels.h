@@ -1,9 +1,9 @@
-// What an instruction set must provide: the table of kernels, and the layouts they share.
+// What an instruction set must provide: the table of kernels, and the form of the data that they share.
 //
-// One packed layout serves every instruction set, so that a cache of packed weights can be used on
-// any machine. A weight matrix W of N outputs and K inputs is cut into panels of 32 outputs. Inside a
+// Prepared weights have one form for all instruction sets, so that a cache of them can be used on any
+// machine. A weight matrix W of N outputs and K inputs is cut into panels of 32 outputs. Inside a
 // panel the inputs go in groups that fill 32 bits (four int8, two bf16, one fp32), because that is the
-// unit in which dot-product instructions (vpdpbusd, vdpbf16ps, sdot) eat them:
+// unit that dot-product instructions (vpdpbusd, vdpbf16ps, sdot) take:
 //
 //     panels: [N / 32][ceil(K / group)][32 outputs][group inputs]
 //
@@ -13,8 +13,8 @@
 // Rotation: a few inputs of a transformer's layers are many times larger than all others, and one scale for
 // the row would leave the others few of int8's 256 steps. So, in int8, the inputs of most layers are turned
 // by a Hadamard matrix H, block by block, which spreads each of them over its block; and so are the rows of W
-// when they are packed. As H H^T = b for blocks of b, (x H) (w H / b)^T = x w^T: nothing else changes, and it
-// needs no data. (The idea is QuIP's and QuaRot's: arXiv 2307.13304, 2404.00456.)
+// when they are prepared. As H H^T = b for blocks of b, (x H) (w H / b)^T = x w^T: nothing else changes, and
+// it needs no data. (The idea is QuIP's and QuaRot's: arXiv 2307.13304, 2404.00456.)
 #pragma once
 
 #include <cstddef>
@@ -25,6 +25,10 @@
 #define CR_ALWAYS_INLINE __attribute__((always_inline)) inline
 
 namespace crossrank {
+
+// The version of prepared weights: of the form above, and of what prepare.cpp does to a checkpoint. Whoever
+// changes either raises it, so that older files in the cache are no longer used; a test compares digests.
+constexpr int kLayout = 4;
 
 constexpr int kPanel = 32;                      // outputs of a panel
 constexpr int kUnit = 4;                        // bytes of a group of inputs
@@ -52,7 +56,7 @@ CR_ALWAYS_INLINE constexpr int rotation_block(int n) {
     return block;
 }
 
-// A packed linear layer: y = x W^T + bias.
+// A linear layer on prepared weights: y = x W^T + bias.
 struct Linear {
     Precision precision = Precision::fp32;
     int outputs = 0;               // N

@@ -1,4 +1,4 @@
-// A linear layer on packed weights: the loops around the tiles, and what is done to a finished tile.
+// A linear layer on prepared weights: the loops around the tiles, and what is done to a finished tile.
 #pragma once
 
 #include "tiles.h"
@@ -114,7 +114,7 @@ CR_INLINE Finish finish_for(const Linear& w, const Output& out) {
 
 // The panel is the outer loop: it stays in the second-level cache while all rows pass by it, and the next
 // panel is fetched meanwhile.
-void linear_by_tiles(const Linear& w, const Activations& x, int first, int last, const Output& out) {
+inline void linear_by_tiles(const Linear& w, const Activations& x, int first, int last, const Output& out) {
     const Tile* tile = tiles(w.precision);
     const RowBlocks blocks(x.rows, tile_rows(w.precision));
     const std::ptrdiff_t panel_bytes = std::ptrdiff_t{w.groups()} * kPanel * kUnit;

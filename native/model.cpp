@@ -173,11 +173,11 @@ void Config::check() const {
     }
 }
 
-Model::Model(const Config& c, Precision p, const Tensors& packed) : config(c), precision(p) {
+Model::Model(const Config& c, Precision p, const Tensors& prepared) : config(c), precision(p) {
     config.check();
     const int hidden = config.hidden;
     const auto floats = [&](const std::string& name, std::int64_t size) {
-        const void* data = require(packed, name, Type::f32, {size}).data;
+        const void* data = require(prepared, name, Type::f32, {size}).data;
         if (reinterpret_cast<std::uintptr_t>(data) % alignof(float) != 0)
             throw std::invalid_argument("tensor '" + name + "' is not aligned to 4 bytes");
         return static_cast<const float*>(data);
@@ -192,7 +192,7 @@ Model::Model(const Config& c, Precision p, const Tensors& packed) : config(c), p
         w.inputs = inputs;
         const std::int64_t padded = round_up(outputs, kPanel);
         const Type type = as == Precision::int8 ? Type::u8 : as == Precision::bf16 ? Type::bf16 : Type::f32;
-        w.panels = require(packed, name + ".panels", type,
+        w.panels = require(prepared, name + ".panels", type,
                            {w.panel_count(), w.groups(), kPanel, inputs_per_unit(as)})
                        .data;
         if (as == Precision::int8) w.scale = floats(name + ".scale", padded);
@@ -200,9 +200,9 @@ Model::Model(const Config& c, Precision p, const Tensors& packed) : config(c), p
         return w;
     };
 
-    words = require_table(packed, "embedding.words", config.vocabulary, hidden);
-    positions = require_table(packed, "embedding.positions", config.positions, hidden);
-    segments = require_table(packed, "embedding.segments", config.segments, hidden);
+    words = require_table(prepared, "embedding.words", config.vocabulary, hidden);
+    positions = require_table(prepared, "embedding.positions", config.positions, hidden);
+    segments = require_table(prepared, "embedding.segments", config.segments, hidden);
     embedding_norm = norm("embedding.norm");
     for (int i = 0; i < config.layers; ++i) {
         const std::string at = "layer." + std::to_string(i) + ".";

@@ -26,9 +26,18 @@ struct Tensor {
 
 using Tensors = std::map<std::string, Tensor>;
 
+// The models that run here, by the values of config.json. The Python module exports these lists.
+struct ModelType {
+    const char *type, *name;
+};
+constexpr ModelType kModelTypes[] = {
+    {"bert", "BERT"}, {"roberta", "RoBERTa"}, {"xlm-roberta", "XLM-RoBERTa"}};
+constexpr const char* kActivations[] = {"gelu"};
+constexpr const char* kPositionTypes[] = {"absolute"};
+
 // config.json of a Hugging Face checkpoint, as far as it matters.
 struct Config {
-    bool bert = false;  // else RoBERTa or XLM-RoBERTa
+    bool bert = false;  // else RoBERTa or XLM-RoBERTa, which are alike
     int hidden = 0, layers = 0, heads = 0, intermediate = 0;
     int vocabulary = 0, positions = 0, segments = 0;
     int padding_id = 0;  // RoBERTa counts positions from padding_id + 1
@@ -76,8 +85,8 @@ struct Model {
     const float* classifier = nullptr;  // (hidden)
     float classifier_bias = 0;
 
-    // From packed tensors (pack.h); checks that every one is there with its type and shape.
-    Model(const Config& config, Precision precision, const Tensors& packed);
+    // From prepared tensors (prepare.h); checks that every one is there with its type and shape.
+    Model(const Config& config, Precision precision, const Tensors& prepared);
 };
 
 float half_to_float(std::uint16_t half);

@@ -6,7 +6,7 @@
 
 namespace crossrank::CR_ISA {
 
-void layer_norm(const float* x, const float* gamma, const float* beta, float eps, int n, float* y) {
+inline void layer_norm(const float* x, const float* gamma, const float* beta, float eps, int n, float* y) {
     constexpr int kAtOnce = 4;  // independent sums: one would wait for itself
     const int whole = n / kLanes * kLanes, rest = n - whole,
               most = whole / (kAtOnce * kLanes) * kAtOnce * kLanes;
@@ -95,7 +95,7 @@ CR_INLINE void quantise_row(const Row& row, int n, std::int8_t* q, float* scale,
     *sum_q = sum(total);
 }
 
-void quantise(const float* x, int n, std::int8_t* q, float* scale, std::int32_t* sum_q) {
+inline void quantise(const float* x, int n, std::int8_t* q, float* scale, std::int32_t* sum_q) {
     quantise_row(Fp32Row{x}, n, q, scale, sum_q);
 }
 
@@ -156,15 +156,16 @@ CR_INLINE void quantise_rotated_row(const Row& row, int n, std::int8_t* q, float
     quantise_row(Fp32Row{rotated}, n, q, scale, sum_q);
 }
 
-void quantise_rotated(const float* x, int n, std::int8_t* q, float* scale, std::int32_t* sum_q) {
+inline void quantise_rotated(const float* x, int n, std::int8_t* q, float* scale, std::int32_t* sum_q) {
     quantise_rotated_row(Fp32Row{x}, n, q, scale, sum_q);
 }
 
-void quantise_rotated_bf16(const std::uint16_t* x, int n, std::int8_t* q, float* scale, std::int32_t* sum_q) {
+inline void quantise_rotated_bf16(const std::uint16_t* x, int n, std::int8_t* q, float* scale,
+                                  std::int32_t* sum_q) {
     quantise_rotated_row(Bf16Row{x}, n, q, scale, sum_q);
 }
 
-void to_bf16(const float* x, int n, std::uint16_t* y) {
+inline void to_bf16(const float* x, int n, std::uint16_t* y) {
     const int whole = n / kLanes * kLanes;
     for (int i = 0; i < whole; i += kLanes) store(y + i, to_bf16(load<Vf>(x + i)));
     if (whole < n) {
@@ -174,14 +175,14 @@ void to_bf16(const float* x, int n, std::uint16_t* y) {
     if (n % 2) y[n] = 0;
 }
 
-void gelu(const float* x, std::ptrdiff_t n, float* y) {
+inline void gelu(const float* x, std::ptrdiff_t n, float* y) {
     for (std::ptrdiff_t i = 0; i < n; i += kLanes) {
         const std::ptrdiff_t m = n - i < kLanes ? n - i : kLanes;
         store_some(y + i, gelu(load_some(x + i, m)), m);
     }
 }
 
-void exp2(const float* x, std::ptrdiff_t n, float* y) {
+inline void exp2(const float* x, std::ptrdiff_t n, float* y) {
     for (std::ptrdiff_t i = 0; i < n; i += kLanes) {
         const std::ptrdiff_t m = n - i < kLanes ? n - i : kLanes;
         store_some(y + i, exp2_nonpositive<false>(load_some(x + i, m)), m);

@@ -16,7 +16,7 @@ namespace crossrank::CR_ISA {
 #endif
 
 #ifndef CR_PEAK
-double peak_int8(std::int64_t repeats) {
+inline double peak_int8(std::int64_t repeats) {
     constexpr int kGroups = 64;  // 14 rows x 256 bytes and a panel of 8 KiB: in the first-level cache
     alignas(64) static const char a[kRows * (kGroups * kUnit + 64)] = {};
     alignas(64) static const char panel[kGroups * kPanel * kUnit] = {};

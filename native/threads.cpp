@@ -1,11 +1,14 @@
 #include "threads.h"
 
 #include <algorithm>
-#include <utility>
+#include <stdexcept>
+#include <string>
 
 namespace crossrank {
 
 ThreadPool::ThreadPool(int size) {
+    if (size < 1)
+        throw std::invalid_argument("threads is " + std::to_string(size) + "; it must be at least 1");
     workers_.reserve(static_cast<std::size_t>(size - 1));
     try {
         for (int rank = 1; rank < size; ++rank) workers_.emplace_back([this, rank] { serve(rank); });
@@ -79,75 +82,6 @@ void ThreadPool::run(std::ptrdiff_t tasks, const std::function<void(std::ptrdiff
         }
     }
     if (run.error) std::rethrow_exception(run.error);
-}
-
-std::ptrdiff_t Team::take(std::uint32_t phase, std::ptrdiff_t tasks) {
-    std::uint64_t taken = taken_.load(std::memory_order_acquire);
-    while (phase_of(taken) == phase) {
-        const std::ptrdiff_t task = static_cast<std::uint32_t>(taken);
-        if (task < tasks) {
-            if (taken_.compare_exchange_weak(taken, taken + 1, std::memory_order_acquire)) return task;
-            continue;
-        }
-        std::unique_lock<std::mutex> lock(mutex_);
-        over_.wait(lock, [&] {
-            taken = taken_.load(std::memory_order_acquire);
-            return phase_of(taken) != phase;
-        });
-    }
-    if (phase_of(taken) != kFailed) return -1;
-    const std::lock_guard<std::mutex> lock(mutex_);
-    std::rethrow_exception(error_);
-}
-
-void Team::end(std::uint32_t phase) {
-    done_.store(0, std::memory_order_relaxed);  // nobody finishes tasks now; taken_ publishes it
-    {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        if (error_) return;
-        taken_.store(std::uint64_t{phase + 1} << 32, std::memory_order_release);
-    }
-    over_.notify_all();
-}
-
-void Team::fail(std::exception_ptr error) {
-    {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        if (error_) return;
-        error_ = std::move(error);
-        taken_.store(std::uint64_t{kFailed} << 32, std::memory_order_release);
-    }
-    over_.notify_all();
-}
-
-void Member::rest(bool alone) {
-    using Clock = std::chrono::steady_clock;
-    // Much longer than others take to wake up, and shorter than the time slices of Linux.
-    constexpr std::chrono::milliseconds kLong{1};
-    const Clock::time_point now = Clock::now();
-    if (alone && now - together_ < kLong) return;
-    together_ = now;
-    if (alone) std::this_thread::sleep_for(std::chrono::microseconds(1));
-}
-
-void Meeting::meet() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    const unsigned long round = round_;
-    if (!error_ && ++waiting_ < size_) all_here_.wait(lock, [&] { return round_ != round || error_; });
-    if (round_ != round) return;
-    if (error_) std::rethrow_exception(error_);
-    waiting_ = 0;
-    ++round_;
-    lock.unlock();
-    all_here_.notify_all();
-}
-
-void Meeting::fail(std::exception_ptr error) {
-    {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        if (!error_) error_ = std::move(error);
-    }
-    all_here_.notify_all();
 }
 
 }  // namespace crossrank

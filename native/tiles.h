@@ -4,6 +4,25 @@
 //
 // Every tile accumulates over K in the same order for every row, so a row's result does not depend on
 // which rows share its tile.
+//
+// Each instruction set has a source file, isa_*.cpp, which defines what it is made of and then includes these
+// headers:
+//
+//     macro             meaning                                                          default
+//     CR_ISA            the namespace of all its code (set by CMake)                     none
+//     CR_AVX_VNNI       AVX-VNNI may be used (set by CMake)                              not defined
+//     CR_AVX512_BF16    AVX-512 BF16 may be used (set by CMake)                          not defined
+//     CR_LANES          floats of a vector: 4, 8 or 16                                   none
+//     CR_VECTORS        vectors of a panel's row that a general tile takes at a time     none
+//     CR_ROWS           maximum rows of a tile in fp32                                   none
+//     CR_DOT_ROWS       maximum rows of a tile in bf16 and int8                          CR_ROWS
+//     CR_TILE_BF16      the tile in bf16, a function template with the rows as argument  none
+//     CR_TILE_INT8      the tile in int8, likewise                                       none
+//     CR_WEIGHT_OFFSET  what int8 weights are above their value in that tile: 128 or 0   none
+//     CR_SESSION        defined: there is a class Session of its own                     an empty one
+//     CR_LINEAR         the function that computes a product                             linear_by_tiles
+//     CR_PEAK           defined: there is a function peak_int8 of its own                one on a tile
+//     CR_THREAD_ROWS    rows of a small model that are worth a thread (kernels.h)        12
 #pragma once
 
 #include "kernels.h"

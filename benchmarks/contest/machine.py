@@ -144,13 +144,15 @@ def starts(checkpoint: Path, workloads: Path, threads: int, scratch: Path) -> di
 
 def int8_peak(threads: int) -> float:
     """int8 operations a second of a bare kernel on all threads, the best of five runs."""
-    from crossrank import _native
+    from crossrank import _native_test
     from crossrank.engines.native import instruction_set
 
     isa, repeats = instruction_set(), 200_000
-    _native.peak_int8(repeats, isa)
+    _native_test.peak_int8(repeats, isa)
     with ThreadPoolExecutor(threads) as pool:
-        return max(sum(pool.map(lambda _: _native.peak_int8(repeats, isa), range(threads))) for _ in range(5))
+        return max(
+            sum(pool.map(lambda _: _native_test.peak_int8(repeats, isa), range(threads))) for _ in range(5)
+        )
 
 
 def operations(checkpoint: Path, length: int) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""CrossRank's encoder on the CPU: C++ in native/. Arrays are C-contiguous; what is wrong is a ValueError."""
+"""The engine on the CPU: C++ in native/. Arrays are C-contiguous; wrong arguments are a ValueError."""
 
 from typing import Any
 
@@ -9,8 +9,20 @@ _Precision = str
 _Float = npt.NDArray[Any]
 _Int = npt.NDArray[np.int32]
 
+LAYOUT: int
+"""The version of prepared weights."""
+
+MODEL_TYPES: dict[str, str]
+"""The values of ``model_type`` in config.json that run here, and the names of these models."""
+
+ACTIVATIONS: tuple[str, ...]
+"""The same for ``hidden_act``."""
+
+POSITION_TYPES: tuple[str, ...]
+"""The same for ``position_embedding_type``."""
+
 class Engine:
-    """An encoder on packed tensors, which it keeps and does not copy."""
+    """A model on prepared tensors, which it keeps and does not copy."""
 
     def __init__(
         self,
@@ -32,7 +44,7 @@ class Engine:
     @property
     def max_tokens(self) -> int: ...
 
-def pack_weights(
+def prepare_weights(
     config: dict[str, Any],
     tensors: dict[str, npt.NDArray[Any]],
     precision: _Precision,
@@ -41,15 +53,3 @@ def pack_weights(
 def isas() -> list[str]: ...
 def isa() -> str: ...
 def has_fast(precision: _Precision, isa: str = "") -> bool: ...
-def linear(
-    x: _Float, weight: _Float, bias: _Float | None, precision: _Precision, gelu: bool = False, isa: str = ""
-) -> _Float: ...
-def attention(q: _Float, k: _Float, v: _Float, bf16: bool = False, isa: str = "") -> _Float: ...
-def layer_norm(x: _Float, gamma: _Float, beta: _Float, epsilon: float, isa: str = "") -> _Float: ...
-def quantise(x: _Float, rotated: bool = False, isa: str = "") -> tuple[npt.NDArray[np.int8], float, int]: ...
-def gelu(x: _Float, isa: str = "") -> _Float: ...
-def exp2(x: _Float, isa: str = "") -> _Float: ...
-def peak_int8(repeats: int = 100000, isa: str = "") -> float: ...
-def time_linear(
-    rows: int, outputs: int, inputs: int, precision: _Precision, repeats: int = 10, isa: str = ""
-) -> float: ...

@@ -138,7 +138,7 @@ def test_no_network_is_one_line(run: CommandLine) -> None:
         assert word in err
 
 
-def test_packed_weights_are_listed_and_cleaned(
+def test_prepared_weights_are_listed_and_cleaned(
     crossrank: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CROSSRANK_CACHE", str(tmp_path / "cache"))
@@ -150,9 +150,9 @@ def test_packed_weights_are_listed_and_cleaned(
         assert crossrank("rank", "q", "d", "--model", str(folder), "--precision", precision).code == 0
 
     lines = [line.split() for line in crossrank("models", "list").out.splitlines()]
-    shown = [line for line in lines if line[:2] == ["mine", "packed"]]
+    shown = [line for line in lines if line[:2] == ["mine", "prepared"]]
     assert [line[4] for line in shown] == ["fp32", "int8"]
-    rows = [r for r in json.loads(crossrank("models", "list", "--json").out) if r["place"] == "packed"]
+    rows = [r for r in json.loads(crossrank("models", "list", "--json").out) if r["place"] == "prepared"]
     assert [row["size"] for row in rows] == [Path(row["path"]).stat().st_size for row in rows]
     assert {(row["name"], row["state"], row["source"]) for row in rows} == {("mine", "current", str(folder))}
     assert "nothing to delete" in crossrank("models", "clean", "--yes").err

@@ -1,4 +1,4 @@
-"""The native engine on checkpoints: against torch, its cache of packed weights, its choices."""
+"""The native engine on checkpoints: against torch, its cache of prepared weights, its choices."""
 
 import logging
 import os
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def kept_in(cache: Path) -> list[Path]:
-    """Files of packed weights."""
+    """Files of prepared weights."""
     return sorted(cache.glob("*.safetensors"))
 
 
@@ -75,7 +75,7 @@ def test_a_logit_does_not_depend_on_its_pack(folder: Path, precision: str) -> No
     assert together.tolist() == [float(engine.logits(build_pack([pair]))[0]) for pair in pairs]
 
 
-def test_packed_weights_are_kept_and_used_again(folder: Path, cache: Path) -> None:
+def test_prepared_weights_are_kept_and_used_again(folder: Path, cache: Path) -> None:
     first = logits(folder)
     [kept] = kept_in(cache)
     assert kept.name.endswith(f"-fp32-v{LAYOUT}.safetensors")
@@ -222,7 +222,7 @@ def test_tensors_may_begin_at_any_byte(
     ("error", "wanted"),
     [(ValueError, CheckpointError), (RuntimeError, EngineError), (MemoryError, OutOfMemoryError)],
 )
-@pytest.mark.parametrize("fails", ["pack_weights", "Engine"])
+@pytest.mark.parametrize("fails", ["prepare_weights", "Engine"])
 def test_what_fails_while_loading_is_one_of_crossranks_errors(
     folder: Path,
     cache: Path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import mmap
 import multiprocessing
@@ -79,8 +80,8 @@ class Reference:
         return np.array(out, np.float32)
 
     def engine(self, precision: str = "fp32", threads: int = 2, isa: str = "") -> Any:
-        packed = native.pack_weights(self.config, self.tensors, precision, threads)
-        return native.Engine(self.config, packed, precision, threads, isa)
+        prepared = native.prepare_weights(self.config, self.tensors, precision, threads)
+        return native.Engine(self.config, prepared, precision, threads, isa)
 
 
 def run(engine: Any, pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
@@ -209,10 +210,10 @@ def test_tables_in_fewer_bits(kind: str) -> None:
     table: Any = reference.model.get_input_embeddings()
     with torch.no_grad():
         table.weight.copy_(torch.from_numpy(rounded))
-    packed = native.pack_weights(reference.config, tensors, "fp32")
-    assert packed["embedding.words"] is tensors[name]  # not copied
+    prepared = native.prepare_weights(reference.config, tensors, "fp32")
+    assert prepared["embedding.words"] is tensors[name]  # not copied
     pairs = reference.pairs([50, 7])
-    engine = native.Engine(reference.config, packed, "fp32", 1)
+    engine = native.Engine(reference.config, prepared, "fp32", 1)
     np.testing.assert_allclose(run(engine, pairs), reference.logits(pairs), atol=1e-4)
 
 
@@ -225,31 +226,33 @@ def test_checkpoints_in_16_bits(xlm_roberta: Reference, half: type) -> None:
         if t.dtype == np.float32
     }
     engine = native.Engine(
-        xlm_roberta.config, native.pack_weights(xlm_roberta.config, tensors, "fp32"), "fp32", 1
+        xlm_roberta.config, native.prepare_weights(xlm_roberta.config, tensors, "fp32"), "fp32", 1
     )
     np.testing.assert_allclose(
         run(engine, xlm_roberta.pairs([50, 7])), exact, atol=0.02 if half is np.float16 else 0.2
     )
 
 
-def test_packed_tensors_survive_being_stored(xlm_roberta: Reference, tmp_path: Any) -> None:
+def test_prepared_tensors_survive_being_stored(xlm_roberta: Reference, tmp_path: Any) -> None:
     from safetensors.numpy import load_file, save_file
 
-    packed = native.pack_weights(xlm_roberta.config, xlm_roberta.tensors, "int8", 2)
-    save_file({name: np.ascontiguousarray(t) for name, t in packed.items()}, tmp_path / "packed.safetensors")
-    stored = native.Engine(xlm_roberta.config, load_file(tmp_path / "packed.safetensors"), "int8", 2)
+    prepared = native.prepare_weights(xlm_roberta.config, xlm_roberta.tensors, "int8", 2)
+    save_file(
+        {name: np.ascontiguousarray(t) for name, t in prepared.items()}, tmp_path / "prepared.safetensors"
+    )
+    stored = native.Engine(xlm_roberta.config, load_file(tmp_path / "prepared.safetensors"), "int8", 2)
     pairs = xlm_roberta.pairs(LENGTHS)
     np.testing.assert_array_equal(run(stored, pairs), run(xlm_roberta.engine("int8"), pairs))
 
 
 def test_the_engine_keeps_what_it_reads(xlm_roberta: Reference) -> None:
-    packed = {
+    prepared = {
         name: t.copy()
-        for name, t in native.pack_weights(xlm_roberta.config, xlm_roberta.tensors, "int8").items()
+        for name, t in native.prepare_weights(xlm_roberta.config, xlm_roberta.tensors, "int8").items()
     }
-    engine = native.Engine(xlm_roberta.config, packed, "int8", 1)
+    engine = native.Engine(xlm_roberta.config, prepared, "int8", 1)
     before = run(engine, xlm_roberta.pairs([40]))
-    packed.clear()
+    prepared.clear()
     rubbish = [np.full(1 << 16, 7, np.uint8) for _ in range(200)]
     np.testing.assert_array_equal(run(engine, xlm_roberta.pairs([40])), before)
     del rubbish
@@ -259,10 +262,10 @@ def test_read_only_arrays_will_do(xlm_roberta: Reference) -> None:
     tensors = {name: t.copy() for name, t in xlm_roberta.tensors.items()}
     for t in tensors.values():
         t.flags.writeable = False
-    packed = native.pack_weights(xlm_roberta.config, tensors, "fp32")
-    for t in packed.values():
+    prepared = native.prepare_weights(xlm_roberta.config, tensors, "fp32")
+    for t in prepared.values():
         t.flags.writeable = False
-    run(native.Engine(xlm_roberta.config, packed, "fp32", 1), xlm_roberta.pairs([4]))
+    run(native.Engine(xlm_roberta.config, prepared, "fp32", 1), xlm_roberta.pairs([4]))
 
 
 def test_wrong_packs_are_refused(reference: Reference) -> None:
@@ -305,25 +308,25 @@ def test_wrong_weights_are_refused_by_name(xlm_roberta: Reference) -> None:
     config, tensors = xlm_roberta.config, xlm_roberta.tensors
     query = "roberta.encoder.layer.1.attention.self.query.weight"
     with pytest.raises(ValueError, match=query + r".* is missing"):
-        native.pack_weights(config, {k: v for k, v in tensors.items() if k != query}, "int8")
+        native.prepare_weights(config, {k: v for k, v in tensors.items() if k != query}, "int8")
     with pytest.raises(ValueError, match=query + r".* is \(96, 95\) float32; it must be \(96, 96\) float32"):
-        native.pack_weights(config, {**tensors, query: np.zeros((96, 95), np.float32)}, "int8")
+        native.prepare_weights(config, {**tensors, query: np.zeros((96, 95), np.float32)}, "int8")
     for name in tensors:
         if "num_batches" in name or tensors[name].dtype != np.float32:
             continue
         broken = tensors[name].copy()
         broken.flat[-1] = np.nan if len(name) % 2 else np.inf
         with pytest.raises(ValueError, match=name + r".* holds NaN or infinity"):
-            native.pack_weights(config, {**tensors, name: broken}, "int8", 3)
+            native.prepare_weights(config, {**tensors, name: broken}, "int8", 3)
 
-    packed = native.pack_weights(config, tensors, "int8")
-    for name, tensor in packed.items():
+    prepared = native.prepare_weights(config, tensors, "int8")
+    for name, tensor in prepared.items():
         with pytest.raises(ValueError, match=name + r".* is missing"):
-            native.Engine(config, {k: v for k, v in packed.items() if k != name}, "int8", 1)
+            native.Engine(config, {k: v for k, v in prepared.items() if k != name}, "int8", 1)
         with pytest.raises(ValueError, match=name):
-            native.Engine(config, {**packed, name: tensor.reshape(-1)[:-1].copy()}, "int8", 1)
+            native.Engine(config, {**prepared, name: tensor.reshape(-1)[:-1].copy()}, "int8", 1)
     with pytest.raises(ValueError, match=r"panels"):
-        native.Engine(config, packed, "bf16", 1)
+        native.Engine(config, prepared, "bf16", 1)
 
 
 @pytest.mark.parametrize(
@@ -346,7 +349,7 @@ def test_wrong_weights_are_refused_by_name(xlm_roberta: Reference) -> None:
 )
 def test_other_models_are_refused(xlm_roberta: Reference, key: str, value: Any) -> None:
     with pytest.raises(ValueError, match=key if key != "num_attention_heads" or value == 0 else "heads"):
-        native.pack_weights({**xlm_roberta.config, key: value}, xlm_roberta.tensors, "fp32")
+        native.prepare_weights({**xlm_roberta.config, key: value}, xlm_roberta.tensors, "fp32")
 
 
 def test_many_python_threads_at_once(xlm_roberta: Reference) -> None:
@@ -420,8 +423,8 @@ def test_a_table_that_cannot_be_read_is_an_error_for_all_threads(
     """Of one pair, which threads share by its tokens, by outputs (40 tokens), or not at all."""
     reference = {"small": xlm_roberta, "large": large}[size]
     config = reference.config
-    packed = native.pack_weights(config, reference.tensors, precision, 2)
-    words = packed["embedding.words"]
+    prepared = native.prepare_weights(config, reference.tensors, precision, 2)
+    words = prepared["embedding.words"]
     path = tmp_path / "words"
     path.write_bytes(words.tobytes())
     ids = np.full(tokens, 5, np.int32)
@@ -439,7 +442,7 @@ def test_a_table_that_cannot_be_read_is_an_error_for_all_threads(
             source, start = path.open("rb", buffering=0), 0
         with source:
             for threads in (1, 2, 3):
-                engine = native.Engine(config, packed, precision, threads, "", source.fileno(), start)
+                engine = native.Engine(config, prepared, precision, threads, "", source.fileno(), start)
                 file.truncate(words.nbytes)
                 expected = run(engine, [good])
                 file.truncate(words.nbytes // 2)
@@ -450,12 +453,12 @@ def test_a_table_that_cannot_be_read_is_an_error_for_all_threads(
 
 
 def test_a_place_beyond_any_file_is_refused(xlm_roberta: Reference, tmp_path: Path) -> None:
-    packed = native.pack_weights(xlm_roberta.config, xlm_roberta.tensors, "fp32")
+    prepared = native.prepare_weights(xlm_roberta.config, xlm_roberta.tensors, "fp32")
     (tmp_path / "words").write_bytes(b"")
     with (tmp_path / "words").open("rb") as file:
         for start in (-1, 2**63 - 1):
             with pytest.raises(ValueError, match="words_start"):
-                native.Engine(xlm_roberta.config, packed, "fp32", 1, "", file.fileno(), start)
+                native.Engine(xlm_roberta.config, prepared, "fp32", 1, "", file.fileno(), start)
 
 
 def _score_in_child(engine: Any, pairs: Any, queue: Any) -> None:
@@ -477,3 +480,54 @@ def test_a_fork_is_refused_clearly(xlm_roberta: Reference) -> None:
     assert "forked" in queue.get(timeout=60)
     child.join(timeout=60)
     assert child.exitcode == 0
+
+
+def plain_values(*shape: int) -> np.ndarray:
+    """Values from -2 to 2 that are exact in every type, the same with every numpy."""
+    numbers = np.arange(math.prod(shape), dtype=np.int64)
+    return ((numbers * 7919 % 257 - 128) / 64).astype(np.float32).reshape(shape)
+
+
+PREPARED = {
+    4: {
+        "fp32": "a2b0fdb1c3b785deec82f0c5933cd9e314367d6ccc6160f5445c57ce7453bc86",
+        "bf16": "944a1ca844909b833423b148d84dcbc957d6cf034ade23eef8d2264e0dabff44",
+        "int8": "6e9a19e15ad410ccf9cd5b2c67878e92672cf2efec0046fd6705fdedc4992a2a",
+    },
+}
+"""For each version of prepared weights, a digest of a small model's in each precision."""
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_a_change_of_prepared_weights_has_a_new_version(precision: str) -> None:
+    """Else files in users' caches, made by an older version, would give wrong scores."""
+    config = {
+        "model_type": "xlm-roberta",
+        "vocab_size": 5,
+        "hidden_size": 40,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 72,
+        "max_position_embeddings": 6,
+        "type_vocab_size": 1,
+        "pad_token_id": 1,
+    }
+    shapes: dict[str, tuple[int, ...]] = {"classifier.dense": (40, 40), "classifier.out_proj": (1, 40)}
+    embeddings, layer = "roberta.embeddings.", "roberta.encoder.layer.0."
+    for name in ("query", "key", "value"):
+        shapes[f"{layer}attention.self.{name}"] = (40, 40)
+    shapes[f"{layer}attention.output.dense"] = (40, 40)
+    shapes[f"{layer}intermediate.dense"], shapes[f"{layer}output.dense"] = (72, 40), (40, 72)
+    for name in (f"{embeddings}LayerNorm", f"{layer}attention.output.LayerNorm", f"{layer}output.LayerNorm"):
+        shapes[name] = (40,)
+    tensors = {f"{name}.weight": plain_values(*shape) for name, shape in shapes.items()}
+    tensors |= {f"{name}.bias": plain_values(shape[0]) for name, shape in shapes.items()}
+    for name, rows in {"word": 5, "position": 6, "token_type": 1}.items():
+        tensors[f"{embeddings}{name}_embeddings.weight"] = plain_values(rows, 40)
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(native.prepare_weights(config, tensors, precision).items()):
+        digest.update(f"{name} {tensor.dtype.str} {tensor.shape}".encode() + tensor.tobytes())
+    assert digest.hexdigest() == PREPARED[native.LAYOUT][precision], (
+        "prepared weights have changed: raise kLayout in native/kernels.h, and add the new digests here"
+    )

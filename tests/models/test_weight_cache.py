@@ -1,4 +1,4 @@
-"""The cache of packed weights: its file, what is removed, and what full disks and crashes do to it."""
+"""The cache of prepared weights: its file, what is removed, and what full disks and crashes do to it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from crossrank import Reranker
-from crossrank.models import content
-from crossrank.models import weight_cache as packed
+from crossrank.models import content, weight_cache
 from crossrank.models.checkpoint import Checkpoint, map_tensors
 from crossrank.models.content import cache_folder
 from crossrank.models.resolve import BUNDLED, resolve
-from crossrank.models.weight_cache import LAYOUT, PackedWeights, packed_files
+from crossrank.models.weight_cache import LAYOUT, PreparedWeights, prepared_files
 from tests.checkpoints import write_xlm_roberta
 
 DOCUMENTS = ["北京是中国的政治中心。", "Paris is the capital.", "上海"]
@@ -52,12 +51,12 @@ def logits(folder: Path, precision: Any = "fp32") -> list[float]:
 
 
 def kept(cache: Path) -> list[Path]:
-    """Files of packed weights, and what writers have left."""
+    """Files of prepared weights, and what writers have left."""
     return sorted(path for path in cache.iterdir() if path.is_file())
 
 
 def states() -> dict[str, str]:
-    return {file.precision: file.state for file in packed_files()}
+    return {file.precision: file.state for file in prepared_files()}
 
 
 def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -74,7 +73,7 @@ def test_a_written_file_is_safetensors_and_aligned(folder: Path, cache: Path) ->
         "halves": rng.integers(0, 1 << 16, (2, 64)).astype(np.uint16),
         "floats": rng.random((4, 32)).astype(np.float32),
     }
-    place = PackedWeights(Checkpoint(folder), "int8")
+    place = PreparedWeights(Checkpoint(folder), "int8")
     written: list[int] = []
     place.write(tensors, {}, written.append)
     assert sum(written) == sum(array.nbytes for array in tensors.values())
@@ -94,7 +93,7 @@ def test_a_written_file_is_safetensors_and_aligned(folder: Path, cache: Path) ->
 
 def test_every_tensor_of_a_real_model_is_aligned(cache: Path) -> None:
     logits(resolve(BUNDLED), "int8")
-    [file] = packed_files()
+    [file] = prepared_files()
     tensors, _ = map_tensors(file.path)
     wrong = [name for name, array in tensors.items() if array.ctypes.data % 64]
     assert wrong == []
@@ -121,7 +120,7 @@ def test_states(tmp_path: Path, cache: Path) -> None:
     logits(folder)
     logits(folder, "int8")
     assert states() == {"fp32": "current", "int8": "current"}
-    assert {file.source for file in packed_files()} == {folder}
+    assert {file.source for file in prepared_files()} == {folder}
     write_xlm_roberta(folder, seed=1)
     assert states() == {"fp32": "outdated", "int8": "outdated"}
     folder.rename(tmp_path / "moved")
@@ -133,21 +132,21 @@ def test_a_new_file_replaces_those_of_old_layouts_and_old_weights(
 ) -> None:
     folder, other = write_xlm_roberta(tmp_path / "m"), write_xlm_roberta(tmp_path / "other", seed=2)
     logits(other)
-    monkeypatch.setattr(packed, "LAYOUT", LAYOUT - 1)
+    monkeypatch.setattr(weight_cache, "LAYOUT", LAYOUT - 1)
     logits(folder)
     logits(folder, "int8")
     monkeypatch.undo()
     monkeypatch.setenv("CROSSRANK_CACHE", str(cache))
     logits(folder)
-    found = [(file.model, file.precision, file.state) for file in packed_files()]
+    found = [(file.model, file.precision, file.state) for file in prepared_files()]
     assert found == [("m", "fp32", "current"), ("other", "fp32", "current")]
     write_xlm_roberta(folder, seed=1)
     logits(folder)
-    assert [file.model for file in packed_files()] == ["m", "other"]
+    assert [file.model for file in prepared_files()] == ["m", "other"]
 
 
 def run(code: str, folder: Path, **env: str) -> subprocess.Popen[str]:
-    """A process that packs the model and prints its logits, after some code of the test's."""
+    """A process that prepares the model and prints its logits, after some code of the test's."""
     after = f"""
 import json
 from pathlib import Path
@@ -183,16 +182,16 @@ def test_a_cache_that_may_not_be_written_is_a_warning(
         raise PermissionError(13, "Permission denied")
 
     expected = logits(folder)
-    for file in packed_files():
+    for file in prepared_files():
         file.path.unlink()
     monkeypatch.setattr(Path, "mkdir", refused)
     with caplog.at_level(logging.WARNING, "crossrank"):
         assert logits(folder) == expected
     assert "Permission denied" in caplog.text
-    assert "the next start packs again" in caplog.text
+    assert "the next start prepares them again" in caplog.text
 
 
-def test_processes_that_pack_at_once_leave_one_whole_file(folder: Path, cache: Path) -> None:
+def test_processes_that_prepare_at_once_leave_one_whole_file(folder: Path, cache: Path) -> None:
     processes = [run("", folder) for _ in range(3)]
     answers = [process.communicate(timeout=240) for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], answers
@@ -205,9 +204,9 @@ def test_processes_that_pack_at_once_leave_one_whole_file(folder: Path, cache: P
 def test_a_killed_writer_leaves_no_half_file(folder: Path, cache: Path) -> None:
     die = """
 import os, signal
-from crossrank.models import weight_cache as packed
-packed._CHUNK = 1000
-write = packed.PackedWeights.write
+from crossrank.models import weight_cache
+weight_cache._CHUNK = 1000
+write = weight_cache.PreparedWeights.write
 def killed(self, tensors, tables, advance):
     written = []
     def count(n):
@@ -215,7 +214,7 @@ def killed(self, tensors, tables, advance):
         if len(written) == 20:
             os.kill(os.getpid(), signal.SIGKILL)
     write(self, tensors, tables, count)
-packed.PackedWeights.write = killed
+weight_cache.PreparedWeights.write = killed
 """
     process = run(die, folder)
     out, _ = process.communicate(timeout=120)
@@ -223,9 +222,9 @@ packed.PackedWeights.write = killed
     assert out == ""
     [left] = kept(cache)
     assert left.suffix == ".partial"
-    assert packed_files() == []  # it is young: its writer may be about to lock it
+    assert prepared_files() == []  # it is young: its writer may be about to lock it
     os.utime(left, (0, 0))
-    assert [file.state for file in packed_files()] == ["unfinished"]
+    assert [file.state for file in prepared_files()] == ["unfinished"]
     expected = logits(folder)
     assert not left.exists()
     assert states() == {"fp32": "current"}
@@ -235,19 +234,19 @@ packed.PackedWeights.write = killed
 def test_what_is_being_written_is_left_alone(folder: Path, cache: Path) -> None:
     cache.mkdir()
     with (cache / "tiny-0-fp32-v2x.partial").open("wb") as file:
-        assert packed._lock(file)
+        assert weight_cache._lock(file)
         os.utime(file.name, (0, 0))
-        assert packed_files() == []
+        assert prepared_files() == []
         logits(folder)
         assert Path(file.name).exists()
-    assert [file.state for file in packed_files()] == ["current", "unfinished"]
+    assert [file.state for file in prepared_files()] == ["current", "unfinished"]
 
 
 def test_a_file_that_names_no_source_is_outdated(cache: Path) -> None:
     cache.mkdir()
     save_file({"x": np.zeros(3, np.float32)}, cache / f"m-0-fp32-v{LAYOUT}.safetensors")
     (cache / "n-0-fp32-v9.safetensors").write_bytes(b"\xff" * 100)
-    assert [file.state for file in packed_files()] == ["outdated", "outdated"]
+    assert [file.state for file in prepared_files()] == ["outdated", "outdated"]
 
 
 def copy_of(folder: Path, to: Path) -> Path:
@@ -258,7 +257,7 @@ def copy_of(folder: Path, to: Path) -> Path:
 def test_equal_models_share_one_file(folder: Path, tmp_path: Path, cache: Path, settled: None) -> None:
     installs = [copy_of(folder, tmp_path / f"venv{i}" / "m") for i in range(7)]
     assert len({tuple(logits(install)) for install in installs}) == 1
-    [file] = packed_files()
+    [file] = prepared_files()
     assert (file.model, file.source, file.state) == ("m", installs[0], "current")
     # It serves the others on, and is not taken for an orphan.
     shutil.rmtree(installs[0])
@@ -331,8 +330,8 @@ def test_other_files_in_the_cache_do_no_harm(folder: Path, tmp_path: Path, cache
     os.utime(cache / "pipe.partial", (0, 0))
     (cache / "checkpoints" / "nested.json").write_text("[" * 100_000)
     assert logits(folder) == expected
-    assert sum(file.state == "current" for file in packed_files()) == 1
-    assert len(packed_files()) == 5
+    assert sum(file.state == "current" for file in prepared_files()) == 1
+    assert len(prepared_files()) == 5
 
 
 def test_files_that_are_cut_short_or_overwritten_while_an_engine_runs(

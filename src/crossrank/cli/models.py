@@ -14,7 +14,7 @@ from crossrank.cli.writing import console, one_line, printable, write_json
 from crossrank.models.content import cache_folder
 from crossrank.models.resolve import Source, cached_folder, resolve, stored_models
 from crossrank.models.resolve import remove as remove_model
-from crossrank.models.weight_cache import PackedFile, packed_files
+from crossrank.models.weight_cache import PreparedFile, prepared_files
 
 __all__ = ["app"]
 
@@ -27,11 +27,11 @@ Name = Annotated[str, typer.Argument(help="A model's name, BAAI/bge-reranker-v2-
 def list_models(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON array; sizes in bytes.")] = False,
 ) -> None:
-    """Show the bundled model, those in ./models, those in the hub's cache, and packed weights."""
-    found, packed = stored_models(), packed_files()
+    """Show the bundled model, those in ./models, those in the hub's cache, and prepared weights."""
+    found, prepared = stored_models(), prepared_files()
     if as_json:
         rows = [{**asdict(model), "path": str(model.path.absolute())} for model in found]
-        rows += [_as_object(file) for file in packed]
+        rows += [_as_object(file) for file in prepared]
         write_json(rows, indent=2)
         return
     table = Table("model", "place", "size", "revision", "folder", box=None, pad_edge=False)
@@ -44,9 +44,9 @@ def list_models(
     for model in found:
         size = decimal(model.size) if model.complete else f"{decimal(model.size)}, incomplete"
         add(model.name, model.place, size, (model.revision or "")[:8], str(model.path))
-    for file in packed:
+    for file in prepared:
         size = decimal(file.size) if file.state == "current" else f"{decimal(file.size)}, {file.state}"
-        add(file.model, "packed", size, file.precision, str(file.path))
+        add(file.model, "prepared", size, file.precision, str(file.path))
     console().print(table)
 
 
@@ -76,12 +76,12 @@ def remove(
 @app.command()
 def clean(
     everything: Annotated[
-        bool, typer.Option("--all", help="Those that serve too: the next start packs again.")
+        bool, typer.Option("--all", help="Also those in use: the next start prepares them again.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")] = False,
 ) -> None:
-    """Delete packed weights whose model has changed or is gone, and what crashes have left."""
-    files = [file for file in packed_files() if everything or file.state != "current"]
+    """Delete prepared weights whose model has changed or is gone, and what crashes have left."""
+    files = [file for file in prepared_files() if everything or file.state != "current"]
     if not files:
         typer.echo(f"nothing to delete in {cache_folder()}", err=True)
         return
@@ -94,11 +94,11 @@ def clean(
     typer.echo(f"{decimal(sum(file.size for file in files))} freed", err=True)
 
 
-def _as_object(file: PackedFile) -> dict[str, Any]:
-    """Packed weights with the fields of a model, and their own."""
+def _as_object(file: PreparedFile) -> dict[str, Any]:
+    """Prepared weights with the fields of a model, and their own."""
     return {
         "name": file.model,
-        "place": "packed",
+        "place": "prepared",
         "path": str(file.path.absolute()),
         "size": file.size,
         "revision": None,

@@ -142,7 +142,7 @@ def load_engine(
             memory runs on the CPU.
         threads: CPU threads; None: the cores that the process may use (native), or what PyTorch
             has (torch).
-        progress: draw a progress bar on stderr while weights are packed (native).
+        progress: draw a progress bar on stderr while weights are prepared (native).
 
     Raises:
         InputError, EngineError: as ``choose_engine``.

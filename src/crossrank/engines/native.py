@@ -1,15 +1,16 @@
 """The native engine: BERT, RoBERTa and XLM-RoBERTa on the CPU, by CrossRank's own encoder (native/).
 
-Weights are packed once for a precision and kept in the cache; the next start reads them. Embedding
-tables are not packed: small ones are copied from the checkpoint, of a large one rows are read from its
-file. Nothing is served from a map, which a change of its file would change, or end the process.
+Weights are prepared once for a precision and kept in the cache; the next start reads them from there.
+Embedding tables stay as they are: small ones are copied from the checkpoint, and rows of a large one are
+read from its file. Nothing is served from a memory map: when its file changed, scores would change, or the
+process would crash.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from crossrank.engines.base import MOST_THREADS
 from crossrank.errors import CheckpointError, EngineError, InputError, OutOfMemoryError
 from crossrank.models.checkpoint import Checkpoint, place_in_file
 from crossrank.models.content import WatchedFile
-from crossrank.models.weight_cache import PackedWeights
+from crossrank.models.weight_cache import PreparedWeights
 from crossrank.packing import Pack
 
 try:
@@ -41,28 +42,35 @@ __all__ = [
 ]
 
 LARGE_TABLE = 128 << 20
-"""Bytes of word embeddings that are read from their file instead of through a map of it. With each row
-of a map the system maps what lies around it, and soon the whole table: 1 GB of resident memory for
-BAAI/bge-reranker-v2-m3."""
+"""Word embeddings of this size in bytes, or more, are read from their file row by row. A copy in memory, or
+soon also a memory map, would make the whole table resident: 1 GB for BAAI/bge-reranker-v2-m3."""
 
 TOKENS_OF_A_THREAD = 128
-"""In the smallest pack that keeps the threads busy. On crossrank-mini, 70 to 140 tokens of a thread take
-about as much processor time per token as a thousand."""
+"""Tokens for each thread in the smallest pack that keeps all threads busy. On crossrank-mini, 70 to 140
+tokens on a thread take about as much processor time per token as a thousand."""
 
 
 def why_not(checkpoint: Checkpoint) -> str:
     """Why this engine cannot run a model, in a few words; "" if it can."""
     config = checkpoint.config
     kind = config.get("model_type")
-    if kind not in ("bert", "roberta", "xlm-roberta"):
-        return f"the architecture {kind} is not BERT, RoBERTa or XLM-RoBERTa"
-    if config.get("hidden_act", "gelu") != "gelu":
-        return f"its activation is {config['hidden_act']}, not gelu"
-    if config.get("position_embedding_type", "absolute") != "absolute":
-        return "its positions are not absolute"
+    if kind not in list(_native.MODEL_TYPES):
+        return f"the architecture {kind} is not {_either(_native.MODEL_TYPES.values())}"
+    if "hidden_act" in config and config["hidden_act"] not in _native.ACTIVATIONS:
+        return f"its activation is {config['hidden_act']}, not {_either(_native.ACTIVATIONS)}"
+    if "position_embedding_type" in config and (
+        config["position_embedding_type"] not in _native.POSITION_TYPES
+    ):
+        return f"its positions are not {_either(_native.POSITION_TYPES)}"
     if any(path.suffix != ".safetensors" for path in checkpoint.weight_files):
         return "its weights are not safetensors"
     return ""
+
+
+def _either(names: Iterable[str]) -> str:
+    """Join names: "A, B or C"."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def auto_precision() -> str:
@@ -101,38 +109,38 @@ def default_threads() -> int:
     return cores
 
 
-def _pack(
-    checkpoint: Checkpoint, cache: PackedWeights, precision: str, threads: int, *, progress: bool
+def _prepare(
+    checkpoint: Checkpoint, cache: PreparedWeights, precision: str, threads: int, *, progress: bool
 ) -> dict[str, npt.NDArray[Any]]:
-    """Packed tensors, kept in the cache and read from there."""
+    """Prepare weights and keep them in the cache."""
     source = checkpoint.mapped()
-    with progress_bar(progress, f"Packing {checkpoint.name} for {precision}, once"):
-        packed = _native.pack_weights(checkpoint.config, source, precision, threads)
+    with progress_bar(progress, f"Preparing {checkpoint.name} for {precision}"):
+        prepared = _native.prepare_weights(checkpoint.config, source, precision, threads)
     checkpoint.content.check()
     names = {id(array): name for name, array in source.items()}
-    tables = {name: names[id(array)] for name, array in packed.items() if id(array) in names}
-    own = {name: array for name, array in packed.items() if name not in tables}
+    tables = {name: names[id(array)] for name, array in prepared.items() if id(array) in names}
+    own = {name: array for name, array in prepared.items() if name not in tables}
     size = sum(array.nbytes for array in own.values())
-    with progress_bar(progress, "Keeping what was packed", size) as advance:
+    with progress_bar(progress, "Keeping the prepared weights", size) as advance:
         cache.write(own, tables, advance)
-    # Read again, into memory of large pages: products are faster.
-    return cache.read() or packed
+    # Read them back into memory of large pages, which makes products faster.
+    return cache.read() or prepared
 
 
 def _engine(
-    checkpoint: Checkpoint, packed: dict[str, npt.NDArray[Any]], precision: str, threads: int, isa: str
+    checkpoint: Checkpoint, prepared: dict[str, npt.NDArray[Any]], precision: str, threads: int, isa: str
 ) -> tuple[_native.Engine, WatchedFile | None]:
-    """An engine on packed tensors, and the file that it reads a large table from."""
-    words, file, place = packed.get("embedding.words"), None, None
+    """An engine on prepared tensors, and the file that it reads a large table from."""
+    words, file, place = prepared.get("embedding.words"), None, None
     if words is not None and words.nbytes >= LARGE_TABLE and words.dtype != np.uint8:
         place = place_in_file(words)
     if place is not None:
         file = WatchedFile(checkpoint.content, place[0])
     tensors = {
         name: np.array(array) if place_in_file(array) and not (place and array is words) else array
-        for name, array in packed.items()
+        for name, array in prepared.items()
     }
-    checkpoint.content.check()  # what was copied is what the fingerprint is of
+    checkpoint.content.check()  # the copies are of the content that the fingerprint was computed from
     settings = (checkpoint.config, tensors, precision, threads, isa)
     if file is None or place is None:
         return _native.Engine(*settings), None
@@ -159,7 +167,7 @@ class NativeEngine:
         checkpoint: a model for which ``why_not`` is empty.
         precision: "int8" (weights and activations of the matrix products), "bf16" or "fp32".
         threads: None: ``default_threads()``.
-        progress: draw a progress bar on stderr while weights are packed.
+        progress: draw a progress bar on stderr while weights are prepared.
 
     Raises:
         CheckpointError: weights are missing, of the wrong shape, or not finite.
@@ -179,21 +187,22 @@ class NativeEngine:
         self.threads = threads or default_threads()
         self.fill_tokens = TOKENS_OF_A_THREAD * self.threads
         self.lanes = self.threads
-        # A thread that is done with its part of a pack goes on with the next one's; a lone thread has it all.
+        # With a second pack at hand, a thread that has done its part of the first one need not wait. A single
+        # thread has all parts.
         self.calls = 2 if self.threads > 1 else 1
         isa = instruction_set()
-        cache = PackedWeights(checkpoint, precision)
-        packed = cache.read()
+        cache = PreparedWeights(checkpoint, precision)
+        prepared = cache.read()
         with _loading(checkpoint):
-            if packed is not None:
+            if prepared is not None:
                 try:
-                    self._engine, self._table = _engine(checkpoint, packed, precision, self.threads, isa)
+                    self._engine, self._table = _engine(checkpoint, prepared, precision, self.threads, isa)
                 except ValueError as error:
                     cache.warn_of_damage(error)
-                    packed = None
-            if packed is None:
-                packed = _pack(checkpoint, cache, precision, self.threads, progress=progress)
-                self._engine, self._table = _engine(checkpoint, packed, precision, self.threads, isa)
+                    prepared = None
+            if prepared is None:
+                prepared = _prepare(checkpoint, cache, precision, self.threads, progress=progress)
+                self._engine, self._table = _engine(checkpoint, prepared, precision, self.threads, isa)
         # A tokenizer may tell segments apart for a model that does not.
         self._has_segments = int(checkpoint.config.get("type_vocab_size") or 2) > 1
 

@@ -1,8 +1,8 @@
-"""The cache of packed weights: what an engine made of a checkpoint, kept for the next start.
+"""The cache of prepared weights: what the native engine made of a checkpoint, kept for the next start.
 
-One safetensors file for each content and precision, named ``FINGERPRINT-PRECISION-vLAYOUT``: equal models
-in several folders share it. It is read whole and checked, so that nothing that happens to it later matters
-to an engine. Its metadata name the checkpoint that it was made from, and the tensors that stay there
+There is one safetensors file for each content and precision, named ``FINGERPRINT-PRECISION-vLAYOUT``; equal
+models in several folders share it. It is read whole and checked, so that later changes to it do not affect a
+running engine. Its metadata name the checkpoint that it was made from, and the tensors that stay there
 (embedding tables).
 """
 
@@ -28,10 +28,12 @@ from crossrank.errors import CheckpointError, ModelError
 from crossrank.models.checkpoint import Checkpoint, open_safetensors, view_tensors
 from crossrank.models.content import cache_folder, each_chunk, known_folders, workers
 
-__all__ = ["LAYOUT", "PackedFile", "PackedWeights", "packed_files"]
+try:
+    from crossrank._native import LAYOUT
+except ImportError:  # the engine is not built, and can use none of the files
+    LAYOUT = 0
 
-LAYOUT = 4
-"""Of packed weights; a change makes old files be ignored, and removed when a new one is written."""
+__all__ = ["LAYOUT", "PreparedFile", "PreparedWeights", "prepared_files"]
 
 State: TypeAlias = Literal["current", "outdated", "orphaned", "unfinished"]
 
@@ -46,7 +48,7 @@ _STALE_SECONDS = 60
 _logger = logging.getLogger(__name__)
 
 
-class PackedWeights:
+class PreparedWeights:
     """The place in the cache for one checkpoint in one precision.
 
     Attributes:
@@ -59,13 +61,13 @@ class PackedWeights:
         self.path = cache_folder() / f"{self._key}{_SUFFIX}"
 
     def read(self) -> dict[str, npt.NDArray[Any]] | None:
-        """Packed tensors in memory, and mapped tables of the checkpoint; None: not there, or damaged."""
+        """Prepared tensors in memory, and mapped tables of the checkpoint; None if not there, or damaged."""
         if not self.path.is_file():
             return None
         try:
-            packed, metadata = view_tensors(_read_whole(self.path))
+            prepared, metadata = view_tensors(_read_whole(self.path))
             checksum = metadata.pop(_CHECKSUM, None)
-            if checksum != _checksum(self._key, packed, metadata):
+            if checksum != _checksum(self._key, prepared, metadata):
                 raise ValueError("its checksum is wrong")  # noqa: TRY301
         except (
             OSError,
@@ -83,7 +85,7 @@ class PackedWeights:
         if not set(tables.values()) <= source.keys():
             self.warn_of_damage(KeyError("it names tables that the checkpoint does not have"))
             return None
-        return packed | {name: source[origin] for name, origin in tables.items()}
+        return prepared | {name: source[origin] for name, origin in tables.items()}
 
     def warn_of_damage(self, error: Exception) -> None:
         """Log that the file is of no use, and why."""
@@ -91,27 +93,27 @@ class PackedWeights:
 
     def write(
         self,
-        packed: Mapping[str, npt.NDArray[Any]],
+        prepared: Mapping[str, npt.NDArray[Any]],
         tables: Mapping[str, str],
         advance: Callable[[int], object] = lambda _: None,
     ) -> None:
-        """Keep packed tensors: whole or not at all, also where several processes do it at once.
+        """Keep prepared tensors: all or nothing, even if several processes do it at once.
 
-        What no longer serves is removed: files of this checkpoint in other layouts or of its
-        earlier weights, and what crashed writers have left. Where nothing can be written, a
-        warning says so.
+        Files that are no longer of use are removed: those of this checkpoint with another layout or of
+        its earlier weights, and what crashed writers have left. If nothing can be written, a warning
+        says so.
 
         Args:
-            packed: the tensors.
-            tables: of those that stay in the checkpoint, the name there.
-            advance: is told how many bytes more have been written.
+            prepared: the tensors.
+            tables: for tensors that stay in the checkpoint, their name there.
+            advance: called with the number of bytes written since the last call.
         """
         metadata = {
             **tables,
             _FOLDER: _text(self._checkpoint.folder.absolute()),
             _MODEL: self._checkpoint.name,
         }
-        metadata[_CHECKSUM] = _checksum(self._key, packed, metadata)
+        metadata[_CHECKSUM] = _checksum(self._key, prepared, metadata)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Not by tempfile, whose files nobody else may read: a cache may be shared.
@@ -119,13 +121,15 @@ class PackedWeights:
             try:
                 with partial.open("xb") as file:
                     _lock(file)
-                    _write_tensors(file, packed, metadata, advance)
+                    _write_tensors(file, prepared, metadata, advance)
                     partial.replace(self.path)
             finally:
                 partial.unlink(missing_ok=True)
         except OSError as error:
             _logger.warning(
-                "the packed weights cannot be kept in %s (%s): the next start packs again", self.path, error
+                "the prepared weights cannot be kept in %s (%s): the next start prepares them again",
+                self.path,
+                error,
             )
         with contextlib.suppress(OSError):
             self._remove_older()
@@ -145,7 +149,7 @@ class PackedWeights:
 
 
 @dataclass(frozen=True, slots=True)
-class PackedFile:
+class PreparedFile:
     """A file of the cache.
 
     Attributes:
@@ -170,15 +174,15 @@ class PackedFile:
         return parts[1] if len(parts) == 3 else ""
 
 
-def packed_files() -> list[PackedFile]:
+def prepared_files() -> list[PreparedFile]:
     """What is in the cache, by model and name; files that are being written are left out."""
-    found: list[PackedFile] = []
+    found: list[PreparedFile] = []
     keys: set[str] | None = None
     for path in _files():
         with contextlib.suppress(FileNotFoundError):  # another process cleans too
             size = path.stat().st_size
             if path.suffix == ".partial":
-                found.append(PackedFile(path, size, None, path.stem, "unfinished"))
+                found.append(PreparedFile(path, size, None, path.stem, "unfinished"))
                 continue
             metadata = _metadata(path)
             source = Path(metadata[_FOLDER]) if metadata.get(_FOLDER) else None
@@ -190,7 +194,7 @@ def packed_files() -> list[PackedFile]:
                 state = "current"
             elif source is not None and own is None:
                 state = "orphaned"
-            found.append(PackedFile(path, size, source, model, state))
+            found.append(PreparedFile(path, size, source, model, state))
     return sorted(found, key=lambda file: (file.model, file.path.name))
 
 

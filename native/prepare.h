@@ -1,6 +1,8 @@
-// A checkpoint's tensors to packed ones (kernels.h has the layouts), done once for a model and kept.
+// Weights are prepared once for a model and a precision, and kept: a checkpoint's tensors to those that the
+// encoder reads. kernels.h has the form of a matrix; whoever changes anything here or there raises its
+// kLayout.
 //
-// Packed names, for H = hidden_size and F = intermediate_size, P(n) = n rounded up to 32:
+// The prepared tensors, for H = hidden_size and F = intermediate_size, P(n) = n rounded up to 32:
 //
 //     embedding.words, .positions, .segments     the checkpoint's own tensors, not copied (model.h: Table)
 //     embedding.norm.gamma, .beta                float32 (H)
@@ -16,25 +18,16 @@
 // the query's weights. In int8 the rows of all but attention_output are rotated (kernels.h).
 #pragma once
 
-#include <functional>
-#include <memory>
 #include <string>
 #include <vector>
 
+#include "memory.h"
 #include "model.h"
 #include "threads.h"
 
 namespace crossrank {
 
-struct FreeBuffer {
-    void operator()(void* p) const;
-};
-using Buffer = std::unique_ptr<void, FreeBuffer>;
-
-// Zeroed, aligned to 64 bytes. Throws std::bad_alloc.
-Buffer allocate(std::size_t bytes);
-
-struct PackedTensor {
+struct PreparedTensor {
     std::string name;
     Tensor tensor;
     Buffer buffer;       // what tensor.data points to, or
@@ -42,12 +35,12 @@ struct PackedTensor {
 };
 
 // Throws std::invalid_argument where a tensor is missing, misshapen, or holds NaN or infinity.
-std::vector<PackedTensor> pack(const Config& config, Precision precision, const Tensors& checkpoint,
-                               ThreadPool& pool);
+std::vector<PreparedTensor> prepare(const Config& config, Precision precision, const Tensors& checkpoint,
+                                    ThreadPool& pool);
 
-// One weight matrix (outputs, inputs), row-major fp32, for tests and measurements.
+// One weight matrix (outputs, inputs), row-major fp32, not rotated: for tests and benchmarks.
 // panels: panel_count() * groups() * 128 bytes; scale, bias: outputs rounded up to 32 (scale for int8 only).
-void pack_linear(const float* weight, int outputs, int inputs, Precision precision, void* panels,
-                 float* scale);
+void prepare_linear(const float* weight, int outputs, int inputs, Precision precision, void* panels,
+                    float* scale);
 
 }  // namespace crossrank

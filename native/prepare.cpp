@@ -1,11 +1,9 @@
-#include "pack.h"
+#include "prepare.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
-#include <new>
+#include <functional>
 #include <stdexcept>
 
 namespace crossrank {
@@ -65,7 +63,7 @@ void rotate(std::vector<float>& row) {
 }
 
 // Row n of a weight matrix to its place in the panels. Returns the scale (int8).
-float pack_row(const float* row, int inputs, Precision precision, int n, void* panels) {
+float prepare_row(const float* row, int inputs, Precision precision, int n, void* panels) {
     const std::ptrdiff_t unit = inputs_per_unit(precision), groups = ceil_div(inputs, unit);
     const std::ptrdiff_t first = (n / kPanel * groups * kPanel + n % kPanel) * unit;
     const auto place = [&](int k) { return first + (k / unit * kPanel) * unit + k % unit; };
@@ -91,12 +89,12 @@ std::int64_t panel_bytes(int outputs, int inputs, Precision precision) {
     return ceil_div(outputs, kPanel) * ceil_div(inputs, inputs_per_unit(precision)) * kPanel * kUnit;
 }
 
-// Collects the packed tensors, and the work that fills them, which is done afterwards in parallel.
-class Packer {
+// Collects the prepared tensors, and the work that fills them, which is done afterwards in parallel.
+class Preparer {
   public:
-    Packer(const Config& config, const Tensors& checkpoint) : config_(config), checkpoint_(checkpoint) {}
+    Preparer(const Config& config, const Tensors& checkpoint) : config_(config), checkpoint_(checkpoint) {}
 
-    std::vector<PackedTensor> packed;
+    std::vector<PreparedTensor> prepared;
     std::vector<std::function<void()>> work;
 
     const Tensor& source(const std::string& name, const std::vector<std::int64_t>& shape) const {
@@ -130,10 +128,10 @@ class Packer {
     void table(const std::string& to, const std::string& from, std::int64_t rows) {
         const Table table = require_table(checkpoint_, from, rows, config_.hidden);
         const auto pass_on = [&](const std::string& name, const std::string& origin) {
-            packed.emplace_back();
-            packed.back().name = name;
-            packed.back().tensor = checkpoint_.at(origin);
-            packed.back().source = origin;
+            prepared.emplace_back();
+            prepared.back().name = name;
+            prepared.back().tensor = checkpoint_.at(origin);
+            prepared.back().source = origin;
         };
         pass_on(to, from);
         if (table.scales) pass_on(to + ".scales", from + ".scales");
@@ -169,7 +167,7 @@ class Packer {
                     if (!all_finite(row.data(), inputs)) refuse(from + ".weight");
                     for (int k = 0; k < inputs; ++k) row[static_cast<std::size_t>(k)] *= factor;
                     if (precision == Precision::int8 && rotated) rotate(row);
-                    const float s = pack_row(row.data(), inputs, precision, i, panels);
+                    const float s = prepare_row(row.data(), inputs, precision, i, panels);
                     if (scale) scale[i] = s;
                 }
             });
@@ -181,8 +179,8 @@ class Packer {
 
   private:
     void* add(const std::string& name, Type type, std::vector<std::int64_t> shape, std::size_t bytes) {
-        packed.emplace_back();
-        PackedTensor& last = packed.back();
+        prepared.emplace_back();
+        PreparedTensor& last = prepared.back();
         last.name = name;
         last.buffer = allocate(bytes);
         last.tensor = {last.buffer.get(), type, std::move(shape)};
@@ -195,62 +193,53 @@ class Packer {
 
 }  // namespace
 
-void FreeBuffer::operator()(void* p) const { std::free(p); }
-
-Buffer allocate(std::size_t bytes) {
-    void* p = nullptr;
-    if (posix_memalign(&p, 64, std::max<std::size_t>(bytes, 64)) != 0) throw std::bad_alloc();
-    std::memset(p, 0, bytes);
-    return Buffer(p);
-}
-
-void pack_linear(const float* weight, int outputs, int inputs, Precision precision, void* panels,
-                 float* scale) {
+void prepare_linear(const float* weight, int outputs, int inputs, Precision precision, void* panels,
+                    float* scale) {
     std::memset(panels, 0, static_cast<std::size_t>(panel_bytes(outputs, inputs, precision)));
     for (int n = 0; n < outputs; ++n) {
-        const float s = pack_row(weight + std::ptrdiff_t{n} * inputs, inputs, precision, n, panels);
+        const float s = prepare_row(weight + std::ptrdiff_t{n} * inputs, inputs, precision, n, panels);
         if (scale) scale[n] = s;
     }
 }
 
-std::vector<PackedTensor> pack(const Config& config, Precision precision, const Tensors& checkpoint,
-                               ThreadPool& pool) {
+std::vector<PreparedTensor> prepare(const Config& config, Precision precision, const Tensors& checkpoint,
+                                    ThreadPool& pool) {
     config.check();
-    Packer packer(config, checkpoint);
+    Preparer preparer(config, checkpoint);
     const int hidden = config.hidden, intermediate = config.intermediate;
     const std::string root = config.bert ? "bert." : "roberta.";
 
     const std::string embeddings = root + "embeddings.";
-    packer.table("embedding.words", embeddings + "word_embeddings.weight", config.vocabulary);
-    packer.table("embedding.positions", embeddings + "position_embeddings.weight", config.positions);
-    packer.table("embedding.segments", embeddings + "token_type_embeddings.weight", config.segments);
-    packer.norm("embedding.norm", embeddings + "LayerNorm");
+    preparer.table("embedding.words", embeddings + "word_embeddings.weight", config.vocabulary);
+    preparer.table("embedding.positions", embeddings + "position_embeddings.weight", config.positions);
+    preparer.table("embedding.segments", embeddings + "token_type_embeddings.weight", config.segments);
+    preparer.norm("embedding.norm", embeddings + "LayerNorm");
 
     for (int i = 0; i < config.layers; ++i) {
         const std::string to = "layer." + std::to_string(i) + ".";
         const std::string from = root + "encoder.layer." + std::to_string(i) + ".";
         const std::string self = from + "attention.self.";
         const float query_factor = 1.44269504f / std::sqrt(static_cast<float>(config.head_dim()));
-        packer.linear(to + "query", self + "query", hidden, hidden, precision, query_factor);
-        packer.linear(to + "key", self + "key", hidden, hidden, precision);
-        packer.linear(to + "value", self + "value", hidden, hidden, precision);
-        packer.linear(to + "attention_output", from + "attention.output.dense", hidden, hidden, precision, 1,
-                      false);
-        packer.norm(to + "attention_norm", from + "attention.output.LayerNorm");
-        packer.linear(to + "intermediate", from + "intermediate.dense", intermediate, hidden, precision);
-        packer.linear(to + "output", from + "output.dense", hidden, intermediate, precision);
-        packer.norm(to + "output_norm", from + "output.LayerNorm");
+        preparer.linear(to + "query", self + "query", hidden, hidden, precision, query_factor);
+        preparer.linear(to + "key", self + "key", hidden, hidden, precision);
+        preparer.linear(to + "value", self + "value", hidden, hidden, precision);
+        preparer.linear(to + "attention_output", from + "attention.output.dense", hidden, hidden, precision,
+                        1, false);
+        preparer.norm(to + "attention_norm", from + "attention.output.LayerNorm");
+        preparer.linear(to + "intermediate", from + "intermediate.dense", intermediate, hidden, precision);
+        preparer.linear(to + "output", from + "output.dense", hidden, intermediate, precision);
+        preparer.norm(to + "output_norm", from + "output.LayerNorm");
     }
 
     const std::string dense = config.bert ? "bert.pooler.dense" : "classifier.dense";
     const std::string classifier = config.bert ? "classifier" : "classifier.out_proj";
-    packer.linear("head.dense", dense, hidden, hidden, Precision::fp32);
-    packer.copy("head.classifier.weight", classifier + ".weight", {1, hidden});
-    packer.copy("head.classifier.bias", classifier + ".bias", {1});
+    preparer.linear("head.dense", dense, hidden, hidden, Precision::fp32);
+    preparer.copy("head.classifier.weight", classifier + ".weight", {1, hidden});
+    preparer.copy("head.classifier.bias", classifier + ".bias", {1});
 
-    pool.run(static_cast<std::ptrdiff_t>(packer.work.size()),
-             [&](std::ptrdiff_t i, int) { packer.work[static_cast<std::size_t>(i)](); });
-    return std::move(packer.packed);
+    pool.run(static_cast<std::ptrdiff_t>(preparer.work.size()),
+             [&](std::ptrdiff_t i, int) { preparer.work[static_cast<std::size_t>(i)](); });
+    return std::move(preparer.prepared);
 }
 
 }  // namespace crossrank
