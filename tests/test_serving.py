@@ -98,7 +98,8 @@ def test_every_option_has_its_row(page: Path) -> None:
             if line.startswith("| `--")
         )
     }
-    command = typer.main.get_group(app).commands["serve"]
+    serve: Any = typer.main.get_group(app).commands["serve"]
+    command = serve.load()
     options = {option.opts[0]: option for option in command.params if option.opts[0] != "--help"}
     assert set(rows) == set(options)
     for name, option in options.items():
