@@ -43,7 +43,6 @@ from crossrank.engines import Precision
 from crossrank.engines.native import default_threads, instruction_set
 from crossrank.models.resolve import BUNDLED, resolve
 from crossrank.packing import Pack, build_pack, plan_packs
-from crossrank.pairs import PairEncoder
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = 100  # of a query
@@ -114,10 +113,10 @@ def write_pairs(path: Path, count: int, seed: int = 0) -> None:
 
 def packs_of(reranker: Reranker, path: Path, count: int) -> list[Pack]:
     """Packs of the file's first pairs, as ``logits`` makes them."""
-    encoder: PairEncoder = reranker._encoder
     found = ((row.query, document.text) for row in read_rows(str(path)) for document in row.documents)
-    pairs = encoder.encode_pairs(list(islice(found, count)))
-    plan = plan_packs([len(pair.token_ids) for pair in pairs], reranker.engine.batch_tokens)
+    queries, texts = zip(*islice(found, count), strict=True)
+    pairs = reranker.model.encoder.encode(queries, texts)
+    plan = plan_packs([len(pair.token_ids) for pair in pairs], reranker.model.batch_tokens)
     return [build_pack([pairs[i] for i in indices]) for indices in plan]
 
 

@@ -47,7 +47,7 @@ from crossrank.explain import DEFAULT_SENTENCES, ExplainedSentence, Explanation
 from crossrank.inputs import Document, Request, check_integer, check_number, each, read_one_of, read_pairs
 from crossrank.models.network import Proxy, environment_fault, proxy_of
 from crossrank.ranking import Ranking, Scored, ScoredPair, check_options
-from crossrank.text.words import clean
+from crossrank.text.unicode import clean
 
 with needs("client", "the client"):
     import httpcore

@@ -19,7 +19,8 @@ from tokenizers.models import Unigram
 from crossrank.errors import CheckpointError, InputError, TooLongError
 from crossrank.inputs import check_number
 from crossrank.models.files import check_no_pointer
-from crossrank.text.words import TokenIds, WordTokenizer, clean, library_errors
+from crossrank.text.unicode import clean
+from crossrank.text.words import TokenIds, WordTokenizer, library_errors
 
 __all__ = ["WHOLE_WINDOW", "Cut", "EncodedPair", "EncodedQuery", "PairEncoder", "Side", "Truncation"]
 

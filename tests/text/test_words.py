@@ -10,7 +10,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 
 from crossrank.models.resolve import BUNDLED, resolve
 from crossrank.text import words
-from crossrank.text.words import WordTokenizer, clean
+from crossrank.text.unicode import clean
+from crossrank.text.words import WordTokenizer
 from tests.checkpoints import write_bert, write_xlm_roberta
 
 

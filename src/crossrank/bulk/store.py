@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 
 from crossrank.errors import InputError
-from crossrank.text.words import clean
+from crossrank.text.unicode import clean
 
 __all__ = ["DocumentStore"]
 

@@ -1,11 +1,12 @@
-"""Lines of files, compressed or not, with the place in every error.
+"""Read lines of files, compressed or not, and say in every error where it is.
 
-gzip (.gz) and Zstandard (.zst) are read by their ending; a file of several members or frames, as
-``data/output.py`` writes them, is read through.
+Files that end in .gz are read as gzip, and those that end in .zst as Zstandard. A file may have several
+members (gzip) or frames (Zstandard), as ``bulk/output.py`` writes them.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
@@ -17,12 +18,15 @@ from typing import IO, Any, cast
 
 from crossrank._extras import needs
 from crossrank.errors import InputError
-from crossrank.text.words import clean
+from crossrank.text.unicode import clean
 
 __all__ = [
     "STDIN",
+    "UTF_8",
     "Advance",
+    "check_encoding",
     "compression",
+    "decode",
     "members",
     "not_utf8",
     "plain_suffix",
@@ -35,19 +39,25 @@ __all__ = [
 ]
 
 STDIN = "-"
+"""The path that means standard input, or standard output."""
+
+UTF_8 = "utf-8"
+"""The encoding of input, if no other is given."""
+
 _CHUNK = 1 << 18
+"""Bytes that are read, or decompressed by gzip, at a time."""
 
 _ZSTANDARD_CHUNK = 256
-"""Compressed bytes that zstandard gets at once. It takes no limit on what comes out; a block of 128 KiB
-takes at least 4 bytes, so this much gives 8 MiB at most."""
+"""Compressed bytes that zstandard gets at a time. It cannot limit its output; but a block of 128 KiB takes at
+least 4 bytes, so that the output is at most 8 MiB."""
 
 _MAX_LINE = 1 << 28
-"""Bytes of the longest line that is read. A few bytes of a compressed file can stand for any number."""
+"""Bytes of the longest line that is read. A few bytes of a compressed file can expand to any number."""
 
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 Advance = Callable[[int], object]
-"""Is told how many bytes of the file, as it lies on disk, have been read so far."""
+"""Function that is called with the number of bytes read so far, as stored on disk (compressed)."""
 
 
 def zstandard() -> Any:
@@ -62,13 +72,13 @@ def zstandard() -> Any:
 
 
 def compression(path: str | Path) -> str:
-    """What a file's name says of its compression: "gz", "zst" or ""."""
+    """A file's compression, by its name: "gz", "zst" or "" for none."""
     suffix = Path(path).suffix.lower()
     return suffix[1:] if suffix in (".gz", ".zst") else ""
 
 
 def plain_suffix(path: str | Path) -> str:
-    """The ending that tells a file's format, lower case: ".jsonl" of run.jsonl.gz."""
+    """The ending that tells a file's format, in lower case, such as ".jsonl" for run.jsonl.gz."""
     path = Path(path)
     return (path.with_suffix("") if compression(path) else path).suffix.lower()
 
@@ -86,7 +96,7 @@ class _Gzip:
         return self._decompressor.eof
 
     def decompress(self, data: bytes) -> tuple[bytes, bytes]:
-        """Some of what the bytes stand for, at most ``_CHUNK``; and the bytes that are left."""
+        """Decompress at most ``_CHUNK`` bytes of output; return it and the input that is left."""
         piece = self._decompressor.decompress(data, _CHUNK)
         return piece, self._decompressor.unused_data if self.eof else self._decompressor.unconsumed_tail
 
@@ -104,7 +114,7 @@ class _Zstandard:
         return bool(self._decompressor.eof)
 
     def decompress(self, data: bytes) -> tuple[bytes, bytes]:
-        """What the bytes stand for, and those that follow the frame."""
+        """Decompress the bytes; return the output and the input that follows the frame."""
         piece: bytes = self._decompressor.decompress(data)
         return piece, self._decompressor.unused_data
 
@@ -113,7 +123,7 @@ _DECOMPRESSORS: dict[str, type[_Gzip | _Zstandard]] = {"gz": _Gzip, "zst": _Zsta
 
 
 def members(file: IO[bytes], kind: str, advance: Advance | None = None) -> Iterator[tuple[bytes, int | None]]:
-    """Decompressed bytes, a few MiB at a time, and where in the file a member (frame) ended.
+    """Decompress a file a few MiB at a time, and tell where its members (frames) end.
 
     Args:
         file: opened for reading, at a member's start.
@@ -121,21 +131,21 @@ def members(file: IO[bytes], kind: str, advance: Advance | None = None) -> Itera
         advance: see ``Advance``.
 
     Yields:
-        (bytes, offset behind the member that ends with them, or None).
+        (decompressed bytes, offset in the file at which their member ends; None if it goes on).
 
     Raises:
         EOFError: the file ends within a member.
-        OSError: it is not of this compression, or damaged.
+        OSError: the file is damaged, or has another compression.
     """
     make = _DECOMPRESSORS[kind]
     consumed, decompressor, fresh = 0, make(), True
     while data := file.read(make.read_size):
         consumed += len(data)
         piece = b""
-        while data or len(piece) == _CHUNK:  # as much as may come at once: perhaps there is more
+        while data or len(piece) == _CHUNK:  # a full piece: there may be more output
             try:
                 piece, data = decompressor.decompress(data)
-            except Exception as error:  # zlib.error; ZstdError, of a library that may not be there
+            except Exception as error:  # zlib.error or ZstdError, whose library may not be installed
                 raise OSError(f"not {kind}, or damaged: {error}") from error
             fresh = False
             if decompressor.eof:
@@ -151,8 +161,8 @@ def members(file: IO[bytes], kind: str, advance: Advance | None = None) -> Itera
 
 def _pieces(path: str | Path, advance: Advance | None) -> Iterator[bytes]:
     if path == STDIN:
-        # As soon as there is something: who writes may wait for the answer. Not through the buffer, whose
-        # lock a thread that waits for input would hold when the program ends.
+        # Return input as soon as it comes: the writer may wait for an answer. The buffer is bypassed, because
+        # a thread that waits for input would hold the buffer's lock when the program ends.
         yield from iter(lambda: os.read(sys.stdin.fileno(), _CHUNK), b"")
         return
     kind = compression(path)
@@ -168,29 +178,53 @@ def _pieces(path: str | Path, advance: Advance | None) -> Iterator[bytes]:
                 advance(consumed)
 
 
-def read_lines(path: str | Path, advance: Advance | None = None) -> Iterator[tuple[str, str]]:
-    """("FILE, line N", line) for each line that is not blank; memory holds a piece of the file and a line.
+def check_encoding(name: str) -> str:
+    """Check the name of an encoding in which lines can be read, and return its usual spelling.
+
+    Raises:
+        InputError: it is unknown, or its lines do not end in the byte 10, as in UTF-16.
+    """
+    try:
+        codec = codecs.lookup(name)
+        line_end = "\n".encode(name)
+    except (LookupError, ValueError):
+        raise InputError(
+            f"--encoding {name[:40]!r} is not known; use utf-8, gb18030, big5 or another that Python reads"
+        ) from None
+    if line_end != b"\n":
+        raise InputError(
+            f"--encoding {name} has lines that do not end in one byte; convert the file: "
+            f"iconv -f {name} -t UTF-8 FILE"
+        )
+    return codec.name
+
+
+def read_lines(
+    path: str | Path, advance: Advance | None = None, encoding: str = UTF_8
+) -> Iterator[tuple[str, str]]:
+    """Yield ("FILE, line N", line) for each line that is not blank, without reading the whole file first.
 
     Args:
         path: a file, or "-" for standard input.
         advance: see ``Advance``.
+        encoding: the encoding of its text; see ``check_encoding``.
 
     Raises:
-        InputError: the file cannot be read, is damaged, or a line is not UTF-8 or longer than 256 MiB.
+        InputError: the file cannot be read, is damaged, or a line is not in that encoding or longer than 256 MiB.
     """
     name = "standard input" if path == STDIN else str(path)
     number = 0
     try:
         for number, raw in enumerate(_raw_lines(_pieces(path, advance)), start=1):
             place = f"{name}, line {number}"
-            if line := _line(place, raw, first=number == 1):
+            if line := _line(place, raw, encoding, first=number == 1):
                 yield place, line
     except FileNotFoundError as error:
         raise InputError(f"{name}: there is no such file") from error
     except OSError as error:
         raise InputError(f"{name}: {error.strerror or error}") from error
     except EOFError as error:
-        raise InputError(f"{name}: {error}, after line {number}; the file was cut short") from error
+        raise InputError(f"{name}: {error}, after line {number}; the file is truncated") from error
     except _LineTooLongError as error:
         raise InputError(f"{name}, line {number + 1}: longer than {_MAX_LINE >> 20} MiB") from error
 
@@ -200,13 +234,14 @@ class _LineTooLongError(Exception):
 
 
 def _raw_lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """What stands between line ends. Only a newline is one: U+2028 and such may stand inside a document."""
+    """Split pieces at newlines. Other line ends, such as U+2028, may be part of a document."""
     rest: list[bytes] = []
     size = 0
     for piece in pieces:
-        for start in range(0, len(piece), _CHUNK):  # a line end is a byte, and a line of its own an object
+        # A piece of several MiB of newlines would become millions of objects at once.
+        for start in range(0, len(piece), _CHUNK):
             first, *others = piece[start : start + _CHUNK].split(b"\n")
-            rest.append(first)  # joined once, however long the line
+            rest.append(first)  # joined only once, however long the line is
             size += len(first)
             if size > _MAX_LINE:
                 raise _LineTooLongError
@@ -218,19 +253,45 @@ def _raw_lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
     yield b"".join(rest)
 
 
-def _line(place: str, raw: bytes, *, first: bool) -> str:
-    """A line's text; "" if it is blank."""
+def _line(place: str, raw: bytes, encoding: str, *, first: bool) -> str:
+    """The text of a line; "" if it is blank."""
     if first:
-        raw = raw.removeprefix(b"\xef\xbb\xbf")  # a byte order mark is no part of the line
+        raw = raw.removeprefix(b"\xef\xbb\xbf")  # a byte order mark is not part of the line
     try:
-        line = raw.decode("utf-8").removesuffix("\r")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{place}: {not_utf8(raw, error, 'of the line')}") from error
+        line = decode(raw, encoding, "of the line").removesuffix("\r")
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from error
     return "" if line.isspace() else line
 
 
+def decode(data: bytes, encoding: str = UTF_8, of: str = "") -> str:
+    """Decode bytes.
+
+    Args:
+        data: the bytes.
+        encoding: how; see ``check_encoding``.
+        of: "of the line", say, if ``data`` is only a part of a file.
+
+    Raises:
+        InputError: they are not in that encoding.
+    """
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        if encoding == UTF_8:
+            raise InputError(not_utf8(data, error, of)) from error
+        place = f"(byte {error.start + 1}{' ' if of else ''}{of})"
+        raise InputError(f"not {encoding} {place}; give another --encoding") from error
+
+
 def not_utf8(data: bytes, error: UnicodeDecodeError, of: str = "") -> str:
-    """What to say of bytes that are not UTF-8: where, and how to convert them where one can tell."""
+    """The message about bytes that are not UTF-8: where they are, and, if recognised, how to convert them.
+
+    Args:
+        data: all bytes that were decoded.
+        error: from decoding them.
+        of: "of the line", say, if ``data`` is only a part of a file.
+    """
     problem = f"not UTF-8 (byte {error.start + 1}{' ' if of else ''}{of})"
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return f"{problem} but UTF-16; convert it: iconv -f UTF-16 -t UTF-8 FILE"
@@ -238,15 +299,15 @@ def not_utf8(data: bytes, error: UnicodeDecodeError, of: str = "") -> str:
         text = data.decode("gb18030")
     except UnicodeDecodeError:
         return problem
-    # Any two bytes above 127 are a character of GB18030, mostly one that nobody uses.
+    # Any two bytes above 127 are a character of GB18030, but mostly a rare one.
     foreign = [character for character in text if ord(character) > 127]
     if sum(_is_common_chinese(character) for character in foreign) < 0.9 * len(foreign):
         return problem
-    return f"{problem}; it reads as GB18030 (GBK). Convert it: iconv -f GB18030 -t UTF-8 FILE"
+    return f"{problem}; it reads as GB18030 (GBK): use --encoding gb18030, or convert it: iconv -f GB18030 -t UTF-8 FILE"
 
 
 def _is_common_chinese(character: str) -> bool:
-    """Whether GB 2312, the thousands of characters in daily use and their punctuation, has it."""
+    """True if GB 2312 has the character. It has the characters and the punctuation in daily use."""
     try:
         character.encode("gb2312")
     except UnicodeEncodeError:
@@ -254,18 +315,18 @@ def _is_common_chinese(character: str) -> bool:
     return True
 
 
-def _no_number(name: str) -> None:
+def _reject_constant(name: str) -> None:
     raise ValueError(name)
 
 
-_JSON = json.JSONDecoder(parse_constant=_no_number)  # made once: it costs more than a line
+_JSON = json.JSONDecoder(parse_constant=_reject_constant)  # created once, since it takes longer than a line
 
 
 def read_json(place: str, text: str) -> Any:
-    """A JSON value. A lone surrogate, which no UTF-8 output could hold, becomes U+FFFD.
+    """Parse a JSON value. Lone surrogates, which UTF-8 output cannot hold, become U+FFFD.
 
     Raises:
-        InputError: it is not JSON, is nested too deeply or holds a number that is too long.
+        InputError: the text is not JSON, is nested too deeply, or has a number that is too long.
     """
     try:
         value = _JSON.decode(text)
@@ -277,21 +338,21 @@ def read_json(place: str, text: str) -> Any:
             "(a file that begins with { is read as JSON Lines)"
         ) from error
     except RecursionError as error:
-        raise InputError(f"{place}: JSON that is nested too deeply") from error
-    except ValueError as error:  # of _no_number, and of an integer that Python does not read
+        raise InputError(f"{place}: the JSON is nested too deeply") from error
+    except ValueError as error:  # from _reject_constant, or for an integer with too many digits
         raise InputError(f"{place}: not JSON: a number that is too long, NaN or infinite") from error
     return value
 
 
 def read_object(place: str, line: str) -> dict[str, Any]:
-    """A line of JSON Lines; see ``read_json``.
+    """Parse a line of JSON Lines; see ``read_json``.
 
     Raises:
-        InputError: it is not a JSON object.
+        InputError: the line is not a JSON object.
     """
     if line.lstrip().startswith("["):
         raise InputError(
-            f"{place}: a JSON array; write one object a line (jq -c '.[]' FILE makes them of an array)"
+            f"{place}: a JSON array; write one object a line (jq -c '.[]' FILE converts an array)"
         )
     row = read_json(place, line)
     if not isinstance(row, dict):
@@ -300,10 +361,10 @@ def read_object(place: str, line: str) -> dict[str, Any]:
 
 
 def read_string(place: str, row: dict[str, Any], field: str) -> str:
-    """A field that must be a string.
+    """The value of a field that must be a string.
 
     Raises:
-        InputError: it is missing, or not one.
+        InputError: the field is missing, or is not a string.
     """
     if field not in row:
         raise InputError(f'{place}: the field "{field}" is missing')
@@ -314,10 +375,10 @@ def read_string(place: str, row: dict[str, Any], field: str) -> str:
 
 
 def split_pair(place: str, line: str) -> tuple[str, str]:
-    """The query and the document of a line of TSV.
+    """Split a line of TSV into its query and its document.
 
     Raises:
-        InputError: it has no tab, or more than one.
+        InputError: the line has no tab, or more than one.
     """
     query, tab, document = line.partition("\t")
     if not tab or "\t" in document:

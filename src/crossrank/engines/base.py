@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -22,8 +23,10 @@ MOST_THREADS = 4096
 class Engine(Protocol):
     """Runs a model on packs.
 
+    An engine of your own is a subclass with a ``name`` and ``logits``; the rest has defaults.
+
     Attributes:
-        name: "native" or "torch".
+        name: "native", "torch", or that of your own.
         device: where it runs: "cpu", "cuda:0", "mps".
         precision: of the encoder's arithmetic: "fp32", "fp16", "bf16", "int8".
         batch_tokens: tokens of a pack that suit it, where the user gives no number.
@@ -36,13 +39,14 @@ class Engine(Protocol):
     """
 
     name: str
-    device: str
-    precision: str
-    batch_tokens: int
-    fill_tokens: int
-    lanes: int
-    calls: int
+    device: str = "cpu"
+    precision: str = "fp32"
+    batch_tokens: int = 8192
+    fill_tokens: int = 1
+    lanes: int = 1
+    calls: int = 1
 
+    @abstractmethod
     def logits(self, pack: Pack) -> npt.NDArray[np.float32]:
         """One logit for each pair: float32 (B,) for a pack of B pairs, in the pack's order.
 

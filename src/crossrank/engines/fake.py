@@ -9,12 +9,13 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from crossrank.engines.base import Engine
 from crossrank.packing import Pack
 
 __all__ = ["FakeEngine"]
 
 
-class FakeEngine:
+class FakeEngine(Engine):
     """Gives each pair the logit that a function computes from its token ids.
 
     It can be slow, fail or block, so that tests can check what the code around an engine does then.
@@ -36,8 +37,6 @@ class FakeEngine:
     """
 
     name = "fake"
-    device = "cpu"
-    precision = "fp32"
 
     def __init__(
         self,

@@ -21,10 +21,9 @@ from tokenizers import Tokenizer
 from tokenizers.models import Unigram, WordPiece
 
 from crossrank.errors import CheckpointError
+from crossrank.text.unicode import clean
 
-__all__ = ["TokenIds", "WordTokenizer", "clean", "library_errors"]
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
+__all__ = ["TokenIds", "WordTokenizer", "library_errors"]
 
 MAX_WORDS = 1 << 17
 """Words that are remembered. So many take about 20 MB."""
@@ -169,11 +168,6 @@ class WordTokenizer:
             if not all(kind[0] in "LMNP" or kind in ("Sc", "Sm") for kind in kinds):
                 return False
         return not self._strange.search(_folded(word))
-
-
-def clean(text: str) -> str:
-    """Replace lone surrogates, which no UTF-8 tokenizer can read, by U+FFFD."""
-    return _SURROGATE.sub("\ufffd", text)
 
 
 def _folded(text: str) -> str:
