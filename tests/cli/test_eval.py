@@ -48,7 +48,7 @@ def test_a_table_of_a_run_and_a_first_stage(crossrank: Run, tmp_path: Path) -> N
     assert re.search(r"first stage\s+0\.5000", done.out)
     assert re.search(r"better\.run\s+1\.0000", done.out)
     assert re.search(r"better\.run\s+MRR\s+\+0\.5000\s+fewer than 10 queries\s+2\s+0", done.out)
-    assert "matched by their place" in done.out
+    assert "matched by position" in done.out
 
 
 def test_a_label_that_no_measure_bears_is_refused(crossrank: Run, tmp_path: Path) -> None:

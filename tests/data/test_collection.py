@@ -23,7 +23,7 @@ def test_cranfield_as_it_lies() -> None:
     assert collection.queries["3"].startswith("what problems of heat conduction in composite slabs")
     assert list(collection.queries) == list(collection.qrels) == [str(n) for n in range(1, 9)]
     [note] = collection.notes
-    assert "matched by their place" in note
+    assert "matched by position" in note
     texts = collection.texts()
     assert set(collection.qrels["3"]) <= set(texts)
     assert any("composite slab" in texts[x] for x, label in collection.qrels["3"].items() if label)
@@ -87,7 +87,7 @@ def test_splits_of_a_beir_folder(tmp_path: Path) -> None:
         (
             "corpus.jsonl",
             '{"_id": "x", "text": "a"}\n{"_id": "x", "text": "b"}',
-            "corpus.jsonl, line 2: the id 'x' was there before",
+            "corpus.jsonl, line 2: duplicate id 'x'",
         ),
         ("corpus.jsonl", '{"_id": "x"}', 'corpus.jsonl, line 1: a document has a string "text"'),
         ("queries.jsonl", '{"_id": "x", "text": 1}', 'queries.jsonl, line 1: the field "text"'),
@@ -116,7 +116,7 @@ def test_rows_with_labels(tmp_path: Path) -> None:
     rows = [("a/b", "c"), ("a", "b/c")]
     documents = '{"id": "%s", "query": "q", "documents": [{"id": "%s", "text": "x"}], "labels": [1]}\n'
     path.write_text("".join(documents % row for row in rows))
-    with pytest.raises(InputError, match="line 2: the id 'a/b/c' was there before"):
+    with pytest.raises(InputError, match="line 2: duplicate id 'a/b/c'"):
         load_collection(str(path)).texts()
     path.write_text('{"query": "q", "documents": ["x"]}\n')
     with pytest.raises(InputError, match='line 1: the field "labels" is missing'):

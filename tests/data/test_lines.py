@@ -38,7 +38,7 @@ def test_lines_come_with_their_place(tmp_path: Path, name: str) -> None:
 def test_a_compressed_file_cut_short_is_refused(tmp_path: Path, name: str, cut: int) -> None:
     path = write(tmp_path / name, TEXT)
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(InputError, match="cut short"):
+    with pytest.raises(InputError, match="the file is truncated"):
         list(read_lines(path))
 
 
@@ -116,3 +116,25 @@ def test_an_array_in_place_of_lines() -> None:
 def test_deep_nesting_is_one_line() -> None:
     with pytest.raises(InputError, match="nested too deeply"):
         read_object("here", '{"a":' + "[" * 100_000)
+
+
+def test_a_file_is_read_in_its_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "documents.txt"
+    path.write_bytes("北京是首都。\r\n𠮷野家\n".encode("gb18030"))
+    assert [line for _, line in read_lines(path, encoding="gb18030")] == ["北京是首都。", "𠮷野家"]
+    path.write_bytes("\ufeff北京".encode("gb18030"))
+    assert [line for _, line in read_lines(path, encoding="gb18030")] == ["北京"]
+    path.write_bytes("北京".encode())
+    with pytest.raises(InputError, match=r"line 1: not big5 \(byte 1 of the line\); give another --encoding"):
+        list(read_lines(path, encoding="big5"))
+
+
+@pytest.mark.parametrize("name", ["nothing", "utf-16", "rot13", "", "a\0b"])
+def test_an_encoding_must_be_one_of_text_lines(name: str) -> None:
+    with pytest.raises(InputError, match="--encoding"):
+        check_encoding(name)
+
+
+@pytest.mark.parametrize(("name", "usual"), [("GB18030", "gb18030"), ("UTF8", "utf-8"), ("big5", "big5")])
+def test_an_encoding_has_several_spellings(name: str, usual: str) -> None:
+    assert check_encoding(name) == usual

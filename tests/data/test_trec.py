@@ -26,11 +26,11 @@ def test_a_run_is_ordered_by_score_and_ties_keep_the_files_order(tmp_path: Path)
     ("text", "message"),
     [
         ("1 Q0 a 1 0.5\n", "line 1: 5 columns; a line of a run is"),
-        ("1 Q0 a 1 0.5 t\n1 Q0 a 2 0.4 t\n", "line 2: document a stands twice in query 1"),
+        ("1 Q0 a 1 0.5 t\n1 Q0 a 2 0.4 t\n", "line 2: document a appears twice for query 1"),
         ("1 Q0 a 1 nan t\n", "line 1: the score is 'nan'"),
         ("1 Q0 a 1 high t\n", "line 1: the score is 'high'"),
-        ("1 Q0 a 1 2 t\n2 Q0 a 1 2 t\n1 Q0 b 2 1 t\n", "line 3: query 1 was there before"),
-        ("\n", "no line of a run"),
+        ("1 Q0 a 1 2 t\n2 Q0 a 1 2 t\n1 Q0 b 2 1 t\n", "line 3: query 1 appeared before"),
+        ("\n", "no lines of a run"),
     ],
 )
 def test_malformed_runs(tmp_path: Path, text: str, message: str) -> None:
@@ -88,10 +88,10 @@ Identify organizations.
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("<top>\n<num>1\n</top>", "line 1: a topic without <title>"),
-        ("\n<top>\n<title>x\n</top>", "line 2: a topic without <num>"),
-        ("<top><num>1<title>x</top>\n<top><num>1<title>y</top>", "line 2: the number 1 was there before"),
-        ("<top><num>1<title>x\n<top><num>2<title>y</top>", "line 2: <top> within the one of"),
+        ("<top>\n<num>1\n</top>", "line 1: the topic has no <title>"),
+        ("\n<top>\n<title>x\n</top>", "line 2: the topic has no <num>"),
+        ("<top><num>1<title>x</top>\n<top><num>1<title>y</top>", "line 2: the number 1 appeared before"),
+        ("<top><num>1<title>x\n<top><num>2<title>y</top>", "line 2: <top> inside the one of"),
         ("<top><num>1<title>x", "line 1: <top> without </top>"),
         ("1\tx\n2\n", "line 2: a line is a number, a tab and a query"),
         ("", "no topics"),
@@ -126,7 +126,7 @@ One <P>two</P> three.
 
 
 def test_malformed_documents(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="line 2: a document without <docno>"):
+    with pytest.raises(InputError, match="line 2: the document has no <docno>"):
         list(read_documents(write(tmp_path, "\n<doc><text>x</text></doc>")))
     with pytest.raises(InputError, match="line 1: <doc> without </doc>"):
         list(read_documents(write(tmp_path, "<doc><docno>1</docno>")))

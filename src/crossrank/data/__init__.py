@@ -1,0 +1,1 @@
+"""Reading files: lines, rows, the formats of TREC, and test collections."""

@@ -1,4 +1,4 @@
-"""Test collections: queries, judgments and documents, from folders, files and the names of libraries."""
+"""Test collections: queries, judgments and documents, from folders, from files, or by name from libraries."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from crossrank.data import named, rows, trec
-from crossrank.data.lines import plain_suffix, read_lines, read_object
+from crossrank.data.lines import UTF_8, plain_suffix, read_lines, read_object
 from crossrank.data.trec import Qrels, Run
 from crossrank.errors import InputError
 from crossrank.text.keywords import KeywordIndex
@@ -17,15 +17,15 @@ __all__ = ["Collection", "load_collection"]
 
 @dataclass(slots=True)
 class Collection:
-    """Queries, what is known of their answers, and the documents.
+    """Queries, judgments and documents.
 
     Attributes:
-        name: of the folder, file or data set.
-        queries: their texts, by id; those that are judged, where any is.
-        qrels: judgments; empty where there are none.
-        documents: gives (place, id, text) of every document, each time it is called.
-        first_stage: the order that the collection itself brings, or None.
-        notes: what a reader of results should know about how it was read.
+        name: the name of the folder, file or data set.
+        queries: texts by id.
+        qrels: judgments, which may be empty.
+        documents: function that reads the documents anew at each call, and yields (place, id, text) of each.
+        first_stage: the run that comes with the collection, or None.
+        notes: remarks for the reader of results about how the collection was read.
     """
 
     name: str
@@ -36,15 +36,15 @@ class Collection:
     notes: list[str] = field(default_factory=list)
 
     def texts(self) -> dict[str, str]:
-        """The texts of all documents, by id.
+        """Read the texts of all documents, by id.
 
         Raises:
-            InputError: a document is not as it should be, or an id comes twice.
+            InputError: a document is malformed, or two documents have the same id.
         """
         texts: dict[str, str] = {}
         for place, identity, text in self.documents():
             if identity in texts:
-                raise InputError(f"{place}: the id {identity!r} was there before")
+                raise InputError(f"{place}: duplicate id {identity!r}")
             texts[identity] = text
         return texts
 
@@ -57,21 +57,23 @@ def load_collection(
     qrels: str | None = None,
     judged: bool = True,
     text_field: str = "text",
+    encoding: str = UTF_8,
 ) -> Collection:
-    """Open a collection; documents are read later, when they are asked for.
+    """Open a collection. Its documents are read later, by ``Collection.documents``.
 
     Args:
         source: a folder in BEIR's form (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv); a folder with
-            TREC documents, topics and qrels, told apart by what is in them; a file of rows with
+            TREC documents, topics and qrels, which are recognised by their content; a file of rows with
             labels (JSON Lines, Parquet); "irds:NAME" or "mteb:NAME".
-        split: which of BEIR's or MTEB's qrels; default "test", or the only one.
-        queries: a file of topics or BEIR queries instead of the collection's own.
-        qrels: a file of judgments instead of the collection's own.
-        judged: keep the queries that have judgments only. Else judgments need not be there.
+        split: the split of BEIR's or MTEB's judgments; default "test", or the only one.
+        queries: a file of topics or BEIR queries to use instead of the collection's own.
+        qrels: a file of judgments to use instead of the collection's own.
+        judged: keep only queries that have judgments. If False, there need not be any judgments.
         text_field: the field of a document that has its text, in a file of rows.
+        encoding: the encoding of its files.
 
     Raises:
-        InputError: it is not there, is in no form that is known, or a line of it is not as it should be.
+        InputError: the collection does not exist, its form is unknown, or one of its lines is malformed.
     """
     library, colon, name = source.partition(":")
     path = Path(source)
@@ -83,30 +85,32 @@ def load_collection(
             f"{source}: there is no such folder or file (a data set's name begins with irds: or mteb:)"
         )
     elif _find(path, "corpus"):
-        collection = _beir(path, split, qrels, judged)
+        collection = _beir(path, split, qrels, judged, encoding)
     elif split:
         raise InputError(f"{source} has no splits; leave --split out")
+    elif path.is_dir():
+        collection = _trec(path, queries, qrels, judged, encoding)
     else:
-        collection = _trec(path, queries, qrels, judged) if path.is_dir() else _from_rows(source, text_field)
+        collection = _from_rows(source, text_field, encoding)
     if queries:
-        collection.queries = _read_queries(Path(queries))
+        collection.queries = _read_queries(Path(queries), encoding)
     if qrels:
-        collection.qrels = trec.read_qrels(qrels)
+        collection.qrels = trec.read_qrels(qrels, encoding)
     _match(collection, judged)
     return collection
 
 
 def _match(collection: Collection, only_judged: bool) -> None:
-    """Bring queries and judgments together, and say what does not fit."""
+    """Match queries with judgments, and note what does not match."""
     judged = collection.qrels
     unknown = [query for query in judged if query not in collection.queries]
     numbers = [str(n) for n in range(1, len(collection.queries) + 1)]
     if unknown and set(judged) == set(numbers):
-        # Cranfield's topics carry numbers of an older, longer list; its judgments count from 1.
+        # Cranfield's topics have the numbers of an older, longer list; its judgments number them from 1.
         collection.queries = dict(zip(numbers, collection.queries.values(), strict=True))
         collection.notes.append(
             f"the judgments number the {len(numbers)} queries from 1 and the queries have other numbers: "
-            "they were matched by their place"
+            "they were matched by position"
         )
     if not only_judged:
         return
@@ -122,7 +126,7 @@ def _match(collection: Collection, only_judged: bool) -> None:
     collection.queries = {query: text for query, text in collection.queries.items() if query in judged}
     collection.qrels = {query: judged[query] for query in collection.queries}
     if not collection.queries:
-        raise InputError(f"{collection.name}: no query has judgments; are these qrels of these queries?")
+        raise InputError(f"{collection.name}: no query has judgments; do the qrels belong to these queries?")
 
 
 def _find(folder: Path, stem: str) -> Path | None:
@@ -130,21 +134,21 @@ def _find(folder: Path, stem: str) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
-def _beir(folder: Path, split: str | None, qrels: str | None, judged: bool) -> Collection:
+def _beir(folder: Path, split: str | None, qrels: str | None, judged: bool, encoding: str) -> Collection:
     queries, corpus = _find(folder, "queries"), _find(folder, "corpus")
     if queries is None or corpus is None:
         raise InputError(f"{folder} has a corpus.jsonl but no queries.jsonl")
 
     def documents() -> Iterator[tuple[str, str, str]]:
-        for place, line in read_lines(corpus):
+        for place, line in read_lines(corpus, encoding=encoding):
             row = read_object(place, line)
             title, text = (row.get(name) or "" for name in ("title", "text"))
             if not isinstance(title, str) or not isinstance(text, str) or "text" not in row:
-                raise InputError(f'{place}: a document has a string "text", and may have a string "title"')
+                raise InputError(f'{place}: a document has a string "text" and optionally a string "title"')
             yield place, _id(place, row), f"{title} {text}".strip()
 
-    found = trec.read_qrels(_beir_qrels(folder, split)) if judged and not qrels else {}
-    return Collection(folder.name, _read_queries(queries), found, documents)
+    found = trec.read_qrels(_beir_qrels(folder, split), encoding) if judged and not qrels else {}
+    return Collection(folder.name, _read_queries(queries, encoding), found, documents)
 
 
 def _beir_qrels(folder: Path, split: str | None) -> Path:
@@ -164,26 +168,26 @@ def _id(place: str, row: dict[str, object]) -> str:
     return str(value)
 
 
-def _read_queries(path: Path) -> dict[str, str]:
+def _read_queries(path: Path, encoding: str) -> dict[str, str]:
     if plain_suffix(path) != ".jsonl":
-        return trec.read_topics(path)
+        return trec.read_topics(path, encoding)
     queries: dict[str, str] = {}
-    for place, line in read_lines(path):
+    for place, line in read_lines(path, encoding=encoding):
         row = read_object(place, line)
         text, identity = row.get("text"), _id(place, row)
         if not isinstance(text, str):
             raise InputError(f'{place}: the field "text" is missing, or is not a string')
         if identity in queries:
-            raise InputError(f"{place}: the id {identity!r} was there before")
+            raise InputError(f"{place}: duplicate id {identity!r}")
         queries[identity] = text
     return queries
 
 
-def _trec(folder: Path, queries: str | None, qrels: str | None, judged: bool) -> Collection:
+def _trec(folder: Path, queries: str | None, qrels: str | None, judged: bool, encoding: str) -> Collection:
     kinds: dict[str, list[Path]] = {"documents": [], "topics": [], "qrels": [], "run": [], "": []}
     for path in sorted(folder.iterdir()):
         if path.is_file() and not path.name.startswith("."):
-            kinds[trec.kind_of(path)].append(path)
+            kinds[trec.kind_of(path, encoding)].append(path)
 
     def only(kind: str, option: str) -> Path:
         found = kinds[kind]
@@ -195,33 +199,36 @@ def _trec(folder: Path, queries: str | None, qrels: str | None, judged: bool) ->
 
     if not kinds["documents"]:
         raise InputError(
-            f"{folder} is no collection that is known: neither corpus.jsonl (BEIR) nor TREC documents (<doc>)"
+            f"{folder} is not a known kind of collection: it has neither corpus.jsonl (BEIR) nor TREC "
+            "documents (<doc>)"
         )
 
     def documents() -> Iterator[tuple[str, str, str]]:
         for path in kinds["documents"]:
-            yield from trec.read_documents(path)
+            yield from trec.read_documents(path, encoding)
 
     return Collection(
         folder.name,
-        {} if queries else trec.read_topics(only("topics", "--queries")),
-        {} if qrels or not (judged or kinds["qrels"]) else trec.read_qrels(only("qrels", "--qrels")),
+        {} if queries else trec.read_topics(only("topics", "--queries"), encoding),
+        {}
+        if qrels or not (judged or kinds["qrels"])
+        else trec.read_qrels(only("qrels", "--qrels"), encoding),
         documents,
     )
 
 
-def _from_rows(source: str, text_field: str) -> Collection:
-    """A file of rows: a document is known by its row's id and its own."""
+def _from_rows(source: str, text_field: str, encoding: str) -> Collection:
+    """Open a file of rows. A document's id in the collection is its row's id, a slash and its own id."""
     collection = Collection(Path(source).name, {}, {}, lambda: iter(documents), {})
     documents: list[tuple[str, str, str]] = []
     assert collection.first_stage is not None
     unranked = 0
-    for row in rows.read_rows(source, text_field=text_field):
+    for row in rows.read_rows(source, text_field=text_field, encoding=encoding):
         query = str(row.id)
         if row.labels is None:
-            raise InputError(f'{row.place}: the field "labels" is missing: what is relevant is not known')
+            raise InputError(f'{row.place}: the field "labels" is missing; without it, relevance is unknown')
         if query in collection.queries:
-            raise InputError(f"{row.place}: the id {query!r} was there before")
+            raise InputError(f"{row.place}: duplicate id {query!r}")
         ids = [f"{query}/{document.id}" for document in row.documents]
         collection.queries[query] = row.query
         collection.qrels[query] = dict(zip(ids, row.labels, strict=True))
@@ -232,9 +239,9 @@ def _from_rows(source: str, text_field: str) -> Collection:
         collection.first_stage[query] = trec.best_first(dict(zip(ids, order, strict=True)))
         documents += [(row.place, x, each.text) for x, each in zip(ids, row.documents, strict=True)]
     if not collection.queries:
-        raise InputError(f"{source}: no rows in it")
+        raise InputError(f"{source}: the file has no rows")
     if unranked:
         collection.notes.append(
-            f"{unranked} rows give right and wrong texts and no order: theirs is BM25's, over the row's texts"
+            f"{unranked} rows have positive and negative texts but no order: BM25 orders each row's texts"
         )
     return collection

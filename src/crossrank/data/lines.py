@@ -210,7 +210,8 @@ def read_lines(
         encoding: the encoding of its text; see ``check_encoding``.
 
     Raises:
-        InputError: the file cannot be read, is damaged, or a line is not in that encoding or longer than 256 MiB.
+        InputError: the file cannot be read, is damaged, or a line is longer than 256 MiB or not in
+            that encoding.
     """
     name = "standard input" if path == STDIN else str(path)
     number = 0
@@ -255,12 +256,14 @@ def _raw_lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 def _line(place: str, raw: bytes, encoding: str, *, first: bool) -> str:
     """The text of a line; "" if it is blank."""
-    if first:
-        raw = raw.removeprefix(b"\xef\xbb\xbf")  # a byte order mark is not part of the line
+    if first and encoding == UTF_8:
+        raw = raw.removeprefix(codecs.BOM_UTF8)  # a byte order mark is not part of the line
     try:
         line = decode(raw, encoding, "of the line").removesuffix("\r")
     except InputError as error:
         raise InputError(f"{place}: {error}") from error
+    if first:  # another byte order mark, such as GB18030's
+        line = line.removeprefix("\ufeff")
     return "" if line.isspace() else line
 
 
@@ -303,7 +306,10 @@ def not_utf8(data: bytes, error: UnicodeDecodeError, of: str = "") -> str:
     foreign = [character for character in text if ord(character) > 127]
     if sum(_is_common_chinese(character) for character in foreign) < 0.9 * len(foreign):
         return problem
-    return f"{problem}; it reads as GB18030 (GBK): use --encoding gb18030, or convert it: iconv -f GB18030 -t UTF-8 FILE"
+    return (
+        f"{problem}; it reads as GB18030 (GBK). Use --encoding gb18030, or convert it: "
+        "iconv -f GB18030 -t UTF-8 FILE"
+    )
 
 
 def _is_common_chinese(character: str) -> bool:

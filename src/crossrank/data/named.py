@@ -1,4 +1,4 @@
-"""Data sets by the names that ir_datasets and MTEB give them, fetched by those libraries."""
+"""Data sets by their names in ir_datasets and MTEB, which fetch them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ __all__ = ["LIBRARIES", "Parts"]
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """A data set's queries, judgments and first stage (if it has one), and a way to read its documents."""
+    """A data set's queries, judgments, documents and first stage, which may be missing.
+
+    ``documents`` is a function that reads the documents and yields (place, id, text) of each.
+    """
 
     queries: dict[str, str]
     qrels: Qrels
@@ -24,7 +27,7 @@ class Parts:
 
 
 def _irds(name: str, split: str | None, judged: bool) -> Parts:
-    """A data set of ir_datasets: ``irds:beir/scifact/test``, ``irds:msmarco-passage/dev/small``."""
+    """Load a data set of ir_datasets, such as ``irds:beir/scifact/test``."""
     with needs("eval", "a name of ir_datasets"):
         import ir_datasets
     if split:
@@ -45,7 +48,7 @@ def _irds(name: str, split: str | None, judged: bool) -> Parts:
         run: Run = {}
         for scored in dataset.scoreddocs_iter() if dataset.has_scoreddocs() else ():
             run.setdefault(str(scored.query_id), {})[str(scored.doc_id)] = float(scored.score)
-    except Exception as error:  # network, disk, and the library's own
+    except Exception as error:  # of the network, the disk, or the library
         raise InputError(f"ir_datasets cannot read {name}: {error}") from error
 
     def documents() -> Iterator[tuple[str, str, str]]:
@@ -57,7 +60,7 @@ def _irds(name: str, split: str | None, judged: bool) -> Parts:
 
 
 def _mteb(name: str, split: str | None, judged: bool) -> Parts:  # noqa: ARG001  every task has judgments
-    """A retrieval or reranking task of MTEB: ``mteb:SciFact``; ``mteb:NAME/LANGUAGE`` for a part of it."""
+    """Load a retrieval or reranking task of MTEB: ``mteb:NAME``, or a part of it: ``mteb:NAME/LANGUAGE``."""
     with needs("mteb", "a name of MTEB"):
         import mteb
     name, _, part = name.partition("/")
@@ -67,11 +70,11 @@ def _mteb(name: str, split: str | None, judged: bool) -> Parts:  # noqa: ARG001 
         raise InputError(f"MTEB knows no task {name!r}") from error
     try:
         task.load_data()
-    except Exception as error:  # network, disk, and the library's own
+    except Exception as error:  # of the network, the disk, or the library
         raise InputError(f"MTEB cannot load {name}: {error}") from error
     parts: Any = getattr(task, "dataset", None)
     if not _is_retrieval(parts):
-        raise InputError(f"mteb:{name} is no retrieval or reranking task")
+        raise InputError(f"mteb:{name} is not a retrieval or reranking task")
     part = _choose(f"mteb:{name}", "parts", parts, part or "default", f"mteb:{name}/PART")
     split = _choose(f"mteb:{name}", "splits", parts[part], split or "test", "--split")
     data = parts[part][split]
@@ -84,7 +87,7 @@ def _mteb(name: str, split: str | None, judged: bool) -> Parts:  # noqa: ARG001 
         str(q): {str(d): int(x) for d, x in judged.items()} for q, judged in data["relevant_docs"].items()
     }
     queries = {str(row["id"]): str(row["text"]) for row in data["queries"]}
-    # Of reranking tasks: the candidates, without scores.
+    # A reranking task brings candidates without scores.
     top = data.get("top_ranked") or {}
     run = {str(query): {str(x): -float(i) for i, x in enumerate(found)} for query, found in top.items()}
     return Parts(queries, qrels, documents, run or None)
@@ -106,4 +109,7 @@ def _choose(source: str, what: str, found: Any, wanted: str, how: str) -> str:
 
 
 LIBRARIES: dict[str, Callable[[str, str | None, bool], Parts]] = {"irds": _irds, "mteb": _mteb}
-"""What stands before the colon of a name, and what opens it."""
+"""For each prefix of a name (before the colon), the function that loads the data set.
+
+It takes the rest of the name, the split, and whether the data set must have judgments.
+"""

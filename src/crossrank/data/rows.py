@@ -1,12 +1,12 @@
-"""Rows: a query and its documents. What ``crossrank bulk`` reads, and what carries labels to ``eval``.
+"""Rows, each a query and its documents: the input of ``crossrank bulk`` and, with labels, of ``eval``.
 
 A row of JSON Lines or Parquet is one query::
 
     {"id": "q1", "query": "...", "documents": ["...", {"id": "d7", "text": "..."}], "labels": [0, 1]}
 
-or one pair, ``{"query": "...", "document": "..."}``; a line of TSV is a pair. The id is optional: the
-row's number stands in for it, and a document's place for the document's. Training data will do too:
-"pos" and "neg" (or "positive" and "negative") are documents with the labels 1 and 0.
+or one pair, ``{"query": "...", "document": "..."}``. A line of TSV is a pair. Ids are optional: by default a
+row's id is its number, and a document's id is its index in the row. Training data is accepted too: "pos" and
+"neg" (or "positive" and "negative") are documents with the labels 1 and 0.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeAlias
 from crossrank._extras import needs
 from crossrank.data.lines import (
     STDIN,
+    UTF_8,
     Advance,
     plain_suffix,
     read_lines,
@@ -30,15 +31,17 @@ from crossrank.errors import InputError
 
 __all__ = ["Document", "Id", "Row", "Shard", "check_label", "import_parquet", "parse_shard", "read_rows"]
 
-MOST_LABEL = 1000
+MAX_LABEL = 1000
+"""The largest label, as measures allocate tables that grow with it."""
 
 _TRAINING = (("pos", "neg"), ("positive", "negative"))
+"""Field names of training data: documents that are relevant, and documents that are not."""
 
 Id: TypeAlias = str | int
-"""As it was read: a number comes back as a number."""
+"""An id of the type that was read, so that a number is written as a number."""
 
 Shard = tuple[int, int]
-"""(i, n): the i-th of n parts, i from 1."""
+"""(i, n) is the i-th of n parts, where i counts from 1."""
 
 
 class Document(NamedTuple):
@@ -52,13 +55,13 @@ class Row(NamedTuple):
     """A query and its documents.
 
     Attributes:
-        place: where it was read, for messages.
-        id: of the query, or the row's number from 0.
-        query: its text.
+        place: where the row was read, for messages.
+        id: the query's id; by default the row's number, from 0.
+        query: the query's text.
         documents: in the order of the first stage.
-        labels: of each document, how relevant it is (0: not); None: unknown.
-        is_pair: it was given as a pair, and is answered as one.
-        is_ranked: the order of the documents says something; False of "pos" and "neg".
+        labels: the relevance of each document, 0 if it is not relevant; None if unknown.
+        is_pair: the row was given as a pair, and its result is written as one.
+        is_ranked: the order of the documents is a ranking; False for "pos" and "neg".
     """
 
     place: str
@@ -71,10 +74,10 @@ class Row(NamedTuple):
 
 
 def parse_shard(text: str) -> Shard:
-    """``"2/8"`` is the second of eight parts: every row whose number modulo 8 is 1.
+    """Parse a shard: ``"2/8"`` is the second of eight parts, every row whose number modulo 8 is 1.
 
     Raises:
-        InputError: it is not i/n with 1 <= i <= n.
+        InputError: the text is not i/n with 1 <= i <= n.
     """
     first, slash, second = text.partition("/")
     if not (slash and first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
@@ -83,7 +86,7 @@ def parse_shard(text: str) -> Shard:
 
 
 def import_parquet() -> Any:
-    """pyarrow.parquet.
+    """Import pyarrow.parquet.
 
     Raises:
         MissingLibraryError: pyarrow is not installed.
@@ -94,31 +97,37 @@ def import_parquet() -> Any:
 
 
 def read_rows(
-    path: str, shard: Shard = (1, 1), advance: Advance | None = None, *, text_field: str = "text"
+    path: str,
+    shard: Shard = (1, 1),
+    advance: Advance | None = None,
+    *,
+    text_field: str = "text",
+    encoding: str = UTF_8,
 ) -> Iterator[Row]:
-    """Rows of a file, in its order, one at a time.
+    """Read the rows of a file, in order, one at a time.
 
-    ``.parquet`` is Parquet, ``.tsv`` pairs (query, tab, document; no header), anything else JSON Lines;
-    JSON Lines and TSV may be compressed (.gz, .zst). "-" is JSON Lines on standard input.
+    ``.parquet`` is Parquet, ``.tsv`` has pairs (query, tab, document; no header), and any other file is JSON
+    Lines. JSON Lines and TSV may be compressed (.gz, .zst). "-" is JSON Lines on standard input.
 
     Args:
         path: the file.
-        shard: which rows to give; the others are read and checked too.
-        advance: is told how much of the file was read: its bytes, or for Parquet its rows.
+        shard: the part of the rows to yield; the others are read and checked too.
+        advance: called with how much of the file was read: its bytes, or the rows of a Parquet file.
         text_field: the field of a document that has its text.
+        encoding: the encoding of JSON Lines and TSV.
 
     Raises:
-        InputError: the file cannot be read, or a row is not as it should be.
+        InputError: the file cannot be read, or a row is malformed.
     """
     suffix = plain_suffix(path)
     if suffix == ".parquet":
         rows = (_row(place, n, row, text_field) for n, (place, row) in enumerate(_parquet(path, advance)))
     elif suffix == ".tsv":
-        rows = (_pair(place, n, line) for n, (place, line) in enumerate(read_lines(path, advance)))
+        rows = (_pair(place, n, line) for n, (place, line) in enumerate(read_lines(path, advance, encoding)))
     else:
         rows = (
             _row(place, n, read_object(place, line), text_field)
-            for n, (place, line) in enumerate(read_lines(path, advance))
+            for n, (place, line) in enumerate(read_lines(path, advance, encoding))
         )
     is_pair: bool | None = None
     for number, row in enumerate(rows):
@@ -150,7 +159,7 @@ def _parquet(path: str, advance: Advance | None) -> Iterator[tuple[str, dict[str
             for batch in file.iter_batches(batch_size=256, columns=columns):
                 for row in batch.to_pylist():
                     number += 1
-                    # An empty cell is as good as no column.
+                    # An empty cell counts as a missing field.
                     yield (
                         f"{path}, row {number}",
                         {name: value for name, value in row.items() if value is not None},
@@ -162,9 +171,9 @@ def _parquet(path: str, advance: Advance | None) -> Iterator[tuple[str, dict[str
 
 
 def check_label(place: str, label: int) -> None:
-    """Raise InputError for a label that measures would make tables of memory for."""
-    if abs(label) > MOST_LABEL:
-        raise InputError(f"{place}: the label is {label}; labels are {-MOST_LABEL} to {MOST_LABEL}")
+    """Raise InputError for a label that is out of range."""
+    if abs(label) > MAX_LABEL:
+        raise InputError(f"{place}: the label is {label}; labels are {-MAX_LABEL} to {MAX_LABEL}")
 
 
 def _identity(place: str, value: object, what: str) -> Id:
@@ -196,7 +205,7 @@ def _row(place: str, number: int, row: dict[str, Any], text_field: str) -> Row:
 
 
 def _texts(place: str, row: dict[str, Any], name: str) -> list[Any]:
-    """The documents of "pos" or "neg"; one may stand alone, and the wrong ones may be left out."""
+    """The texts of a field such as "pos" or "neg". A single text need not be in a list."""
     found = row.get(name, [])
     if not isinstance(found, (str, list)):
         raise InputError(f'{place}: the field "{name}" is neither a text nor a list of texts')
@@ -230,7 +239,7 @@ def _documents(place: str, found: list[Any], text_field: str) -> tuple[Document,
     for index, (identity, text) in enumerate(read):
         if identity is None:
             identity = str(index)
-            while identity in taken:  # another document's own id
+            while identity in taken:  # another document was given this id
                 identity = f"#{identity}"
         documents.append(Document(identity, text))
     return tuple(documents)
@@ -242,8 +251,8 @@ def _document(place: str, index: int, document: object, text_field: str) -> tupl
     text = document.get(text_field) if isinstance(document, dict) else None
     if not isinstance(document, dict) or not isinstance(text, str):
         raise InputError(
-            f"{place}: document {index} is neither a string nor an object whose field "
-            f'"{text_field}" is one (--text-field names another)'
+            f"{place}: document {index} is neither a string nor an object with a string "
+            f'"{text_field}" (--text-field names another field)'
         )
     identity = document.get("id")
     if identity is None:

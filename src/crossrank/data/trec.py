@@ -1,7 +1,7 @@
-"""The formats of TREC: runs, relevance judgments (qrels), topics and documents.
+"""TREC's formats: runs, relevance judgments (qrels), topics and documents.
 
-https://github.com/usnistgov/trec_eval describes runs and qrels. Topics and documents are SGML that
-is rarely well-formed XML (bare ``&``, unclosed fields), so they are read by their tags alone.
+https://github.com/usnistgov/trec_eval describes runs and qrels. Topics and documents are SGML that is rarely
+well-formed XML (bare ``&``, unclosed fields), so only their tags are looked for.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from crossrank.data.lines import Advance, read_lines
+from crossrank.data.lines import UTF_8, Advance, read_lines
 from crossrank.data.rows import check_label
 from crossrank.errors import InputError
 
@@ -29,22 +29,22 @@ __all__ = [
 ]
 
 Qrels = dict[str, dict[str, int]]
-"""For each query, the judged documents and how relevant they are (0: not)."""
+"""For each query, the judged documents and their relevance; 0 means not relevant."""
 
 Run = dict[str, dict[str, float]]
 """For each query, its documents with their scores, best first."""
 
 _TAG = re.compile(r"</?[a-zA-Z][^>]*>")
-# The names of TREC's topics' fields in front of their text, as in "<num> Number: 301".
+# Field names that TREC repeats before the text of a topic's fields, as in "<num> Number: 301".
 _LABEL = re.compile(r"^\s*(?:Number|Topic|Description|Narrative)\s*:\s*", re.IGNORECASE)
 _TITLES = "title|headline|head|hl|ti"
 _NUMBER_AND_TITLE = re.compile(f"<(docno|{_TITLES})>.*?</\\1>", re.IGNORECASE | re.DOTALL)
 
 
-def kind_of(path: Path) -> str:
-    """What a file holds, by its first lines: "documents", "topics", "qrels", "run" or ""."""
+def kind_of(path: Path, encoding: str = UTF_8) -> str:
+    """The kind of a file, by its first lines: "documents", "topics", "qrels" or "run"; "" if unknown."""
     try:
-        first = [line for (_, line), _ in zip(read_lines(path), range(20), strict=False)]
+        first = [line for (_, line), _ in zip(read_lines(path, encoding=encoding), range(20), strict=False)]
     except InputError:
         return ""
     text = "\n".join(first).lower()
@@ -57,27 +57,29 @@ def kind_of(path: Path) -> str:
 
 
 def _columns(line: str, *widths: int) -> list[str]:
-    """The columns of a line: tabs divide it where they make so many, so that ids may hold spaces."""
+    """The columns of a line. If tabs split it into one of ``widths``, ids may have spaces."""
     columns = [column.strip() for column in line.split("\t")]
     return columns if len(columns) in widths and all(columns) else line.split()
 
 
 def _label(text: str) -> int | None:
-    """A whole number, which may be written as 1.0; None: it is none."""
+    """A whole number, which may be written as 1.0; None if the text is not one."""
     whole, _, fraction = text.partition(".")
-    is_one = whole.removeprefix("-").isdecimal() and len(whole) < 20 and not fraction.strip("0")
-    return int(whole) if is_one else None
+    is_whole = whole.removeprefix("-").isdecimal() and len(whole) < 20 and not fraction.strip("0")
+    return int(whole) if is_whole else None
 
 
-def read_qrels(path: str | Path) -> Qrels:
-    """Judgments: TREC's (query, iteration, document, label), or BEIR's (query, document, label; a header).
+def read_qrels(path: str | Path, encoding: str = UTF_8) -> Qrels:
+    """Read judgments in TREC's form (query, iteration, document, label) or BEIR's.
+
+    BEIR's form has a header and lines of (query, document, label).
 
     Raises:
-        InputError: the file cannot be read, a line is not as it should be, or none is there.
+        InputError: the file cannot be read, has no judgments, or a line is malformed.
     """
     qrels: Qrels = {}
     width = 0
-    for number, (place, line) in enumerate(read_lines(path)):
+    for number, (place, line) in enumerate(read_lines(path, encoding=encoding)):
         columns = _columns(line, *((width,) if width else (3, 4)))
         if number == 0 and len(columns) == 3 and _label(columns[2]) is None:
             width = 3
@@ -94,24 +96,24 @@ def read_qrels(path: str | Path) -> Qrels:
             raise InputError(f"{place}: document {document} of query {query} has two labels")
         judged[document] = label
     if not qrels:
-        raise InputError(f"{path}: no judgments in it")
+        raise InputError(f"{path}: the file has no judgments")
     return qrels
 
 
 def read_run_queries(
-    path: str | Path, advance: Advance | None = None
+    path: str | Path, advance: Advance | None = None, encoding: str = UTF_8
 ) -> Iterator[tuple[str, str, dict[str, float]]]:
-    """(place, query, documents with their scores, best first), query after query.
+    """Read a run query by query: yields (place, query, scores by document, best first).
 
-    The rank column is not looked at, as by trec_eval; equal scores keep the file's order. The lines
-    of a query must stand together, so that one query at a time is in memory; that a query comes
-    back later is for the caller to find out.
+    Like trec_eval, it ignores the rank column; equal scores keep the file's order. Only one query is in
+    memory at a time, so the lines of a query must be consecutive. The caller must check whether a query
+    comes again later.
 
     Raises:
-        InputError: the file cannot be read, or a line is not as it should be.
+        InputError: the file cannot be read, or a line is malformed.
     """
     began, current, scores = "", "", dict[str, float]()
-    for place, line in read_lines(path, advance):
+    for place, line in read_lines(path, advance, encoding):
         columns = _columns(line, 6)
         if len(columns) != 6:
             raise InputError(
@@ -129,89 +131,95 @@ def read_run_queries(
                 yield began, current, best_first(scores)
             began, current, scores = place, query, {}
         if document in scores:
-            raise InputError(f"{place}: document {document} stands twice in query {query}")
+            raise InputError(f"{place}: document {document} appears twice for query {query}")
         scores[document] = score
     if scores:
         yield began, current, best_first(scores)
 
 
 def best_first(scores: dict[str, float]) -> dict[str, float]:
-    """By score; equal scores keep their order."""
+    """Sort documents by score, the highest first; equal scores keep their order."""
     return dict(sorted(scores.items(), key=lambda item: -item[1]))
 
 
 def read_run(path: str | Path) -> Run:
-    """A whole run.
+    """Read a whole run.
 
     Raises:
-        InputError: as ``read_run_queries``; a query's lines do not stand together; no line is there.
+        InputError: the file cannot be read or is empty, a line is malformed, or a query's lines are not
+            consecutive.
     """
     run: Run = {}
     for place, query, scores in read_run_queries(path):
         if query in run:
-            raise InputError(f"{place}: query {query} was there before; a query's lines must stand together")
+            raise InputError(
+                f"{place}: query {query} appeared before; all lines of a query must be consecutive"
+            )
         run[query] = scores
     if not run:
-        raise InputError(f"{path}: no line of a run in it")
+        raise InputError(f"{path}: the file has no lines of a run")
     return run
 
 
-def read_topics(path: str | Path) -> dict[str, str]:
-    """Queries by their numbers: ``<top>`` with ``<num>`` and ``<title>``, or lines of number, tab, query.
+def read_topics(path: str | Path, encoding: str = UTF_8) -> dict[str, str]:
+    """Read queries by number: ``<top>`` with ``<num>`` and ``<title>``, or lines of number, tab and query.
 
     Raises:
-        InputError: the file cannot be read, or a topic is not as it should be.
+        InputError: the file cannot be read, has no topics, or a topic is malformed.
     """
     topics: dict[str, str] = {}
-    first = next((line for _, line in read_lines(path)), "")
-    found = _tsv_topics(path) if "\t" in first and "<" not in first else _sgml_topics(path)
-    for place, number, query in found:
+    first = next((line for _, line in read_lines(path, encoding=encoding)), "")
+    found = (
+        _tsv_topics(path, encoding) if "\t" in first and "<" not in first else _sgml_topics(path, encoding)
+    )
+    for place, number, query in read(path, encoding):
         if number in topics:
-            raise InputError(f"{place}: the number {number} was there before")
+            raise InputError(f"{place}: the number {number} appeared before")
         topics[number] = query
     if not topics:
-        raise InputError(f"{path}: no topics in it")
+        raise InputError(f"{path}: the file has no topics")
     return topics
 
 
-def _tsv_topics(path: str | Path) -> Iterator[tuple[str, str, str]]:
-    for place, line in read_lines(path):
+def _tsv_topics(path: str | Path, encoding: str) -> Iterator[tuple[str, str, str]]:
+    for place, line in read_lines(path, encoding=encoding):
         number, tab, query = line.partition("\t")
         if not tab or not number.strip() or not query.strip():
             raise InputError(f"{place}: a line is a number, a tab and a query")
         yield place, number.strip(), query.strip()
 
 
-def _sgml_topics(path: str | Path) -> Iterator[tuple[str, str, str]]:
-    for place, block in _blocks(path, "top"):
+def _sgml_topics(path: str | Path, encoding: str) -> Iterator[tuple[str, str, str]]:
+    for place, block in _blocks(path, "top", encoding):
         number, title = _open_field(block, "num"), _open_field(block, "title")
         if not number or not title:
-            raise InputError(f"{place}: a topic without <{'title' if number else 'num'}>")
+            raise InputError(f"{place}: the topic has no <{'title' if number else 'num'}>")
         yield place, number, title
 
 
-def read_documents(path: str | Path) -> Iterator[tuple[str, str, str]]:
-    """(place, number, text) of each ``<doc>``: its title and its text, or whatever fields it has.
+def read_documents(path: str | Path, encoding: str = UTF_8) -> Iterator[tuple[str, str, str]]:
+    """Read documents: yields (place, number, text) of each ``<doc>``.
 
-    A title that the text begins with is not repeated.
+    The text is the title and the text field; without a text field, it is all fields. A title is left out if
+    the text begins with it.
 
     Raises:
         InputError: the file cannot be read, or a document has no ``<docno>``.
     """
-    for place, block in _blocks(path, "doc"):
+    for place, block in _blocks(path, "doc", encoding):
         number, title, body = (_field(block, names) for names in ("docno", _TITLES, "text"))
         if not number:
-            raise InputError(f"{place}: a document without <docno>")
+            raise InputError(f"{place}: the document has no <docno>")
         if not body:
             body = _clean(_NUMBER_AND_TITLE.sub(" ", block))
         yield place, number, body if body.startswith(title) else f"{title} {body}"
 
 
-def _blocks(path: str | Path, tag: str) -> Iterator[tuple[str, str]]:
-    """What stands between <tag> and </tag>, and where it begins."""
+def _blocks(path: str | Path, tag: str, encoding: str) -> Iterator[tuple[str, str]]:
+    """(place, text) of each block between <tag> and </tag>; the place is where the block begins."""
     opening, closing = re.compile(f"<{tag}>", re.IGNORECASE), re.compile(f"</{tag}>", re.IGNORECASE)
     began, lines = "", list[str]()
-    for place, line in read_lines(path):
+    for place, line in read_lines(path, encoding=encoding):
         rest = line
         while rest:
             if not began:
@@ -221,7 +229,7 @@ def _blocks(path: str | Path, tag: str) -> Iterator[tuple[str, str]]:
                 began, rest = place, rest[start.end() :]
             end, again = closing.search(rest), opening.search(rest)
             if again and (end is None or again.start() < end.start()):
-                raise InputError(f"{place}: <{tag}> within the one of {began}; its </{tag}> is missing")
+                raise InputError(f"{place}: <{tag}> inside the one of {began}, whose </{tag}> is missing")
             if end is None:
                 lines.append(rest)
                 break
@@ -233,17 +241,17 @@ def _blocks(path: str | Path, tag: str) -> Iterator[tuple[str, str]]:
 
 
 def _clean(text: str) -> str:
-    """A text without tags and entities, its white space single."""
+    """A text without tags, with entities decoded and white space reduced to single spaces."""
     return " ".join(html.unescape(_TAG.sub(" ", text)).split())
 
 
 def _open_field(block: str, name: str) -> str:
-    """A topic's field, which ends at the next tag: many topics close none."""
+    """A topic's field. It ends at the next tag, since many topics do not close their fields."""
     found = re.search(f"<{name}>(.*?)(?=</?[a-z]|\\Z)", block, re.IGNORECASE | re.DOTALL)
     return _LABEL.sub("", _clean(found[1])) if found else ""
 
 
 def _field(block: str, names: str) -> str:
-    """A document's field, all of them joined where there are several; tags within are dropped."""
+    """A document's fields with one of the names, joined, without tags inside them."""
     found = re.finditer(f"<({names})>(.*?)</\\1>", block, re.IGNORECASE | re.DOTALL)
     return " ".join(_clean(field[2]) for field in found)
