@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from crossrank.ranking import RankedDocument, Ranking, ScoredPair
     from crossrank.reranker import Reranker
 else:
-    # The rest of the package needs numpy, which a help page and a client do not.
+    # These are imported when they are used, since they need numpy, which help pages and clients do not need.
     _HOMES = {
         "ExplainedSentence": "explain",
         "Explanation": "explain",

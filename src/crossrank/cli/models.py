@@ -1,4 +1,4 @@
-"""``crossrank models``: what is on this machine, and what is fetched to it or removed."""
+"""``crossrank models``: list the models on this machine, fetch models and remove them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,18 @@ __all__ = ["app"]
 
 app = typer.Typer(help="List, fetch and remove models.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="A model's name, BAAI/bge-reranker-v2-m3 say.", show_default=False)]
+Name = Annotated[
+    str, typer.Argument(help="A model's name, such as BAAI/bge-reranker-v2-m3.", show_default=False)
+]
 
 
 @app.command("list")
 def list_models(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON array; sizes in bytes.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write one JSON array, with sizes in bytes.")
+    ] = False,
 ) -> None:
-    """Show the bundled model, those in ./models, those in the hub's cache, and prepared weights."""
+    """List the bundled model, those in ./models and in the hub's cache, and prepared weights."""
     found, prepared = stored_models(), prepared_files()
     if as_json:
         rows = [{**asdict(model), "path": str(model.path.absolute())} for model in found]
@@ -52,7 +56,7 @@ def list_models(
 
 @app.command()
 def pull(name: Name, revision: o.Revision = None, source: o.SourceOption = "hub") -> None:
-    """Fetch a model, or bring it up to date, and print its folder. A broken pull goes on where it ended."""
+    """Fetch or update a model, and print its folder. An interrupted pull resumes where it stopped."""
     typer.echo(resolve(name, revision=revision, source=cast("Source", source), progress=True, refresh=True))
 
 
@@ -76,11 +80,11 @@ def remove(
 @app.command()
 def clean(
     everything: Annotated[
-        bool, typer.Option("--all", help="Also those in use: the next start prepares them again.")
+        bool, typer.Option("--all", help="Also delete those in use; the next start prepares them again.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")] = False,
 ) -> None:
-    """Delete prepared weights whose model has changed or is gone, and what crashes have left."""
+    """Delete prepared weights whose model has changed or is gone, and leftovers of crashes."""
     files = [file for file in prepared_files() if everything or file.state != "current"]
     if not files:
         typer.echo(f"nothing to delete in {cache_folder()}", err=True)
@@ -95,7 +99,7 @@ def clean(
 
 
 def _as_object(file: PreparedFile) -> dict[str, Any]:
-    """Prepared weights with the fields of a model, and their own."""
+    """Prepared weights as an object with the fields of a model and some of its own."""
     return {
         "name": file.model,
         "place": "prepared",

@@ -1,4 +1,4 @@
-"""Keyword order (BM25): the first stage that a reranker is compared with."""
+"""Keyword ranking (BM25), the first stage that rerankers are compared with."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import bm25s
 
-# Scripts written without spaces between words: their text is indexed by character pairs, which
-# is the usual keyword baseline where no word segmenter is at hand.
+# Scripts without spaces between words. Their text is indexed by pairs of characters, as is usual without a
+# word segmenter.
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0e7f"
 _RUNS = re.compile(f"[{_UNSPACED}]+|[^\\W{_UNSPACED}]+")
 _IS_UNSPACED = re.compile(f"[{_UNSPACED}]")
@@ -25,11 +25,11 @@ def keywords(text: str) -> list[str]:
 
 
 def shared_spans(query: str | Collection[str], text: str) -> list[tuple[int, int]]:
-    """Where a text repeats keywords of a query: (start, end) in characters, in order and apart.
+    """The spans of a text that repeat keywords of a query: (start, end) in characters, sorted and disjoint.
 
     Args:
-        query: itself, or its keywords; a set of them where there are many texts.
-        text: where to look.
+        query: the query, or its keywords; for many texts, pass a set of keywords.
+        text: the text to search.
     """
     wanted = set(keywords(query)) if isinstance(query, str) else query
     spans: list[tuple[int, int]] = []
@@ -44,7 +44,7 @@ def shared_spans(query: str | Collection[str], text: str) -> list[tuple[int, int
 
 
 def _located(text: str) -> Iterator[tuple[str, int, int]]:
-    """Each keyword and its place."""
+    """(keyword, start, end) of each keyword of a text."""
     for found in _RUNS.finditer(text):
         run, start = found[0].lower(), found.start()
         if not _IS_UNSPACED.match(run):
@@ -64,15 +64,16 @@ class KeywordIndex:
         self._size = len(corpus)
         self._index: bm25s.BM25 | None = None
         if any(corpus):
-            import bm25s  # brings scipy, which takes longer to import than all the rest
+            import bm25s  # imports scipy, which takes longer than everything else
 
             self._index = bm25s.BM25()
             self._index.index(corpus, show_progress=False)
 
     def scores(self, query: str | Sequence[str]) -> npt.NDArray[np.float32]:
-        """The score of every document, float32 of shape (documents,); 0 where no keyword meets.
+        """The score of every document, float32 (documents,); 0 if it shares no keyword with the query.
 
-        ``query``: itself, or its keywords.
+        Args:
+            query: the query, or its keywords.
         """
         wanted = keywords(query) if isinstance(query, str) else list(query)
         if self._index is None or not wanted:
@@ -85,5 +86,5 @@ class KeywordIndex:
 
 
 def order_of(scores: npt.NDArray[np.float32]) -> list[int]:
-    """Indices of ``KeywordIndex.scores``, best first; equal scores keep the input order."""
+    """Indices of documents by their scores, best first; equal scores keep the input order."""
     return [int(i) for i in np.argsort(-scores, kind="stable")]

@@ -1,4 +1,4 @@
-"""Characters that no encoding has."""
+"""Lone surrogates, which are not characters and cannot be encoded."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def clean(text: str) -> str:
-    """The text with U+FFFD in place of each lone surrogate, which UTF-8 and the tokenizers cannot hold."""
+    """Replace each lone surrogate, which neither UTF-8 nor a tokenizer can hold, with U+FFFD."""
     return _SURROGATE.sub("\ufffd", text)
