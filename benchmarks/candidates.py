@@ -224,21 +224,40 @@ def draw(curves: Sequence[Curve], path: Path) -> None:
 
 ENGLISH = ("candidates", "right one among them", "first is right", "nDCG@10", "ms", "first stage alone")
 CHINESE = ("候选数", "候选中有正确者", "第一名正确", "nDCG@10", "毫秒", "只有第一阶段")
+PAGES = {"integrations.md": ENGLISH, "integrations.zh-CN.md": CHINESE}
+
+
+KEYS = ("questions", "Cranfield", "note")
+"""The marks in a page: the names of the collections, and the line below the tables."""
+
+
+def put(page: Path, text: str, key: str, part: str) -> str:
+    """The text of a page with a new part between its marks."""
+    begin, end = f"<!-- {key} -->\n", f"<!-- end {key} -->"
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    if not after:
+        raise SystemExit(f"error: {page} has no marks {begin.strip()} and {end.strip()}")
+    return f"{before}{begin}{part}\n{end}{after}"
+
+
+def check(folder: Path) -> None:
+    """See to it before the measurement that the pages have their marks."""
+    for page in (folder / name for name in PAGES):
+        text = page.read_text(encoding="utf-8")
+        for key in KEYS:
+            put(page, text, key, "")
 
 
 def write(curves: Sequence[Curve], note: str, folder: Path) -> None:
     """Put the picture, the tables and the note into the pages, between their marks."""
     draw(curves, folder / "candidates.svg")
-    for name, words in (("integrations.md", ENGLISH), ("integrations.zh-CN.md", CHINESE)):
+    for name, words in PAGES.items():
         page = folder / name
         text = page.read_text(encoding="utf-8")
-        for key, part in {**{curve.name: table(curve, words) for curve in curves}, "note": note}.items():
-            begin, end = f"<!-- {key} -->\n", f"<!-- end {key} -->"
-            before, _, rest = text.partition(begin)
-            _, _, after = rest.partition(end)
-            if not after:
-                raise SystemExit(f"error: {page} has no marks {begin.strip()} and {end.strip()}")
-            text = f"{before}{begin}{part}\n{end}{after}"
+        parts = [*(table(curve, words) for curve in curves), note]
+        for key, part in zip(KEYS, parts, strict=True):
+            text = put(page, text, key, part)
         page.write_text(text, encoding="utf-8")
 
 
@@ -250,6 +269,8 @@ def main() -> None:
     parser.add_argument("--counts", type=int, nargs="+", default=COUNTS)
     parser.add_argument("--write", type=Path, metavar="DOCS", help="write into the pages of this folder")
     given = parser.parse_args()
+    if given.write:
+        check(given.write)
     reranker = Reranker(given.model)
     curves = [
         measure(judged, reranker, sorted(given.counts))

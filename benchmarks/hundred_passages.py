@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--model", default="crossrank-mini")
     parser.add_argument("--precision", default="int8")
     arguments = parser.parse_args()
-    lines = files("crossrank").joinpath("verify.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = files("crossrank.evaluation").joinpath("verify.jsonl").read_text(encoding="utf-8").splitlines()
     texts = [text for line in lines for text in json.loads(line)["documents"]]
     query = json.loads(lines[0])["query"]
     passages = [" ".join(texts[(i + j) % len(texts)] for j in range(12)) for i in range(PASSAGES)]

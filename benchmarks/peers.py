@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks import limits
 from benchmarks.contest import machine, report
 from benchmarks.contest.base import THREADS
 from benchmarks.contest.report import slug
@@ -383,6 +384,8 @@ def main() -> None:
         print(report.console(results[-1]), flush=True)
     if arguments.write:
         report.write(ROOT, results)
+    if limits.report([verdict for found in results for verdict in report.verdicts(found)]):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@
     python -m benchmarks.serving --parts throughput,overhead,fairness
     python -m benchmarks.serving --write               # the table goes into docs/serving*.md
 
+It exits 1 where a promise of benchmarks/limits.py is broken.
+
 ``crossrank serve`` runs as a process of its own with its defaults; the library in another. This process
 sends: bytes made beforehand, over connections that stay open, niced, and it tells which share of the
 machine it took itself. The texts are those that ``crossrank verify`` brings, in eight languages.
@@ -38,7 +40,9 @@ from typing import Any, TypeVar, cast
 
 import uvloop
 
+from benchmarks import limits
 from benchmarks.contest.machine import processor
+from benchmarks.limits import Verdict
 from benchmarks.pages import between
 from crossrank import Reranker
 from crossrank.engines.native import default_threads, instruction_set
@@ -50,7 +54,7 @@ Ranked = tuple[str, list[str]]
 
 def texts() -> list[Ranked]:
     """Queries and documents of real texts."""
-    source = files("crossrank").joinpath("verify.jsonl").read_text(encoding="utf-8")
+    source = files("crossrank.evaluation").joinpath("verify.jsonl").read_text(encoding="utf-8")
     rows = [json.loads(line) for line in source.splitlines()]
     return [(row["query"], row["documents"]) for row in rows]
 
@@ -408,7 +412,8 @@ class Overload:
     """Far too many requests.
 
     ``offered`` and ``answered_rate`` are documents per second, ``capacity`` that of a saturated server;
-    ``memory_mb`` the medians of the second and of the last fifth of the time, and the most.
+    ``memory_mb`` the medians of the second and of the last fifth of the time, and the most. A request is
+    refused (429) when it comes, or late (504): its time was over while it waited.
     """
 
     seconds: float
@@ -423,6 +428,8 @@ class Overload:
     held_back: int = 0
     accepted_p50_s: float = 0.0
     accepted_p99_s: float = 0.0
+    late_p50_s: float = 0.0
+    late_p99_s: float = 0.0
     refused_p50_ms: float = 0.0
     refused_p99_ms: float = 0.0
     memory_mb: list[float] = field(default_factory=list)
@@ -447,6 +454,7 @@ def overload(model: str, seconds: float, connections: int, times: float, timeout
         statuses: Counter[int] = Counter()
         accepted: list[float] = []
         refused: list[float] = []
+        late: list[float] = []
         memory: list[float] = []
         answered = offered = 0
         free = deque([await connect(server) for _ in range(connections)])
@@ -464,7 +472,8 @@ def overload(model: str, seconds: float, connections: int, times: float, timeout
                 connection = await connect(server)
             else:
                 statuses[status] += 1
-                (accepted if status == 200 else refused).append(time.monotonic() - begun)
+                into = {200: accepted, 504: late}.get(status, refused)
+                into.append(time.monotonic() - begun)
                 answered += request.documents if status == 200 else 0
             free.append(connection)
 
@@ -496,14 +505,16 @@ def overload(model: str, seconds: float, connections: int, times: float, timeout
         found.answered_rate = answered / elapsed
         found.offered = offered / elapsed
         if working:
-            _, late = await asyncio.wait(working, timeout=timeout + 10)
-            found.hung = len(late)
+            _, hung = await asyncio.wait(working, timeout=timeout + 10)
+            found.hung = len(hung)
         found.statuses = {str(status): count for status, count in sorted(statuses.items())}
         fifth = max(1, len(memory) // 5)
         ends = [statistics.median(memory[fifth : 2 * fifth]), statistics.median(memory[-fifth:])]
         found.memory_mb = [*ends, max(memory)]
         found.growth = ends[1] / ends[0] - 1
         found.accepted_p50_s, found.accepted_p99_s = (percentile(accepted, p) for p in (0.5, 0.99))
+        if late:
+            found.late_p50_s, found.late_p99_s = (percentile(late, p) for p in (0.5, 0.99))
         if refused:
             found.refused_p50_ms, found.refused_p99_ms = (1000 * percentile(refused, p) for p in (0.5, 0.99))
         last = await connect(server)
@@ -585,7 +596,16 @@ def table(figures: Figures) -> str:
                 f"{v.accepted_p50_s:.1f} s, {v.accepted_p99_s:.1f} s",
                 f"p99 ≤ {v.timeout:g} s (--timeout)",
             ),
-            ("refused requests: p50, p99", f"{v.refused_p50_ms:.0f} ms, {v.refused_p99_ms:.0f} ms", ""),
+            (
+                "refused when they came (429): p50, p99",
+                f"{v.refused_p50_ms:.0f} ms, {v.refused_p99_ms:.0f} ms",
+                "p99 ≤ 100 ms",
+            ),
+            (
+                "their time was over while they waited (504): p50, p99",
+                f"{v.late_p50_s:.1f} s, {v.late_p99_s:.1f} s",
+                "",
+            ),
             (
                 "memory, second and last fifth",
                 f"{v.memory_mb[0]:.0f} and {v.memory_mb[1]:.0f} MB ({100 * v.growth:+.1f} %)",
@@ -597,6 +617,19 @@ def table(figures: Figures) -> str:
     rows.append(("share of one core that other processes took meanwhile", others, ""))
     lines = [f"| {what} | {figure} | {wanted} |" for what, figure, wanted in rows]
     return "\n".join(["| what | figure | promised |", "|---|---|---|", *lines])
+
+
+def verdicts(figures: Figures) -> list[Verdict]:
+    """The promises that these figures say something of."""
+    row = limits.row()
+    found = []
+    if figures.throughput is not None:
+        found.append(limits.THROUGHPUT.check(figures.throughput.share, row))
+    if figures.fairness is not None:
+        found.append(limits.FAIRNESS.check(figures.fairness.ratio, row))
+    if figures.overload is not None and "429" in figures.overload.statuses:
+        found.append(limits.REFUSAL.check(figures.overload.refused_p99_ms, row))
+    return found
 
 
 def main() -> None:
@@ -655,6 +688,8 @@ def main() -> None:
     if arguments.write:
         for path in sorted((ROOT / "docs").glob("serving*.md")):
             between(path, "measured", text)
+    if limits.report(verdicts(figures)):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

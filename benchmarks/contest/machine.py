@@ -18,6 +18,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks import limits
+
 # Names of instruction sets as /proc/cpuinfo has them, and as people know them.
 INSTRUCTIONS = {
     "amx_int8": "AMX int8",
@@ -70,6 +72,7 @@ def describe(threads: int) -> dict[str, Any]:
         "cpu": name,
         "instructions": instructions,
         "kernels": instruction_set(),
+        "row": limits.row(),
         "threads": threads,
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "kernel": os.uname().release,

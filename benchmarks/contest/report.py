@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.contest.worker import CALIBRATED
+from benchmarks.limits import EQUAL, MIXED, RESIDENT, SECOND_START, SHARE_OF_PEAK, UNCALIBRATED, Verdict
 from benchmarks.pages import between
 
 OURS = "CrossRank int8"
@@ -111,6 +113,30 @@ def ratio(results: Results, cell: str, against: str) -> tuple[float, str] | None
     else:
         other = fastest(results, cell, calibrated=against == "fastest")
     return None if ours is None or other is None else (ours / other[1], other[0])
+
+
+def verdicts(results: Results) -> list[Verdict]:
+    """The promises that these results say something of; a model that nothing is promised for has none."""
+    if results["model"] != "v2-m3-shape":
+        return []
+    machine = results["machine"]
+    row = machine.get("row")
+    found = []
+    for cell in CELLS:
+        limit = MIXED if cell == "mixed" else EQUAL
+        for against, promised in (("fastest", limit), ("uncalibrated", UNCALIBRATED)):
+            compared = ratio(results, cell, against)
+            if compared is not None:
+                named = replace(promised, what=f"{promised.what} ({cell})")
+                found.append(named.check(round(compared[0], 2), row))
+    for key, limit in (
+        ("share_of_peak", SHARE_OF_PEAK),
+        ("resident_mb", RESIDENT),
+        ("second_start_seconds", SECOND_START),
+    ):
+        if key in machine:
+            found.append(limit.check(machine[key], row))
+    return found
 
 
 def number(value: float | None) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.full  # FAISS, in a process of its own
 MARKS = "".join(
     f"<!-- {key} -->\n{old}<!-- end {key} -->\n\n"
     for key, old in (("questions", "old\n"), ("Cranfield", ""), ("note", "old\nold\n"))

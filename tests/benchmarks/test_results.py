@@ -1,10 +1,12 @@
 """The figures on the pages are those of benchmarks/results/."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 
 from benchmarks.contest import report
+from benchmarks.limits import ROWS
 
 ROOT = Path(__file__).resolve().parents[2]
 MACHINES = report.read(ROOT / "benchmarks" / "results")
@@ -26,3 +28,21 @@ def test_each_machine_has_its_folder_and_chart() -> None:
 def test_a_machine_is_named_by_its_processor_and_kernels() -> None:
     machine = {"cpu": "Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz", "kernels": "avx512_amx"}
     assert report.machine_slug({"machine": machine}) == "intel-xeon-platinum-8481c-avx512-amx"
+
+
+def test_the_results_keep_what_is_promised_for_their_machines() -> None:
+    for results in (results for machine in MACHINES for results in machine):
+        assert results["machine"]["row"] in ROWS
+        verdicts = report.verdicts(results)
+        assert [str(verdict) for verdict in verdicts if verdict.kept is False] == []
+        assert len(verdicts) == (11 if results["model"] == "v2-m3-shape" else 0)
+
+
+def test_slower_results_break_promises() -> None:
+    for results, *_ in MACHINES:
+        slower = deepcopy(results)
+        rates = slower["sides"][report.OURS]["pairs_per_second"]
+        rates.update({cell: rate / 1.5 for cell, rate in rates.items()})
+        slower["machine"]["resident_mb"] = 901
+        broken = [verdict.limit.what for verdict in report.verdicts(slower) if verdict.kept is False]
+        assert len(broken) == 9
