@@ -15,6 +15,7 @@ from docs.build import OUTSIDE, ROOT, sources, stage
 
 DOCS = ROOT / "docs"
 ENGLISH = sorted(path for path in sources("en") if path.with_suffix(".zh-CN.md").exists())
+PAGES = sorted({*sources("en"), *sources("zh-CN")})
 # What a caller may import. Every other module is internal.
 PUBLIC = [
     "crossrank",
@@ -119,6 +120,26 @@ def test_every_page_is_in_the_menu(config: str) -> None:
     menu = re.findall(r": (\w+)\.md$", (ROOT / config).read_text("utf-8"), re.MULTILINE)
     assert sorted(menu) == sorted(sources("en").values())
     assert set(OUTSIDE.values()) <= set(menu)
+
+
+def lines_of_prose(text: str) -> list[str]:
+    """Without code, tables, and lines that are one link or written by a benchmark."""
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"<!-- (?:measured|speed): begin -->.*?<!-- \w+: end -->", "", text, flags=re.DOTALL)
+    return [line for line in text.splitlines() if not line.startswith(("|", "!["))]
+
+
+def width(line: str) -> int:
+    """Columns in a terminal: a Chinese character takes two."""
+    return sum(2 if "\u2e80" <= character <= "\uffef" else 1 for character in line)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_lines_fit_into_a_window(page: Path) -> None:
+    if page.stem.startswith("architecture"):
+        pytest.skip("has long lines still")
+    long = [line for line in lines_of_prose(page.read_text("utf-8")) if width(line) > 120]
+    assert long == []
 
 
 @pytest.mark.skipif(find_spec("zensical") is None, reason="needs the extra docs")
