@@ -9,6 +9,7 @@
 # make aarch64   the kernels and the encoder cross-compiled, and tested under qemu
 # make peers     the engines that benchmarks/peers.py compares with
 
+# make attack    attacks on a server for ten minutes, with good clients beside them (MINUTES=1: a try)
 PYTHON ?= python3
 VENV := .venv
 # FlagEmbedding needs an older transformers than sentence-transformers: an environment of its own.
@@ -21,7 +22,7 @@ BIN := $(VENV)/bin
 CXX_FILES := $(wildcard native/*.cpp native/*.h)
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test docs browser screenshots lint format sanitize aarch64 peers clean
+.PHONY: demo test docs browser screenshots lint format sanitize aarch64 attack peers clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -93,6 +94,11 @@ clean:
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
+
+MINUTES := 10
+
+attack: $(VENV)/.dev
+	$(BIN)/python benchmarks/attack.py --minutes $(MINUTES)
 
 # What the C++ module is built from: a change builds it anew.
 NATIVE := CMakeLists.txt $(wildcard native/*.cpp native/*.h)
