@@ -7,7 +7,7 @@ import zstandard
 
 from crossrank import InputError
 from crossrank.data import lines
-from crossrank.data.lines import read_lines, read_object
+from crossrank.data.lines import check_encoding, read_lines, read_object
 
 TEXT = "first\n\nthird, 中国\u2028still third\r\n" + "x" * 600_000 + "\nlast"
 LINES = [(1, "first"), (3, "third, 中国\u2028still third"), (4, "x" * 600_000), (5, "last")]

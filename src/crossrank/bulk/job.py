@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 from crossrank.bulk.output import Output, output_files
 from crossrank.bulk.store import DocumentStore
 from crossrank.data.collection import load_collection
-from crossrank.data.lines import STDIN, Advance
+from crossrank.data.lines import STDIN, UTF_8, Advance
 from crossrank.data.rows import Document, Row, Shard, read_rows
 from crossrank.data.trec import kind_of, read_run_queries
 from crossrank.errors import EngineError, InputError, NonFiniteLogitError
@@ -56,6 +56,7 @@ class Source:
         depth: how many documents of each query are reranked, or None for all of them.
         shard: (i, n) takes every n-th query, starting with the i-th.
         text_field: the field of a row's document that holds its text.
+        encoding: the encoding of the files.
     """
 
     path: str
@@ -64,6 +65,7 @@ class Source:
     depth: int | None = None
     shard: Shard = (1, 1)
     text_field: str = "text"
+    encoding: str = UTF_8
 
     def rows(self, advance: Advance | None = None) -> Iterator[Row]:
         """Yield the rows, one at a time.
@@ -73,19 +75,23 @@ class Source:
                 not have.
         """
         if self.data is None:
-            if self.path != STDIN and kind_of(Path(self.path)) == "run":
+            if self.path != STDIN and kind_of(Path(self.path), self.encoding) == "run":
                 raise InputError(f"{self.path} is a run, which has no texts; name its collection with --data")
-            rows = read_rows(self.path, self.shard, advance, text_field=self.text_field)
+            rows = read_rows(
+                self.path, self.shard, advance, text_field=self.text_field, encoding=self.encoding
+            )
         else:
             rows = self._run_rows(self.data, advance)
         depth = self.depth
         return rows if depth is None else (_first_documents(row, depth) for row in rows)
 
     def _run_rows(self, data: str, advance: Advance | None) -> Iterator[Row]:
-        collection = load_collection(data, queries=self.queries, judged=False)
+        collection = load_collection(data, queries=self.queries, judged=False, encoding=self.encoding)
         seen: set[str] = set()
         with closing(DocumentStore(collection.documents())) as store:
-            for number, (place, query, scores) in enumerate(read_run_queries(self.path, advance)):
+            for number, (place, query, scores) in enumerate(
+                read_run_queries(self.path, advance, self.encoding)
+            ):
                 if query in seen:
                     raise InputError(
                         f"{place}: query {query} appeared before; all lines of a query must be consecutive"

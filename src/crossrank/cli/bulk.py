@@ -16,7 +16,7 @@ from rich.text import Text
 from crossrank.bulk import job
 from crossrank.bulk.output import json_line
 from crossrank.cli import options as o
-from crossrank.data.lines import STDIN
+from crossrank.data.lines import STDIN, UTF_8
 from crossrank.data.rows import Row, parse_shard
 from crossrank.errors import InputError
 from crossrank.models.resolve import BUNDLED
@@ -65,6 +65,7 @@ def bulk(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew.")] = False,
     ray: Annotated[
         str | None,
+    encoding: o.Encoding = UTF_8,
         typer.Option(
             help='Run on Ray: "local" starts it here, "auto" or HOST:PORT joins a cluster.',
             rich_help_panel=_RAY,
@@ -90,46 +91,26 @@ def bulk(
     if actors is not None and ray is None:
         raise InputError("--actors is for a cluster; say which with --ray")
     if queries is not None and data is None:
-        raise InputError("--queries is for a run; say whose it is with --data")
-    work = job.Source(file, data, queries, depth, parse_shard(shard), text_field)
-    to = Path(output)
-    from_stdin, to_stdout = file == STDIN, output == STDIN
+        raise InputError("--queries is for a run; name its collection with --data")
+    work = job.Source(file, data, queries, depth, parse_shard(shard), text_field, encoding)
     if data is not None and text_field != "text":
         raise InputError("--text-field is for rows; a run's texts are its collection's")
     if ray is not None and (from_stdin or to_stdout):
         raise InputError("with --ray, input and output must be files")
-    counts = None if from_stdin else job.check(work, Path("-.jsonl") if to_stdout else to)
-    options: dict[str, Any] = {"revision": revision, "source": source, "max_length": max_length}
-    options |= {"batch_tokens": batch_tokens, "precision": precision, "device": device}
-    options |= {"threads": threads, "offline": offline}
-    answers: job.Answers
-    reranker: Reranker | None = None
-    if ray is not None:
-        from crossrank import ray as cluster
-
-        described = {name: options[name] for name in ("revision", "precision", "max_length")}
-        described["model"] = model
-        cluster.connect(ray)
-
-        def answers(_rows: Iterator[Row], before: int) -> Iterator[job.Answer]:
-            arguments = {"model": model, **options}
-            return cluster.answers(work, before, arguments, top_n=top_n, with_text=text, actors=actors)
-    else:
-        opened = reranker = o.open_reranker(model, **options)
-        described = {"model": model, "revision": revision, "precision": opened.engine.precision}
-        described["max_length"] = opened.max_length
-
-        def answers(rows: Iterator[Row], _before: int) -> Iterator[job.Answer]:
-            return job.answers(opened, rows, top_n=top_n, with_text=text)
-
-    if to_stdout:
-        # Nothing to go on from: lines as they come.
-        if from_stdin and reranker is not None:
-            found = job.answers_as_they_come(reranker, work.rows(), top_n=top_n, with_text=text)
-        else:
-            found = answers(work.rows(), 0)
-        for _, answer in found:
-            print(json_line(answer).decode(), end="", flush=True)
+    counts = None if file == STDIN else job.check(work, Path("-.jsonl" if output == STDIN else output))
+    options: dict[str, Any] = {
+        "model": model,
+        "revision": revision,
+        "source": source,
+        "max_length": max_length,
+        "batch_tokens": batch_tokens,
+        "precision": precision,
+        "device": device,
+        "threads": threads,
+        "offline": offline,
+    }
+    if output == STDIN:
+        _write_to_stdout(work, options, top_n=top_n, with_text=text)
         return
     described |= {"top_n": top_n, "text": text}
     if counts is not None:
@@ -148,6 +129,73 @@ def bulk(
         tell = LineAMinute(to.name, total, lambda line: print(line, file=sys.stderr, flush=True))
         done, began, shown = 0, 0.0, 0.0
 
+    total = counts.pairs if counts else None
+    _run(work, Path(output), answers, described, total, overwrite)
+
+
+def _write_to_stdout(
+    work: job.Source, options: dict[str, Any], *, top_n: int | None, with_text: bool
+) -> None:
+    """Write each answer as soon as it is there. There is nothing to resume from."""
+    reranker = o.open_reranker(**options)
+    answer = job.answers_as_they_come if work.path == STDIN else job.answers
+    for _, found in answer(reranker, work.rows(), top_n=top_n, with_text=with_text):
+        print(json_line(found).decode(), end="", flush=True)
+
+
+def _answer_here(
+    options: dict[str, Any], *, top_n: int | None, with_text: bool
+) -> tuple[job.Answers, dict[str, Any]]:
+    """A function that answers rows on this machine, and what its answers depend on."""
+    reranker = o.open_reranker(**options)
+    described = {name: options[name] for name in ("model", "revision")}
+    described |= {"precision": reranker.engine.precision, "max_length": reranker.max_length}
+
+    def answers(rows: Iterator[Row], _before: int) -> Iterator[job.Answer]:
+        return job.answers(reranker, rows, top_n=top_n, with_text=with_text)
+
+    return answers, described
+
+
+def _answer_on_ray(
+    address: str,
+    work: job.Source,
+    options: dict[str, Any],
+    actors: int | None,
+    *,
+    top_n: int | None,
+    with_text: bool,
+) -> tuple[job.Answers, dict[str, Any]]:
+    """A function that answers rows on a cluster, and what its answers depend on."""
+    from crossrank import ray as cluster
+
+    cluster.connect(address)
+    described = {name: options[name] for name in ("model", "revision", "precision", "max_length")}
+
+    def answers(_rows: Iterator[Row], before: int) -> Iterator[job.Answer]:
+        return cluster.answers(work, before, options, top_n=top_n, with_text=with_text, actors=actors)
+
+    return answers, described
+
+
+def _run(
+    work: job.Source,
+    output: Path,
+    answers: job.Answers,
+    described: dict[str, Any],
+    total: int | None,
+    overwrite: bool,
+) -> None:
+    """Run the job, show its progress on stderr, and then its speed.
+
+    Args:
+        work: the input.
+        output: the output file.
+        answers: turns rows into answers.
+        described: what the answers depend on besides the input.
+        total: number of pairs; None if unknown.
+        overwrite: start over instead of resuming.
+    """
         def progress(_queries: int, pairs: int) -> None:
             nonlocal done, began, shown
             done, now = pairs, time.monotonic()

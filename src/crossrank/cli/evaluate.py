@@ -16,7 +16,8 @@ from rich.table import Table
 
 from crossrank.cli import options as o
 from crossrank.cli.writing import console, printable, write_json
-from crossrank.data.collection import load_collection
+from crossrank.data.collection import Collection, load_collection
+from crossrank.data.lines import UTF_8
 from crossrank.data.rows import Row
 from crossrank.data.trec import read_run
 from crossrank.errors import InputError
@@ -73,6 +74,7 @@ def evaluate(
         bool,
         typer.Option(
             "--pool",
+    encoding: o.Encoding = UTF_8,
             help="Instead: does a model read the query? Each query against the right texts of all "
             f"({MAX_QUERIES} queries, or --limit).",
         ),
@@ -99,16 +101,10 @@ def evaluate(
     names = tuple(dict.fromkeys(metric or ev.METRICS))
     metrics = ev.parse_metrics(names)
     if html:
-        folder = Path(html).absolute().parent
-        if not folder.is_dir():
-            raise InputError(f"{html}: there is no such folder")
-        if Path(html).is_dir() or not os.access(folder, os.W_OK):
-            raise InputError(
-                f"{html} cannot be written: it is a folder, or in one that may not be written to"
-            )
-        if any(_are_one(html, path) for path in (data, queries, qrels, first_stage, *(run or ()))):
-            raise InputError(f"{html} is what is measured; the report must be another file")
-    collection = load_collection(data, split=split, queries=queries, qrels=qrels, text_field=text_field)
+        _check_report(html, (data, queries, qrels, first_stage, *(run or ())))
+    collection = load_collection(
+        data, split=split, queries=queries, qrels=qrels, text_field=text_field, encoding=encoding
+    )
     options: dict[str, Any] = {"revision": revision, "source": source, "max_length": max_length}
     options |= {"batch_tokens": batch_tokens, "device": device, "threads": threads, "offline": offline}
     kinds = [
@@ -142,16 +138,43 @@ def evaluate(
     else:
         _print(found)
     if html:
-        text = report.as_html(found)
-        try:
-            Path(html).write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"{html} cannot be written: {error.strerror}") from error
+        _write_report(html, found)
         if not json:
             console().print(f"report: {printable(html)}")
 
 
-def _are_one(file: str, other: str | None) -> bool:
+def _check_report(html: str, inputs: tuple[str | None, ...]) -> None:
+    """Raise InputError if the report cannot be written, before the models run."""
+    folder = Path(html).absolute().parent
+    if not folder.is_dir():
+        raise InputError(f"{html}: there is no such folder")
+    if Path(html).is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(f"{html} cannot be written: it is a folder, or its folder cannot be written to")
+    if any(_same_file(html, path) for path in inputs):
+        raise InputError(f"{html} is an input; the report must be another file")
+
+
+def _write_report(html: str, found: report.Evaluation) -> None:
+    text = report.as_html(found)
+    try:
+        Path(html).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{html} cannot be written: {error.strerror}") from error
+
+
+def _evaluate_pool(
+    collection: Collection, kinds: list[tuple[str, str]], options: dict[str, Any], limit: int, json: bool
+) -> None:
+    rows = pool_rows(collection, collection.texts(), limit)
+    systems = (bm25_system(rows), *_rerank(kinds, options, rows))
+    results = [measure_pool(system, rows) for system in systems]
+    if json:
+        write_json(_pool_object(collection.name, len(rows), results), indent=2)
+    else:
+        _print_pool(collection.name, len(rows), results)
+
+
+def _same_file(file: str, other: str | None) -> bool:
     return other is not None and Path(file).exists() and Path(other).exists() and Path(file).samefile(other)
 
 

@@ -13,6 +13,7 @@ from rich.text import Text
 from crossrank.cli import options as o
 from crossrank.cli.reading import read_text
 from crossrank.cli.writing import bar, console, one_line, printable, write_json, write_tsv
+from crossrank.data.lines import UTF_8
 from crossrank.errors import InputError
 from crossrank.explain import DEFAULT_SENTENCES, ExplainedSentence, Explanation
 from crossrank.models.resolve import BUNDLED
@@ -34,6 +35,7 @@ def explain(
     max_sentences: Annotated[
         int, typer.Option(help="A longer document is explained up to this one.")
     ] = DEFAULT_SENTENCES,
+    encoding: o.Encoding = UTF_8,
     raw: o.Raw = False,
     json: o.Json = False,
     jsonl: o.Jsonl = False,
@@ -55,7 +57,7 @@ def explain(
     form = o.output_format(json, jsonl, tsv)
     if (document is None) == (file is None):
         raise InputError("one document is explained: give it after the query, or with --file FILE")
-    text = read_text(file) if file is not None else document
+    text = read_text(file, encoding) if file is not None else document
     assert text is not None
     reranker = o.open_reranker(
         model,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from crossrank import Reranker
+from crossrank.data.lines import check_encoding
 from crossrank.engines import Precision
 from crossrank.errors import InputError
 from crossrank.models.resolve import Source
@@ -69,6 +70,13 @@ Offline = Annotated[bool, typer.Option("--offline", help="Never ask the network.
 
 TextField = Annotated[str, typer.Option(help="The field of a document that has its text.")]
 Raw = Annotated[
+Encoding = Annotated[
+    str,
+    typer.Option(
+        help="The encoding of text files, such as gb18030 or big5.",
+        callback=check_encoding,
+    ),
+]
     bool,
     typer.Option("--raw", help="Show logits, not scores from 0 to 1.", rich_help_panel=_OUTPUT),
 ]

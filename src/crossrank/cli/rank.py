@@ -11,6 +11,7 @@ from rich.table import Table
 from crossrank.cli import options as o
 from crossrank.cli.reading import read_documents
 from crossrank.cli.writing import bar, console, printable, write_json, write_tsv
+from crossrank.data.lines import UTF_8
 from crossrank.errors import InputError
 from crossrank.models.resolve import BUNDLED
 from crossrank.ranking import RankedDocument, Ranking, check_options
@@ -31,8 +32,9 @@ def rank(
         typer.Option("--file", "-f", help='A document a line, or JSON with "text"; - is stdin.'),
     ] = None,
     text_field: o.TextField = "text",
-    top_n: Annotated[int | None, typer.Option("--top-n", "-n", help="How many to show.")] = None,
-    threshold: Annotated[float | None, typer.Option(help="Leave out scores below this.")] = None,
+    encoding: o.Encoding = UTF_8,
+    top_n: Annotated[int | None, typer.Option("--top-n", "-n", help="Max documents to show.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Min score of documents to show.")] = None,
     raw: o.Raw = False,
     json: o.Json = False,
     jsonl: o.Jsonl = False,
@@ -69,10 +71,10 @@ def rank(
     form = o.output_format(json, jsonl, tsv)
     check_options(top_n, threshold)
     candidates: list[Any] = list(documents or [])
-    if file is not None:
-        candidates += read_documents(file, text_field)
-    elif _is_given(context, "text_field"):
-        raise InputError("--text-field is for the documents of --file")
+    if file is None:
+        _refuse(context, ("text_field",), "is for the documents of --file")
+    else:
+        candidates += read_documents(file, text_field, encoding)
     if not candidates:
         raise InputError("no documents: give them after the query, or with --file FILE")
     if server is not None:

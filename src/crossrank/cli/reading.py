@@ -9,7 +9,8 @@ from typing import Any
 
 from crossrank.data.lines import (
     STDIN,
-    not_utf8,
+    UTF_8,
+    decode,
     plain_suffix,
     read_json,
     read_lines,
@@ -31,24 +32,25 @@ class Pair:
     fields: dict[str, Any]
 
 
-def read_text(path: str) -> str:
-    """The whole of a text file, or of standard input, as one document.
+def read_text(path: str, encoding: str = UTF_8) -> str:
+    """Read a whole text file, or standard input, as one document.
 
     Raises:
-        InputError: it cannot be read, or is not UTF-8.
+        InputError: it cannot be read, or is not in that encoding.
     """
     name = "standard input" if path == STDIN else path
     try:
         data = sys.stdin.buffer.read() if path == STDIN else Path(path).read_bytes()
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{name}: {not_utf8(data, error)}") from error
     except OSError as error:
         raise InputError(f"{name}: {error.strerror or error}") from error
+    try:
+        return decode(data, encoding).removeprefix("\ufeff")
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
 
 
-def read_documents(path: str, text_field: str = "text") -> list[str | dict[str, Any]]:
-    """Documents of a file: one for each line that is not blank.
+def read_documents(path: str, text_field: str = "text", encoding: str = UTF_8) -> list[str | dict[str, Any]]:
+    """Read the documents of a file, one for each line that is not blank.
 
     A file whose first line begins with ``{`` is JSON Lines, each line with a string "text"; one that is a
     JSON array holds strings or such objects. Any other file is plain text.
@@ -60,7 +62,7 @@ def read_documents(path: str, text_field: str = "text") -> list[str | dict[str, 
     Raises:
         InputError: the file cannot be read, or a line is not as it should be.
     """
-    lines = list(read_lines(path))
+    lines = list(read_lines(path, encoding=encoding))
     rows = _json_rows(path, lines)
     if rows is None:
         return [line for _, line in lines]
@@ -76,15 +78,15 @@ def read_documents(path: str, text_field: str = "text") -> list[str | dict[str, 
     return documents
 
 
-def read_pairs(path: str) -> list[Pair]:
-    """Pairs of a file, in its order: TSV (query, tab, document), JSON Lines, or a JSON array.
+def read_pairs(path: str, encoding: str = UTF_8) -> list[Pair]:
+    """Read the pairs of a file, in order, from TSV (query, tab, document), JSON Lines, or a JSON array.
 
     JSON objects have a string "query" and a string "document" (or "text").
 
     Raises:
         InputError: the file cannot be read, or a line is not as it should be.
     """
-    lines = list(read_lines(path))
+    lines = list(read_lines(path, encoding=encoding))
     rows = _json_rows(path, lines)
     if rows is None:
         return [Pair(*split_pair(place, line), {}) for place, line in lines]

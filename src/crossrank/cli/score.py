@@ -12,6 +12,7 @@ from rich.table import Table
 from crossrank.cli import options as o
 from crossrank.cli.reading import STDIN, read_pairs
 from crossrank.cli.writing import bar, console, printable, write_json, write_tsv
+from crossrank.data.lines import UTF_8
 from crossrank.errors import InputError
 from crossrank.models.resolve import BUNDLED
 from crossrank.ranking import ScoredPair
@@ -22,6 +23,7 @@ def score(
         str,
         typer.Argument(help='TSV (query, tab, document), or JSON Lines with "query" and "document".'),
     ] = STDIN,
+    encoding: o.Encoding = UTF_8,
     raw: o.Raw = False,
     json: o.Json = False,
     jsonl: o.Jsonl = False,
@@ -38,7 +40,7 @@ def score(
 ) -> None:
     """Score the pairs of FILE (- or nothing: standard input), in their order."""
     form = o.output_format(json, jsonl, tsv)
-    pairs = read_pairs(file)
+    pairs = read_pairs(file, encoding)
     if not pairs:
         raise InputError(f"no pairs in {'standard input' if file == STDIN else file}")
     reranker = o.open_reranker(

@@ -207,14 +207,11 @@ def _trec(folder: Path, queries: str | None, qrels: str | None, judged: bool, en
         for path in kinds["documents"]:
             yield from trec.read_documents(path, encoding)
 
-    return Collection(
-        folder.name,
-        {} if queries else trec.read_topics(only("topics", "--queries"), encoding),
-        {}
-        if qrels or not (judged or kinds["qrels"])
-        else trec.read_qrels(only("qrels", "--qrels"), encoding),
-        documents,
-    )
+    topics = {} if queries else trec.read_topics(only("topics", "--queries"), encoding)
+    judgments: Qrels = {}
+    if not qrels and (judged or kinds["qrels"]):
+        judgments = trec.read_qrels(only("qrels", "--qrels"), encoding)
+    return Collection(folder.name, topics, judgments, documents)
 
 
 def _from_rows(source: str, text_field: str, encoding: str) -> Collection:

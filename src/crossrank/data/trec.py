@@ -169,9 +169,7 @@ def read_topics(path: str | Path, encoding: str = UTF_8) -> dict[str, str]:
     """
     topics: dict[str, str] = {}
     first = next((line for _, line in read_lines(path, encoding=encoding)), "")
-    found = (
-        _tsv_topics(path, encoding) if "\t" in first and "<" not in first else _sgml_topics(path, encoding)
-    )
+    read = _tsv_topics if "\t" in first and "<" not in first else _sgml_topics
     for place, number, query in read(path, encoding):
         if number in topics:
             raise InputError(f"{place}: the number {number} appeared before")
