@@ -42,7 +42,7 @@ CELLS = [*map(str, EQUAL), "mixed"]
 REFERENCE = "transformers fp32"
 CALIBRATION = {"v2-m3-shape": 32, "crossrank-mini": 128}
 STAMP = "made-of"
-"""In an unpacked checkpoint: the digest of the bundled weights."""
+"""In an uncompressed checkpoint: the digest of the bundled weights."""
 TRIES = 2
 """Of a run during which other processes take much of the machine: threads that wait for each other after
 every operation lose far more than their share."""
@@ -95,7 +95,7 @@ class Contest:
 
             write(partial, self.arguments.work.resolve() / "downloads")
         else:
-            write_unpacked(partial)
+            write_uncompressed(partial)
         partial.replace(self.checkpoint)
 
     def _convert(self, side: str) -> None:
@@ -327,7 +327,7 @@ def packages() -> dict[str, str]:
     return found
 
 
-def write_unpacked(folder: Path) -> None:
+def write_uncompressed(folder: Path) -> None:
     """crossrank-mini as an ordinary fp32 checkpoint, which every engine reads."""
     from safetensors.numpy import save_file
 

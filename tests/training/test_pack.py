@@ -29,8 +29,8 @@ def test_what_came_from_4_bits_goes_back_to_them_exactly(seed: int) -> None:
     scale = rng.uniform(0.001, 0.1, (3, 2)).astype(np.float16) * rng.choice([-1, 1], (3, 2))
     scale = scale.astype(np.float16)
     matrix = ((nibbles.astype(np.float32) - 8) * scale.astype(np.float32)[:, :, None]).reshape(3, -1)
-    packed, packed_scale = to_int4(matrix)
-    blocks = packed.reshape(3, 2, BLOCK // 2)
-    unpacked = np.concatenate([blocks & 15, blocks >> 4], axis=2).astype(np.float32)
-    restored = (unpacked - 8) * packed_scale.astype(np.float32)[:, :, None]
+    halves, halves_scale = to_int4(matrix)
+    blocks = halves.reshape(3, 2, BLOCK // 2)
+    values = np.concatenate([blocks & 15, blocks >> 4], axis=2).astype(np.float32)
+    restored = (values - 8) * halves_scale.astype(np.float32)[:, :, None]
     np.testing.assert_array_equal(restored.reshape(3, -1), matrix)

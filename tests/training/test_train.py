@@ -155,18 +155,20 @@ def test_frozen_layers_stay_as_they_are(start: Path, tmp_path: Path, run: Callab
     assert {name for name in moved if ".layer.1." in name}
 
 
-def test_a_packed_model_is_a_start_too(start: Path, tmp_path: Path) -> None:
+def test_a_compressed_model_is_a_start_too(start: Path, tmp_path: Path) -> None:
     table = "bert.embeddings.word_embeddings.weight"
-    packed = tmp_path / "packed"
-    packed.mkdir()
+    compressed = tmp_path / "compressed"
+    compressed.mkdir()
     weights = read_weights(start)
     value = weights.pop(table)
     blocks = torch.full((value.shape[0], 1), 0.01, dtype=torch.float16)
     nibbles = torch.full((value.shape[0], value.shape[1] // 2), 0x9F, dtype=torch.uint8)
-    save_file(weights | {f"{table}.int4": nibbles, f"{table}.scale": blocks}, packed / "model.safetensors")
+    save_file(
+        weights | {f"{table}.int4": nibbles, f"{table}.scale": blocks}, compressed / "model.safetensors"
+    )
     config = json.loads((start / "config.json").read_text()) | {"crossrank": {"compressed": 1}}
-    (packed / "config.json").write_text(json.dumps(config))
-    restored = read_weights(packed)
+    (compressed / "config.json").write_text(json.dumps(config))
+    restored = read_weights(compressed)
     assert restored.keys() == weights.keys() | {table}
     # Low nibbles are the first half of a block: 0xF is 7 steps up, 0x9 one.
     torch.testing.assert_close(restored[table][0], torch.tensor([0.07] * 16 + [0.01] * 16), atol=1e-4, rtol=0)
