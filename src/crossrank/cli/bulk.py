@@ -20,18 +20,19 @@ from crossrank.data.lines import STDIN, UTF_8
 from crossrank.data.rows import Row, parse_shard
 from crossrank.errors import InputError
 from crossrank.models.resolve import BUNDLED
-from crossrank.reranker import Reranker
 
 _INPUT, _RAY = "Input options", "Cluster options"
-_SHOWN_SECONDS = 0.1  # telling the bar of every query would take longer than reading it
+
+_UPDATE_SECONDS = 0.1
+"""Seconds between updates of the progress bar. An update takes longer than a query does to read."""
 
 
 def bulk(
     file: Annotated[
         str,
         typer.Argument(
-            help='JSON Lines or Parquet, a query ("query", "documents") or a pair ("query", "document") '
-            "a row; TSV of pairs; or a TREC run, with --data. - is standard input.",
+            help='The input: JSON Lines or Parquet with a query ("query", "documents") or a pair ("query", '
+            '"document") a row, TSV of pairs, or a TREC run (with --data). - is standard input.',
             show_default=False,
         ),
     ],
@@ -40,39 +41,48 @@ def bulk(
         typer.Option(
             "--output",
             "-o",
-            help="The result: .jsonl, .run (TREC) or .parquet; .gz and .zst compress. - is standard output.",
+            help="The output: .jsonl, .run (TREC) or .parquet, and .gz or .zst. - is standard output.",
             show_default=False,
         ),
     ],
     data: Annotated[
         str | None,
-        typer.Option(help="The collection of a run: a folder, irds:NAME, mteb:NAME.", rich_help_panel=_INPUT),
+        typer.Option(
+            help="The collection with a run's texts: a folder, irds:NAME or mteb:NAME.",
+            rich_help_panel=_INPUT,
+        ),
     ] = None,
     queries: Annotated[
-        str | None, typer.Option(help="Queries instead of the collection's own.", rich_help_panel=_INPUT)
+        str | None,
+        typer.Option(help="A file of queries instead of the collection's own.", rich_help_panel=_INPUT),
     ] = None,
     depth: Annotated[
-        int | None, typer.Option(min=1, help="Documents of each query; default all.", rich_help_panel=_INPUT)
+        int | None,
+        typer.Option(min=1, help="Max documents of a query; by default all.", rich_help_panel=_INPUT),
     ] = None,
     shard: Annotated[
-        str, typer.Option(help="The i-th of n parts of the queries, i/n.", rich_help_panel=_INPUT)
+        str,
+        typer.Option(help="The part of the queries to rerank: i/n is the i-th of n.", rich_help_panel=_INPUT),
     ] = "1/1",
     text_field: o.TextField = "text",
+    encoding: o.Encoding = UTF_8,
     top_n: Annotated[
-        int | None, typer.Option("--top-n", "-n", min=1, help="Results of each query; default all.")
+        int | None, typer.Option("--top-n", "-n", min=1, help="Max results of a query; by default all.")
     ] = None,
-    text: Annotated[bool, typer.Option("--text", help="Write query and documents beside.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew.")] = False,
+    text: Annotated[
+        bool, typer.Option("--text", help="Also write the texts of queries and documents.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over instead of resuming.")] = False,
     ray: Annotated[
         str | None,
-    encoding: o.Encoding = UTF_8,
         typer.Option(
             help='Run on Ray: "local" starts it here, "auto" or HOST:PORT joins a cluster.',
             rich_help_panel=_RAY,
         ),
     ] = None,
     actors: Annotated[
-        int | None, typer.Option(min=1, help="Engines; default one a machine.", rich_help_panel=_RAY)
+        int | None,
+        typer.Option(min=1, help="Number of engines; by default one a machine.", rich_help_panel=_RAY),
     ] = None,
     model: o.Model = BUNDLED,
     revision: o.Revision = None,
@@ -84,18 +94,18 @@ def bulk(
     threads: o.Threads = None,
     offline: o.Offline = False,
 ) -> None:
-    """Rerank every query of FILE, in its order, in little memory.
+    """Rerank every query of FILE, in order and in little memory.
 
-    Killed and started again with the same options, it goes on where it was.
+    If it was interrupted, run it again with the same options, and it resumes.
     """
     if actors is not None and ray is None:
-        raise InputError("--actors is for a cluster; say which with --ray")
+        raise InputError("--actors is for a cluster; name one with --ray")
     if queries is not None and data is None:
         raise InputError("--queries is for a run; name its collection with --data")
     work = job.Source(file, data, queries, depth, parse_shard(shard), text_field, encoding)
     if data is not None and text_field != "text":
-        raise InputError("--text-field is for rows; a run's texts are its collection's")
-    if ray is not None and (from_stdin or to_stdout):
+        raise InputError("--text-field is for rows; the texts of a run are in its collection")
+    if ray is not None and STDIN in (file, output):
         raise InputError("with --ray, input and output must be files")
     counts = None if file == STDIN else job.check(work, Path("-.jsonl" if output == STDIN else output))
     options: dict[str, Any] = {
@@ -112,23 +122,13 @@ def bulk(
     if output == STDIN:
         _write_to_stdout(work, options, top_n=top_n, with_text=text)
         return
+    if ray is None:
+        answers, described = _answer_here(options, top_n=top_n, with_text=text)
+    else:
+        answers, described = _answer_on_ray(ray, work, options, actors, top_n=top_n, with_text=text)
     described |= {"top_n": top_n, "text": text}
     if counts is not None:
         described["input"] = counts.digest
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:.0f} %"),
-        _Rate(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
-    ) as bar:
-        total = counts.pairs if counts else None
-        task = bar.add_task(to.name, total=total)
-        tell = LineAMinute(to.name, total, lambda line: print(line, file=sys.stderr, flush=True))
-        done, began, shown = 0, 0.0, 0.0
-
     total = counts.pairs if counts else None
     _run(work, Path(output), answers, described, total, overwrite)
 
@@ -196,61 +196,74 @@ def _run(
         total: number of pairs; None if unknown.
         overwrite: start over instead of resuming.
     """
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:.0f} %"),
+        _Rate(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+    ) as bar:
+        task = bar.add_task(output.name, total=total)
+        lines = ProgressLines(output.name, total, lambda line: print(line, file=sys.stderr, flush=True))
+        done, began, updated = 0, 0.0, 0.0
+
         def progress(_queries: int, pairs: int) -> None:
-            nonlocal done, began, shown
+            nonlocal done, began, updated
             done, now = pairs, time.monotonic()
             if bar.disable:
-                tell(pairs)
+                lines(pairs)
             if not began:
-                began = shown = now
+                began = updated = now
                 bar.reset(task, completed=pairs)
-            elif now >= shown + _SHOWN_SECONDS:
-                shown = now
+            elif now >= updated + _UPDATE_SECONDS:
+                updated = now
                 bar.update(task, completed=pairs)
 
-        resumed = job.run(work, to, answers, described, overwrite=overwrite, progress=progress)
+        resumed = job.run(work, output, answers, described, overwrite=overwrite, progress=progress)
         bar.update(task, completed=done)
         seconds = time.monotonic() - began
     fresh = done - resumed.pairs
     note = f" (and {resumed.pairs} from before)" if resumed.pairs else ""
     rate = f", {fresh / seconds:.0f} pairs/s" if seconds > 0 and fresh else ""
-    print(f"{to}: {fresh} pairs{note} in {seconds:.1f} s{rate}", file=sys.stderr)
+    print(f"{output}: {fresh} pairs{note} in {seconds:.1f} s{rate}", file=sys.stderr)
 
 
-class LineAMinute:
-    """Tells how far a long job is where there is no terminal for a bar.
+class ProgressLines:
+    """Writes a line a minute about the progress of a job, for when there is no terminal for a bar.
 
     Args:
-        name: of the output.
-        total: pairs; None: unknown.
-        say: writes a line.
-        clock: seconds.
+        name: the output's name.
+        total: number of pairs; None if unknown.
+        write: writes a line.
+        clock: returns the time in seconds.
     """
 
     def __init__(
         self,
         name: str,
         total: int | None,
-        say: Callable[[str], object],
+        write: Callable[[str], object],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._name, self._total, self._say, self._clock = name, total, say, clock
-        self._began = self._said = clock()
+        self._name, self._total, self._write, self._clock = name, total, write, clock
+        self._began = self._written = clock()
         self._before: int | None = None
 
     def __call__(self, pairs: int) -> None:
-        """So many pairs are done, those of an earlier run included."""
+        """Take note that ``pairs`` pairs are done, including those of an earlier run."""
         now = self._clock()
         if self._before is None:
-            self._before, self._began, self._said = pairs, now, now
-        if now < self._said + 60:
+            self._before, self._began, self._written = pairs, now, now
+        if now < self._written + 60:
             return
-        self._said = now
+        self._written = now
         done = f"{pairs} pairs"
         if self._total:
             done = f"{pairs} of {self._total} pairs ({100 * pairs / self._total:.0f} %)"
         rate = (pairs - self._before) / (now - self._began)
-        self._say(f"{self._name}: {done}, {rate:.0f} pairs/s")
+        self._write(f"{self._name}: {done}, {rate:.0f} pairs/s")
 
 
 class _Rate(ProgressColumn):

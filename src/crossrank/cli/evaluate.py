@@ -1,4 +1,4 @@
-"""``crossrank eval``: how well a model, a precision or a run ranks, beside the first stage."""
+"""``crossrank eval``: how well models, precisions and runs rank, compared with the first stage."""
 
 from __future__ import annotations
 
@@ -38,45 +38,53 @@ def evaluate(
     ],
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", "-m", help="A model; may be given again.", rich_help_panel=_MODEL),
+        typer.Option(
+            "--model", "-m", help="A model to measure. Can be given several times.", rich_help_panel=_MODEL
+        ),
     ] = None,
     precision: Annotated[
         list[str] | None,
-        typer.Option(help="A precision; may be given again. Every model with each.", rich_help_panel=_MODEL),
+        typer.Option(
+            help="A precision to measure every model in. Can be given several times.", rich_help_panel=_MODEL
+        ),
     ] = None,
     run: Annotated[
-        list[str] | None, typer.Option(help="A TREC run to measure too; may be given again.")
+        list[str] | None, typer.Option(help="A TREC run to measure. Can be given several times.")
     ] = None,
     first_stage: Annotated[
         str | None,
         typer.Option(
-            help="The TREC run that is reranked, and compared with; default the data's own, or BM25.",
+            help="The TREC run to rerank and to compare with; by default the data's own, or BM25.",
             rich_help_panel=_DATA,
         ),
     ] = None,
-    depth: Annotated[int, typer.Option(min=1, help="Candidates of each query.", rich_help_panel=_DATA)] = 100,
+    depth: Annotated[
+        int, typer.Option(min=1, help="Max candidates of a query.", rich_help_panel=_DATA)
+    ] = 100,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Only so many queries, the first.", rich_help_panel=_DATA)
+        int | None, typer.Option(min=1, help="Max queries, from the first.", rich_help_panel=_DATA)
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Of BEIR or MTEB data.", rich_help_panel=_DATA)] = None,
+    split: Annotated[
+        str | None, typer.Option(help="The split of BEIR or MTEB data.", rich_help_panel=_DATA)
+    ] = None,
     queries: Annotated[
-        str | None, typer.Option(help="Queries instead of the data's own.", rich_help_panel=_DATA)
+        str | None, typer.Option(help="A file of queries instead of the data's own.", rich_help_panel=_DATA)
     ] = None,
     qrels: Annotated[
-        str | None, typer.Option(help="Judgments instead of the data's own.", rich_help_panel=_DATA)
+        str | None, typer.Option(help="A file of judgments instead of the data's own.", rich_help_panel=_DATA)
     ] = None,
     text_field: o.TextField = "text",
+    encoding: o.Encoding = UTF_8,
     metric: Annotated[
         list[str] | None,
-        typer.Option(help=f"May be given again; default {', '.join(ev.METRICS)}."),
+        typer.Option(help=f"A metric. Can be given several times; by default {', '.join(ev.METRICS)}."),
     ] = None,
     pool: Annotated[
         bool,
         typer.Option(
             "--pool",
-    encoding: o.Encoding = UTF_8,
-            help="Instead: does a model read the query? Each query against the right texts of all "
-            f"({MAX_QUERIES} queries, or --limit).",
+            help="Measure instead whether a model reads the query: rank the relevant texts of all queries "
+            f"for each query ({MAX_QUERIES} queries, or --limit).",
         ),
     ] = False,
     html: Annotated[str | None, typer.Option(help="Write a report with plots to this file.")] = None,
@@ -89,11 +97,14 @@ def evaluate(
     threads: o.Threads = None,
     offline: o.Offline = False,
 ) -> None:
-    """Measure models and runs on judged queries, beside the first stage: quality, speed, memory."""
+    """Measure the quality, speed and memory of models and runs on judged queries.
+
+    They are compared with the first stage, whose candidates the models rerank.
+    """
     if not model and not run:
         raise InputError("nothing to measure: give a --model, a --run, or both")
     if precision and not model:
-        raise InputError("--precision is a model's; give a --model")
+        raise InputError("--precision is for models; give a --model")
     if pool:
         unused = {"--run": run, "--first-stage": first_stage, "--metric": metric, "--html": html}
         if given_with_pool := [name for name, value in unused.items() if value]:
@@ -111,14 +122,7 @@ def evaluate(
         (one, kind) for one in dict.fromkeys(model or ()) for kind in dict.fromkeys(precision or ("auto",))
     ]
     if pool:
-        rows = pool_rows(collection, collection.texts(), limit or MAX_QUERIES)
-        results = [
-            measure_pool(system, rows) for system in (bm25_system(rows), *_rerank(kinds, options, rows))
-        ]
-        if json:
-            write_json(_pool_object(collection.name, len(rows), results), indent=2)
-        else:
-            _print_pool(collection.name, len(rows), results)
+        _evaluate_pool(collection, kinds, options, limit or MAX_QUERIES, json)
         return
     if first_stage:
         collection.first_stage = read_run(first_stage)
@@ -179,7 +183,7 @@ def _same_file(file: str, other: str | None) -> bool:
 
 
 def _rerank(kinds: list[tuple[str, str]], options: dict[str, Any], rows: list[Row]) -> list[ev.System]:
-    """The rows in each model's order, with a progress bar."""
+    """Rerank the rows with each (model, precision), with a progress bar."""
     systems = []
     with Progress(
         TextColumn("{task.description}"),
@@ -216,7 +220,7 @@ def _print_pool(collection: str, queries: int, results: list[PoolResult]) -> Non
     out = console()
     out.print(
         f"[bold]{printable(collection)}[/bold]: {queries} queries, "
-        "each against the right texts of all of them"
+        "each with the relevant texts of all of them"
     )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("system", overflow="fold")
@@ -232,8 +236,8 @@ def _print_pool(collection: str, queries: int, results: list[PoolResult]) -> Non
         )
     out.print(table)
     out.print(
-        "Variance by text: how much of the scores of wrong texts the text alone explains. A model that "
-        "reads the query has a small share.",
+        "Variance by text: the share of the variance in wrong texts' scores that the text alone explains. It "
+        "is small for a model that reads the query.",
         style="dim",
     )
 
@@ -270,7 +274,7 @@ def _table(found: report.Evaluation) -> Table:
 
 def _differences(found: report.Evaluation) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(f"less {printable(found.baseline.name)}", overflow="fold")
+    table.add_column(f"against {printable(found.baseline.name)}", overflow="fold")
     table.add_column("", no_wrap=True)
     for name in ("difference", "95 % interval", "better", "worse"):
         table.add_column(name, justify="right", no_wrap=True)

@@ -17,19 +17,34 @@ from crossrank.models.resolve import BUNDLED
 from crossrank.ranking import RankedDocument, Ranking, check_options
 
 _SERVER = "Server options"
-# What a server was started with is no request's to say.
-_SERVERS = ["revision", "source", "max_length", "batch_tokens", "precision", "device", "threads", "offline"]
+
+_MODEL_PARAMETERS = (
+    "revision",
+    "source",
+    "max_length",
+    "batch_tokens",
+    "precision",
+    "device",
+    "threads",
+    "offline",
+)
+"""Parameters that only load a model, so that they have no effect with --server."""
+
+_SERVER_PARAMETERS = ("api_key", "timeout")
+"""Parameters that have no effect without --server."""
 
 
 def rank(
     context: typer.Context,
-    query: Annotated[str, typer.Argument(help="What is asked.", show_default=False)],
+    query: Annotated[str, typer.Argument(help="The query.", show_default=False)],
     documents: Annotated[
         list[str] | None, typer.Argument(help="The documents, if not from --file.", show_default=False)
     ] = None,
     file: Annotated[
         str | None,
-        typer.Option("--file", "-f", help='A document a line, or JSON with "text"; - is stdin.'),
+        typer.Option(
+            "--file", "-f", help='A file with a document a line, or JSON with "text"; - is standard input.'
+        ),
     ] = None,
     text_field: o.TextField = "text",
     encoding: o.Encoding = UTF_8,
@@ -51,20 +66,20 @@ def rank(
     server: Annotated[
         str | None,
         typer.Option(
-            help="Ask `crossrank serve` at this address, with its models; -m is then a served name.",
+            help="Use the `crossrank serve` at this address; -m is then the name of one of its models.",
             rich_help_panel=_SERVER,
         ),
     ] = None,
     api_key: Annotated[
         str | None,
         typer.Option(
-            help="The server's key. Others see a command's options: prefer the variable.",
+            help="The server's key. Other users see a command's options: prefer the variable.",
             envvar="CROSSRANK_API_KEY",
             rich_help_panel=_SERVER,
         ),
     ] = None,
     timeout: Annotated[
-        float, typer.Option(help="Seconds for the server's answer.", rich_help_panel=_SERVER)
+        float, typer.Option(help="Seconds to wait for the server's answer.", rich_help_panel=_SERVER)
     ] = 60.0,
 ) -> None:
     """Order documents by how well they answer QUERY, best first."""
@@ -78,19 +93,14 @@ def rank(
     if not candidates:
         raise InputError("no documents: give them after the query, or with --file FILE")
     if server is not None:
-        for name in _SERVERS:
-            if _is_given(context, name):
-                option = "--from" if name == "source" else f"--{name.replace('_', '-')}"
-                raise InputError(f"{option} is for the server to say: start it so, or leave out --server")
-        wanted = model if _is_given(context, "model") else None
-        with o.open_client(server, api_key=api_key, model=wanted, timeout=timeout) as client:
+        _refuse(context, _MODEL_PARAMETERS, "is an option of the server, which must be started with it")
+        served = model if _is_given(context, "model") else None
+        with o.open_client(server, api_key=api_key, model=served, timeout=timeout) as client:
             ranking = client.rank(query, candidates, top_n=top_n, threshold=threshold)
-            if form is o.Format.JSON and wanted is None:
+            if form is o.Format.JSON and served is None:
                 model = client.models()[0]
     else:
-        for name in ("api_key", "timeout"):
-            if _is_given(context, name):
-                raise InputError(f"--{name.replace('_', '-')} is for a server; say which with --server")
+        _refuse(context, _SERVER_PARAMETERS, "is for a server; give its address with --server")
         reranker = o.open_reranker(
             model,
             revision=revision,
@@ -103,6 +113,23 @@ def rank(
             offline=offline,
         )
         ranking = reranker.rank(query, candidates, top_n=top_n, threshold=threshold)
+    _write(ranking, form, raw, query, model)
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _refuse(context: typer.Context, names: tuple[str, ...], reason: str) -> None:
+    """Raise InputError if one of the parameters was given on the command line."""
+    for name in names:
+        if _is_given(context, name):
+            option = "--from" if name == "source" else f"--{name.replace('_', '-')}"
+            raise InputError(f"{option} {reason}")
+
+
+def _write(ranking: Ranking, form: o.Format, raw: bool, query: str, model: str) -> None:
     if form is o.Format.JSON:
         results = [_as_object(hit) for hit in ranking]
         write_json({"query": query, "model": model, "results": results}, indent=2)
@@ -117,13 +144,8 @@ def rank(
         console().print(_table(ranking, raw))
 
 
-def _is_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
-
-
 def _as_object(hit: RankedDocument) -> dict[str, Any]:
-    # A document's own fields never hide what CrossRank says of it.
+    # A document's own fields never hide CrossRank's.
     own: dict[str, Any] = {"rank": hit.rank, "index": hit.index, "score": hit.score, "logit": hit.logit}
     own |= {"truncated": hit.truncated, "text": hit.text} | ({"blank": True} if hit.blank else {})
     return own | {key: value for key, value in hit.fields.items() if key not in own}
@@ -138,7 +160,7 @@ def _table(ranking: Ranking, raw: bool) -> Table:
     table.add_column("document", overflow="fold")
     for hit in ranking:
         number = f"{hit.logit:.4f}" if raw else f"{hit.score:.4f}"
-        note = " [dim](cut to fit)[/dim]" if hit.truncated else ""
+        note = " [dim](truncated)[/dim]" if hit.truncated else ""
         note += " [dim](no letter or digit: ranked last)[/dim]" if hit.blank else ""
         row = [str(hit.rank), number, f"[cyan]{bar(hit.score)}[/cyan]", str(hit.index)]
         table.add_row(*row, printable(hit.text) + note)
