@@ -12,7 +12,7 @@ from crossrank import InputError, Reranker
 from crossrank import reranker as reranker_module
 from crossrank.bulk.job import answers_as_they_come
 from crossrank.bulk.output import Output
-from crossrank.cli.bulk import LineAMinute
+from crossrank.cli.bulk import ProgressLines
 from crossrank.data.rows import Document, Row
 from tests.cli.conftest import Run
 
@@ -234,7 +234,7 @@ def test_a_number_as_id_comes_back_as_a_number(crossrank: Run, tiny: str, tmp_pa
 
 def test_a_line_a_minute() -> None:
     now, lines = 0.0, list[str]()
-    tell = LineAMinute("out.jsonl", 1000, lines.append, lambda: now)
+    tell = ProgressLines("out.jsonl", 1000, lines.append, lambda: now)
     tell(100)  # of an earlier run
     for second in range(1, 150):
         now = float(second)

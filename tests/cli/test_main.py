@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 import crossrank as package
-from crossrank.cli import _Later, app
+from crossrank.cli import _LazyCommand, app
 from tests.cli.conftest import Run
 
 COMMAND = [sys.executable, "-m", "crossrank"]
@@ -171,10 +171,10 @@ def test_a_variable_that_nothing_reads_gets_a_line(crossrank: Run, monkeypatch: 
 def test_the_help_of_all_commands_has_the_first_line_of_each_ones_own() -> None:
     root = get_command(app)
     assert isinstance(root, TyperGroup)
-    for later in root.commands.values():
-        assert isinstance(later, _Later)
-        command = later.load()
-        assert command.help.split("\n\n")[0].replace("\n", " ") == later.help
+    for lazy in root.commands.values():
+        assert isinstance(lazy, _LazyCommand)
+        command = lazy.load()
+        assert command.help.split("\n\n")[0].replace("\n", " ") == lazy.help
 
 
 def test_help_does_not_say_what_type_a_flag_is(crossrank: Run) -> None:

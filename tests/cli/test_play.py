@@ -33,7 +33,7 @@ def test_it_serves_the_page_and_opens_the_browser(tmp_path: Path) -> None:
                 assert time.monotonic() < end
                 time.sleep(0.02)
             url = opened.read_text().strip()
-            assert line == f"CrossRank is at {url} (Ctrl+C ends it)\n"
+            assert line == f"CrossRank is at {url} (Ctrl+C stops it)\n"
             with urllib.request.urlopen(url, timeout=30) as response:
                 assert b"<title>CrossRank" in response.read()
         finally:

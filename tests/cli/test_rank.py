@@ -21,7 +21,7 @@ def test_a_table(crossrank: Run, tiny: str) -> None:
     assert lines[1].split() == ["rank", "score", "index", "document"]
     for document in DOCUMENTS[:2]:
         assert document in done.out
-    assert "(cut to fit)" in done.out
+    assert "(truncated)" in done.out
 
 
 def test_json_has_all_of_a_hit(crossrank: Run, tiny: str) -> None:
@@ -141,7 +141,7 @@ def test_a_server_ranks_as_the_library_does(
     named = json.loads(crossrank(*asked, "--server", server.url, "-m", "two").out)
     assert named["model"] == "two"
     assert named["results"] == here["results"]
-    assert "(cut to fit)" not in crossrank("rank", "q", "a", "--server", server.url).out
+    assert "(truncated)" not in crossrank("rank", "q", "a", "--server", server.url).out
 
 
 @pytest.mark.parametrize(
@@ -149,8 +149,8 @@ def test_a_server_ranks_as_the_library_does(
     [
         ([], 2, "this server takes an API key"),
         (["--api-key", "secret", "-m", "three"], 2, "no model 'three' is served here; there is: one, two"),
-        (["--api-key", "secret", "--precision", "fp32"], 2, "--precision is for the server to say"),
-        (["--api-key", "secret", "--from", "hub"], 2, "--from is for the server to say"),
+        (["--api-key", "secret", "--precision", "fp32"], 2, "--precision is an option of the server"),
+        (["--api-key", "secret", "--from", "hub"], 2, "--from is an option of the server"),
         (["--timeout", "0"], 2, "timeout is 0"),
         (["--server", "127.0.0.1"], 2, "is not an address"),
         (["--server", "http://127.0.0.1:9", "--timeout", "0.1"], 1, "does not answer"),
@@ -172,7 +172,7 @@ def test_an_option_for_a_server_needs_one(
     assert crossrank("rank", "q", "a", "--model", tiny).code == 0
     done = crossrank("rank", "q", "a", "--model", tiny, *option)
     assert (done.code, done.out) == (2, "")
-    assert done.err == f"error: {option[0]} is for a server; say which with --server\n"
+    assert done.err == f"error: {option[0]} is for a server; give its address with --server\n"
 
 
 def test_the_client_says_what_it_lacks(crossrank: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,7 @@ def test_a_pair_that_was_cut_says_so(crossrank: Run, tiny: str, tmp_path: Path) 
     assert [row["truncated"] for row in rows] == [False, True]
     assert json.loads(crossrank(*command, "--json").out)["results"] == rows
     table = crossrank(*command).out.splitlines()
-    assert ["(cut to fit)" in line for line in table if " q " in line] == [False, True]
+    assert ["(truncated)" in line for line in table if " q " in line] == [False, True]
 
 
 @pytest.mark.parametrize(

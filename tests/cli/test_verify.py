@@ -73,7 +73,7 @@ def test_queries_keep_their_order() -> None:
     [
         ('{"query": "q", "document": "d", "label": 1}\n{"query": "q", "document": "e"}', [], "1 of 2 pairs"),
         ('{"query": "q", "document": "d", "label": "good"}', [], "is 'good'; it must be a number"),
-        ('{"query": "q", "document": "d", "label": -1}', [], "is -1; it must be a number from 0"),
+        ('{"query": "q", "document": "d", "label": -1}', [], "is -1; it must be a number, 0 or more"),
         ("\n", [], "no pairs in"),
         ("q\td", ["--precision", "fp8"], "precision is 'fp8'"),
     ],

@@ -25,14 +25,14 @@ from crossrank.errors import CrossRankError, DeadlineError, EngineError, Overloa
 __all__ = ["app", "main"]
 
 
-class _Later(TyperCommand):
-    """A command that is imported when it is used: the help of all of them needs no more than a line of each.
+class _LazyCommand(TyperCommand):
+    """A command that is imported when it runs. The help of all commands needs only a line of each.
 
     Args:
-        name: of the command.
+        name: the command's name.
         where: "module:object" within this package; the object is a function or a ``typer.Typer``.
         help: the first line of the command's own help.
-        settings: of the command's context.
+        settings: settings of the command's context.
     """
 
     def __init__(self, name: str, where: str, help: str, **settings: Any) -> None:  # noqa: A002 - typer's name
@@ -41,7 +41,7 @@ class _Later(TyperCommand):
         self._settings = settings
 
     def load(self, parent: Any = None) -> Any:
-        """The command itself, to be run in the context ``parent``."""
+        """Import the command, which is to run in the context ``parent``."""
         module, _, name = self._where.partition(":")
         target = getattr(import_module(f"{__name__}.{module}"), name)
         alone = typer.Typer(add_completion=False)
@@ -52,7 +52,7 @@ class _Later(TyperCommand):
             alone.command(self.name, context_settings=self._settings)(target)
             command = get_command(alone)
         for context in _contexts(command, parent):
-            _drop_words_for_flags(context)
+            _hide_flag_types(context)
         return command
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **options: Any) -> Any:
@@ -60,35 +60,45 @@ class _Later(TyperCommand):
 
 
 _COMMANDS = (
-    _Later("rank", "rank:rank", "Order documents by how well they answer QUERY, best first."),
-    _Later("score", "score:score", "Score the pairs of FILE (- or nothing: standard input), in their order."),
-    _Later("explain", "explain:explain", "Show which sentences of DOCUMENT carry its score for QUERY."),
-    _Later(
+    _LazyCommand("rank", "rank:rank", "Order documents by how well they answer QUERY, best first."),
+    _LazyCommand("score", "score:score", "Score the pairs of FILE, by default standard input, in order."),
+    _LazyCommand(
+        "explain",
+        "explain:explain",
+        "Show how much each sentence of DOCUMENT contributes to its score for QUERY.",
+    ),
+    _LazyCommand(
         "eval",
         "evaluate:evaluate",
-        "Measure models and runs on judged queries, beside the first stage: quality, speed, memory.",
+        "Measure the quality, speed and memory of models and runs on judged queries.",
     ),
-    _Later("bulk", "bulk:bulk", "Rerank every query of FILE, in its order, in little memory."),
-    _Later(
+    _LazyCommand("bulk", "bulk:bulk", "Rerank every query of FILE, in order and in little memory."),
+    _LazyCommand(
         "serve",
         "serve:serve",
         "Serve rerank APIs over HTTP: those of Cohere, Jina, TEI, vLLM, Xinference and infinity.",
-        # Options without a variable's name of their own have CROSSRANK_ and theirs.
+        # Every option is an environment variable, too: CROSSRANK_ and the option's name.
         auto_envvar_prefix="CROSSRANK",
     ),
-    _Later(
+    _LazyCommand(
         "play",
         "play:play",
-        "Open a page to try rankings on, and to see why they are as they are. Ctrl+C ends it.",
+        "Open a page in the browser to try rankings and to explain them. Ctrl+C stops it.",
     ),
-    _Later("demo", "demo:demo", "Rerank a few Chinese and English examples, beside their keyword order."),
-    _Later(
+    _LazyCommand(
+        "demo", "demo:demo", "Rerank a few Chinese and English examples, and compare with keyword order."
+    ),
+    _LazyCommand(
         "doctor",
         "doctor:doctor",
-        "Say what would run here and what is in its way; exit 1 if the main job cannot run.",
+        "Report what can run here, and what prevents the rest; exit 1 if reranking cannot run.",
     ),
-    _Later("verify", "verify:verify", "Say what each precision costs against fp32: logits, scores, order."),
-    _Later("models", "models:app", "List, fetch and remove models."),
+    _LazyCommand(
+        "verify",
+        "verify:verify",
+        "Measure what each precision costs against fp32 in logits, scores and order.",
+    ),
+    _LazyCommand("models", "models:app", "List, fetch and remove models."),
 )
 
 
@@ -111,18 +121,26 @@ app = typer.Typer(
 )
 
 
-_NOT_THE_USERS = (EngineError, OverloadedError, DeadlineError, UnavailableError)
-"""What went wrong without a mistake of the user's."""
+_FAILURES = (EngineError, OverloadedError, DeadlineError, UnavailableError)
+"""Errors that are not a mistake of the user's, and exit with code 1."""
 
-_THE_SYSTEMS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""Nor are these: a full disk, a broken one, and limits of the system."""
+_SYSTEM_FAILURES = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+)
+"""System errors that are not a mistake of the user's: a full or broken disk, and limits of the system."""
 
 
 _VARIABLES = ("CROSSRANK_CACHE", "CROSSRANK_ISA", "CROSSRANK_NUM_THREADS")
-"""Environment variables that are read elsewhere than by an option."""
+"""Environment variables that are not an option of a command."""
 
 _KUBERNETES = re.compile(r"CROSSRANK_(\w+_)?(SERVICE_(HOST|PORT)|PORT)(_\w+)?")
-"""What Kubernetes sets for Services that are called crossrank, or crossrank-something."""
+"""Variables that Kubernetes sets for Services that are called crossrank, or crossrank-something."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -141,15 +159,15 @@ def _root(
 
 
 class _OneLine(logging.Formatter):
-    """What is quoted from files does not command the terminal."""
+    """Messages on one line, so that text quoted from files cannot control the terminal."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         return one_line(super().formatMessage(record))
 
 
 def _contexts(command: Any, parent: Any = None) -> Iterator[Any]:
-    """A command and those within it, each in its context."""
-    if isinstance(command, _Later):
+    """The context of a command, and those of its subcommands."""
+    if isinstance(command, _LazyCommand):
         command = command.load(parent)
     context = command.context_class(command, parent=parent, **command.context_settings)
     yield context
@@ -157,8 +175,8 @@ def _contexts(command: Any, parent: Any = None) -> Iterator[Any]:
         yield from _contexts(inner, context)
 
 
-def _drop_words_for_flags(context: Any) -> None:
-    """Leave the word for a flag's type out of the help."""
+def _hide_flag_types(context: Any) -> None:
+    """Leave the types of flags out of the help, which would show ``--json <bool>``."""
     for parameter in (*context.command.params, context.command.get_help_option(context)):
         if getattr(parameter, "is_flag", False):
             parameter.metavar = ""
@@ -173,14 +191,15 @@ def _variables(root: Any) -> Iterator[str]:
             yield from [named] if isinstance(named, str) else named
 
 
-def _warn_of_unknown(root: Any) -> None:
+def _warn_of_unknown_variables(root: Any) -> None:
+    """Warn of variables that are named like CrossRank's but have no effect, such as misspelt ones."""
     set_here = [
         name
         for name in sorted(os.environ)
         if name.startswith("CROSSRANK_") and name not in _VARIABLES and not _KUBERNETES.fullmatch(name)
     ]
     if not set_here:
-        return  # most often: no command is imported for it
+        return  # the usual case, in which no command needs to be imported
     variables = {*_VARIABLES, *_variables(root)}
     for name in set_here:
         if name not in variables:
@@ -190,19 +209,19 @@ def _warn_of_unknown(root: Any) -> None:
 
 
 def _is_usage_error(error: Exception) -> bool:
-    # typer's usage errors are click's, or those of its own copy of click: the method tells.
+    # They are click's, or those of typer's own copy of click; both have this method.
     return callable(getattr(error, "format_message", None))
 
 
-def _open_what_is_closed() -> None:
-    """Standard streams that the caller has closed (>&-), as some job schedulers do: nothing is in them."""
+def _replace_closed_streams() -> None:
+    """Open /dev/null for standard streams that the caller has closed (>&-), as some job schedulers do."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - until the end
 
 
-def _forget_output() -> None:
-    """Keep Python from flushing what could not be written."""
+def _discard_output() -> None:
+    """Keep Python from flushing output that could not be written."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -211,35 +230,35 @@ def _forget_output() -> None:
 
 def main() -> None:
     """Run the command line. A user's mistake is one line on stderr and exit code 2."""
-    _open_what_is_closed()
+    _replace_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper) and "utf" not in stream.encoding.lower():
-            # A path that is not UTF-8 must not be the end of the message that names it.
+            # A message must be printed even if it names a path that is not UTF-8.
             stream.reconfigure(encoding="utf-8", errors=stream.errors if stream is sys.stdout else "replace")
-    # Only CrossRank's own messages: other libraries' logging is not a user's business.
+    # Show only CrossRank's own log messages, not those of other libraries.
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine("%(levelname)s: %(message)s"))
     logger = logging.getLogger("crossrank")
     logger.addHandler(handler)
     try:
         command = get_command(app)
-        _drop_words_for_flags(command.context_class(command, **command.context_settings))
-        _warn_of_unknown(command)
+        _hide_flag_types(command.context_class(command, **command.context_settings))
+        _warn_of_unknown_variables(command)
         code = command(standalone_mode=False) or 0
         sys.stdout.flush()
     except CrossRankError as error:
-        code = 1 if isinstance(error, _NOT_THE_USERS) else 2
+        code = 1 if isinstance(error, _FAILURES) else 2
         print("error:", one_line(str(error)), file=sys.stderr)
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except BrokenPipeError:
-        _forget_output()  # the reader has gone (| head): leave quietly
-        code = 1  # typer's own choice, where the pipe breaks within a command
+        _discard_output()  # the reader has closed the pipe (| head): exit quietly
+        code = 1  # as typer does if the pipe breaks within a command
     except OSError as error:
         name = f"{error.filename}: " if error.filename is not None else ""
         print("error:", one_line(f"{name}{error.strerror or error}"), file=sys.stderr)
-        _forget_output()
-        code = 1 if error.errno in _THE_SYSTEMS else 2
+        _discard_output()
+        code = 1 if error.errno in _SYSTEM_FAILURES else 2
     except Exception as error:
         if not _is_usage_error(error):
             raise

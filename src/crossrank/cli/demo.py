@@ -1,4 +1,4 @@
-"""``crossrank demo``: keyword order beside CrossRank's, on queries that keywords get wrong."""
+"""``crossrank demo``: keyword order next to CrossRank's, on queries that keywords get wrong."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Example:
     others: tuple[str, ...]
 
 
-# The bundled model was trained on none of these texts.
+# The bundled model was not trained on any of these texts.
 EXAMPLES = (
     Example(
         "中国的首都是哪里？",
@@ -75,7 +75,7 @@ class Comparison:
 
     Attributes:
         example: the query and its documents.
-        documents: all of them, in the order they were given.
+        documents: the documents, in input order.
         keyword_order: indices into ``documents``, best first by BM25.
         keyword_scores: BM25 scores, by index.
         ranking: CrossRank's order.
@@ -88,13 +88,13 @@ class Comparison:
     ranking: Ranking
 
     def is_trap(self, index: int) -> bool:
-        """Whether a document shares keywords with the query and does not answer it."""
+        """True if a document shares keywords with the query but does not answer it."""
         return self.keyword_scores[index] > 0 and self.documents[index] != self.example.answer
 
 
 def compare(reranker: Reranker, example: Example) -> Comparison:
     """Order an example's documents by keywords and by the reranker."""
-    # The answer stands last, so that no order owes anything to the input's.
+    # The answer comes last in the input, so that the input order cannot put it first.
     documents = (*example.others, example.answer)
     index = KeywordIndex(documents)
     return Comparison(
@@ -108,14 +108,14 @@ def compare(reranker: Reranker, example: Example) -> Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """The examples' texts under the queries of the other examples.
+    """The result of ranking each example's documents for the queries of the other examples.
 
-    A model that only knows what an answer sounds like ranks them as before.
+    A model that only recognises what an answer sounds like would still put the answers first.
 
     Attributes:
-        rankings: how many: each example's texts under each other query.
-        answer_first: in how many of them the example's answer came first.
-        score: mean score of the answers there.
+        rankings: number of rankings.
+        answer_first: number of rankings in which the example's answer came first.
+        score: mean score of the answers.
     """
 
     rankings: int
@@ -124,7 +124,7 @@ class Control:
 
 
 def control(reranker: Reranker) -> Control:
-    """Rank each example's documents under the queries of all other examples."""
+    """Rank each example's documents for the queries of all other examples."""
     hits = []
     for example in EXAMPLES:
         documents = (*example.others, example.answer)
@@ -141,7 +141,7 @@ def demo(
     model: o.Model = BUNDLED,
     offline: o.Offline = False,
 ) -> None:
-    """Rerank a few Chinese and English examples, beside their keyword order."""
+    """Rerank a few Chinese and English examples, and compare with keyword order."""
     reranker = o.open_reranker(model, offline=offline)
     comparisons = [compare(reranker, example) for example in EXAMPLES]
     under_others = control(reranker)

@@ -1,4 +1,4 @@
-"""``crossrank doctor``: what would run here, and what is in its way."""
+"""``crossrank doctor``: what can run here, and what prevents the rest."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = ["Finding", "State", "examine"]
 
 
 class State(str, Enum):
-    """How good or bad a finding is; ERROR stops the main job."""
+    """How bad a finding is. ERROR means that reranking cannot run."""
 
     OK = "ok"
     WARNING = "warning"
@@ -41,7 +41,7 @@ class State(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report: what was looked at, what was found, and the cure if it is bad."""
+    """One line of the report: what was examined, what was found, and how to cure it if it is bad."""
 
     subject: str
     state: State
@@ -49,7 +49,7 @@ class Finding:
     cure: str = ""
 
 
-# Processor features that decide how fast a matrix product can be, by the names Linux uses.
+# Processor features that decide the speed of matrix products, by their names on Linux.
 _FEATURES = {
     "avx2": "AVX2",
     "fma": "FMA",
@@ -68,7 +68,7 @@ _FEATURES = {
 
 
 def examine(model: str = BUNDLED, *, network: bool = True) -> Iterator[Finding]:
-    """Look at everything that a rerank needs, cheapest first."""
+    """Examine everything that reranking needs, the cheapest first."""
     yield Finding("Python", State.OK, f"{platform.python_version()} on {platform.platform(terse=True)}")
     yield _processor()
     yield _engine()
@@ -83,9 +83,9 @@ def examine(model: str = BUNDLED, *, network: bool = True) -> Iterator[Finding]:
 def doctor(
     model: o.Model = BUNDLED,
     json: o.Json = False,
-    network: Annotated[bool, typer.Option(help="Ask whether the hub answers.")] = True,
+    network: Annotated[bool, typer.Option(help="Check that the hub answers.")] = True,
 ) -> None:
-    """Say what would run here and what is in its way; exit 1 if the main job cannot run."""
+    """Report what can run here, and what prevents the rest; exit 1 if reranking cannot run."""
     findings = list(examine(model, network=network))
     failed = any(finding.state is State.ERROR for finding in findings)
     if json:
@@ -132,7 +132,7 @@ def _engine() -> Finding:
     try:
         choice = choose_engine()
         if choice.engine == "native":
-            from crossrank.engines import native  # may not be built
+            from crossrank.engines import native  # it may not be built
 
             with_what = f"instruction set {native.instruction_set()}, {native.default_threads()} threads"
         else:
@@ -146,14 +146,14 @@ def _engine() -> Finding:
 
 
 def _graphics() -> Iterator[Finding]:
-    """GPUs, their free memory, and a PyTorch that cannot use the GPU that is there."""
+    """GPUs and their free memory; a warning if PyTorch cannot use the GPU."""
     try:
         torch = import_torch()
     except EngineError as error:
         name = _nvidia_gpu() if gpu_is_possible() else ""
         if name:
             message, _, cure = str(error).partition("; ")
-            yield Finding("GPU", State.WARNING, f"{name} is there, but {message}", cure)
+            yield Finding("GPU", State.WARNING, f"{name} was found, but {message}", cure)
         return
 
     if torch.cuda.is_available():
@@ -168,7 +168,7 @@ def _graphics() -> Iterator[Finding]:
         yield Finding(
             "GPU",
             State.WARNING,
-            f"{name} is there, but this PyTorch is {why}, so the CPU is used",
+            f"{name} was found, but this PyTorch is {why}, so the CPU is used",
             "install the CUDA build of PyTorch for your driver: pytorch.org, 'Get started'",
         )
     else:
@@ -176,7 +176,7 @@ def _graphics() -> Iterator[Finding]:
 
 
 def _nvidia_gpu() -> str:
-    """The name of an NVIDIA GPU by its driver's own tool, or nothing."""
+    """The name of an NVIDIA GPU, from the driver's own tool; "" if there is none."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return ""
@@ -198,13 +198,13 @@ def _version(package: str) -> str:
 
 
 def _tensorflow() -> Iterator[Finding]:
-    """Keras 3 beside TensorFlow stops transformers 4 unless tf-keras is there; nothing is imported."""
+    """A warning if transformers 4 would fail: Keras 3 with TensorFlow needs tf-keras. Nothing is imported."""
     keras, tensorflow = _version("keras"), _version("tensorflow") or _version("tensorflow-cpu")
     if keras.startswith("3") and tensorflow and not _version("tf-keras"):
         yield Finding(
             "TensorFlow",
             State.WARNING,
-            f"Keras {keras} beside TensorFlow {tensorflow} without tf-keras: other programs that use "
+            f"Keras {keras} with TensorFlow {tensorflow} but without tf-keras: other programs that use "
             "transformers' TensorFlow models fail (CrossRank never imports TensorFlow)",
             "pip install tf-keras, or set USE_TF=0",
         )
@@ -216,7 +216,7 @@ def _folders() -> Finding:
 
 
 def _model(model: str) -> Iterator[Finding]:
-    """Whether the model is here and whole, and whether the memory holds it."""
+    """Check that the model is here and complete, and that it fits into memory."""
     try:
         checkpoint = Checkpoint(resolve(model, offline=True))
     except CrossRankError as error:
@@ -231,7 +231,11 @@ def _model(model: str) -> Iterator[Finding]:
 
 
 def _memory(parameters: int) -> Iterator[Finding]:
-    """Whether the memory holds a model of so many weights, on the GPU in fp16, else in fp32."""
+    """Check that a model with so many weights fits into memory, on a GPU in fp16.
+
+    Args:
+        parameters: the number of weights.
+    """
     try:
         choice = choose_engine()
     except CrossRankError:
@@ -246,7 +250,7 @@ def _memory(parameters: int) -> Iterator[Finding]:
     available = _available_memory()
     if available is None:
         return
-    # The weights, and as much as half of that again while they are read.
+    # Reading the weights takes up to half of their size again.
     precision = choice.precision if choice.device == "cpu" else "fp32"
     needed = parameters * {"fp32": 4, "bf16": 2, "int8": 1}[precision] * 1.5
     found = f"{available / 2**30:.1f} GiB available, about {needed / 2**30:.1f} GiB needed in {precision}"
@@ -255,11 +259,11 @@ def _memory(parameters: int) -> Iterator[Finding]:
     elif available >= parameters * 1.5:
         yield Finding("Memory", State.WARNING, found, "use --precision int8, which needs less")
     else:
-        yield Finding("Memory", State.ERROR, found, "stop other programs, or take a smaller model")
+        yield Finding("Memory", State.ERROR, found, "stop other programs, or use a smaller model")
 
 
 def _available_memory() -> int | None:
-    """Bytes that a process can still take, within its control group; None where unknown."""
+    """Bytes of memory that the process can still use, within its control group; None if unknown."""
     meminfo = Path("/proc/meminfo")
     if not meminfo.exists():
         return None
@@ -279,7 +283,7 @@ def _hub() -> Finding:
         with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
             return Finding("Hub", State.OK, f"{endpoint} answers ({answer.status})")
     except urllib.error.HTTPError as error:
-        error.close()  # it holds the connection
+        error.close()  # it keeps the connection open
         if error.code < 500:
             return Finding("Hub", State.OK, f"{endpoint} answers ({error.code})")
         return Finding("Hub", State.WARNING, f"{endpoint} answers with an error ({error.code})", cure)

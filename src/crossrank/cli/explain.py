@@ -1,4 +1,4 @@
-"""``crossrank explain``: which sentences of a document carry its score."""
+"""``crossrank explain``: how much each sentence of a document contributes to its score."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from crossrank.errors import InputError
 from crossrank.explain import DEFAULT_SENTENCES, ExplainedSentence, Explanation
 from crossrank.models.resolve import BUNDLED
 
-# From what costs nothing to what costs most, when it is taken out.
+# Styles of sentences, by how far the score falls without them: from not at all to the most.
 _HEAT = ("", "on color(153)", "on color(111)", "on color(75)")
 _INK = "color(16) "
 
 
 def explain(
-    query: Annotated[str, typer.Argument(help="What is asked.", show_default=False)],
+    query: Annotated[str, typer.Argument(help="The query.", show_default=False)],
     document: Annotated[
         str | None, typer.Argument(help="The document, if not from --file.", show_default=False)
     ] = None,
     file: Annotated[
         str | None,
-        typer.Option("--file", "-f", help="A text file, the whole of it one document; - is stdin."),
+        typer.Option("--file", "-f", help="A text file that is one document; - is standard input."),
     ] = None,
     max_sentences: Annotated[
-        int, typer.Option(help="A longer document is explained up to this one.")
+        int, typer.Option(help="Max sentences to explain, from the document's start.")
     ] = DEFAULT_SENTENCES,
     encoding: o.Encoding = UTF_8,
     raw: o.Raw = False,
@@ -50,9 +50,9 @@ def explain(
     threads: o.Threads = None,
     offline: o.Offline = False,
 ) -> None:
-    """Show which sentences of DOCUMENT carry its score for QUERY.
+    """Show how much each sentence of DOCUMENT contributes to its score for QUERY.
 
-    "alone": the sentence's own score. "without": by how much the document's falls when it is taken out.
+    "alone" is the sentence's own score. "without" is how much the document's score changes without it.
     """
     form = o.output_format(json, jsonl, tsv)
     if (document is None) == (file is None):
@@ -103,7 +103,7 @@ def _print(found: Explanation, raw: bool) -> None:
     table.add_column("sentence", overflow="fold")
     for sentence in found.sentences:
         alone, fall = _numbers(sentence, raw)
-        note = "" if sentence.read == len(sentence.text) else " [dim](cut)[/dim]"
+        note = "" if sentence.read == len(sentence.text) else " [dim](truncated)[/dim]"
         note = note if sentence.read else " [dim](not read)[/dim]"
         table.add_row(
             f"{alone:.4f}",
@@ -115,21 +115,21 @@ def _print(found: Explanation, raw: bool) -> None:
     if found.read < len(found.document):
         out.print(
             f"The model read the first {found.read} of {len(found.document)} characters; "
-            "what lies beyond does not count."
+            "the rest was truncated."
         )
     if found.sentences_left_out:
-        out.print(f"{found.sentences_left_out} more sentences were not looked at (--max-sentences).")
+        out.print(f"{found.sentences_left_out} more sentences were not explained (see --max-sentences).")
 
 
 def _strip(found: Explanation) -> Text:
-    """The document's sentences, the darker the more its score falls without them."""
-    most = max((sentence.logit_fall or 0.0 for sentence in found.sentences), default=0.0)
+    """The document's sentences. The darker a sentence is, the more the score falls without it."""
+    largest = max((sentence.logit_fall or 0.0 for sentence in found.sentences), default=0.0)
     strip, end = Text(), 0
     for sentence in found.sentences:
         if 0 < end < sentence.start:
             strip.append(" ")
         end = sentence.end
-        share = max(0.0, sentence.logit_fall or 0.0) / most if most > 0 else 0.0
+        share = max(0.0, sentence.logit_fall or 0.0) / largest if largest > 0 else 0.0
         heat = _HEAT[min(3, int(share * 4))]
         style = (_INK + heat if heat else "") if sentence.read else "dim"
         strip.append(one_line(sentence.text), style)

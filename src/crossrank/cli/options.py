@@ -1,4 +1,4 @@
-"""Options that several commands share, and the reranker that they describe."""
+"""Options that several commands share, and the reranker or the client that they describe."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BatchTokens",
     "Device",
+    "Encoding",
     "Format",
     "Json",
     "Jsonl",
@@ -49,14 +50,15 @@ Revision = Annotated[
     str | None, typer.Option(help="Commit, branch or tag of a hub model.", rich_help_panel=_MODEL)
 ]
 SourceOption = Annotated[
-    str, typer.Option("--from", help="Where models come from: hub or modelscope.", rich_help_panel=_MODEL)
+    str,
+    typer.Option("--from", help="Where models are fetched from: hub or modelscope.", rich_help_panel=_MODEL),
 ]
 MaxLength = Annotated[
     int | None,
-    typer.Option(help="Tokens of a pair; default 512, or the model's limit.", rich_help_panel=_MODEL),
+    typer.Option(help="Max tokens of a pair; by default 512, or the model's limit.", rich_help_panel=_MODEL),
 ]
 BatchTokens = Annotated[
-    int | None, typer.Option(help="Tokens that go through the model at once.", rich_help_panel=_MODEL)
+    int | None, typer.Option(help="Max tokens that the model computes at a time.", rich_help_panel=_MODEL)
 ]
 PrecisionOption = Annotated[
     str,
@@ -66,10 +68,8 @@ Device = Annotated[
     str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=_MODEL)
 ]
 Threads = Annotated[int | None, typer.Option(help="CPU threads.", rich_help_panel=_MODEL)]
-Offline = Annotated[bool, typer.Option("--offline", help="Never ask the network.", rich_help_panel=_MODEL)]
+Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.", rich_help_panel=_MODEL)]
 
-TextField = Annotated[str, typer.Option(help="The field of a document that has its text.")]
-Raw = Annotated[
 Encoding = Annotated[
     str,
     typer.Option(
@@ -77,12 +77,14 @@ Encoding = Annotated[
         callback=check_encoding,
     ),
 ]
+TextField = Annotated[str, typer.Option(help="The field of a document that has its text.")]
+Raw = Annotated[
     bool,
-    typer.Option("--raw", help="Show logits, not scores from 0 to 1.", rich_help_panel=_OUTPUT),
+    typer.Option("--raw", help="Show logits instead of scores from 0 to 1.", rich_help_panel=_OUTPUT),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object.", rich_help_panel=_OUTPUT)]
-Jsonl = Annotated[bool, typer.Option("--jsonl", help="One JSON object a line.", rich_help_panel=_OUTPUT)]
-Tsv = Annotated[bool, typer.Option("--tsv", help="Tab-separated values.", rich_help_panel=_OUTPUT)]
+Json = Annotated[bool, typer.Option("--json", help="Write one JSON object.", rich_help_panel=_OUTPUT)]
+Jsonl = Annotated[bool, typer.Option("--jsonl", help="Write a JSON object a line.", rich_help_panel=_OUTPUT)]
+Tsv = Annotated[bool, typer.Option("--tsv", help="Write tab-separated values.", rich_help_panel=_OUTPUT)]
 
 
 class Format(Enum):
@@ -95,7 +97,11 @@ class Format(Enum):
 
 
 def output_format(json: bool, jsonl: bool, tsv: bool) -> Format:
-    """The one format that was asked for; a table by default."""
+    """The format that was chosen; a table by default.
+
+    Raises:
+        typer.BadParameter: more than one was chosen.
+    """
     wanted = [f for f, on in ((Format.JSON, json), (Format.JSONL, jsonl), (Format.TSV, tsv)) if on]
     if len(wanted) > 1:
         raise typer.BadParameter(f"--{wanted[0].value} and --{wanted[1].value} exclude each other")
@@ -114,7 +120,7 @@ def open_reranker(
     threads: int | None = None,
     offline: bool = False,
 ) -> Reranker:
-    """Load the model, with a progress bar on a terminal; the library checks the values."""
+    """Load the model, with a progress bar on a terminal. The library checks the values."""
     return Reranker(
         model,
         revision=revision,
@@ -130,10 +136,10 @@ def open_reranker(
 
 
 def open_client(server: str, *, api_key: str | None, model: str | None, timeout: float) -> Client:
-    """A client of a server; close it.
+    """Open a client of a server, which the caller must close.
 
     Raises:
-        InputError: an option is out of range, or what it needs is not installed.
+        InputError: an option is out of range, or a library that the client needs is not installed.
     """
     try:
         from crossrank.client import Client

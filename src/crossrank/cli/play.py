@@ -23,12 +23,14 @@ def play(
         typer.Option(
             "--model",
             "-m",
-            help="A model's name or folder, or NAME=either. Several: the page shows them side by side.",
+            help="A model's name or folder, or NAME=either. Can be given several times: the page shows the "
+            "models side by side.",
             rich_help_panel="Model options",
         ),
     ] = [BUNDLED],  # noqa: B006 - typer wants a list, and copies it
     port: Annotated[
-        int | None, typer.Option(help=f"Default: {_PORT}, or any that is free.", show_default=False)
+        int | None,
+        typer.Option(help=f"The port to listen on; by default {_PORT}, or a free one.", show_default=False),
     ] = None,
     browser: Annotated[bool, typer.Option(help="Open the page.")] = True,
     source: o.SourceOption = "hub",
@@ -38,7 +40,7 @@ def play(
     threads: o.Threads = None,
     offline: o.Offline = False,
 ) -> None:
-    """Open a page to try rankings on, and to see why they are as they are. Ctrl+C ends it."""
+    """Open a page in the browser to try rankings and to explain them. Ctrl+C stops it."""
     with needs("server", "the server"):
         from crossrank.server import run, settings
     wanted = settings.Settings(
@@ -56,8 +58,8 @@ def play(
     )
 
     def show(url: str) -> None:
-        typer.echo(f"CrossRank is at {url}/ (Ctrl+C ends it)")
-        if browser:  # a browser of the terminal would not return
+        typer.echo(f"CrossRank is at {url}/ (Ctrl+C stops it)")
+        if browser:  # in a thread, since a text browser in the terminal would not return
             threading.Thread(target=webbrowser.open, args=(f"{url}/",), daemon=True).start()
 
     with server_logs("text", "warning"):
@@ -65,7 +67,7 @@ def play(
 
 
 def _free_port() -> int:
-    """The usual port, so that links stay good; 0 (any) where it is taken."""
+    """The usual port, so that links stay valid, or 0 (any free port) if it is taken."""
     try:
         socket.create_server((_HOST, _PORT)).close()
     except OSError:

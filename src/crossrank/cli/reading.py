@@ -1,4 +1,4 @@
-"""Reading documents and pairs from files, with the line in every error."""
+"""Read documents and pairs from files, and name the line in every error."""
 
 from __future__ import annotations
 
@@ -52,15 +52,15 @@ def read_text(path: str, encoding: str = UTF_8) -> str:
 def read_documents(path: str, text_field: str = "text", encoding: str = UTF_8) -> list[str | dict[str, Any]]:
     """Read the documents of a file, one for each line that is not blank.
 
-    A file whose first line begins with ``{`` is JSON Lines, each line with a string "text"; one that is a
-    JSON array holds strings or such objects. Any other file is plain text.
+    A file whose first line begins with ``{`` is JSON Lines, whose objects have a string "text". A JSON array
+    holds strings or such objects. Any other file is plain text.
 
     Args:
         path: the file.
         text_field: the field to read instead of "text".
 
     Raises:
-        InputError: the file cannot be read, or a line is not as it should be.
+        InputError: the file cannot be read, or a line is malformed.
     """
     lines = list(read_lines(path, encoding=encoding))
     rows = _json_rows(path, lines)
@@ -84,7 +84,7 @@ def read_pairs(path: str, encoding: str = UTF_8) -> list[Pair]:
     JSON objects have a string "query" and a string "document" (or "text").
 
     Raises:
-        InputError: the file cannot be read, or a line is not as it should be.
+        InputError: the file cannot be read, or a line is malformed.
     """
     lines = list(read_lines(path, encoding=encoding))
     rows = _json_rows(path, lines)
@@ -102,7 +102,7 @@ def read_pairs(path: str, encoding: str = UTF_8) -> list[Pair]:
 
 
 def _json_rows(path: str, lines: list[tuple[str, str]]) -> list[tuple[str, str | dict[str, Any]]] | None:
-    """What the lines of a JSON file hold, with their places: of an array, its items; None: no JSON."""
+    """The objects of a JSON file, or the items of its array, with their places; None if it is not JSON."""
     if not lines:
         return None
     if lines[0][1].lstrip().startswith("["):
@@ -119,7 +119,7 @@ def _array(path: str, lines: list[tuple[str, str]]) -> list[tuple[str, str | dic
     except InputError:
         if plain_suffix(path) in (".json", ".jsonl", ".ndjson"):
             raise
-        return None  # plain text may begin with "[1]", too
+        return None  # plain text that begins with "[1]", say
     rows: list[tuple[str, str | dict[str, Any]]] = []
     for number, item in enumerate(found, start=1):
         place = f"{name}, item {number}"

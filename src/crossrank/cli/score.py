@@ -38,7 +38,7 @@ def score(
     threads: o.Threads = None,
     offline: o.Offline = False,
 ) -> None:
-    """Score the pairs of FILE (- or nothing: standard input), in their order."""
+    """Score the pairs of FILE, by default standard input, in order."""
     form = o.output_format(json, jsonl, tsv)
     pairs = read_pairs(file, encoding)
     if not pairs:
@@ -58,7 +58,7 @@ def score(
     if form in (o.Format.JSON, o.Format.JSONL):
         rows = [
             {"query": pair.query, "document": pair.document, **asdict(found)}
-            # A line's own fields never hide what CrossRank says of it.
+            # A line's own fields never hide CrossRank's.
             | {key: value for key, value in pair.fields.items() if key not in ScoredPair.__slots__}
             for pair, found in zip(pairs, scored, strict=True)
         ]
@@ -77,7 +77,7 @@ def score(
         return
     table = Table(name, "", "query", "document", box=box.SIMPLE_HEAD, pad_edge=False)
     for pair, number, found in zip(pairs, shown, scored, strict=True):
-        note = " [dim](cut to fit)[/dim]" if found.truncated else ""
+        note = " [dim](truncated)[/dim]" if found.truncated else ""
         cells = [f"{number:.4f}", f"[cyan]{bar(found.score)}[/cyan]"]
         table.add_row(*cells, printable(pair.query), printable(pair.document) + note)
     console().print(table)

@@ -1,4 +1,4 @@
-"""What commands that start a server share."""
+"""Logging for the commands that start a server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["server_logs"]
 
 @contextmanager
 def server_logs(form: str, level: str) -> Iterator[None]:
-    """Log as a server does ("text" or "json"), and not as other commands, while the block runs."""
+    """Log as a server does ("text" or "json") while the block runs, instead of as the other commands do."""
     from crossrank.server.http import logs
 
     logger = logging.getLogger("crossrank")

@@ -27,12 +27,15 @@ def verify(
         typer.Option(
             "--pairs",
             help='TSV (query, tab, document), or JSON Lines with "query", "document" and, if known, '
-            '"label"; - is stdin. Default: a few real questions that come with CrossRank.',
+            '"label"; - is standard input. By default, a few real questions that come with CrossRank.',
         ),
     ] = None,
     precision: Annotated[
         list[str] | None,
-        typer.Option("--precision", help="What to compare with fp32; again for more. Default: all there is."),
+        typer.Option(
+            "--precision",
+            help="A precision to compare with fp32. Can be given several times; by default all of them.",
+        ),
     ] = None,
     json: o.Json = False,
     model: o.Model = BUNDLED,
@@ -44,9 +47,9 @@ def verify(
     threads: o.Threads = None,
     offline: o.Offline = False,
 ) -> None:
-    """Say what each precision costs against fp32: logits, scores, order."""
+    """Measure what each precision costs against fp32 in logits, scores and order."""
     for name in precision or ():
-        choose_engine(device, cast(Precision, name))  # a mistake is said before anything is scored
+        choose_engine(device, cast(Precision, name))  # report mistakes before anything is scored
     questions = sample_questions() if pairs is None else group(read_pairs(pairs))
     if not questions:
         raise InputError(f"no pairs in {pairs}")
@@ -77,17 +80,17 @@ def verify(
 
 
 def group(pairs: list[Pair]) -> list[Question]:
-    """Pairs to questions: those of one query together, in the order in which queries first come.
+    """Group pairs by query, in the order in which the queries first appear.
 
     Raises:
-        InputError: a label is not a number from 0, or some pairs have one and some have none.
+        InputError: a label is negative or not a number, or only some of the pairs have one.
     """
     groups: dict[str, list[Pair]] = {}
     for pair in pairs:
         groups.setdefault(pair.query, []).append(pair)
     labelled = sum("label" in pair.fields for pair in pairs)
     if labelled not in (0, len(pairs)):
-        raise InputError(f'{labelled} of {len(pairs)} pairs have a "label"; all or none must')
+        raise InputError(f'{labelled} of {len(pairs)} pairs have a "label"; all of them must, or none')
     return [
         Question(query, tuple(pair.document for pair in own), tuple(map(_label, own)) if labelled else None)
         for query, own in groups.items()
@@ -97,7 +100,9 @@ def group(pairs: list[Pair]) -> list[Question]:
 def _label(pair: Pair) -> float:
     label = pair.fields["label"]
     if not isinstance(label, (int, float)) or not 0 <= label < 1e9:
-        raise InputError(f'a "label" of the query {pair.query!r} is {label!r}; it must be a number from 0')
+        raise InputError(
+            f'a "label" of the query {pair.query!r} is {label!r}; it must be a number, 0 or more'
+        )
     return float(label)
 
 

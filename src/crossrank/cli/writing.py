@@ -1,4 +1,4 @@
-"""Writing results: bars, tab-separated values, JSON."""
+"""Write results as tables, tab-separated values or JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 def console() -> Console:
-    """Standard output as a rich console; found anew, since tests replace sys.stdout."""
+    """Standard output as a rich console. Each call makes one, since tests replace sys.stdout."""
     return Console(file=sys.stdout, highlight=False, soft_wrap=False)
 
 
@@ -30,9 +30,9 @@ def bar(score: float, width: int = 12) -> str:
 
 
 def one_line(text: str) -> str:
-    """A text on one line that UTF-8 can hold and that cannot command a terminal.
+    """A text on one line that UTF-8 can encode and that cannot control a terminal.
 
-    White space becomes single spaces, and a control character U+FFFD.
+    White space becomes single spaces, and a control character becomes U+FFFD.
     """
     return _CONTROL.sub("\ufffd", " ".join(text.split())).encode("utf-8", "replace").decode("utf-8")
 
@@ -45,7 +45,7 @@ def printable(text: str, width: int = 200) -> str:
 
 
 def write_json(value: Mapping[str, Any] | list[Any], indent: int | None = None) -> None:
-    # Lone surrogates have no UTF-8: they are written as JSON escapes.
+    # UTF-8 cannot encode lone surrogates: they are written as JSON escapes.
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     try:
         text.encode("utf-8")
@@ -60,5 +60,5 @@ def write_tsv(values: list[object]) -> None:
 
 
 def format_number(value: object) -> str:
-    """Floats with 6 digits after the point, all else as it prints."""
+    """A float with 6 decimals, and anything else as ``str`` gives it."""
     return f"{value:.6f}" if isinstance(value, float) else str(value)

@@ -220,7 +220,7 @@ class Checkpoint:
             stored: all tensors.
             base: the tensor's name without its form.
             value: the stored matrix.
-            density: scales of a row, per stored column; None: a row has one scale.
+            density: scales of a row, per stored column; None if a row has only one scale.
 
         Raises:
             CheckpointError: the scales are missing, or of the wrong shape.

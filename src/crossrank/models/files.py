@@ -34,7 +34,7 @@ LOCAL = Path("models")
 """Folder, in the working directory, in which a user's own models are found by name."""
 
 NEEDED = ("config.json", "tokenizer.json")
-"""Files that every model has beside its weights."""
+"""Files that every model has, apart from its weights."""
 
 USEFUL = ("tokenizer_config.json", "special_tokens_map.json")
 """Files that a model may have, and that are fetched with it."""

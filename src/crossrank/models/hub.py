@@ -76,8 +76,8 @@ def hub_cache() -> Path:
 def _hub_is_offline() -> bool:
     from huggingface_hub import constants
 
-    wish = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
-    return wish.upper() in {"1", "ON", "YES", "TRUE"} or constants.HF_HUB_OFFLINE
+    value = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    return value.upper() in {"1", "ON", "YES", "TRUE"} or constants.HF_HUB_OFFLINE
 
 
 def repo_folder(name: str) -> Path:
