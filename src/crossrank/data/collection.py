@@ -23,7 +23,7 @@ class Collection:
         name: the name of the folder, file or data set.
         queries: texts by id.
         qrels: judgments, which may be empty.
-        documents: function that reads the documents anew at each call, and yields (place, id, text) of each.
+        documents: function that reads the documents at each call, and yields (place, id, text) of each.
         first_stage: the run that comes with the collection, or None.
         notes: remarks for the reader of results about how the collection was read.
     """
