@@ -14,6 +14,7 @@ from crossrank.data.trec import Run, read_run
 from crossrank.evaluation.measure import (
     METRICS,
     System,
+    bootstrap,
     candidates,
     compare,
     first_stage,
@@ -107,7 +108,7 @@ def test_equal_scores_keep_crossranks_order_and_trec_evals_in_a_file() -> None:
 
 @pytest.mark.parametrize("name", ["nDGC@10", "Recall", "nDCG@x", "", "P@0.5", "__import__('os')"])
 def test_unknown_metrics_are_refused(name: str) -> None:
-    with pytest.raises(InputError, match=r"metric .* is unknown; for instance nDCG@10"):
+    with pytest.raises(InputError, match=r"metric .* is unknown; use one such as nDCG@10"):
         parse_metrics([name])
 
 
@@ -166,8 +167,16 @@ def test_an_error_of_the_process_is_the_callers(cranfield: Collection, texts: di
 
 
 def test_a_first_stage_that_names_what_is_not_there(cranfield: Collection, texts: dict[str, str]) -> None:
-    with pytest.raises(InputError, match="names document 9999, which cranfield has not"):
+    with pytest.raises(InputError, match="names document 9999, which is not in cranfield"):
         candidates(cranfield, texts, {"1": {"184": 1.0, "9999": 0.5}}, 5)
+
+
+def test_sets_weigh_the_same_in_an_interval_however_many_queries_they_have() -> None:
+    few, many = np.zeros(10), np.ones(1000)
+    assert bootstrap([few, many], seed=1) == (0.5, 0.5)
+    mixed = np.arange(10) / 9
+    low, high = bootstrap([mixed], seed=1)
+    assert bootstrap([mixed, many], seed=1) == pytest.approx(((low + 1) / 2, (high + 1) / 2))
 
 
 def test_an_interval_takes_ten_queries() -> None:

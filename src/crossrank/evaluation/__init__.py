@@ -1,1 +1,1 @@
-"""Measure, compare, verify and report the quality of a ranking."""
+"""Measure, compare and report how well a model ranks, and verify its engine."""

@@ -1,7 +1,7 @@
-"""Is a ranking better than another? Measures, their intervals, speed and memory.
+"""Measure rankings and compare them: metrics with confidence intervals, speed and memory.
 
-Every system orders the same candidates: the first stage's, BM25's where there is none. Measures are
-those of ir-measures (trec_eval's, where it has them); a query without results counts as 0.
+Every system ranks the same candidates: those of the first stage, or of BM25 if there is none. Metrics are
+computed by ir-measures (by trec_eval where it has them); a query without results counts as 0.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ __all__ = [
     "Comparison",
     "Cost",
     "System",
+    "bootstrap",
     "candidates",
     "compare",
     "first_stage",
@@ -43,29 +44,31 @@ __all__ = [
 ]
 
 METRICS = ("nDCG@10", "MRR@10", "MAP", "Recall@100", "P@10")
-"""What is measured where nothing else is asked for."""
+"""The default metrics."""
 
 MIN_QUERIES = 10
-"""Queries of the least set that an interval is told of."""
+"""Minimum number of queries for a confidence interval."""
 
 RESAMPLES = 10_000
-"""Of the bootstrap."""
+"""Number of bootstrap resamples."""
 
-# Names that people use, and ir-measures' own.
+# Common names of metrics, in lower case, and the names that ir-measures has for them.
 _NAMES = {"mrr": "RR", "map": "AP", "recall": "R", "ndcg": "nDCG", "p": "P", "precision": "P"}
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What it took to rerank.
+    """The time and memory that reranking took.
 
     Attributes:
-        engine, device, precision: what ran.
-        pairs: how many.
-        load_s: seconds to open the model.
-        seconds: of the pairs, from text to logit.
-        memory: largest resident memory of the process that did nothing else, in bytes; its Python,
-            libraries and texts included.
+        engine: the engine's name.
+        device: the device that it ran on.
+        precision: the precision that it computed in.
+        pairs: the number of pairs.
+        load_s: seconds to load the model.
+        seconds: seconds to score all pairs, from text to logit.
+        memory: peak resident memory of the process in bytes, including Python, its libraries and the
+            texts. The process does nothing else.
     """
 
     engine: str
@@ -78,22 +81,22 @@ class Cost:
 
     @property
     def rate(self) -> float:
-        """Pairs a second."""
+        """Pairs per second."""
         return self.pairs / self.seconds if self.seconds else 0.0
 
 
 @dataclass(slots=True)
 class System:
-    """An order of documents for each query, and how it measures.
+    """A ranking of documents for each query, and its metrics.
 
     Attributes:
-        name: for tables.
-        run: for each query, documents with the numbers that they are ordered by, best first.
-        scores: for each query, documents with scores from 0 to 1; None for a run from elsewhere.
-        cost: None for a run from elsewhere.
-        is_given: its numbers are a file's, whose equal numbers are ordered as trec_eval does it (by
-            document id); else its order is the one of ``run``.
-        measures: by metric, the value of each query, in the order of the collection's queries.
+        name: the name shown in tables.
+        run: for each query, the documents with the values that they are sorted by, best first.
+        scores: for each query, the documents with scores from 0 to 1; None for a run that was given.
+        cost: the time and memory that it took; None for a run that was given.
+        is_given: True if the values of ``run`` come from a file. Equal values are then ordered by
+            document id, as trec_eval does; otherwise the order of ``run`` is kept.
+        measures: for each metric, float64 (queries,) in the order of the collection's queries.
     """
 
     name: str
@@ -106,13 +109,14 @@ class System:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A system's mean of a metric, less the baseline's.
+    """A system compared with the baseline on one metric.
 
     Attributes:
-        difference: of the means.
-        interval: 95 % of the paired bootstrap (percentiles over resampled queries); None of fewer than
-            10 queries, of which no interval can be told: the bootstrap's would be far too narrow.
-        wins, losses: queries on which the system is better, and worse.
+        difference: the system's mean minus the baseline's.
+        interval: the 95 % interval of the difference by paired bootstrap (percentiles over resampled
+            queries). None for fewer than 10 queries, where the bootstrap's interval is far too narrow.
+        wins: the number of queries on which the system is better.
+        losses: the number of queries on which it is worse.
     """
 
     difference: float
@@ -122,10 +126,13 @@ class Comparison:
 
 
 def parse_metrics(names: Sequence[str]) -> dict[str, Any]:
-    """ir-measures' measures by the names given: nDCG@10, MRR, MAP, Recall@100, P@5 ...
+    """Parse names of metrics such as nDCG@10, MRR, MAP, Recall@100 or P@5.
+
+    Returns:
+        A measure of ir-measures for each name.
 
     Raises:
-        InputError: there is no such measure.
+        InputError: a metric is unknown, or its cutoff is out of range.
         MissingLibraryError: ir-measures is not installed.
     """
     with needs("eval", "a measure"):
@@ -134,7 +141,7 @@ def parse_metrics(names: Sequence[str]) -> dict[str, Any]:
     for name in names:
         base, at, cutoff = name.partition("@")
         if cutoff.isdecimal() and not 1 <= int(cutoff[:9]) <= 1_000_000:
-            raise InputError(f"metric {name!r}: a measure is of the best 1 to 1,000,000 documents")
+            raise InputError(f"metric {name!r}: the cutoff after @ must be from 1 to 1,000,000")
         try:
             measure = ir_measures.parse_measure(_NAMES.get(base.lower(), base) + at + cutoff)
             ir_measures.DefaultPipeline.evaluator([measure], {"q": {"d": 1}})
@@ -148,7 +155,7 @@ def parse_metrics(names: Sequence[str]) -> dict[str, Any]:
             RuntimeError,
         ) as error:
             raise InputError(
-                f"metric {name!r} is unknown; for instance {', '.join(METRICS)}, or another of "
+                f"metric {name!r} is unknown; use one such as {', '.join(METRICS)}, or another one of "
                 "https://ir-measur.es"
             ) from error
         found[name] = measure
@@ -156,7 +163,7 @@ def parse_metrics(names: Sequence[str]) -> dict[str, Any]:
 
 
 def measure(system: System, qrels: Qrels, queries: Sequence[str], metrics: Mapping[str, Any]) -> None:
-    """Fill in the system's measures: float64 (queries,) each, 0 for a query without results."""
+    """Compute the system's ``measures``; a query without results gets 0."""
     import ir_measures
 
     run = system.run
@@ -164,7 +171,7 @@ def measure(system: System, qrels: Qrels, queries: Sequence[str], metrics: Mappi
         run = {query: {x: -float(i) for i, x in enumerate(found)} for query, found in run.items()}
     place = {query: i for i, query in enumerate(queries)}
     values = {name: np.zeros(len(queries)) for name in metrics}
-    names: dict[str, list[str]] = {}  # one measure may be asked for by several: MRR@10, RR@10
+    names: dict[str, list[str]] = {}  # several names may mean the same metric: MRR@10, RR@10
     for name, metric in metrics.items():
         names.setdefault(str(metric), []).append(name)
     for found in ir_measures.iter_calc(list({str(m): m for m in metrics.values()}.values()), qrels, run):
@@ -177,35 +184,44 @@ def measure(system: System, qrels: Qrels, queries: Sequence[str], metrics: Mappi
 def compare(
     system: npt.NDArray[np.float64], baseline: npt.NDArray[np.float64], *, seed: int = 0
 ) -> Comparison:
-    """Paired bootstrap over queries: both systems are resampled together.
+    """Compare two systems by a paired bootstrap over queries: both are resampled together.
 
     Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13 (percentile interval).
 
     Args:
-        system, baseline: float64 (queries,), the same queries in the same order.
-        seed: of the resampling; the same seed gives the same interval.
+        system: float64 (queries,), a metric of the system for each query.
+        baseline: float64 (queries,), the same of the baseline, for the same queries in the same order.
+        seed: the seed of the resampling; the same seed gives the same interval.
     """
     differences = system - baseline
-    close = 1e-12
+    tolerance = 1e-12
     return Comparison(
         float(differences.mean()),
-        _interval(differences, seed) if len(differences) >= MIN_QUERIES else None,
-        int((differences > close).sum()),
-        int((differences < -close).sum()),
+        bootstrap([differences], seed) if len(differences) >= MIN_QUERIES else None,
+        int((differences > tolerance).sum()),
+        int((differences < -tolerance).sum()),
     )
 
 
-def _interval(differences: npt.NDArray[np.float64], seed: int) -> tuple[float, float]:
-    generator, count = np.random.default_rng(seed), len(differences)
-    means = np.empty(RESAMPLES)
-    for start in range(0, RESAMPLES, 100):  # a hundred at a time: memory stays small
-        means[start : start + 100] = differences[generator.integers(count, size=(100, count))].mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
+def bootstrap(sets: Sequence[npt.NDArray[np.float64]], seed: int) -> tuple[float, float]:
+    """The 95 % interval of a mean by bootstrap (percentiles of the means of resampled queries).
+
+    Args:
+        sets: one value for each query of a set. The mean is over sets, of the mean over a set's queries.
+        seed: the seed of the resampling; the same seed gives the same interval.
+    """
+    generator = np.random.default_rng(seed)
+    means = np.zeros(RESAMPLES)
+    for values in sets:
+        for start in range(0, RESAMPLES, 100):  # 100 at a time, to save memory
+            drawn = generator.integers(len(values), size=(100, len(values)))
+            means[start : start + 100] += values[drawn].mean(axis=1)
+    low, high = np.percentile(means / len(sets), [2.5, 97.5])
     return float(low), float(high)
 
 
 def first_stage(collection: Collection, texts: Mapping[str, str], depth: int) -> System:
-    """The collection's own first stage, or BM25 over all its documents, to a depth."""
+    """The first ``depth`` results of the collection's own first stage, or of BM25 over all its documents."""
     if collection.first_stage is not None:
         run = collection.first_stage
         return System(
@@ -223,17 +239,17 @@ def first_stage(collection: Collection, texts: Mapping[str, str], depth: int) ->
 
 
 def candidates(collection: Collection, texts: Mapping[str, str], run: Run, depth: int) -> list[Row]:
-    """What there is to rerank: for each query the best ``depth`` documents of a run.
+    """The candidates to rerank: for each query the best ``depth`` documents of a run.
 
     Raises:
-        InputError: the run names a document that the collection has not.
+        InputError: the run names a document that is not in the collection.
     """
     rows = []
     for query, text in collection.queries.items():
         chosen = list(run.get(query, {}))[:depth]
         missing = next((x for x in chosen if x not in texts), None)
         if missing is not None:
-            raise InputError(f"the first stage names document {missing}, which {collection.name} has not")
+            raise InputError(f"the first stage names document {missing}, which is not in {collection.name}")
         rows.append(Row(query, query, text, tuple(Document(x, texts[x]) for x in chosen)))
     return rows
 
@@ -244,22 +260,22 @@ def rerank(
     rows: Sequence[Row],
     progress: Callable[[int], object] = lambda _pairs: None,
 ) -> System:
-    """Rerank all candidates in a process of its own, so that its memory can be told.
+    """Rerank all candidates in a separate process, so that the model's memory can be measured.
 
     Args:
-        name: of the system.
-        arguments: of ``Reranker``.
+        name: the name of the system.
+        arguments: the arguments of ``Reranker``.
         rows: the candidates.
-        progress: is told how many pairs are done.
+        progress: is called with the number of pairs that are done.
 
     Raises:
-        CrossRankError: what the model's process raised.
+        CrossRankError: an error of the model's process.
         EngineError: the process ended without an answer.
     """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(there, dict(arguments), list(rows)), daemon=True)
-    # Ctrl-C goes to every process of the terminal. The model's has nothing to say of it: it is ended here.
+    process = context.Process(target=_run_model, args=(there, dict(arguments), list(rows)), daemon=True)
+    # Ctrl-C signals every process of the terminal. The child ignores it, and is killed below.
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         process.start()
@@ -277,7 +293,7 @@ def rerank(
         process.join()
         raise EngineError(
             f"{name}: the process that ran the model ended with exit code {process.exitcode}; "
-            "-9 is mostly the system's lack of memory"
+            "-9 usually means that the system ran out of memory"
         ) from error
     except BaseException:
         process.kill()
@@ -298,10 +314,10 @@ def rerank(
 
 
 def _peak_memory() -> int:
-    """The largest resident size of this process so far, in bytes."""
+    """The peak resident memory of this process, in bytes."""
     status = Path("/proc/self/status")
     if status.exists():
-        # On Linux getrusage's figure begins with that of the process that started this one.
+        # On Linux, the peak of getrusage starts from that of the parent process.
         found = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"), re.MULTILINE)
         if found:
             return int(found[1]) * 1024
@@ -309,7 +325,7 @@ def _peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _work(pipe: Connection, arguments: dict[str, Any], rows: list[Row]) -> None:
+def _run_model(pipe: Connection, arguments: dict[str, Any], rows: list[Row]) -> None:
     from crossrank.reranker import Reranker
 
     try:

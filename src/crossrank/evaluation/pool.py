@@ -1,8 +1,8 @@
-"""Does a model read the query? Each query against the right texts of all queries.
+"""Test whether a model reads the query, by ranking the relevant documents of all queries for each query.
 
-A model that has learnt what right texts look like, and not what answers a query, still does well among
-hard wrong texts that look different. Here every candidate is a right text, of one query or another, so
-that nothing but the query tells them apart.
+A model that has learnt what relevant documents look like, but not what answers a query, still does well on
+candidates whose wrong documents look different. In the pool every document is relevant to some query, so
+only the query can tell them apart.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from crossrank.text.keywords import KeywordIndex
 __all__ = ["MAX_QUERIES", "PoolResult", "bm25_system", "measure_pool", "pool_rows"]
 
 MAX_QUERIES = 120
-"""Queries in the pool by default. Cost grows with the square: 120 queries are 14,400 pairs."""
+"""Default number of queries in the pool. The cost is quadratic: 120 queries make 14,400 pairs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +31,14 @@ class PoolResult:
     """How a system ranks the pool.
 
     Attributes:
-        name: of the system.
-        first: share of queries whose own text comes first; a tie for the first place does not count.
-        low, high: its 95 % interval, by bootstrap over the queries.
-        document_share: share of the variance of the scores of wrong (query, text) pairs that the text
-            alone explains, 0 to 1. Near 0 for a model that reads the query; a model that does not has 1.
-        query_share: the same of the query alone; it changes no order.
+        name: the name of the system.
+        first: share of queries that rank their own document first; a tie for first place does not count.
+        low: lower end of the 95 % interval of ``first``, by bootstrap over the queries.
+        high: upper end of that interval.
+        document_share: share of the variance of the logits of wrong (query, document) pairs that the
+            document alone explains, 0 to 1. It is near 0 for a model that reads the query, and 1 for a
+            model that does not.
+        query_share: the share that the query alone explains, 0 to 1; it does not affect any ranking.
     """
 
     name: str
@@ -48,40 +50,40 @@ class PoolResult:
 
 
 def pool_rows(collection: Collection, texts: Mapping[str, str], max_queries: int = MAX_QUERIES) -> list[Row]:
-    """One row for each query: its own text and those of all others, in the same order everywhere.
+    """Make a row for each query, with the documents of all queries in the same order.
 
-    The first ``max_queries`` queries are taken that have a document labelled above 0; a document that is
-    right for several of them, or equal to another, is taken for none but the first.
+    Takes the first ``max_queries`` queries that have a document with a label above 0. If a document is
+    relevant to several queries, or equals another document, only the first of these queries is taken.
 
     Raises:
-        InputError: fewer than 10 queries have a text of their own.
+        InputError: fewer than 10 queries have a document of their own.
     """
     chosen: dict[str, Document] = {}
     taken: set[str] = set()
     for query in collection.queries:
         labels = collection.qrels.get(query, {})
-        right = [x for x in sorted(labels, key=lambda x: -labels[x]) if labels[x] > 0 and x in texts]
-        # Another query's text must not answer this one, nor this one's another.
-        if any(texts[x] in taken for x in right):
+        relevant = [x for x in sorted(labels, key=lambda x: -labels[x]) if labels[x] > 0 and x in texts]
+        # The document of one query must not answer another query of the pool.
+        if any(texts[x] in taken for x in relevant):
             continue
-        own = next((x for x in right if texts[x].strip()), None)
+        own = next((x for x in relevant if texts[x].strip()), None)
         if own is None:
             continue
-        taken.update(texts[x] for x in right)
+        taken.update(texts[x] for x in relevant)
         chosen[query] = Document(own, texts[own])
         if len(chosen) == max_queries:
             break
     if len(chosen) < MIN_QUERIES:
         raise InputError(
             f"{collection.name}: {len(chosen)} queries have a relevant document of their own; "
-            f"a pool takes at least {MIN_QUERIES}"
+            f"a pool needs at least {MIN_QUERIES}"
         )
     pooled = tuple(chosen.values())
     return [Row(query, query, collection.queries[query], pooled) for query in chosen]
 
 
 def bm25_system(rows: Sequence[Row]) -> System:
-    """BM25 over the pool, to compare with."""
+    """Rank the pool by BM25, for comparison."""
     documents = rows[0].documents
     index = KeywordIndex([document.text for document in documents])
     run: Run = {}
@@ -94,14 +96,14 @@ def bm25_system(rows: Sequence[Row]) -> System:
 
 
 def measure_pool(system: System, rows: Sequence[Row]) -> PoolResult:
-    """What a system's logits of the rows of ``pool_rows`` say."""
+    """Measure a system that has ranked the rows of ``pool_rows``."""
     order = [str(document.id) for document in rows[0].documents]
     logits = np.array([[system.run[str(row.id)][x] for x in order] for row in rows], np.float64)
     own = np.eye(len(rows), dtype=bool)
     rivals = np.where(own, -np.inf, logits).max(axis=1)
     first = (logits[own] > rivals).astype(np.float64)
     interval = compare(first, np.zeros(len(first))).interval
-    assert interval is not None  # of as many queries as pool_rows gives
+    assert interval is not None  # pool_rows returns enough queries for an interval
     return PoolResult(
         system.name,
         float(first.mean()),
@@ -112,7 +114,7 @@ def measure_pool(system: System, rows: Sequence[Row]) -> PoolResult:
 
 
 def _share(logits: npt.NDArray[np.float64], wrong: npt.NDArray[np.bool_], axis: int) -> float:
-    """Share of the wrong pairs' variance that lies between the means along an axis."""
+    """Share of the variance of the wrong pairs that is explained by their means along ``axis``."""
     mean = logits[wrong].mean()
     means = np.where(wrong, logits, 0).sum(axis=axis) / wrong.sum(axis=axis)
     between = np.expand_dims((means - mean) ** 2, axis) * wrong

@@ -1,4 +1,4 @@
-"""What ``crossrank eval`` found, as JSON and as one HTML file that needs nothing beside it."""
+"""Write the results of ``crossrank eval`` as JSON, or as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ from crossrank.evaluation.measure import Comparison, System, compare
 
 __all__ = ["Evaluation", "as_html", "as_object"]
 
-_CHANGED, _SHOWN, _CHARACTERS = 5, 5, 400  # queries each way, their documents, of each document
+_EXAMPLES = 5  # queries that gained most, and as many that lost most
+_EXAMPLE_DOCUMENTS = 5  # best documents shown per query and system
+_EXAMPLE_CHARACTERS = 400  # a longer document is shortened
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Systems, measured on a collection.
+    """The systems that were measured on a collection.
 
     Attributes:
-        collection: what they were measured on.
-        texts: of all documents, by id.
-        metrics: their names; the first is the one that plots and examples go by.
-        depth: how many candidates of each query were reranked.
-        systems: the baseline first.
+        collection: the collection.
+        texts: the texts of all documents, by id.
+        metrics: the names of the metrics; plots and examples use the first one.
+        depth: the maximum number of candidates per query that were reranked.
+        systems: all systems, with the baseline first.
     """
 
     collection: Collection
@@ -40,16 +42,16 @@ class Evaluation:
 
     @property
     def baseline(self) -> System:
-        """The order that the others are compared with."""
+        """The system that the others are compared with."""
         return self.systems[0]
 
     def comparison(self, system: System, metric: str) -> Comparison:
-        """A system against the baseline."""
+        """Compare a system with the baseline on a metric."""
         return compare(system.measures[metric], self.baseline.measures[metric])
 
 
 def as_object(evaluation: Evaluation) -> dict[str, Any]:
-    """All figures, for ``--json``."""
+    """All results, for ``--json``."""
     queries = list(evaluation.collection.queries)
     return {
         "crossrank": __version__,
@@ -83,7 +85,7 @@ def _system_object(evaluation: Evaluation, system: System, queries: list[str]) -
 
 
 def as_html(evaluation: Evaluation) -> str:
-    """The report: figures, plots (inline SVG), and the queries that changed most.
+    """Render the report: a table, plots (inline SVG), and the queries that changed most.
 
     Raises:
         MissingLibraryError: Jinja2 or matplotlib is not installed.
@@ -117,7 +119,7 @@ def as_html(evaluation: Evaluation) -> str:
 def _svg(figure: Any) -> str:
     import matplotlib as mpl
 
-    # Text stays text, in the reader's fonts; no time of making, so that the same figures give the same file.
+    # Text stays text in the reader's fonts. There is no date, so the same results give the same file.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "crossrank"}):
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None}, bbox_inches="tight", transparent=True)
@@ -134,20 +136,20 @@ def _figure(height: float) -> tuple[Any, Any]:
 
 
 def _gains(evaluation: Evaluation, system: System) -> str:
-    """Each query's gain or loss, the largest gain first."""
+    """Plot the gain or loss of each query, largest gain first."""
     metric = evaluation.metrics[0]
     gains = np.sort(system.measures[metric] - evaluation.baseline.measures[metric])[::-1]
     figure, axes = _figure(2.6)
     colours = np.where(gains >= 0, "#1a7f5a", "#c0392b")
     axes.bar(np.arange(len(gains)), gains, width=1.0, color=colours)
     axes.axhline(0, color="#888", linewidth=0.8)
-    axes.set_xlabel("queries, by gain")
-    axes.set_ylabel(f"{metric} less {evaluation.baseline.name}'s")
+    axes.set_xlabel("queries, sorted by gain")
+    axes.set_ylabel(f"{metric}, minus {evaluation.baseline.name}")
     return _svg(figure)
 
 
 def _histogram(evaluation: Evaluation, system: System) -> str:
-    """How the scores of relevant and other judged or unjudged candidates lie; "" for a run."""
+    """Plot the scores of relevant candidates and of all others; "" for a run, which has no scores."""
     if system.scores is None:
         return ""
     qrels = evaluation.collection.qrels
@@ -159,7 +161,7 @@ def _histogram(evaluation: Evaluation, system: System) -> str:
     figure, axes = _figure(2.2)
     bins = np.linspace(0, 1, 41)
     for values, label, colour in (
-        (others, "not relevant, or not judged", "#999"),
+        (others, "not relevant or not judged", "#999"),
         (relevant, "relevant", "#1a7f5a"),
     ):
         if values:
@@ -175,12 +177,12 @@ def _histogram(evaluation: Evaluation, system: System) -> str:
 
 
 def _changed(evaluation: Evaluation, system: System) -> list[dict[str, Any]]:
-    """The queries that gained and lost most, with their best documents before and after."""
+    """The queries that gained or lost most, with their best documents before and after."""
     metric = evaluation.metrics[0]
     gains = system.measures[metric] - evaluation.baseline.measures[metric]
     order = np.argsort(-gains, kind="stable")
-    best = [i for i in order[:_CHANGED] if gains[i] > 0]
-    worst = [i for i in order[::-1][:_CHANGED] if gains[i] < 0]
+    best = [i for i in order[:_EXAMPLES] if gains[i] > 0]
+    worst = [i for i in order[::-1][:_EXAMPLES] if gains[i] < 0]
     queries = list(evaluation.collection.queries.items())
     changed = []
     for i in [*best, *worst]:
@@ -208,10 +210,10 @@ def _top(evaluation: Evaluation, system: System, query: str) -> list[dict[str, A
             "score": (system.scores or {}).get(query, {}).get(document),
             "text": _short(evaluation.texts.get(document, "")),
         }
-        for document in list(system.run.get(query, {}))[:_SHOWN]
+        for document in list(system.run.get(query, {}))[:_EXAMPLE_DOCUMENTS]
     ]
 
 
 def _short(text: str) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= _CHARACTERS else text[: _CHARACTERS - 1] + "…"
+    return text if len(text) <= _EXAMPLE_CHARACTERS else text[: _EXAMPLE_CHARACTERS - 1] + "…"
