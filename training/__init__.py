@@ -1,1 +1,1 @@
-"""The recipe of crossrank-mini; README.md has its steps."""
+"""The recipe that trains crossrank-mini; README.md describes its steps."""

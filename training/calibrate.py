@@ -1,10 +1,10 @@
 """Step 5: find the scale and shift that turn logits into probabilities.
 
-Logistic regression on the mixture that training draws from, but of groups that it has not seen where
-there are some (encyclopaedia and public data; of the written groups a sample of all): right texts and
-wrong ones, hard and unrelated, weighted equally. A score of 0.5 means that a text is as likely right as
-wrong, where half of the texts are. The scale is positive, so no order changes. pack.py folds both into
-the head.
+This is a logistic regression on the mixture that training draws from. Groups of encyclopaedia and public
+data are ones that training has not seen; written groups are a sample of all. Right and wrong texts have equal
+total weights; wrong texts are both hard and unrelated ones. A score of 0.5 therefore means that a text is as
+likely right as wrong if half of the texts are right. The scale is positive, so the order of texts does not
+change. pack.py folds scale and shift into the head.
 
     python -m training.calibrate --work build/training
 """
@@ -23,13 +23,14 @@ from training import jsonl
 from training.mixture import Mixture, Pile
 
 STEPS, SIZE = 60, 16
-"""Draws, and groups of each."""
+"""Number of steps to draw, and groups per step."""
+
 FILES = {"reading": "calibration", "public": "public-held", "written": "written"}
-"""The piles, and the files that they are read from."""
+"""For each pile, the name of its file."""
 
 
 def fit(logits: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
-    """Scale and shift with the least class-balanced cross-entropy, by L-BFGS."""
+    """The scale and shift that minimise the class-balanced cross-entropy, by L-BFGS."""
     weight = torch.where(labels > 0, 0.5 / labels.mean(), 0.5 / (1 - labels.mean()))
     log_scale, shift = torch.zeros(1, requires_grad=True), torch.zeros(1, requires_grad=True)
     optimizer = torch.optim.LBFGS([log_scale, shift], max_iter=200, line_search_fn="strong_wolfe")
@@ -48,7 +49,7 @@ def fit(logits: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/training"))
-    parser.add_argument("--model", type=Path, help="default: model in --work")
+    parser.add_argument("--model", type=Path, help="folder of the model (default: model in --work)")
     arguments = parser.parse_args()
     folder = arguments.model or arguments.work / "model"
     reranker = Reranker(folder.absolute())

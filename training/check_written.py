@@ -1,11 +1,11 @@
-"""Check written groups: their form, doubles, and signs that give the right text away.
+"""Check written groups: their form, duplicate queries, and features that give the right text away.
 
     python -m training.check_written training/written/*.jsonl
 
-A sign is a property of the text alone, or its overlap with the query, that separates right from
-wrong texts: length, digits, a question mark. Each is printed as the share of (right, wrong) pairs
-of a group in which the right text has more of it, ties counting half; 0.5 tells nothing.
-Exits 1 where a group is malformed or a query comes twice.
+Such a feature is a property of the text alone, or its overlap with the query, that separates right from
+wrong texts: length, digits, question marks. For each feature, the script prints the share of (right, wrong)
+pairs in which the right text has more of it. Ties count half, so 0.5 means that the feature tells nothing.
+The exit code is 1 if a group is malformed or two groups have the same query.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ WORD = re.compile(r"[぀-ヿ㐀-鿿가-힯]|[^\W_]+")
 
 
 def words(text: str) -> set[str]:
-    """The words of a text, folded; of scripts without spaces the single characters."""
+    """The case-folded words of a text; for scripts without spaces, its characters."""
     return set(WORD.findall(text.casefold()))
 
 
 def overlap(query: str, text: str) -> float:
-    """The share of the query's words that stand in the text."""
+    """The share of the query's words that occur in the text."""
     asked = words(query)
     return len(asked & words(text)) / max(1, len(asked))
 
 
 def faults(row: Any) -> list[str]:
-    """What is wrong with the form of a group."""
+    """Problems with the form of a group, as messages."""
     if not isinstance(row, dict) or set(row) != {"kind", "lang", "query", "right", "wrong"}:
-        return ["needs exactly kind, lang, query, right, wrong"]
+        return ["must have exactly kind, lang, query, right and wrong"]
     found = []
     if row["kind"] not in KINDS:
         found.append(f"unknown kind {row['kind']!r}")
@@ -48,7 +48,7 @@ def faults(row: Any) -> list[str]:
     if not all(isinstance(text, str) and text.strip() for text in [row["query"], *texts]):
         found.append("an empty text")
     if len(set(texts)) < len(texts):
-        found.append("a text that comes twice")
+        found.append("a duplicate text")
     if not 1 <= len(row["right"]) <= 2:
         found.append(f"{len(row['right'])} right texts, not 1 or 2")
     if not 5 <= len(row["wrong"]) <= 7:
@@ -57,7 +57,7 @@ def faults(row: Any) -> list[str]:
 
 
 def signs(rows: list[Any]) -> dict[str, float]:
-    """Each sign's share of pairs in which the right text has more of it."""
+    """For each feature, the share of pairs in which the right text has more of it."""
     measures: dict[str, Callable[[str, str], float]] = {
         "overlap with the query": lambda query, text: overlap(query, text),
         "length": lambda _, text: len(text),
@@ -94,7 +94,7 @@ def main() -> int:
             except ValueError as error:
                 wrong = [f"not JSON: {error}"]
             if not wrong and row["query"] in seen:
-                wrong = [f"the query of {seen[row['query']]} again"]
+                wrong = [f"same query as {seen[row['query']]}"]
             if wrong:
                 bad += 1
                 print(f"{where}: {'; '.join(wrong)}")

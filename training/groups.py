@@ -1,10 +1,10 @@
-"""Training groups: a query, texts, and how much of the weight belongs to each text.
+"""Make training groups: a query, texts, and a target for each text.
 
-A known positive is the first of the texts.
-A target is a distribution over the texts: a share on the known positive, the rest as the teacher
-spreads it (a softmax over the bi-encoder's cosines, with a little of BM25). Where no positive is
-known, it is the teacher's alone: it keeps the cross-encoder from forgetting what its start knew
-about long passages, statements, keywords and texts in another language.
+The known positive, if there is one, is the first text. The targets are a distribution over the texts: a
+share goes to the known positive, and the teacher distributes the rest (a softmax over the bi-encoder's
+cosines and some of BM25). Without a known positive, the teacher distributes everything. This keeps the
+cross-encoder from forgetting what its starting model knew about long passages, statements, keywords and
+texts in other languages.
 """
 
 from __future__ import annotations
@@ -22,20 +22,22 @@ from training.sources import Collection, Medical, Question, answer_sentence, ans
 from training.teacher import Library, Vectors
 
 TEMPERATURE = 0.02
-"""Of the teacher's cosines: most candidates lie within 0.1 of each other."""
+"""Temperature of the teacher's cosines, which differ by less than 0.1 for most candidates."""
+
 KEYWORD_SHARE = 0.5
-"""Weight of a standard deviation of BM25 beside ``cosine / TEMPERATURE``."""
+"""Weight of the standardised BM25 score relative to ``cosine / TEMPERATURE``."""
+
 HARD = 14
-"""Hard negatives come from the first so many of either ranking."""
+"""Hard negatives come from this many first texts of each ranking."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Texts that candidates come from, with both rankings of them."""
+    """The texts that candidates are taken from, ranked by the bi-encoder and by BM25."""
 
     texts: list[str]
     place: dict[str, int]
-    """Where each text is in ``texts``."""
+    """The index of each text in ``texts``."""
     vectors: Vectors
     library: Library
     index: KeywordIndex
@@ -48,7 +50,7 @@ class Pool:
         return cls(unique, place, library.vectors("passage", unique), library, KeywordIndex(unique))
 
     def scores(self, query: str, keywords: str | None) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Cosines and BM25 of all texts; ``keywords`` replaces the query for BM25."""
+        """The cosines and BM25 scores of all texts; ``keywords`` replaces the query for BM25."""
         cosines = self.vectors @ self.library.vectors("query", [query])[0]
         return cosines, self.index.scores(query if keywords is None else keywords)
 
@@ -64,11 +66,11 @@ class Pool:
         near: Sequence[str] = (),
         keywords: str | None = None,
     ) -> dict[str, Any] | None:
-        """A group, or None where too few texts are left.
+        """Make a group, or return None if there are too few texts.
 
-        ``positive`` has ``trust`` of the target, the teacher the rest; ``wrong(text)`` says
-        whether a text may be a negative; up to two come from ``near``. ``keywords``: the query
-        in the texts' own language, for BM25 to find negatives with.
+        ``positive`` gets the share ``trust`` of the target, and the teacher distributes the rest.
+        ``wrong(text)`` tells whether a text may be a negative. Up to two negatives come from ``near``.
+        ``keywords`` is the query in the language of the texts, for BM25.
         """
         cosines, matches = self.scores(query, keywords)
         by_keyword, by_meaning = np.argsort(-matches)[:HARD].tolist(), np.argsort(-cosines)[:HARD].tolist()
@@ -112,9 +114,9 @@ def question_groups(
     rng: random.Random,
     n: int,
 ) -> Iterator[dict[str, Any]]:
-    """``n`` questions of ``source`` with the sentence or paragraph of ``target`` that answers.
+    """Yield groups of ``n`` questions of ``source`` with the answering sentence or paragraph of ``target``.
 
-    The two are the same collection or two languages of XQuAD, whose questions are parallel.
+    The two are the same collection, or two languages of XQuAD, whose questions are parallel.
     """
     cross = source is not target
     numbers = rng.sample(range(len(source.questions)), min(n, len(source.questions)))
@@ -147,7 +149,7 @@ def question_groups(
 
 
 def title_groups(collection: Collection, pool: Pool, rng: random.Random, n: int) -> Iterator[dict[str, Any]]:
-    """An article's title as a query of keywords, one of its paragraphs, and others'."""
+    """Yield groups with an article's title as a keyword query and one of its paragraphs as the positive."""
     titled = [i for i, title in enumerate(collection.titles) if title and not title.startswith("TRAIN")]
     numbers = rng.sample(titled, min(n, len(titled)))
     pool.library.add(f"query: {collection.titles[i]}" for i in numbers)
@@ -166,9 +168,9 @@ def title_groups(collection: Collection, pool: Pool, rng: random.Random, n: int)
 def statement_groups(
     texts: list[tuple[str, str]], pool: Pool, rng: random.Random, n: int
 ) -> Iterator[dict[str, Any]]:
-    """A sentence as the query, passages other than its own: the teacher alone decides.
+    """Yield groups with a sentence as the query and passages other than its own; targets are the teacher's.
 
-    ``texts`` are (sentence, its passage).
+    ``texts`` are (sentence, its passage) tuples.
     """
     long_enough = [pair for pair in texts if 60 <= len(pair[0].encode()) <= 400]
     chosen = rng.sample(long_enough, min(n, len(long_enough)))
@@ -184,7 +186,7 @@ def statement_groups(
 
 
 def medical_groups(rows: list[Medical], pool: Pool, rng: random.Random, n: int) -> Iterator[dict[str, Any]]:
-    """Question -> answer; one in four asks with the focus alone, where any answer on it is right."""
+    """Yield questions with answers; one query in four is only the focus, and any answer on it is right."""
     numbers = rng.sample(range(len(rows)), n)
     pool.library.add(f"query: {text}" for i in numbers for text in (rows[i].question, rows[i].focus))
     question_of: dict[str, set[str]] = {}
@@ -210,14 +212,14 @@ def medical_groups(rows: list[Medical], pool: Pool, rng: random.Random, n: int) 
 
 
 NEAR_FOLDERS = ("docs-zh", "docs-en", "docs-multi", "support-docs", "faq", "laws")
-"""Where another text of the same page or law is a candidate: close, and perhaps right."""
+"""Folders in which another text of the same page or law is a candidate; it is similar, and may be right."""
 
 
 def public_groups(examples: list[Example], library: Library, rng: random.Random) -> Iterator[dict[str, Any]]:
-    """Each example's query and text with candidates from its folder.
+    """Yield each example's query and text with candidates from its folder.
 
-    ``sure`` says of each text whether its label is certain: another section of the same page may
-    answer too, so the teacher alone decides about it.
+    ``sure`` tells for each text whether its label is certain. Another section of the same page may answer
+    too, so only the teacher sets its target.
     """
     pool = Pool.of([example.text for example in examples], library)
     group_of: dict[str, set[str]] = {}

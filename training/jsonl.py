@@ -1,4 +1,4 @@
-"""JSON Lines, in and out."""
+"""Read and write JSON Lines."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 
 def read(path: Path) -> list[Any]:
-    """The objects of a file, one for each line."""
+    """Read the objects of a file, one per line."""
     with path.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
 
 
 def write(path: Path, rows: Iterable[Any]) -> int:
-    """Write a file whole; returns the number of lines."""
+    """Write a file of one object per line; returns the number of lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     path.write_text("".join(lines), encoding="utf-8")

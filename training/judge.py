@@ -1,19 +1,22 @@
-r"""Whether a reranker reads the query: pool, swap, junk, hard and unrelated texts, by kind and language.
+r"""Test whether a reranker reads the query: pool, swap, junk, hard and unrelated texts, by kind and language.
 
     python -m training.judge --model crossrank-mini=src/crossrank/bundled
 
-- **right first**: a group's right texts among its hard wrong ones and ten right texts of other groups.
-- **unrelated first**: one of those ten came first.
-- **pool**: each query against a right text of every group (in blocks of about 110): its own first.
-- **swap**: a group's right and wrong texts under another group's query: right first all the same. A
-  model that reads the query is near chance here (about 0.15); one that knows right texts by their
-  style is far above.
-- **junk**: for how many queries one of sixteen texts that say nothing is above the right text.
-- **scores**: mean score of right, hard wrong and unrelated texts, and the balanced accuracy of a
-  threshold at 0.5 between right and hard wrong.
+All measures except the scores are shares of queries:
 
-BM25, the starting bi-encoder and the sum of their standard scores stand beside the models. Intervals are
-95 %, by bootstrap over the groups.
+- **right first**: a right text of the group ranks above its hard wrong texts and ten right texts of other
+  groups.
+- **unrelated first**: one of these ten texts ranks first.
+- **pool**: the query's own right text ranks first among the right texts of about 110 groups.
+- **swap**: for the query of another group, the right text still ranks above the wrong texts. A model that
+  reads the query is near chance here (about 0.15); one that recognises right texts by their style is far
+  above.
+- **junk**: one of sixteen meaningless texts ranks above the right text.
+- **scores**: the mean scores of right, hard wrong and unrelated texts, and the balanced accuracy of a
+  threshold of 0.5 between right and hard wrong texts.
+
+BM25, the starting bi-encoder and the sum of their standardised scores are measured for comparison.
+Intervals are 95 %, by bootstrap over the groups.
 """
 
 from __future__ import annotations
@@ -30,13 +33,12 @@ import numpy as np
 import torch
 
 from training import jsonl
-from training.evaluate import bi_encoder, bm25, cross_encoder, fused
+from training.evaluate import bi_encoder, bm25, cross_encoder, fused, interval
 
 Scores = np.ndarray[Any, Any]
 Scorer = Callable[[str, list[str]], Scores]
 UNRELATED = 10
 BLOCK = 110
-RESAMPLES = 2000
 JUNK = [
     "", ".", "---", "| --- | --- | --- |", "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b", "null", "0", "…",
     "Accept all cookies", "Skip to main content", "© 2023 All rights reserved.", "Share on Facebook",
@@ -46,13 +48,13 @@ MEASURES = ("right first", "unrelated first", "pool", "swap", "junk")
 
 
 def first(scores: Scores) -> int:
-    """The place of the best score; a tie for it is a loss, so that a constant never wins."""
+    """The index of the best score. A tie counts as a loss, so that constant scores never win."""
     order = np.argsort(-scores, kind="stable")
     return int(order[0]) if len(scores) == 1 or scores[order[0]] > scores[order[1]] else len(scores)
 
 
 def judge(score: Scorer, groups: Sequence[Any], seed: int = 7) -> list[dict[str, Any]]:
-    """The measures and scores of each group, in order."""
+    """Compute the measures and scores of each group, in order."""
     rng = random.Random(seed)
     rows: list[dict[str, Any]] = []
     blocks = np.array_split(np.arange(len(groups)), max(1, round(len(groups) / BLOCK)))
@@ -63,7 +65,7 @@ def judge(score: Scorer, groups: Sequence[Any], seed: int = 7) -> list[dict[str,
         texts = [*right, *wrong, *(groups[i]["right"][0] for i in others)]
         found = score(group["query"], texts)
         best, n, m = first(found), len(right), len(right) + len(wrong)
-        # With two right texts either may be first, also in a tie between the two.
+        # If there are two right texts, either may rank first; a tie between them is fine.
         is_right = max(found[:n]) > max(found[n:])
         pool = block_of[number]
         pooled = score(group["query"], [groups[i]["right"][0] for i in pool])
@@ -82,26 +84,19 @@ def judge(score: Scorer, groups: Sequence[Any], seed: int = 7) -> list[dict[str,
     return rows
 
 
-def interval(values: Sequence[float], seed: int = 7) -> str:
-    """The mean and its 95 % interval by bootstrap."""
-    x = np.array(values)
-    rng = np.random.default_rng(seed)
-    low, high = np.percentile(x[rng.integers(0, len(x), (RESAMPLES, len(x)))].mean(axis=1), [2.5, 97.5])
-    return f"{x.mean():.3f} ({low:.3f} to {high:.3f})"
-
-
 def calibration(rows: Sequence[dict[str, Any]]) -> tuple[float, float, float, float]:
-    """Mean sigmoid of right, wrong and unrelated texts, and balanced accuracy of right against wrong at 0."""
+    """Mean scores of right, wrong and unrelated texts; balanced accuracy of right against wrong at 0.5."""
     right, wrong, unrelated = (np.concatenate([row["scores"][i] for row in rows]) for i in range(3))
     means = [float((1 / (1 + np.exp(-x))).mean()) for x in (right, wrong, unrelated)]
     return means[0], means[1], means[2], float(((right > 0).mean() + (wrong < 0).mean()) / 2)
 
 
 def report(found: dict[str, list[dict[str, Any]]], groups: Sequence[Any], subject: str) -> None:
-    """The tables of training/README.md."""
+    """Print the tables of training/README.md."""
     print("| | " + " | ".join(found) + " |\n|---|" + "---:|" * len(found))
     for measure in MEASURES:
-        cells = [interval([row[measure] for row in rows]) for rows in found.values()]
+        intervals = [interval([np.array([row[measure] for row in rows])]) for rows in found.values()]
+        cells = [f"{mean:.3f} ({low:.3f} to {high:.3f})" for mean, low, high in intervals]
         print(f"| {measure} | " + " | ".join(cells) + " |")
     for key in ("kind", "lang"):
         parts: defaultdict[str, list[int]] = defaultdict(list)
@@ -138,8 +133,8 @@ def main() -> None:
     parser.add_argument("--baselines", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--most", type=int, help="groups, evenly spread")
-    parser.add_argument("--json", type=Path, help="where to keep every group's measures")
+    parser.add_argument("--most", type=int, help="maximum number of groups, evenly spread")
+    parser.add_argument("--json", type=Path, help="file to save the measures of each group to")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     files = [

@@ -1,9 +1,9 @@
-"""Step 4, beside training: find the rivals of each query.
+"""Step 4, before or during training: find the rivals of each query.
 
-A rival is a right text of another group that the model itself puts above most others: what sounds
-like an answer, is of the kind that the query asks for, or shares its words. Most texts drawn at
-random are no challenge, so mixture.py takes rivals as well. Run it before training, and again when
-the model has learnt what the last rivals could teach.
+A rival is a right text of another group that the model scores higher than most others: it sounds like an
+answer, is of the kind that the query asks for, or shares its words. Most random texts are easy to tell apart
+from right ones, so mixture.py also uses rivals. Run this before training, and again when the model has learnt
+to tell the last rivals apart.
 
     python -m training.mine --work build/training --model src/crossrank/bundled
 """
@@ -23,16 +23,21 @@ from training import jsonl
 from training.mixture import SHARES, right_text
 
 QUERIES = {"reading": 1500, "public": 7000, "written": 6000}
-"""Queries of each pile that get rivals, at most; the others meet texts drawn at random."""
+"""Maximum number of queries per pile that get rivals; the others get random texts only."""
+
 CANDIDATES = {"reading": 16, "public": 24, "written": 40}
-"""Right texts of other groups that each query is scored against."""
+"""Number of candidates per query, which are right texts of other groups."""
+
 SAME_PILE = 0.6
-"""Share of them from the query's own pile."""
+"""Share of candidates from the query's own pile; the others come from any pile."""
+
 KEPT = 6
-"""Rivals of a query."""
+"""Number of rivals per query."""
+
 MAX_TOKENS = 128
+
 BATCH = 200
-"""Queries between two lines of progress."""
+"""Number of queries that are scored together."""
 
 Scorer = Callable[[list[tuple[str, str]]], Any]
 
@@ -40,7 +45,7 @@ Scorer = Callable[[list[tuple[str, str]]], Any]
 def mine(
     piles: Mapping[str, Sequence[Any]], score: Scorer, rng: random.Random, kept: int = KEPT
 ) -> Iterator[dict[str, Any]]:
-    """The rivals of each pile's queries, best first, as ``{"query", "rivals"}``."""
+    """Yield the rivals of the queries of each pile as ``{"query", "rivals"}``, highest score first."""
     texts = {name: [t for t in map(right_text, groups) if t is not None] for name, groups in piles.items()}
     for name, groups in piles.items():
         unique = {group["query"]: group for group in groups}

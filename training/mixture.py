@@ -1,13 +1,12 @@
-"""What a step of training sees: groups of several piles, each with texts of other groups beside its own.
+"""Draw the groups of a training step from several piles, and add texts of other groups to each.
 
-A pile is a kind of data: ``reading`` (encyclopaedia and medical questions), ``public`` (the cut and
-cleaned data) and ``written`` (hard groups and keyword traps that were written for it). Each step takes
-a fixed share of each, and every pile has epochs of its own.
+A pile is a kind of data: ``reading`` (encyclopaedia and medical questions), ``public`` (the sampled and
+cleaned public data) and ``written`` (hard groups and keyword traps written for this training). Each step
+takes a fixed share from each pile, and the piles have independent epochs.
 
-The written wrong texts of a group were written for its query, so "sounds like the right kind of text"
-could tell right from wrong without the query. Therefore every group also gets right texts of other
-groups as wrong ones, sometimes together with their own wrong texts (whose order among themselves must
-then tell nothing), and now and then junk.
+The wrong texts of a written group were written for its query, so a model could recognise the right text by
+its style, without the query. Therefore each group also gets right texts of other groups as wrong texts,
+sometimes together with the wrong texts of those groups, so that style does not help, and sometimes junk.
 
     python -m training.mixture --work build/training     # gathers the written texts into one pile
 """
@@ -25,22 +24,33 @@ from training import jsonl
 from training.written import apart_from, capital_groups, read_folder, trap_groups, written_groups
 
 SHARES = {"reading": 0.15, "public": 0.4, "written": 0.45}
+"""Share of each pile in a step."""
+
 OWN = 6
-"""A group's own texts in a step, at most."""
+"""Maximum number of a group's own texts in a step, not counting a second right text."""
+
 STRANGERS = 5
-"""Right texts of other groups beside them."""
+"""Number of texts of other groups that are added; a swap may add two more."""
+
 RIVALS = 3
-"""How many of these are rivals that mine.py found, where it found some."""
+"""Maximum number of these that are rivals found by mine.py."""
+
 SWAP = 0.25
-"""How often another group comes whole: its right text and two of its wrong ones."""
+"""Probability that another group contributes two of its wrong texts together with its right one."""
+
 LENGTHS = {
     "reading": ((128, 0.6), (256, 0.4)),
     "public": ((96, 0.7), (160, 0.2), (320, 0.1)),
     "written": ((384, 1.0),),
 }
-"""Tokens that a group's pairs are cut to, and how often: short pairs are cheap, long ones must be met."""
+"""For each pile, lengths in tokens that pairs are truncated to, with their probabilities.
+
+Short pairs are cheap, but the model must also see long ones.
+"""
+
 JUNK = 0.3
-"""How often one of the texts is junk."""
+"""Probability that a group gets a junk text."""
+
 JUNK_TEXTS = [
     "", ".", "…", "-", "---", "***", "0", "N/A", "null", "undefined", "OK", "|---|---|---|", "| | | |",
     "=====================", "404", "<div></div>", "{}", "[]", "1234567890", "?", "！", "。。。", "· · ·",
@@ -58,7 +68,7 @@ JUNK_TEXTS = [
 
 
 def junk(rng: random.Random) -> str:
-    """A text that answers nothing: boilerplate, signs, a hash, base64, a bare link."""
+    """A text that answers no query: boilerplate, symbols, a hash, base64 or a link."""
     draw = rng.random()
     if draw < 0.7:
         return rng.choice(JUNK_TEXTS)
@@ -72,7 +82,7 @@ def junk(rng: random.Random) -> str:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A group as a step sees it. A text whose label is not ``sure`` counts only where texts are compared."""
+    """A group as used in a step. A text whose label is not ``sure`` is used only in the listwise loss."""
 
     query: str
     texts: list[str]
@@ -83,7 +93,7 @@ class Drawn:
 
 
 class Pile:
-    """Groups of one kind, in an order that depends on the seed and the epoch only."""
+    """Groups of one kind, in an order that depends only on the seed and the epoch."""
 
     def __init__(self, groups: Sequence[Any], seed: int) -> None:
         self.groups = list(groups)
@@ -91,7 +101,7 @@ class Pile:
         self._epoch, self._order = -1, list(range(len(self.groups)))
 
     def at(self, place: int) -> Any:
-        """The group at a place in the endless row of epochs."""
+        """The group at a position in the endless sequence of epochs."""
         epoch, at = divmod(place, len(self.groups))
         if epoch != self._epoch:
             self._epoch, self._order = epoch, list(range(len(self.groups)))
@@ -100,7 +110,7 @@ class Pile:
 
 
 def gather_written(here: Path, work: Path, seed: int) -> int:
-    """Write the pile of written groups (twice), keyword traps and capitals; returns how many there are."""
+    """Write the pile of written groups (each twice), keyword traps and capitals; returns its size."""
     rng = random.Random(seed)
     groups = 2 * list(apart_from(written_groups(here / "written"), read_folder(here / "held_out")))
     groups += rng.sample(list(trap_groups(here / "traps", rng)), 300)
@@ -109,23 +119,23 @@ def gather_written(here: Path, work: Path, seed: int) -> int:
 
 
 def right_text(group: Any) -> str | None:
-    """The text that answers a group's query, where one is known."""
+    """The text that answers a group's query, or None if it is unknown."""
     return group["texts"][0] if group["positive"] else None
 
 
 def read_rivals(work: Path) -> dict[str, list[str]]:
-    """The rivals of each query, if mine.py has found any."""
+    """Read the rivals of each query, if mine.py has been run."""
     path = work / "data" / "rivals.jsonl"
     return {row["query"]: row["rivals"] for row in jsonl.read(path)} if path.exists() else {}
 
 
 def read_piles(work: Path, seed: int) -> dict[str, Pile]:
-    """Every pile that SHARES names."""
+    """Read all piles of SHARES."""
     return {name: Pile(jsonl.read(work / "data" / f"{name}.jsonl"), seed) for name in SHARES}
 
 
 class Mixture:
-    """Draws the groups of a step."""
+    """The groups of each step."""
 
     def __init__(
         self, piles: dict[str, Pile], size: int, seed: int, rivals: Mapping[str, Sequence[str]] | None = None
@@ -134,7 +144,7 @@ class Mixture:
         self._sizes = {name: max(1, round(size * share)) for name, share in SHARES.items()}
 
     def step(self, number: int) -> list[Drawn]:
-        """The groups of a step; the same for the same number."""
+        """Draw the groups of a step; the same number always gives the same groups."""
         rng = random.Random(f"{self._seed}.{number}")
         return [
             self._draw(name, self._piles[name].at(number * count + i), rng)
@@ -143,7 +153,7 @@ class Mixture:
         ]
 
     def _draw(self, name: str, group: Any, rng: random.Random) -> Drawn:
-        """A group's own texts, thinned out, with strangers and junk."""
+        """Draw some of a group's own texts, and add texts of other groups and junk."""
         sure = group.get("sure", [True] * len(group["texts"]))
         first = [0] if group["positive"] else []
         rights = group.get("rights", len(first))
@@ -158,7 +168,7 @@ class Mixture:
         known_rivals = self._rivals.get(group["query"], [])
         strangers = rng.sample(list(known_rivals), min(RIVALS, len(known_rivals)))
         while len(strangers) < STRANGERS:
-            # Of the same kind half of the time: style must tell nothing.
+            # Most come from the same pile, so that the style of a text does not give it away.
             other = self._stranger(name if rng.random() < 0.6 else rng.choice(list(self._piles)), rng)
             if not other["positive"] or other["query"] == group["query"]:
                 continue

@@ -1,8 +1,8 @@
-"""Step 6: compress a trained model into the folder that ships inside the package.
+"""Step 6: compress a trained model into the folder that ships with the package.
 
-The embedding table was never trained: it goes back to exactly the 4 bits it started from. The
-other matrices become int8 with a scale for each row; vectors stay fp32. The last layer is scaled
-by the calibrated temperature, so that the sigmoid of a logit is a probability on held-out data.
+The embedding table was not trained, so it is stored in exactly the 4 bits that it came from. The other
+matrices become int8 with a scale per row; vectors stay fp32. The calibrated scale and shift are applied to
+the last layer, so that the sigmoid of a logit is a probability on held-out data.
 
     python -m training.pack --work build/training --out src/crossrank/bundled
 """
@@ -23,16 +23,16 @@ NAME = "crossrank-mini"
 
 
 def to_int8(matrix: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Symmetric per row: int8 (rows, columns) and float32 scales (rows,)."""
+    """Quantise symmetrically per row: int8 (rows, columns) and float32 scales (rows,)."""
     scale = np.maximum(np.abs(matrix).max(axis=1) / 127, 1e-12).astype(np.float32)
     return np.round(matrix / scale[:, None]).astype(np.int8), scale
 
 
 def to_int4(matrix: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Blocks of 32 in a row: uint8 (rows, columns / 2) and float16 scales (rows, columns / 32).
+    """Quantise per block of 32 in a row: uint8 (rows, columns / 2) and float16 scales (rows, columns / 32).
 
-    The extreme of a block sits at nibble 0 (-8), with the sign of the scale, which is how the
-    start was made; so a table that came from 4 bits comes back bit for bit.
+    The value with the largest magnitude becomes nibble 0 (-8), and the scale takes its sign. The starting
+    weights were made in the same way, so a table from 4 bits is restored bit for bit.
     """
     rows, columns = matrix.shape
     blocks = matrix.reshape(rows, columns // BLOCK, BLOCK)
@@ -40,14 +40,14 @@ def to_int4(matrix: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndar
     scale = (peak / -8).astype(np.float16)
     safe = np.where(scale == 0, 1, scale).astype(np.float32)[:, :, None]
     nibbles = np.clip(np.round(blocks / safe) + 8, 0, 15).astype(np.uint8)
-    packed = nibbles[:, :, : BLOCK // 2] | nibbles[:, :, BLOCK // 2 :] << 4
-    return packed.reshape(rows, columns // 2), scale
+    halves = nibbles[:, :, : BLOCK // 2] | nibbles[:, :, BLOCK // 2 :] << 4
+    return halves.reshape(rows, columns // 2), scale
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/training"))
-    parser.add_argument("--model", type=Path, help="default: model in --work")
+    parser.add_argument("--model", type=Path, help="folder of the model (default: model in --work)")
     parser.add_argument("--out", type=Path, default=Path("src/crossrank/bundled"))
     arguments = parser.parse_args()
     source, out = arguments.model or arguments.work / "model", arguments.out

@@ -1,6 +1,6 @@
-"""Step 2: training groups with the teacher's opinion of them, and evaluation sets.
+"""Step 2: make training groups with the teacher's targets, and evaluation sets.
 
-Texts that are trained on are embedded once by the teacher (build/training/data/vectors.npy).
+The teacher embeds each training text once (build/training/data/vectors.npy).
 
     python -m training.prepare --data ../shared/data --work build/training
 """
@@ -19,20 +19,25 @@ from training.sources import read_all, read_medquad, split_sentences
 from training.teacher import Library
 
 PARALLEL = {"sentence": 100, "paragraph": 150, "title": 12, "statement": 90}
-"""Groups of each kind for each language of XQuAD."""
+"""Groups of each kind per language of XQuAD."""
+
 OTHERS = {"sentence": 300, "paragraph": 300, "title": 30, "statement": 150}
-"""Groups of each kind for each other file."""
+"""Groups of each kind per other file."""
+
 LANGUAGE_PAIRS = 60
-"""Pairs of languages, of them a third Chinese and English."""
+"""Number of language pairs; a third of them are Chinese and English."""
+
 CROSS = {"sentence": 10, "paragraph": 8}
-"""Groups of each kind for each pair of languages."""
+"""Groups of each kind per language pair."""
+
 ANSWERS = 4500
-"""Answers of MedQuAD that groups are made from."""
+"""Number of MedQuAD answers to make groups from."""
+
 MEDICAL = {"question": 1300, "statement": 1800}
 
 
 def public_groups(data: Path, library: Library, held: bool, rng: random.Random) -> list[Any]:
-    """Groups of the cut and cleaned data, each with the folder it comes from."""
+    """Make groups of the sampled and cleaned public data, each with the folder that it comes from."""
     by_folder = {folder: public.examples(data, folder, held, rng) for folder in public.COUNTS}
     every = [example for examples in by_folder.values() for example in examples]
     library.add([f"passage: {e.text}" for e in every] + [f"query: {e.query}" for e in every])
@@ -46,10 +51,10 @@ def public_groups(data: Path, library: Library, held: bool, rng: random.Random) 
 
 
 def training_groups(data: Path, library: Library, rng: random.Random) -> list[Any]:
-    """Groups of encyclopaedia and medical text; one epoch has about 12 million tokens."""
+    """Make groups of encyclopaedia and medical texts; an epoch has about 12 million tokens."""
     parts = {name: split[False] for name, split in read_all(data).items()}
     medical = rng.sample(read_medquad(data / "medquad" / "medquad.jsonl.gz")[False], ANSWERS)
-    # All texts at once: the processes start only once.
+    # Embed all texts in one call, so that the processes start only once.
     passages = [text for part in parts.values() for text in part.paragraphs]
     passages += [s.strip() for part in parts.values() for sentences in part.sentences for s in sentences]
     passages += [row.answer for row in medical]
@@ -88,7 +93,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--work", type=Path, default=Path("build/training"))
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--workers", type=int, default=2, help="processes that embed")
+    parser.add_argument("--workers", type=int, default=2, help="number of processes that embed texts")
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
     began = time.monotonic()
@@ -102,7 +107,7 @@ def main() -> None:
     print("public groups", jsonl.write(folder / "public.jsonl", found))
     groups = training_groups(arguments.data, library, rng)
     rng.shuffle(groups)
-    # Calibration takes whole queries, one in forty, that training never sees.
+    # One query in forty is kept for calibration, with all its groups; training never sees it.
     queries = sorted({group["query"] for group in groups})
     kept = set(rng.sample(queries, len(queries) // 40))
     calibration = [g for g in groups if g["query"] in kept and g["positive"]]

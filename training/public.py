@@ -1,10 +1,10 @@
-"""Queries and right texts out of the cut and cleaned public data in ``../shared/data``.
+"""Make queries and right texts from the sampled and cleaned public data in ``../shared/data``.
 
-Each folder becomes examples of the kinds people search by: keywords to a section or a page's title,
-questions to answers, a description to code, a heading to an article of a law, a title to an
-abstract, an utterance to another of the same meaning, and all of these between two languages where
-the data has the same text twice. A row's ``group`` (page, law, intent) decides whether it is held
-out, so that no page is on both sides in any language.
+Each folder gives examples of what people search for: keywords with a section or a page's title, questions
+with answers, descriptions with code, headings with articles of a law, titles with abstracts, and utterances
+with others of the same meaning. If the data has a text in two languages, query and text may be in different
+ones. A row's ``group`` (page, law or intent) decides whether it is held out, so that no page is used for
+both training and evaluation, in any language.
 """
 
 from __future__ import annotations
@@ -34,35 +34,38 @@ COUNTS = {
     "abstracts": 2000,
     "titles": 4000,
 }
-"""Training examples of each folder."""
+"""Number of training examples per folder."""
+
 HELD = 60
-"""Held-out examples of each folder."""
+"""Number of held-out examples per folder."""
+
 TEXT_CHARACTERS = 1200
-"""What is longer is cut: at least 250 tokens remain of it."""
+"""Longer texts are truncated to this length, which is at least 250 tokens."""
+
 SITES = ["文档中心", "帮助中心", "开发者社区", "博客", "Docs", "Help Center", "Blog", "Knowledge Base"]
 _CLAUSE = re.compile(r"[，。；：、,.;:\n（）()]+")
 
 
 @dataclass(frozen=True)
 class Example:
-    """A query and a text that is right for it."""
+    """A query and a right text for it."""
 
     folder: str
     lang: str
     query: str
     text: str
     group: str
-    """Same page, law or intent: another text of the group may be right as well."""
+    """The page, law or intent; other texts of the same group may be right too."""
 
 
 def read(data: Path, folder: str) -> list[Any]:
-    """The rows of a folder."""
+    """Read the rows of a folder."""
     with gzip.open(data / folder / f"{folder}.jsonl.gz", "rt", encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
 
 
 def held_out(group: str) -> bool:
-    """Whether a page, law or intent belongs to the evaluation: one in ten, by the hash of its name."""
+    """Whether a page, law or intent is held out for evaluation; one in ten is, by the hash of its name."""
     return hashlib.sha256(group.encode()).digest()[0] % 10 == 0
 
 
@@ -72,7 +75,7 @@ def first_sentence(text: str) -> str:
 
 
 def keywords_of(title: str) -> str:
-    """A title path as somebody would type it: the page and the heading, without the path between."""
+    """A title path as a user would type it: page and heading, without the path between them."""
     parts = [part.strip() for part in title.split(" > ")]
     leaf = parts[-1]
     if len(parts) == 1 or len(leaf) > 24:
@@ -82,7 +85,7 @@ def keywords_of(title: str) -> str:
 
 
 def clause_of(text: str, rng: random.Random) -> tuple[str, str] | None:
-    """A clause of a text, and the text without it; None where none has a query's length."""
+    """A clause of a text and the text without it, or None if no clause has the length of a query."""
     clauses = [clause.strip() for clause in _CLAUSE.split(text)]
     chosen = [clause for clause in clauses if len(clause.encode()) >= 12 and len(clause) <= 60]
     if len(chosen) < 2:
@@ -92,11 +95,11 @@ def clause_of(text: str, rng: random.Random) -> tuple[str, str] | None:
 
 
 def question_of(row: Any, by_id: dict[str, Any], rng: random.Random) -> tuple[str, str] | None:
-    """A query for a row and the text it is for; None where the row has nothing to ask by."""
+    """A query for a row and the right text, or None if the row gives no query."""
     folder, text, title = row["folder"], row["passage"], row.get("title", "")
     other = by_id.get(row.get("parallel", ""))
     if other is not None and other["lang"] != row["lang"] and rng.random() < 0.35:
-        # The same text in another language: its question or title, for this row's text.
+        # Take the question or title of the same text in another language.
         query = other.get("query") or keywords_of(other.get("title", ""))
         return (query, text) if query else None
     if folder in ("faq", "qa", "code"):
@@ -132,7 +135,7 @@ def question_of(row: Any, by_id: dict[str, Any], rng: random.Random) -> tuple[st
 
 
 def paraphrases(rows: list[Any], rng: random.Random) -> Iterator[Example]:
-    """Two utterances of one intent; one time in five the second is the intent's name."""
+    """Yield pairs of utterances of one intent; in one case of five the second is the intent's name."""
     groups: defaultdict[str, list[Any]] = defaultdict(list)
     for row in rows:
         groups[row["group"]].append(row)
@@ -146,15 +149,15 @@ def paraphrases(rows: list[Any], rng: random.Random) -> Iterator[Example]:
 
 
 def examples(data: Path, folder: str, held: bool, rng: random.Random) -> list[Example]:
-    """Training or held-out examples of a folder, at most COUNTS or HELD, spread over its sources."""
+    """Training or held-out examples of a folder, up to COUNTS or HELD, spread over its sources."""
     rows = [row | {"folder": folder} for row in read(data, folder)]
     by_id = {row["id"]: row for row in rows}
     rows = [row for row in rows if held_out(row["group"]) == held]
-    wanted = HELD if held else COUNTS[folder]
+    count = HELD if held else COUNTS[folder]
     if folder == "intents":
         drawn = paraphrases(rows, rng)
-        return [next(drawn) for _ in range(wanted)]
-    # In turn from every source and language, so that none is most of the data.
+        return [next(drawn) for _ in range(count)]
+    # Take rows from each source and language in turn, so that none dominates.
     piles: defaultdict[tuple[str, str], list[Any]] = defaultdict(list)
     for row in rows:
         piles[row["id"].split(":", 1)[0], row["lang"]].append(row)
@@ -162,7 +165,7 @@ def examples(data: Path, folder: str, held: bool, rng: random.Random) -> list[Ex
         rng.shuffle(pile)
     found: list[Example] = []
     seen: set[str] = set()
-    while piles and len(found) < wanted:
+    while piles and len(found) < count:
         for key in list(piles):
             row = piles[key].pop()
             if not piles[key]:
@@ -175,4 +178,4 @@ def examples(data: Path, folder: str, held: bool, rng: random.Random) -> list[Ex
                 continue
             seen.add(query)
             found.append(Example(folder, row["lang"], query[:300], text, row["group"]))
-    return found[:wanted]
+    return found[:count]

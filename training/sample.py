@@ -1,4 +1,4 @@
-"""The questions that ``crossrank verify`` uses where it is given none, from the evaluation sets.
+"""Choose the default questions of ``crossrank verify`` from the evaluation sets.
 
 python -m training.sample --eval build/training/data/eval --out src/crossrank/evaluation/verify.jsonl
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 from training import jsonl
 
-# XQuAD, CMRC 2018 and JSQuAD: CC BY-SA 4.0, as NOTICE says. Articles that training has not seen.
+# XQuAD, CMRC 2018 and JSQuAD are under CC BY-SA 4.0; see NOTICE. Training has not seen these articles.
 QUESTIONS = {
     "xquad.zh": 3,
     "cmrc2018.dev": 3,
@@ -27,7 +27,7 @@ CANDIDATES = 12
 
 
 def choose(rows: list[Any], count: int) -> list[Any]:
-    """As many questions from all over a set, each with its answers and the first other candidates."""
+    """Choose ``count`` questions spread over a set, each with its answers and the first other candidates."""
     chosen = []
     for row in rows[:: len(rows) // count][:count]:
         places = sorted(range(len(row["documents"])), key=lambda i: -row["labels"][i])[:CANDIDATES]

@@ -1,7 +1,7 @@
-"""Public question-answering data as collections: paragraphs, their sentences, questions on them.
+"""Read public question-answering data as collections of paragraphs, their sentences, and questions on them.
 
-Splits are by article title (XQuAD: the same articles in every language; MedQuAD: by focus), so
-that an evaluation question's text was not seen in any language.
+The data are split by article title (XQuAD has the same articles in all languages) or by focus (MedQuAD), so
+that training sees no text of an evaluation question, in any language.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 XQUAD = ["ar", "de", "el", "en", "es", "hi", "ro", "ru", "th", "tr", "vi", "zh"]
 OTHERS = ["cmrc2018/dev", "cmrc2018/trial", "drcd/dev", "drcd/test", "jsquad/valid", "jsquad/test"]
 
-# Up to a terminator; a full stop is one only before white space or the end.
+# A sentence ends with a terminator; a full stop is one only before white space or the end.
 _SENTENCE = re.compile(r"(?:[^。！？!?.।؟\n]|\.(?!\s|$))*(?:[。！？!?।؟\n]+|\.(?=\s|$)|$)")
 
 
@@ -31,19 +31,19 @@ class Question:
 
 @dataclass
 class Collection:
-    """One data set in one language: paragraphs, their sentences, and questions on them."""
+    """A data set in one language: paragraphs, their sentences, and questions on them."""
 
     name: str
     paragraphs: list[str] = field(default_factory=list)
     sentences: list[list[str]] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
     titles: list[str] = field(default_factory=list)
-    """The article's title of each paragraph; empty where the data has none."""
+    """The title of each paragraph's article; empty if the data has no titles."""
 
 
 @dataclass(frozen=True)
 class Medical:
-    """A row of MedQuAD: what is asked about, the question, the answer."""
+    """A row of MedQuAD: the subject (focus), the question and the answer."""
 
     focus: str
     question: str
@@ -51,15 +51,15 @@ class Medical:
 
 
 def held_out(title: str) -> bool:
-    """Whether an article belongs to the evaluation: one in four, by the hash of its title."""
+    """Whether an article is held out for evaluation; one in four is, by the hash of its title."""
     return hashlib.sha256(title.encode()).digest()[0] % 4 == 0
 
 
 def split_sentences(text: str) -> list[str]:
-    """Sentences of a paragraph, in order; their concatenation is the paragraph.
+    """Split a paragraph into sentences; their concatenation is the paragraph.
 
     A full stop ends a sentence only before white space, and pieces shorter than 12 characters
-    (initials, abbreviations) are joined to what follows.
+    (initials, abbreviations) are joined to the next one.
     """
     sentences: list[str] = []
     pending = ""
@@ -74,7 +74,7 @@ def split_sentences(text: str) -> list[str]:
 
 
 def read_squad(path: Path, name: str) -> dict[bool, Collection]:
-    """A SQuAD v1.1 file as {False: training part, True: held-out part}."""
+    """Read a SQuAD v1.1 file as {False: training part, True: held-out part}."""
     parts = {False: Collection(name), True: Collection(name)}
     for article in json.loads(path.read_text())["data"]:
         part = parts[held_out(article.get("title") or article["paragraphs"][0]["context"][:40])]
@@ -98,14 +98,14 @@ def read_squad(path: Path, name: str) -> dict[bool, Collection]:
 
 
 def read_all(data: Path) -> dict[str, dict[bool, Collection]]:
-    """Every SQuAD-shaped collection by name, such as ``xquad.en`` or ``drcd.test``."""
+    """Read all collections in SQuAD's format, by name (such as ``xquad.en`` or ``drcd.test``)."""
     files = [f"xquad/xquad.{language}" for language in XQUAD] + OTHERS
     names = [file.removeprefix("xquad/").replace("/", ".") for file in files]
     return {name: read_squad(data / f"{file}.json", name) for name, file in zip(names, files, strict=True)}
 
 
 def answer_sentence(collection: Collection, question: Question) -> int:
-    """Index (within its paragraph) of the sentence where the answer starts."""
+    """The index, within the paragraph, of the sentence in which the answer starts."""
     end = 0
     for i, sentence in enumerate(collection.sentences[question.paragraph]):
         end += len(sentence)
@@ -115,22 +115,22 @@ def answer_sentence(collection: Collection, question: Question) -> int:
 
 
 def answers_it(text: str, answers: Iterable[str]) -> bool:
-    """Whether a text contains one of the accepted answers (in any case)."""
+    """Whether a text contains one of the accepted answers, ignoring case."""
     folded = text.casefold()
     return any(answer.casefold().strip() in folded for answer in answers)
 
 
-def read_medquad(path: Path, longest: int = 700) -> dict[bool, list[Medical]]:
-    """MedQuAD as {False: training, True: held out}: one row for each distinct answer.
+def read_medquad(path: Path, max_characters: int = 700) -> dict[bool, list[Medical]]:
+    """Read MedQuAD as {False: training part, True: held-out part}, with one row per distinct answer.
 
-    Answers are cut to ``longest`` characters.
+    Answers are truncated to ``max_characters``.
     """
     parts: dict[bool, list[Medical]] = {False: [], True: []}
     seen: set[str] = set()
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         for line in lines:
             row = json.loads(line)
-            answer = " ".join(row["answer"].split())[:longest]
+            answer = " ".join(row["answer"].split())[:max_characters]
             if len(answer) < 40 or answer in seen:
                 continue
             seen.add(answer)

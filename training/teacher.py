@@ -1,4 +1,4 @@
-"""The starting bi-encoder: the teacher of the training groups, and a baseline of the evaluation."""
+"""The starting bi-encoder, which is the teacher for the training groups and a baseline in the evaluation."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from transformers import AutoModel
 from training import jsonl
 
 MAX_LENGTH = 160
-"""Tokens of a text, as a teacher: what training groups are ranked by."""
+"""Maximum tokens of a text for the teacher."""
+
 BATCH_TOKENS = 4096
 
 Vectors = npt.NDArray[np.float32]
 
 
 class BiEncoder:
-    """Unit vectors: mean-pooled embeddings, with e5's own prefixes."""
+    """Embed texts as unit vectors, by mean pooling; e5 expects texts with its prefixes."""
 
     def __init__(
         self, folder: Path, dtype: torch.dtype = torch.float32, max_length: int = MAX_LENGTH
@@ -35,7 +36,7 @@ class BiEncoder:
         self._model: Any = AutoModel.from_pretrained(folder, dtype=dtype).eval()
 
     def embed(self, texts: list[str]) -> Vectors:
-        """(texts, hidden); a text carries its prefix already."""
+        """Embed texts that have their prefixes already: float32 (texts, hidden)."""
         ids = [encoding.ids for encoding in self._tokenizer.encode_batch(texts)]
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         vectors: Vectors = np.zeros((len(texts), self._model.config.hidden_size), np.float32)
@@ -74,7 +75,7 @@ def _embed(texts: list[str]) -> Vectors:
 
 
 class Library:
-    """Vectors of many texts, made by processes of one thread each and kept in a file."""
+    """Vectors of many texts, computed by several single-threaded processes and kept in a file."""
 
     def __init__(self, folder: Path, file: Path, workers: int) -> None:
         self._file = file
@@ -86,7 +87,7 @@ class Library:
             self._place = {text: i for i, text in enumerate(jsonl.read(file.with_suffix(".jsonl")))}
 
     def add(self, texts: Iterable[str]) -> None:
-        """Embed the texts (with prefix) that are not here yet."""
+        """Embed the texts (with prefixes) that have no vector yet."""
         missing = [text for text in dict.fromkeys(texts) if text not in self._place]
         if not missing:
             return
@@ -95,10 +96,10 @@ class Library:
         self._vectors = np.concatenate([self._vectors, *found] if len(self._vectors) else found)
 
     def save(self) -> None:
-        """Keep what is here for the next run."""
+        """Save all vectors for the next run."""
         jsonl.write(self._file.with_suffix(".jsonl"), self._place)
         np.save(self._file, self._vectors.astype(np.float16))
 
     def vectors(self, prefix: str, texts: list[str]) -> Vectors:
-        """(texts, hidden) of texts that were added."""
+        """The vectors of texts that were added: float32 (texts, hidden)."""
         return self._vectors[[self._place[f"{prefix}: {text}"] for text in texts]]

@@ -1,20 +1,21 @@
-"""Step 4: fine-tune the start as a cross-encoder.
+"""Step 4: fine-tune the starting model as a cross-encoder.
 
-Listwise cross-entropy with the target that each group carries: a known positive, the teacher's
-opinion, or both; beside it a comparison with a constant logit of 0, which right texts must exceed
-and wrong ones must not, so that scores of different queries mean the same. Weights and activations
-are bf16 with fp32 master copies and gradients; the head is fp32 (bf16 logits tie); embeddings are
-frozen; there is no dropout. The learning rate warms up, stays, and falls linearly to zero over the
-last part of the run, which ends after ``--steps``, or ``--minutes`` of wall-clock time since its
-first start, whichever is first. The model and the state are saved every few minutes and the same
-command resumes; the order of the data depends on the seed only.
+The main loss is a listwise cross-entropy with the targets of each group, which come from a known positive,
+the teacher, or both. A second loss compares logits with the constant 0, which right texts must exceed and
+wrong texts must not, so that scores of different queries are comparable. Weights and activations are bf16
+with fp32 master copies and gradients; the head is fp32, because bf16 logits tie. Embeddings are frozen, and
+there is no dropout. The learning rate warms up, stays constant, and falls linearly to zero over the last
+part of the run. The run ends after ``--steps`` or after ``--minutes`` of wall-clock time since its first
+start, whichever is first. Model and state are saved every few minutes, and the same command resumes; the
+order of the data depends only on the seed.
 
-Several processes of one thread each share a step's micro-batches as they come, which suits
-processors that other work shares: a slow one takes fewer.
+Several single-threaded processes take the micro-batches of a step one by one, so that a process on a busy
+core takes fewer.
 
     python -m training.train --work build/training --minutes 70 --processes 2
 
-``--start`` takes any folder with a model of the same vocabulary, the packed one too, to go on from.
+``--start`` takes any folder with a model of the same vocabulary, including the compressed one that ships,
+and continues from it.
 """
 
 from __future__ import annotations
@@ -39,17 +40,23 @@ from training.encoder import forward
 from training.mixture import Drawn, Mixture, read_piles, read_rivals
 
 NULL = 0.4
-"""Weight of the comparison with the constant logit."""
+"""Weight of the loss that compares logits with the constant 0."""
+
 QUERY_TOKENS = 64
+"""Longer queries are truncated to this length."""
+
 WARM_STEPS = 10
+"""Steps over which the learning rate warms up."""
+
 SAVE_EVERY = 300
-"""Seconds."""
+"""Seconds between two saved states."""
+
 MICRO_TOKENS = 3072
-"""Tokens of a micro-batch, unless one group alone has more."""
+"""Maximum tokens of a micro-batch, unless a single group has more."""
 
 
 class PairEncoder:
-    """Token ids of `<s> query </s></s> document </s>`, cut to the group's length."""
+    """Encode pairs as `<s> query </s></s> document </s>`, truncated to the group's length."""
 
     def __init__(self, path: Path) -> None:
         self.tokenizer = Tokenizer.from_file(str(path))
@@ -66,7 +73,7 @@ class PairEncoder:
 
 @dataclass(frozen=True)
 class Group:
-    """Pairs of one query, the share of the weight that each should have, which are right, which wrong."""
+    """The pairs of a query, with their targets, and masks of the right and the surely wrong ones."""
 
     pairs: list[list[int]]
     target: torch.Tensor
@@ -78,7 +85,7 @@ class Group:
         return sum(map(len, self.pairs))
 
     def loss(self, logits: torch.Tensor) -> torch.Tensor:
-        """The loss of the group's logits, float32 (pairs,)."""
+        """The loss for the group's logits, float32 (pairs,)."""
         order = -(self.target * torch.log_softmax(logits, 0)).sum()
         above = torch.nn.functional.softplus(-logits[self.right])
         below = torch.logsumexp(torch.cat([logits.new_zeros(1), logits[self.wrong]]), 0)
@@ -86,7 +93,7 @@ class Group:
 
 
 def micro_batches(groups: list[Group]) -> list[list[Group]]:
-    """All groups, those of like length together, the largest batches first."""
+    """Batch the groups by length; the largest groups come first."""
     batches: list[list[Group]] = [[]]
     room = MICRO_TOKENS
     for group in sorted(groups, key=lambda g: -g.tokens):
@@ -99,21 +106,21 @@ def micro_batches(groups: list[Group]) -> list[list[Group]]:
 
 
 def learning_rate(step: int, progress: float, decay: float, peak: float) -> float:
-    """The rate of a step, ``progress`` (0 to 1) into the run, ``decay`` of which is the fall."""
+    """The learning rate at ``progress`` (0 to 1); it falls over the last ``decay`` (0 to 1) of the run."""
     return peak * min(1.0, (step + 1) / WARM_STEPS) * min(1.0, max(0.0, 1 - progress) / decay)
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The weights of a checkpoint, packed or not, in fp32 under transformers' names."""
+    """Read the weights of a checkpoint, compressed or not, in fp32 under the names of transformers."""
     checkpoint = Checkpoint(folder)
     stored = checkpoint.tensors() if checkpoint.compressed else checkpoint.mapped()
     return {name: torch.from_numpy(np.array(value, np.float32)) for name, value in stored.items()}
 
 
 def load(folder: Path, weights: dict[str, torch.Tensor], freeze: int = 0, device: str = "cpu") -> Any:
-    """The model as it is trained: encoder in bf16 with a pooler and classifier in fp32.
+    """Make the model for training: the encoder in bf16, pooler and classifier in fp32.
 
-    Embeddings and the lowest ``freeze`` layers stay as they are.
+    Embeddings and the lowest ``freeze`` layers are frozen.
     """
     config = AutoConfig.from_pretrained(folder)
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
@@ -121,7 +128,7 @@ def load(folder: Path, weights: dict[str, torch.Tensor], freeze: int = 0, device
     model.load_state_dict(weights)
     model.to(torch.bfloat16)
     pooler = model.bert.pooler
-    pooler.forward = lambda _: None  # applied by forward() above, in fp32
+    pooler.forward = lambda _: None  # forward() of encoder.py applies it, in fp32
     for part, name in ((pooler.dense, "bert.pooler.dense"), (model.classifier, "classifier")):
         part.float()
         part.load_state_dict({k: weights[f"{name}.{k}"] for k in ("weight", "bias")})
@@ -135,7 +142,7 @@ def trained(model: Any) -> list[tuple[str, torch.nn.Parameter]]:
 
 
 class Share:
-    """What the processes of a run share: weights, a place for each one's gradients, whose turn it is."""
+    """The memory that the processes of a run share: weights, gradients of each process, and counters."""
 
     def __init__(self, model: Any, processes: int) -> None:
         context = mp.get_context("spawn")
@@ -143,14 +150,14 @@ class Share:
         self.weights = {name: p.detach().cpu().clone().share_memory_() for name, p in named}
         size = sum(p.numel() for _, p in named)
         self.gradients = [torch.zeros(size).share_memory_() for _ in range(processes)]
-        # Loss, groups whose best is right, groups, tokens.
+        # For each process: loss, groups whose best text is right, groups, tokens.
         self.sums = torch.zeros(processes, 4, dtype=torch.float64).share_memory_()
         self.turn = context.Value("q", 0)
         self.step = context.Value("q", 0)
         self.gate = context.Barrier(processes)
 
     def bind(self, model: Any) -> None:
-        """Let the model read the shared weights; on a GPU, which cannot, copy them there."""
+        """Let the model use the shared weights; for a GPU, copy them."""
         for name, p in trained(model):
             if p.device.type == "cpu":
                 p.data = self.weights[name]
@@ -158,7 +165,7 @@ class Share:
                 p.data.copy_(self.weights[name])
 
     def take(self) -> int:
-        """The number of the next micro-batch of the step, for whoever asks first."""
+        """Claim the next micro-batch of the step; returns its number."""
         with self.turn.get_lock():
             self.turn.value += 1
             return int(self.turn.value) - 1
@@ -176,7 +183,7 @@ class Data:
 
 
 def run_step(model: Any, data: Data, share: Share, number: int) -> None:
-    """Backward passes of the micro-batches that this process gets, into its gradients and sums."""
+    """Run forward and backward passes for the micro-batches that this process claims."""
     groups = data.step(share.step.value)
     share.bind(model)
     batches = micro_batches(groups)
@@ -202,8 +209,8 @@ def run_step(model: Any, data: Data, share: Share, number: int) -> None:
             at += p.numel()
 
 
-def help_along(number: int, share: Share, make: Callable[[], tuple[Any, Data]]) -> None:
-    """A process beside the first: the same steps until there are no more."""
+def run_helper(number: int, share: Share, make: Callable[[], tuple[Any, Data]]) -> None:
+    """The main function of a further process: run steps until there are no more."""
     torch.set_num_threads(1)
     model, data = make()
     share.bind(model)
@@ -217,7 +224,7 @@ def help_along(number: int, share: Share, make: Callable[[], tuple[Any, Data]]) 
 
 @dataclass(frozen=True)
 class Maker:
-    """Makes what each process needs for itself."""
+    """Makes the model and the data of a process."""
 
     start: Path
     work: Path
@@ -234,16 +241,20 @@ class Maker:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/training"))
-    parser.add_argument("--start", type=Path, help="folder of the first weights (default: step 1's)")
-    parser.add_argument("--out", type=Path, help="default: model in --work")
+    parser.add_argument("--start", type=Path, help="folder of the starting model (default: that of step 1)")
+    parser.add_argument("--out", type=Path, help="output folder (default: model in --work)")
     parser.add_argument("--steps", type=int, default=1200)
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="of wall-clock time at most")
-    parser.add_argument("--decay", type=float, default=0.7, help="share of the run")
-    parser.add_argument("--groups", type=int, default=24, help="queries a step")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="maximum wall-clock time")
+    parser.add_argument(
+        "--decay", type=float, default=0.7, help="share of the run over which the learning rate falls"
+    )
+    parser.add_argument("--groups", type=int, default=24, help="groups per step")
     parser.add_argument("--lr", type=float, default=7e-5)
-    parser.add_argument("--freeze", type=int, default=0, help="lowest layers that stay as they are")
+    parser.add_argument("--freeze", type=int, default=0, help="number of lowest layers to freeze")
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--processes", type=int, default=1, help="of one thread each; one for a GPU")
+    parser.add_argument(
+        "--processes", type=int, default=1, help="number of single-threaded processes; 1 for a GPU"
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -276,14 +287,14 @@ def main() -> None:
             share.weights[name].copy_(master)
         print(f"resumed at step {step}", flush=True)
     helpers = [
-        mp.get_context("spawn").Process(target=help_along, args=(number, share, make), daemon=True)
+        mp.get_context("spawn").Process(target=run_helper, args=(number, share, make), daemon=True)
         for number in range(1, arguments.processes)
     ]
     for helper in helpers:
         helper.start()
 
     config = json.loads((start / "config.json").read_text())
-    config.pop("crossrank", None)  # a packed start; what is saved is not
+    config.pop("crossrank", None)  # the starting model may be compressed, but the saved one is not
     (out / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (out / name).write_bytes((start / name).read_bytes())
@@ -296,7 +307,7 @@ def main() -> None:
         (out / "model.tmp").replace(out / "model.safetensors")
 
     def progress() -> float:
-        """How far into the run, 0 to 1."""
+        """How much of the run is done, 0 to 1."""
         minutes: float = (time.time() - started) / 60
         return float(max(step / arguments.steps, minutes / arguments.minutes))
 

@@ -1,4 +1,4 @@
-"""Training groups from texts that were written for it: keyword traps and capitals."""
+"""Make training groups from texts written for training: hard groups, keyword traps and capitals."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from training import jsonl
 
 
 def group(query: str, positive: str, negatives: list[str]) -> dict[str, Any]:
-    """A group whose positive has the whole target."""
+    """Make a group whose positive gets the whole target."""
     targets = [1.0] + [0.0] * len(negatives)
     return {"query": query, "texts": [positive, *negatives], "targets": targets, "positive": True}
 
 
 def trap_groups(folder: Path, rng: random.Random) -> Iterator[dict[str, Any]]:
-    """Keyword traps (training/traps/*.jsonl): a group for each of the two answers, with all traps."""
+    """Yield keyword traps (training/traps/*.jsonl): a group for each answer, with up to four traps."""
     items = [item for path in sorted(folder.glob("*.jsonl")) for item in jsonl.read(path)]
     for item in items:
         for answer in item["answers"]:
@@ -26,17 +26,17 @@ def trap_groups(folder: Path, rng: random.Random) -> Iterator[dict[str, Any]]:
 
 
 RESEMBLES = 0.35
-"""Share of common character 4-grams from which two queries are about the same thing."""
+"""Two queries resemble each other if they share at least this part of their character 4-grams."""
 
 
 def grams(text: str, size: int = 4) -> set[str]:
-    """The runs of ``size`` letters and digits of a text, in lower case."""
+    """The character n-grams of a text, of letters and digits in lower case."""
     plain = "".join(character for character in text.lower() if character.isalnum())
     return {plain[i : i + size] for i in range(max(1, len(plain) - size + 1))}
 
 
 def apart_from(groups: Iterable[Any], held_out: Iterable[Any]) -> Iterator[Any]:
-    """The groups whose query resembles no held-out query: what is measured was not trained on."""
+    """Yield the groups whose query resembles no held-out query, so that training sees none of these."""
     kept = [grams(row["query"]) for row in held_out]
     for row in groups:
         own = grams(row["query"])
@@ -45,12 +45,12 @@ def apart_from(groups: Iterable[Any], held_out: Iterable[Any]) -> Iterator[Any]:
 
 
 def read_folder(folder: Path) -> list[Any]:
-    """The rows of every JSON Lines file of a folder."""
+    """Read the rows of all JSON Lines files of a folder."""
     return [row for path in sorted(folder.glob("*.jsonl")) for row in jsonl.read(path)]
 
 
 def written_groups(folder: Path) -> Iterator[dict[str, Any]]:
-    """Groups of one or two right texts and hard wrong ones (training/written/*.jsonl)."""
+    """Yield groups of one or two right texts and hard wrong ones (training/written/*.jsonl)."""
     for item in read_folder(folder):
         right, wrong = item["right"], item["wrong"]
         targets = [1 / len(right)] * len(right) + [0.0] * len(wrong)
@@ -109,9 +109,9 @@ CAPITAL = {
 
 
 def capital_groups(path: Path, rng: random.Random) -> Iterator[dict[str, Any]]:
-    """General facts in Chinese and English: the capitals of the countries in the file.
+    """Yield groups on the capitals of the countries in the file, in Chinese and English.
 
-    China is not among them, so that the demo's question stays unseen.
+    China is not among them, so that the question of the demo stays unseen.
     """
     rows = [line.split("\t") for line in path.read_text().splitlines()]
     for row in rows:
