@@ -360,8 +360,8 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def sleep(seconds: float) -> None:
         made.append(seconds)
 
-    monkeypatch.setattr("crossrank.client.time.sleep", made.append)
-    monkeypatch.setattr("crossrank.client.asyncio.sleep", sleep)
+    monkeypatch.setattr("time.sleep", made.append)
+    monkeypatch.setattr("asyncio.sleep", sleep)
     return made
 
 
@@ -446,8 +446,8 @@ def test_all_tries_share_one_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
         nonlocal now
         now += seconds
 
-    monkeypatch.setattr("crossrank.client.time.monotonic", lambda: now)
-    monkeypatch.setattr("crossrank.client.time.sleep", sleep)
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    monkeypatch.setattr("time.sleep", sleep)
     with Scripted(*[refused(503, "4")] * 9) as server, pytest.raises(UnavailableError):
         ask(Client, server.url, timeout=10, retries=8)
     limits = [float(headers["x-request-timeout"]) for _, headers, _ in server.asked]
@@ -579,7 +579,7 @@ def test_the_timeout_is_of_the_whole_call(head: bytes, monkeypatch: pytest.Monke
             now += 1
             yield b"x"
 
-    monkeypatch.setattr("crossrank.client.time.monotonic", lambda: now)
+    monkeypatch.setattr("time.monotonic", lambda: now)
     with (
         Raw(trickle()) as server,
         pytest.raises(DeadlineError, match=r"within 20 s \(timeout\)"),

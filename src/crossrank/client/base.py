@@ -1,0 +1,140 @@
+"""The requests that both clients send."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+import httpx
+
+from crossrank import __version__
+from crossrank.client.answers import Answers
+from crossrank.client.connection import Route
+from crossrank.client.retries import Failure, Tries
+from crossrank.errors import InputError, UnavailableError
+from crossrank.inputs import check_integer, check_number
+from crossrank.text.unicode import clean
+
+__all__ = ["BaseClient"]
+
+_CONNECT_SECONDS = 5.0
+"""A host that accepts no connection for this long counts as absent."""
+
+Http = TypeVar("Http", httpx.Client, httpx.AsyncClient)
+Transport = TypeVar("Transport", httpx.BaseTransport, httpx.AsyncBaseTransport)
+
+
+class BaseClient(Generic[Http, Transport]):
+    """What both clients share: their options, the requests, and the meaning of answers."""
+
+    _http: Http
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        api_key: str | None = None,
+        model: str | None = None,
+        timeout: float = 60.0,
+        retries: int = 4,
+        priority: int = 0,
+        concurrency: int = 8,
+        transport: Transport | None = None,
+    ) -> None:
+        check_number("timeout", timeout, lambda seconds: 0 < seconds < 1e9, "a number of seconds above 0")
+        if not isinstance(model, str | None):
+            raise InputError(f"model is {model!r}; it must be a name of the server's models, or None")
+        check_integer("retries", retries, least=0)
+        check_integer("concurrency", concurrency)
+        check_integer("priority", priority, 0, 999)
+        self._route = Route.of(base_url, direct=transport is not None)
+        self._answers = Answers(str(self._route), model_is_named=model is not None)
+        self._model = model
+        self._timeout = timeout
+        self._retries = retries
+        self._priority = priority
+        self._concurrency = concurrency
+        self._headers = {"user-agent": f"crossrank/{__version__}", "accept": "application/json"}
+        # A small compressed answer could become a very large one.
+        self._headers["accept-encoding"] = "identity"
+        if api_key is not None:
+            if not isinstance(api_key, str):
+                raise InputError(f"api_key is a {type(api_key).__name__}; it must be a string")
+            if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
+                raise InputError("the API key is empty, or has white space or characters beyond ASCII in it")
+            self._headers["authorization"] = f"Bearer {api_key}"
+        self._open(transport)
+
+    def _open(self, transport: Transport | None) -> None:
+        raise NotImplementedError
+
+    def _opened(self) -> Http:
+        """The open connections.
+
+        Raises:
+            InputError: the client is closed.
+        """
+        if self._http.is_closed:
+            raise InputError("this client is closed; make another one")
+        return self._http
+
+    def _tries(self) -> Tries:
+        return Tries(self._timeout, self._retries)
+
+    def _score_request(
+        self, queries: str | Sequence[str], texts: Sequence[str], seconds: float
+    ) -> httpx.Request:
+        body: dict[str, Any] = {
+            "queries": clean(queries) if isinstance(queries, str) else [clean(query) for query in queries],
+            "documents": [clean(text) for text in texts],
+            "use_activation": False,
+        }
+        return self._post("score", body, seconds)
+
+    def _explain_request(self, query: str, text: str, max_sentences: int, seconds: float) -> httpx.Request:
+        check_integer("max_sentences", max_sentences)
+        body = {"query": clean(query), "document": clean(text), "max_sentences": int(max_sentences)}
+        return self._post("explain", body, seconds)
+
+    def _info_request(self, seconds: float) -> httpx.Request:
+        return self._request("GET", "info", seconds)
+
+    def _post(self, path: str, body: dict[str, Any], seconds: float) -> httpx.Request:
+        """A request to a model."""
+        if self._model is not None:
+            body["model"] = self._model
+        if self._priority:
+            body["priority"] = self._priority
+        content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+        # A little less time for the server, so that its own error arrives before the client gives up.
+        headers = {
+            "content-type": "application/json",
+            "x-request-timeout": f"{seconds - min(0.5, 0.1 * seconds):.3f}",
+        }
+        return self._request("POST", path, seconds, content, headers)
+
+    def _models_request(self, seconds: float) -> httpx.Request:
+        return self._request("GET", "v1/models", seconds)
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        seconds: float,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Request:
+        timeout = httpx.Timeout(seconds, connect=min(seconds, _CONNECT_SECONDS))
+        return self._http.build_request(
+            method, self._route.url + path, content=content, headers=headers, timeout=timeout
+        )
+
+    def _not_sent(self, error: httpx.HTTPError, tries: Tries) -> Failure:
+        """The failure of a request that got no response."""
+        if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
+            return Failure(tries.over())
+        reason = " ".join(str(error).split()) or type(error).__name__
+        # Scoring changes nothing on the server, so a request may be sent again.
+        way = f" through the proxy of {self._route.proxy.source}" if self._route.proxy else ""
+        return Failure(UnavailableError(f"{self._route} does not answer{way}: {reason}", 1.0), retryable=True)
