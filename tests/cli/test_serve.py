@@ -49,6 +49,7 @@ OPTIONS: list[tuple[str, str, str, Any]] = [
     ("--max-documents", "CROSSRANK_MAX_DOCUMENTS", "5", {"limits": Limits(max_documents=5)}),
     ("--max-document-chars", "CROSSRANK_MAX_DOCUMENT_CHARS", "5", {"limits": Limits(max_document_chars=5)}),
     ("--max-concurrent-requests", "CROSSRANK_MAX_CONCURRENT_REQUESTS", "5", {"max_concurrent_requests": 5}),
+    ("--max-client-requests", "CROSSRANK_MAX_CLIENT_REQUESTS", "5", {"max_client_requests": 5}),
     ("--max-queue-tokens", "CROSSRANK_MAX_QUEUE_TOKENS", "5", {"max_queue_tokens": 5}),
     ("--timeout", "CROSSRANK_TIMEOUT", "5", {"limits": Limits(timeout=5)}),
     ("--read-timeout", "CROSSRANK_READ_TIMEOUT", "5", {"limits": Limits(read_timeout=5)}),

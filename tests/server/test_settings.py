@@ -47,6 +47,7 @@ def test_a_model_is_loaded_with_the_options() -> None:
         ({"limits": Limits(max_connections=0)}, "--max-connections is 0"),
         ({"limits": Limits(max_document_chars=0)}, "--max-document-chars is 0"),
         ({"max_concurrent_requests": 0}, "--max-concurrent-requests is 0"),
+        ({"max_client_requests": 0}, "--max-client-requests is 0"),
         ({"max_queue_tokens": 0}, "--max-queue-tokens is 0"),
         ({"limits": Limits(timeout=0)}, "--timeout is 0"),
         ({"limits": Limits(timeout=float("nan"))}, "--timeout is nan"),

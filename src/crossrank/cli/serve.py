@@ -132,6 +132,12 @@ _MaxConnections = Annotated[
 _MaxConcurrentRequests = Annotated[
     int, typer.Option(help="Max requests at a time, including waiting ones.", rich_help_panel=_LIMITS)
 ]
+_MaxClientRequests = Annotated[
+    int | None,
+    typer.Option(
+        help="Max running and queued requests of one client; by default half of all.", rich_help_panel=_LIMITS
+    ),
+]
 _MaxQueueTokens = Annotated[
     int, typer.Option(help="Max tokens of all requests at a time.", rich_help_panel=_LIMITS)
 ]
@@ -187,6 +193,7 @@ def serve(
     max_document_chars: _MaxDocumentChars = 1_000_000,
     max_connections: _MaxConnections = 1000,
     max_concurrent_requests: _MaxConcurrentRequests = 512,
+    max_client_requests: _MaxClientRequests = None,
     max_queue_tokens: _MaxQueueTokens = 1_000_000,
     timeout: _Timeout = 60.0,
     read_timeout: _ReadTimeout = 30.0,
@@ -245,6 +252,7 @@ def serve(
             timeout=timeout,
         ),
         max_concurrent_requests=max_concurrent_requests,
+        max_client_requests=max_client_requests,
         max_queue_tokens=max_queue_tokens,
         score_cache_bytes=parse_size(score_cache),
         drain_timeout=drain_timeout,

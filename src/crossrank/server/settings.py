@@ -40,6 +40,7 @@ class Settings:
         allowed_hosts: names under which browsers may know the server, if it has no keys; "*": any.
         limits: of requests and connections.
         max_concurrent_requests: at work at a time, those that wait in the queue included.
+        max_client_requests: the same of one client; None: half of them.
         max_queue_tokens: of all requests that wait or run.
         score_cache_bytes: memory for scores of pairs that come again; 0: no cache.
         drain_timeout: seconds for running requests when the server stops.
@@ -61,6 +62,7 @@ class Settings:
     allowed_hosts: Sequence[str] = ()
     limits: Limits = field(default_factory=Limits)
     max_concurrent_requests: int = 512
+    max_client_requests: int | None = None
     max_queue_tokens: int = 1_000_000
     score_cache_bytes: int = 0
     drain_timeout: float = 30.0
@@ -82,6 +84,7 @@ class Settings:
             "--max-documents": self.limits.max_documents,
             "--max-document-chars": self.limits.max_document_chars,
             "--max-concurrent-requests": self.max_concurrent_requests,
+            "--max-client-requests": 1 if self.max_client_requests is None else self.max_client_requests,
             "--max-queue-tokens": self.max_queue_tokens,
         }
         for name, number in least_one.items():

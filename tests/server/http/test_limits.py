@@ -98,7 +98,7 @@ def test_a_client_that_goes_within_its_body() -> None:
 
 
 def test_the_gate_lets_so_many_in() -> None:
-    gate = Gate(2)
+    gate = Gate(2, 2)
     with gate(), gate():
         assert gate.inside == 2
         with pytest.raises(Fault, match="--max-concurrent-requests") as refused, gate():
@@ -107,6 +107,23 @@ def test_the_gate_lets_so_many_in() -> None:
     with pytest.raises(ZeroDivisionError), gate():
         raise ZeroDivisionError
     assert gate.inside == 0
+
+
+def test_one_client_has_half_of_the_gate_or_as_told() -> None:
+    for gate, most in ((Gate(4), 2), (Gate(5), 3), (Gate(1), 1), (Gate(8, 1), 1)):
+        with ExitStack() as stack:
+            for _ in range(most):
+                stack.enter_context(gate("one"))
+            with pytest.raises(
+                Fault, match=f"{most} requests .*--max-(client|concurrent)-requests"
+            ) as refused:
+                gate.check("one")
+            assert (refused.value.kind, refused.value.retry_after) == ("overloaded", 1.0)
+            if gate.limit > most:
+                with gate("another"):
+                    assert gate.inside == most + 1
+        with gate("one"):
+            assert gate.inside == 1
 
 
 def test_the_gate_can_be_asked_before() -> None:

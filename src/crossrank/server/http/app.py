@@ -43,7 +43,14 @@ def create_app(settings: Settings, registry: Registry, tracer: Tracer = NO_TRACE
     """
     keys = settings.keys()
     dialects = Dialects(settings.dialect)
-    service = Service(registry, dialects, settings.limits, settings.max_concurrent_requests, tracer)
+    service = Service(
+        registry,
+        dialects,
+        settings.limits,
+        settings.max_concurrent_requests,
+        tracer,
+        settings.max_client_requests,
+    )
     app = FastAPI(
         title="CrossRank", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False
     )

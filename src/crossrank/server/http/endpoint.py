@@ -75,6 +75,7 @@ class Service:
         dialects: which API is where.
         limits: of one request.
         max_concurrent_requests: at work at a time.
+        max_client_requests: of one client; None: half of them.
         tracer: where traces go.
     """
 
@@ -85,12 +86,13 @@ class Service:
         limits: Limits,
         max_concurrent_requests: int,
         tracer: Tracer = NO_TRACES,
+        max_client_requests: int | None = None,
     ) -> None:
         self.registry = registry
         self.dialects = dialects
         self.limits = limits
         self.tracer = tracer
-        self.gate = Gate(max_concurrent_requests)
+        self.gate = Gate(max_concurrent_requests, max_client_requests)
         self.bodies = Bodies(limits.max_bodies_bytes)
         registry.metrics.watch(
             crossrank_concurrent_requests=("Requests at work", lambda: float(self.gate.inside)),
@@ -112,10 +114,10 @@ class Service:
                 named = request.headers.get("x-request-id") == request_id
                 client = request.scope.get("crossrank.client", "")
                 context = Context(request_id, begun + seconds, int(time.time()), named, client)
-                self.gate.check()  # before the body is read for nothing
+                self.gate.check(client)  # before the body is read for nothing
                 with self.bodies(client) as take:
                     data = await read_body(request.scope, request.receive, self.limits, take)
-                    with self.gate():  # only now: a body that comes slowly is no work
+                    with self.gate(client):  # only now: a body that comes slowly is no work
                         large = len(data) >= _LARGE_BODY
                         body = await self._aside(large, context, _object, data)
                         del data

@@ -98,14 +98,21 @@ class Limits:
 
 
 class Gate:
-    """Counts the requests at work; what is beyond ``limit`` is refused."""
+    """Counts the requests at work, and refuses more than so many.
 
-    def __init__(self, limit: int) -> None:
+    Args:
+        limit: of all clients together.
+        client_limit: of one client; None: half of ``limit``.
+    """
+
+    def __init__(self, limit: int, client_limit: int | None = None) -> None:
         self.limit = limit
+        self.client_limit = (limit + 1) // 2 if client_limit is None else client_limit
         self.inside = 0
+        self._of_client: Counter[str] = Counter()
 
-    def check(self) -> None:
-        """Raise Fault "overloaded" where one more would be refused."""
+    def check(self, client: str = "") -> None:
+        """Raise Fault "overloaded" where one more request of this client would be refused."""
         if self.inside >= self.limit:
             raise Fault(
                 "overloaded",
@@ -113,15 +120,31 @@ class Gate:
                 "(--max-concurrent-requests); try again later",
                 retry_after=1.0,
             )
+        if self._of_client[client] >= self.client_limit:
+            raise Fault(
+                "overloaded",
+                f"{self._of_client[client]} requests of this client are at work here, the most that one "
+                "client may have (--max-client-requests); try again later",
+                retry_after=1.0,
+            )
 
     @contextmanager
-    def __call__(self) -> Iterator[None]:
-        self.check()
+    def __call__(self, client: str = "") -> Iterator[None]:
+        """One more request of a client is at work within the block.
+
+        Raises:
+            Fault: "overloaded", as ``check``.
+        """
+        self.check(client)
         self.inside += 1
+        self._of_client[client] += 1
         try:
             yield
         finally:
             self.inside -= 1
+            self._of_client[client] -= 1
+            if not self._of_client[client]:
+                del self._of_client[client]
 
 
 class Bodies:
