@@ -21,69 +21,81 @@ from crossrank.data.rows import Row, parse_shard
 from crossrank.errors import InputError
 from crossrank.models.resolve import BUNDLED
 
-_INPUT, _RAY = "Input options", "Cluster options"
+_INPUT_PANEL, _RAY_PANEL = "Input options", "Cluster options"
 
 _UPDATE_SECONDS = 0.1
 """Seconds between updates of the progress bar. An update takes longer than a query does to read."""
 
+_File = Annotated[
+    str,
+    typer.Argument(
+        help='The input: JSON Lines or Parquet with a query ("query", "documents") or a pair ("query", '
+        '"document") a row, TSV of pairs, or a TREC run (with --data). - is standard input.',
+        show_default=False,
+    ),
+]
+_Output = Annotated[
+    str,
+    typer.Option(
+        "--output",
+        "-o",
+        help="The output: .jsonl, .run (TREC) or .parquet, and .gz or .zst. - is standard output.",
+        show_default=False,
+    ),
+]
+_Data = Annotated[
+    str | None,
+    typer.Option(
+        help="The collection with a run's texts: a folder, irds:NAME or mteb:NAME.",
+        rich_help_panel=_INPUT_PANEL,
+    ),
+]
+_Queries = Annotated[
+    str | None,
+    typer.Option(help="A file of queries instead of the collection's own.", rich_help_panel=_INPUT_PANEL),
+]
+_Depth = Annotated[
+    int | None,
+    typer.Option(min=1, help="Max documents of a query; by default all.", rich_help_panel=_INPUT_PANEL),
+]
+_Shard = Annotated[
+    str,
+    typer.Option(
+        help="The part of the queries to rerank: i/n is the i-th of n.", rich_help_panel=_INPUT_PANEL
+    ),
+]
+_TopN = Annotated[
+    int | None, typer.Option("--top-n", "-n", min=1, help="Max results of a query; by default all.")
+]
+_Text = Annotated[bool, typer.Option("--text", help="Also write the texts of queries and documents.")]
+_Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start over instead of resuming.")]
+_Ray = Annotated[
+    str | None,
+    typer.Option(
+        help='Run on Ray: "local" starts it here, "auto" or HOST:PORT joins a cluster.',
+        rich_help_panel=_RAY_PANEL,
+    ),
+]
+_Actors = Annotated[
+    int | None,
+    typer.Option(min=1, help="Number of engines; by default one a machine.", rich_help_panel=_RAY_PANEL),
+]
+
 
 def bulk(
-    file: Annotated[
-        str,
-        typer.Argument(
-            help='The input: JSON Lines or Parquet with a query ("query", "documents") or a pair ("query", '
-            '"document") a row, TSV of pairs, or a TREC run (with --data). - is standard input.',
-            show_default=False,
-        ),
-    ],
-    output: Annotated[
-        str,
-        typer.Option(
-            "--output",
-            "-o",
-            help="The output: .jsonl, .run (TREC) or .parquet, and .gz or .zst. - is standard output.",
-            show_default=False,
-        ),
-    ],
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="The collection with a run's texts: a folder, irds:NAME or mteb:NAME.",
-            rich_help_panel=_INPUT,
-        ),
-    ] = None,
-    queries: Annotated[
-        str | None,
-        typer.Option(help="A file of queries instead of the collection's own.", rich_help_panel=_INPUT),
-    ] = None,
-    depth: Annotated[
-        int | None,
-        typer.Option(min=1, help="Max documents of a query; by default all.", rich_help_panel=_INPUT),
-    ] = None,
-    shard: Annotated[
-        str,
-        typer.Option(help="The part of the queries to rerank: i/n is the i-th of n.", rich_help_panel=_INPUT),
-    ] = "1/1",
+    file: _File,
+    output: _Output,
+    data: _Data = None,
+    queries: _Queries = None,
+    depth: _Depth = None,
+    shard: _Shard = "1/1",
     text_field: o.TextField = "text",
     encoding: o.Encoding = UTF_8,
-    top_n: Annotated[
-        int | None, typer.Option("--top-n", "-n", min=1, help="Max results of a query; by default all.")
-    ] = None,
-    text: Annotated[
-        bool, typer.Option("--text", help="Also write the texts of queries and documents.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over instead of resuming.")] = False,
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            help='Run on Ray: "local" starts it here, "auto" or HOST:PORT joins a cluster.',
-            rich_help_panel=_RAY,
-        ),
-    ] = None,
-    actors: Annotated[
-        int | None,
-        typer.Option(min=1, help="Number of engines; by default one a machine.", rich_help_panel=_RAY),
-    ] = None,
+    top_n: _TopN = None,
+    text: _Text = False,
+    overwrite: _Overwrite = False,
+    ray: _Ray = None,
+    actors: _Actors = None,
     model: o.Model = BUNDLED,
     revision: o.Revision = None,
     source: o.SourceOption = "hub",

@@ -25,69 +25,81 @@ from crossrank.evaluation import measure as ev
 from crossrank.evaluation import report
 from crossrank.evaluation.pool import MAX_QUERIES, PoolResult, bm25_system, measure_pool, pool_rows
 
-_DATA, _MODEL = "Data options", "Model options"
+_DATA_PANEL, _MODEL_PANEL = "Data options", "Model options"
+
+_Data = Annotated[
+    str,
+    typer.Option(
+        help="A folder (BEIR, TREC), rows with labels (.jsonl, .parquet), irds:NAME or mteb:NAME.",
+        show_default=False,
+    ),
+]
+_Model = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model", "-m", help="A model to measure. Can be given several times.", rich_help_panel=_MODEL_PANEL
+    ),
+]
+_Precision = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A precision to measure every model in. Can be given several times.",
+        rich_help_panel=_MODEL_PANEL,
+    ),
+]
+_Run = Annotated[list[str] | None, typer.Option(help="A TREC run to measure. Can be given several times.")]
+_FirstStage = Annotated[
+    str | None,
+    typer.Option(
+        help="The TREC run to rerank and to compare with; by default the data's own, or BM25.",
+        rich_help_panel=_DATA_PANEL,
+    ),
+]
+_Depth = Annotated[int, typer.Option(min=1, help="Max candidates of a query.", rich_help_panel=_DATA_PANEL)]
+_Limit = Annotated[
+    int | None, typer.Option(min=1, help="Max queries, from the first.", rich_help_panel=_DATA_PANEL)
+]
+_Split = Annotated[
+    str | None, typer.Option(help="The split of BEIR or MTEB data.", rich_help_panel=_DATA_PANEL)
+]
+_Queries = Annotated[
+    str | None, typer.Option(help="A file of queries instead of the data's own.", rich_help_panel=_DATA_PANEL)
+]
+_Qrels = Annotated[
+    str | None,
+    typer.Option(help="A file of judgments instead of the data's own.", rich_help_panel=_DATA_PANEL),
+]
+_Metric = Annotated[
+    list[str] | None,
+    typer.Option(help=f"A metric. Can be given several times; by default {', '.join(ev.METRICS)}."),
+]
+_Pool = Annotated[
+    bool,
+    typer.Option(
+        "--pool",
+        help="Measure instead whether a model reads the query: rank the relevant texts of all queries "
+        f"for each query ({MAX_QUERIES} queries, or --limit).",
+    ),
+]
+_Html = Annotated[str | None, typer.Option(help="Write a report with plots to this file.")]
 
 
 def evaluate(
-    data: Annotated[
-        str,
-        typer.Option(
-            help="A folder (BEIR, TREC), rows with labels (.jsonl, .parquet), irds:NAME or mteb:NAME.",
-            show_default=False,
-        ),
-    ],
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--model", "-m", help="A model to measure. Can be given several times.", rich_help_panel=_MODEL
-        ),
-    ] = None,
-    precision: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A precision to measure every model in. Can be given several times.", rich_help_panel=_MODEL
-        ),
-    ] = None,
-    run: Annotated[
-        list[str] | None, typer.Option(help="A TREC run to measure. Can be given several times.")
-    ] = None,
-    first_stage: Annotated[
-        str | None,
-        typer.Option(
-            help="The TREC run to rerank and to compare with; by default the data's own, or BM25.",
-            rich_help_panel=_DATA,
-        ),
-    ] = None,
-    depth: Annotated[
-        int, typer.Option(min=1, help="Max candidates of a query.", rich_help_panel=_DATA)
-    ] = 100,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Max queries, from the first.", rich_help_panel=_DATA)
-    ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="The split of BEIR or MTEB data.", rich_help_panel=_DATA)
-    ] = None,
-    queries: Annotated[
-        str | None, typer.Option(help="A file of queries instead of the data's own.", rich_help_panel=_DATA)
-    ] = None,
-    qrels: Annotated[
-        str | None, typer.Option(help="A file of judgments instead of the data's own.", rich_help_panel=_DATA)
-    ] = None,
+    data: _Data,
+    model: _Model = None,
+    precision: _Precision = None,
+    run: _Run = None,
+    first_stage: _FirstStage = None,
+    depth: _Depth = 100,
+    limit: _Limit = None,
+    split: _Split = None,
+    queries: _Queries = None,
+    qrels: _Qrels = None,
     text_field: o.TextField = "text",
     encoding: o.Encoding = UTF_8,
-    metric: Annotated[
-        list[str] | None,
-        typer.Option(help=f"A metric. Can be given several times; by default {', '.join(ev.METRICS)}."),
-    ] = None,
-    pool: Annotated[
-        bool,
-        typer.Option(
-            "--pool",
-            help="Measure instead whether a model reads the query: rank the relevant texts of all queries "
-            f"for each query ({MAX_QUERIES} queries, or --limit).",
-        ),
-    ] = False,
-    html: Annotated[str | None, typer.Option(help="Write a report with plots to this file.")] = None,
+    metric: _Metric = None,
+    pool: _Pool = False,
+    html: _Html = None,
     json: o.Json = False,
     revision: o.Revision = None,
     source: o.SourceOption = "hub",

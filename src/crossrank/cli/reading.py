@@ -58,6 +58,7 @@ def read_documents(path: str, text_field: str = "text", encoding: str = UTF_8) -
     Args:
         path: the file.
         text_field: the field to read instead of "text".
+        encoding: the file's encoding.
 
     Raises:
         InputError: the file cannot be read, or a line is malformed.
