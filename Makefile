@@ -1,5 +1,7 @@
 # make demo      set everything up and rerank real text with the bundled model
 # make test      set everything up and run the tests
+# make check     lint, types, and the tests that need no torch, no Ray, no browser and no second environment
+# make promises  the promises of speed, memory and agreement that take less than ten minutes to measure
 # make lint      style, types
 # make docs      the site of docs/ and the public docstrings, in build/site
 # make screenshots  the pictures of docs/playground.md, taken anew
@@ -7,9 +9,9 @@
 # make sanitize  the C++ under the thread sanitizer, then the C++ and its Python tests under the address and
 #                undefined-behaviour sanitizers (Linux, GCC)
 # make aarch64   the kernels and the encoder cross-compiled, and tested under qemu
+# make attack    attacks on a server for ten minutes, with good clients beside them (MINUTES=1: a try)
 # make peers     the engines that benchmarks/peers.py compares with
 
-# make attack    attacks on a server for ten minutes, with good clients beside them (MINUTES=1: a try)
 PYTHON ?= python3
 VENV := .venv
 # FlagEmbedding needs an older transformers than sentence-transformers: an environment of its own.
@@ -22,7 +24,7 @@ BIN := $(VENV)/bin
 CXX_FILES := $(wildcard native/*.cpp native/*.h)
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test docs browser screenshots lint format sanitize aarch64 attack peers clean
+.PHONY: demo test check promises docs browser screenshots lint format sanitize aarch64 attack peers clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -31,9 +33,15 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev $(FLAG_VENV)/.ready $(CLIENTS_VENV)/.ready browser
 	$(BIN)/python -m pytest
 
+check: lint
+	$(BIN)/python -m pytest --core
+
+promises: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.promises
+
 # Chromium for the tests of the page, where there is none.
-browser:
-	@sh tests/browser/chromium.sh
+browser: $(VENV)/.dev
+	@PLAYWRIGHT=$(BIN)/playwright sh tests/browser/chromium.sh
 
 screenshots: $(VENV)/.dev browser
 	CROSSRANK_SCREENSHOTS=docs/images $(BIN)/python -m pytest -q tests/browser/test_screenshots.py
@@ -87,6 +95,11 @@ aarch64: $(VENV)/.dev
 	$(BIN)/cmake --build $(AARCH64) --parallel 2
 	$(BIN)/ctest --test-dir $(AARCH64) --output-on-failure
 
+MINUTES := 10
+
+attack: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.attack --minutes $(MINUTES)
+
 peers: $(VENV)/.dev $(PEERS_VENVS:%=%/.ready)
 
 clean:
@@ -94,11 +107,6 @@ clean:
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
-
-MINUTES := 10
-
-attack: $(VENV)/.dev
-	$(BIN)/python benchmarks/attack.py --minutes $(MINUTES)
 
 # What the C++ module is built from: a change builds it anew.
 NATIVE := CMakeLists.txt $(wildcard native/*.cpp native/*.h)

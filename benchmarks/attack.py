@@ -1,7 +1,7 @@
 """Attacks on a server, and good clients beside them.
 
-    python benchmarks/attack.py                # ten minutes; make attack
-    python benchmarks/attack.py --minutes 1
+    python -m benchmarks.attack                # ten minutes; make attack
+    python -m benchmarks.attack --minutes 1
 
 ``crossrank serve`` runs crossrank-mini with its defaults as a process of its own. Good clients ask it for a
 while alone, then beside the attackers, which are another process and have another address. It holds, and
@@ -32,12 +32,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.serving import Server, serving  # noqa: E402
+from benchmarks.serving import Server, serving
 
 SLOWER = 20.0
 """Times its quiet time that a good request may take."""
@@ -497,7 +493,8 @@ def main() -> None:
         print(f"{seconds:g} s of attacks", flush=True)
         command = [
             sys.executable,
-            __file__,
+            "-m",
+            "benchmarks.attack",
             "--attack",
             str(server.port),
             "--minutes",

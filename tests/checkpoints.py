@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-import torch
-import transformers
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 __all__ = ["CORPUS", "write_bert", "write_xlm_roberta"]
@@ -38,7 +40,7 @@ CORPUS = (
 """What the tokenizers are made from; texts made of it have few unknown tokens."""
 
 _PIECES, _LONGEST = 700, 8
-_LAST = ("classifier.weight", "out_proj.weight")
+_LAST = ("classifier", "classifier.out_proj")
 
 
 def write_xlm_roberta(
@@ -57,21 +59,19 @@ def write_xlm_roberta(
     Positions are counted as the config counts them: the longest pair has ``positions - 2`` tokens.
     """
     tokenizer = Tokenizer.from_str(_xlm_roberta_tokenizer())
-    config = transformers.XLMRobertaConfig(
-        vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=ffn,
-        max_position_embeddings=positions,
-        type_vocab_size=1,
-        layer_norm_eps=1e-5,
-        pad_token_id=1,
-        bos_token_id=0,
-        eos_token_id=2,
-    )
-    config.num_labels = labels
-    _write_model(transformers.XLMRobertaForSequenceClassification(config), folder, seed)
+    config = {
+        "architectures": ["XLMRobertaForSequenceClassification"],
+        "model_type": "xlm-roberta",
+        "vocab_size": tokenizer.get_vocab_size(),
+        "type_vocab_size": 1,
+        "layer_norm_eps": 1e-5,
+        "pad_token_id": 1,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+    }
+    config |= _config(layers, hidden, heads, ffn, positions, labels)
+    head = {"classifier.dense": (hidden, hidden), "classifier.out_proj": (labels, hidden)}
+    _write_model(config, {**_encoder("roberta", config), **head}, folder, seed)
     specials = {"bos": "<s>", "cls": "<s>", "eos": "</s>", "sep": "</s>", "pad": "<pad>", "unk": "<unk>"}
     return _write_tokenizer(
         tokenizer, folder, "XLMRobertaTokenizer", {**specials, "mask": "<mask>"}, positions - 2
@@ -91,43 +91,87 @@ def write_bert(
 ) -> Path:
     """Write a random BertForSequenceClassification and its tokenizer; returns ``folder``."""
     tokenizer = Tokenizer.from_str(_bert_tokenizer())
-    config = transformers.BertConfig(
-        vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=ffn,
-        max_position_embeddings=positions,
-    )
-    config.num_labels = labels
-    _write_model(transformers.BertForSequenceClassification(config), folder, seed)
+    config = {
+        "architectures": ["BertForSequenceClassification"],
+        "model_type": "bert",
+        "vocab_size": tokenizer.get_vocab_size(),
+        "type_vocab_size": 2,
+        "layer_norm_eps": 1e-12,
+        "pad_token_id": 0,
+    }
+    config |= _config(layers, hidden, heads, ffn, positions, labels)
+    head = {"bert.pooler.dense": (hidden, hidden), "classifier": (labels, hidden)}
+    _write_model(config, {**_encoder("bert", config), **head}, folder, seed)
     specials = {"cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "unk": "[UNK]", "mask": "[MASK]"}
     return _write_tokenizer(tokenizer, folder, "BertTokenizer", specials, positions)
 
 
-def _write_model(model: torch.nn.Module, folder: Path, seed: int) -> None:
+def _config(layers: int, hidden: int, heads: int, ffn: int, positions: int, labels: int) -> dict[str, Any]:
+    """What the configs of both families have, as transformers writes it."""
+    names = {str(i): f"LABEL_{i}" for i in range(labels)}
+    return {
+        "num_hidden_layers": layers,
+        "hidden_size": hidden,
+        "num_attention_heads": heads,
+        "intermediate_size": ffn,
+        "max_position_embeddings": positions,
+        "hidden_act": "gelu",
+        "id2label": names,
+        "label2id": {name: int(i) for i, name in names.items()},
+    }
+
+
+def _encoder(prefix: str, config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The shape of each part; one number for a norm, two for a matrix."""
+    hidden, ffn = config["hidden_size"], config["intermediate_size"]
+    shapes: dict[str, tuple[int, ...]] = {
+        f"{prefix}.embeddings.word_embeddings": (config["vocab_size"], hidden),
+        f"{prefix}.embeddings.position_embeddings": (config["max_position_embeddings"], hidden),
+        f"{prefix}.embeddings.token_type_embeddings": (config["type_vocab_size"], hidden),
+        f"{prefix}.embeddings.LayerNorm": (hidden,),
+    }
+    for i in range(config["num_hidden_layers"]):
+        layer = f"{prefix}.encoder.layer.{i}"
+        shapes |= {f"{layer}.attention.self.{name}": (hidden, hidden) for name in ("query", "key", "value")}
+        shapes |= {
+            f"{layer}.attention.output.dense": (hidden, hidden),
+            f"{layer}.attention.output.LayerNorm": (hidden,),
+            f"{layer}.intermediate.dense": (ffn, hidden),
+            f"{layer}.output.dense": (hidden, ffn),
+            f"{layer}.output.LayerNorm": (hidden,),
+        }
+    return shapes
+
+
+def _write_model(config: dict[str, Any], shapes: dict[str, tuple[int, ...]], folder: Path, seed: int) -> None:
     """Give every parameter a value that matters, and save.
 
     transformers' own start (std 0.02, biases 0, norms 1) gives nearly one logit to all pairs, and
     hides an engine that forgets a bias.
     """
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            if "LayerNorm.weight" in name:
-                parameter.copy_(1 + 0.1 * noise)
-            elif name.endswith("bias"):
-                parameter.copy_(0.1 * noise)
-            elif "embeddings" in name:
-                parameter.copy_(0.5 * noise)
-            else:
-                # What attention brings outweighs the residual: the first token must see the others.
-                mixing = ".value." in name or "attention.output" in name
-                gain = 4.0 if mixing or name.endswith(_LAST) else 1.5
-                parameter.copy_(noise * gain / math.sqrt(parameter.shape[1]))
-    assert isinstance(model, transformers.PreTrainedModel)
-    model.save_pretrained(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(seed)
+    tensors = dict(_tensors(shapes, generator))
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+
+
+def _tensors(
+    shapes: dict[str, tuple[int, ...]], generator: np.random.Generator
+) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    for name, shape in shapes.items():
+        noise = generator.standard_normal(shape, np.float32)
+        if name.endswith("LayerNorm"):
+            yield f"{name}.weight", 1 + np.float32(0.1) * noise
+        elif name.endswith("_embeddings"):
+            yield f"{name}.weight", np.float32(0.5) * noise
+            continue
+        else:
+            # What attention brings outweighs the residual: the first token must see the others.
+            mixing = name.endswith((".value", "attention.output.dense"))
+            gain = 4.0 if mixing or name in _LAST else 1.5
+            yield f"{name}.weight", noise * np.float32(gain / math.sqrt(shape[1]))
+        yield f"{name}.bias", np.float32(0.1) * generator.standard_normal(shape[:1], np.float32)
 
 
 def _write_tokenizer(

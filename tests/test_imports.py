@@ -197,6 +197,13 @@ def test_both_pages_have_the_same_rows() -> None:
     assert [len(never) for _, never in english] == [len(never) for _, never in chinese]
 
 
+def test_nothing_edits_the_path_of_modules() -> None:
+    edits = re.compile(r"sys\.path(\.(insert|append|extend)|\[.*\] *=| *\+?=[^=])")
+    for folder in ("benchmarks", "examples", "src", "tests", "training"):
+        for path in (ROOT / folder).rglob("*.py"):
+            assert not edits.search(path.read_text(encoding="utf-8")), path
+
+
 def loaded(code: str, *arguments: str) -> set[str]:
     """The modules that a fresh interpreter has loaded after ``code``."""
     program = f"import json, sys\n{code}\nprint(); print(json.dumps(sorted(sys.modules)))"

@@ -30,8 +30,8 @@ FAILURES = "Failed to load resource"
 expect.set_options(timeout=20_000)
 
 
-def _chromium() -> str:
-    for name in (os.environ.get("CROSSRANK_CHROMIUM", ""), *_NAMES, *_MAC):
+def _chromium(playwrights: str) -> str:
+    for name in (os.environ.get("CROSSRANK_CHROMIUM", ""), *_NAMES, *_MAC, playwrights):
         found = shutil.which(name) if name else None
         if found:
             return found
@@ -42,7 +42,8 @@ def _chromium() -> str:
 def browser() -> Iterator[Browser]:
     """Of a module, since Playwright keeps an event loop while it is there, and other tests have their own."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=_chromium(), args=["--no-sandbox"])
+        chromium = playwright.chromium
+        browser = chromium.launch(executable_path=_chromium(chromium.executable_path), args=["--no-sandbox"])
         yield browser
         browser.close()
 
@@ -98,7 +99,7 @@ def page(browser: Browser, server: Server) -> Iterator[Page]:
 
 
 def fill(page: Page, query: str, documents: list[str], *, split: str = "line") -> None:
-    """Write a question and documents, and rank them."""
+    """Enter a query and documents, and rank them."""
     page.fill("#query", query)
     page.check(f"[name=split][value={split}]", force=True)
     page.fill("#documents", ("\n\n" if split == "block" else "\n").join(documents))

@@ -42,6 +42,14 @@ def test_one_is_installed_by_root_on_debian(tmp_path: Path) -> None:
     assert " chromium fonts-noto-cjk" in asked
 
 
+def test_another_user_gets_playwrights_own_and_no_sudo(tmp_path: Path) -> None:
+    for name in ("sudo", "apt-get", "playwright"):
+        command(tmp_path / "bin", name, f'echo {name} "$@" >> {tmp_path}/asked')
+    command(tmp_path / "bin", "id", "echo 1000")
+    assert run(tmp_path / "bin").returncode == 0
+    assert (tmp_path / "asked").read_text() == "playwright install chromium\n"
+
+
 def test_where_nothing_can_be_installed_it_says_what_to_do(tmp_path: Path) -> None:
     for name, script in (("id", "echo 1000"), ("sudo", "exit 1"), ("apt-get", "exit 1")):
         command(tmp_path / "bin", name, script)

@@ -15,6 +15,7 @@ from crossrank import Reranker
 from tests.checkpoints import write_bert, write_xlm_roberta
 from tests.parity import PAIRS, WINDOWS, encode
 
+pytestmark = pytest.mark.full  # an environment of its own
 _ROOT = Path(__file__).parents[2]
 _PYTHON = _ROOT / ".venv-flagembedding" / "bin" / "python"
 _WRITERS = {"xlm-roberta": write_xlm_roberta, "bert": write_bert}

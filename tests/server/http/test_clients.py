@@ -14,6 +14,7 @@ import pytest
 from crossrank import Reranker
 from tests.server.process import Server, serving
 
+pytestmark = pytest.mark.full  # an environment of its own
 _PYTHON = Path(__file__).parents[3] / ".venv-clients" / "bin" / "python"
 
 QUERY = "中国的首都是哪里？"
