@@ -22,7 +22,7 @@ from crossrank.integrations.pyterrier import CrossRankTransformer
         ({"model": None}, "model is None"),
         ({"options": [1]}, r"options is \[1\]"),
         ({"options": {"threads": "2"}}, "threads is '2'"),
-        ({"model": "http://127.0.0.1:9", "api_key": 1}, "api_key is a int"),
+        ({"model": "http://127.0.0.1:9", "api_key": 1}, "api_key is of type int"),
     ],
 )
 def test_wrong_types_are_errors(adapter: Any, arguments: dict[str, Any], message: str) -> None:

@@ -152,7 +152,7 @@ def test_the_model_is_loaded_by_warm_up(tmp_path: Path) -> None:
         ({"score_threshold": "x"}, "score_threshold is 'x'"),
         ({"model": None}, "model is None"),
         ({"options": [1]}, r"options is \[1\]"),
-        ({"model": "http://127.0.0.1:9", "api_key": "abc"}, "api_key is a "),
+        ({"model": "http://127.0.0.1:9", "api_key": "abc"}, "api_key is of type "),
         ({"meta_fields_to_embed": "title"}, "meta_fields_to_embed is 'title'"),
         ({"meta_fields_to_embed": [5]}, r"meta_fields_to_embed is \[5\]"),
         ({"meta_fields_to_embed": None}, "meta_fields_to_embed is None"),
@@ -171,12 +171,17 @@ def test_wrong_types_of_one_run_are_errors(reranker: Reranker) -> None:
             CrossRankRanker(reranker).run(QUERY, documents(), **options)
 
 
+def test_a_document_without_content_ranks_last(reranker: Reranker) -> None:
+    given = [Document(id="picture"), *documents()]
+    found = CrossRankRanker(reranker, top_k=len(given)).run(QUERY, given)["documents"]
+    assert {document.id for document in found} == {document.id for document in given}
+    assert found[-1].id == "picture"
+
+
 def test_mistakes_are_errors(reranker: Reranker, server: Server) -> None:
     with pytest.raises(InputError, match="top_k is -1"):
         CrossRankRanker(reranker, top_k=-1)
     with pytest.raises(InputError, match="a Reranker object cannot be saved"):
         CrossRankRanker(reranker).to_dict()
-    with pytest.raises(InputError, match="document picture has no content"):
-        CrossRankRanker(reranker).run(QUERY, [Document(id="picture")])
     with pytest.raises(CrossRankError, match="key"):
         CrossRankRanker(server.url).run(QUERY, documents())

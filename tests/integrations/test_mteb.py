@@ -170,8 +170,8 @@ def test_a_servers_results_are_kept_while_it_serves_the_same(folder: Path, tmp_p
 @pytest.mark.parametrize(
     ("body", "error", "message"),
     [
-        ({"model_id": "of another server"}, ServiceError, "http://x does not say what model it serves"),
-        ({"models": []}, ServiceError, "http://x does not say what model it serves"),
+        ({"model_id": "of another server"}, ServiceError, "http://x does not describe its models"),
+        ({"models": []}, ServiceError, "http://x does not describe its models"),
         (
             {"models": [{"name": "m", "state": "loading", "why": "m is loading"}]},
             UnavailableError,
@@ -195,7 +195,7 @@ def test_cut_documents_are_reported_once(reranker: Reranker, caplog: pytest.LogC
     ]
     task: Any = {"task_metadata": Task.metadata, "hf_split": "test", "hf_subset": "default"}
     CrossRankCrossEncoder(reranker).predict(*loaders, **task)
-    assert caplog.messages == ["2 of 4 pairs were cut to fit the model's window"]
+    assert caplog.messages == ["2 of 4 pairs were truncated to fit the model's window"]
 
 
 def test_errors_are_crossranks(server: Server) -> None:

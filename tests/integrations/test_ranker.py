@@ -80,7 +80,7 @@ def test_the_event_loop_is_free_meanwhile(reranker: Reranker) -> None:
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
-        ("crossrank-mini", {"api_key": "k"}, "api_key is for a server, and crossrank-mini is a model"),
+        ("crossrank-mini", {"api_key": "k"}, "api_key is for a server, but crossrank-mini is a model"),
         (
             "crossrank-mini",
             {"options": {"precison": "fp32"}},
@@ -97,11 +97,11 @@ def test_the_event_loop_is_free_meanwhile(reranker: Reranker) -> None:
         ("crossrank-mini", {"options": {"threads": 0}}, "threads is 0"),
         ("crossrank-mini", {"options": [1]}, r"options is \[1\]; it must be a dictionary"),
         ("crossrank-mini", {"options": {1: 2}}, "Reranker has no option 1; it has device"),
-        ("http://127.0.0.1:9", {"api_key": 1}, "api_key is a int; it must be a string"),
+        ("http://127.0.0.1:9", {"api_key": 1}, "api_key is of type int; it must be a string"),
         (None, {}, "model is None; it must be a Reranker, a name, a folder or a server's URL"),
         (123, {}, "model is 123"),
         (b"crossrank-mini", {}, "model is b'crossrank-mini'"),
-        ("localhost:8124", {}, "'localhost:8124' is no model's name; .* 'http://localhost:8124'"),
+        ("localhost:8124", {}, "'localhost:8124' is not a model's name; .* 'http://localhost:8124'"),
         ("127.0.0.1:80/x", {}, "'http://127.0.0.1:80/x'"),
     ],
 )
@@ -111,7 +111,7 @@ def test_what_does_not_go_together_is_said(model: Any, options: dict[str, Any], 
 
 
 def test_a_rerankers_options_are_its_own(reranker: Reranker) -> None:
-    with pytest.raises(InputError, match="threads: a Reranker has its options already"):
+    with pytest.raises(InputError, match="threads: a Reranker takes no options here"):
         Ranker(reranker, options={"threads": 1})
 
 

@@ -1,5 +1,5 @@
-"""CrossRank in other people's frameworks: one module and one extra for each, imported only when asked for.
+"""Adapters for other frameworks: one module and one extra each, so that only what is used is imported.
 
-A module here is named after its framework, and holds one class, named after the framework's own word for
-what it is. All take the model by the same argument: see ``crossrank.integrations.ranker``.
+Each module is named after its framework and has one class, which is named after the framework's own term
+for a reranker. All of them take the model in the same way: see ``crossrank.integrations.ranker``.
 """

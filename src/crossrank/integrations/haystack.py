@@ -10,7 +10,7 @@
     Pipeline.loads(pipeline.dumps(), allowed_modules=["crossrank.*"])  # Haystack 2: without allowed_modules
 """
 
-# Without `from __future__ import annotations`: Haystack reads the types of run, and not from strings.
+# There is no `from __future__ import annotations`, because Haystack needs the types of run as objects.
 import asyncio
 import os
 from collections.abc import Sequence
@@ -38,23 +38,23 @@ _ENVIRONMENT = Secret.from_env_var("CROSSRANK_API_KEY", strict=False)
 
 @component
 class CrossRankRanker:
-    """Documents in the order in which they answer the query, best first.
+    """Rank documents by how well they answer the query, best first.
 
-    What comes back are copies with new scores (0 to 1), whose meta has ``truncated`` (whether the
-    document was cut to fit the model's window; a field of that name is replaced). Of documents of the
-    same id the one with the highest score is ranked.
+    Returns copies of the documents with new scores (0 to 1). Their meta has ``truncated``, which says
+    whether the document was truncated to fit the model's window; an existing field of that name is
+    replaced. If documents have the same id, only the one with the highest score is ranked.
 
     Args:
         model: a Reranker, a model's name or folder, or a server's URL. A Reranker cannot be saved.
-        top_k: how many documents to return; None: all.
-        score_threshold: leave out documents with a score below it.
-        api_key: for a server that asks for one; only asked for where the model is a URL.
-        meta_fields_to_embed: fields of the meta that are read before the content.
-        embedding_separator: what stands between them and the content.
-        options: more arguments of ``Reranker`` or ``Client``, by name.
+        top_k: the maximum number of documents to return, or None for all of them.
+        score_threshold: the minimum score of a document (0 to 1), or None for no minimum.
+        api_key: the API key, for a server that requires one. It is resolved only if the model is a URL.
+        meta_fields_to_embed: fields of the meta to put before the content.
+        embedding_separator: the text between these fields and the content.
+        options: further keyword arguments for ``Reranker`` or ``Client``.
 
     Raises:
-        InputError: an argument is not as described, or out of range.
+        InputError: an argument is invalid or out of range.
     """
 
     def __init__(
@@ -71,7 +71,9 @@ class CrossRankRanker:
         check_arguments(model, options)
         check_options(top_k, score_threshold, _NAMES)
         if not isinstance(api_key, Secret | None):
-            raise InputError(f"api_key is a {type(api_key).__name__}; it must be a haystack.utils.Secret")
+            raise InputError(
+                f"api_key is of type {type(api_key).__name__}; it must be a haystack.utils.Secret"
+            )
         fields = meta_fields_to_embed
         if isinstance(fields, str) or not isinstance(fields, Sequence) or not all(map(_is_text, fields)):
             raise InputError(f"meta_fields_to_embed is {fields!r}; it must be a list of strings")
@@ -87,25 +89,27 @@ class CrossRankRanker:
         self._ranker: Ranker | None = None
 
     def warm_up(self) -> None:
-        """Load the model; the first run does it otherwise.
+        """Load the model. Otherwise the first run loads it.
 
         Raises:
-            InputError, ModelError, EngineError: as ``crossrank.integrations.ranker.Ranker``.
+            InputError: an argument is invalid.
+            ModelError: the model cannot be loaded.
+            EngineError: no engine can run the model.
         """
-        self._warm()
+        self._load()
 
-    def _warm(self) -> Ranker:
+    def _load(self) -> Ranker:
         if self._ranker is None:
             key = self.api_key.resolve_value() if self.api_key and is_url(self.model) else None
             self._ranker = Ranker(self.model, api_key=key, options=self.options)
         return self._ranker
 
     def to_dict(self) -> dict[str, Any]:
-        """The component as a dictionary.
+        """Serialise the component as a dictionary.
 
         Raises:
             InputError: the model is a Reranker object.
-            ValueError: the key is a token; take it from an environment variable.
+            ValueError: the API key is a token; use a secret from an environment variable instead.
         """
         if isinstance(self.model, Reranker):
             raise InputError(NOT_SAVED)
@@ -123,7 +127,7 @@ class CrossRankRanker:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "CrossRankRanker":
-        """The component of a dictionary."""
+        """Create the component from the dictionary of ``to_dict``."""
         parameters = dict(data.get("init_parameters", {}))
         deserialize_secrets_inplace(parameters, ["api_key"])
         made: CrossRankRanker = default_from_dict(cls, data | {"init_parameters": parameters})
@@ -137,19 +141,20 @@ class CrossRankRanker:
         top_k: int | None = None,
         score_threshold: float | None = None,
     ) -> dict[str, list[Document]]:
-        """Rank documents.
+        """Rank documents, best first.
 
         Args:
-            query: what was asked.
+            query: the query.
             documents: the candidates.
-            top_k, score_threshold: instead of the component's own.
+            top_k: replaces the component's own value.
+            score_threshold: replaces the component's own value.
 
         Raises:
             CrossRankError: as ``Reranker.rank`` or ``Client.rank``.
         """
         unique, texts = self._read(documents)
-        top_k, score_threshold = self._chosen(top_k, score_threshold)
-        ranking = self._warm().sync.rank(query, texts, top_n=top_k, threshold=score_threshold)
+        top_k, score_threshold = self._limits(top_k, score_threshold)
+        ranking = self._load().sync.rank(query, texts, top_n=top_k, threshold=score_threshold)
         return {"documents": _ranked(unique, ranking)}
 
     @component.output_types(documents=list[Document])  # type: ignore[untyped-decorator]
@@ -160,21 +165,21 @@ class CrossRankRanker:
         top_k: int | None = None,
         score_threshold: float | None = None,
     ) -> dict[str, list[Document]]:
-        """As ``run``; the event loop is free meanwhile."""
+        """Like ``run``, without blocking the event loop."""
         unique, texts = self._read(documents)
-        top_k, score_threshold = self._chosen(top_k, score_threshold)
-        ranker = await asyncio.to_thread(self._warm)
+        top_k, score_threshold = self._limits(top_k, score_threshold)
+        ranker = await asyncio.to_thread(self._load)
         ranking = await ranker.rank(query, texts, top_n=top_k, threshold=score_threshold)
         return {"documents": _ranked(unique, ranking)}
 
-    def _chosen(self, top_k: int | None, score_threshold: float | None) -> tuple[int | None, float | None]:
+    def _limits(self, top_k: int | None, score_threshold: float | None) -> tuple[int | None, float | None]:
         top_k = self.top_k if top_k is None else top_k
         score_threshold = self.score_threshold if score_threshold is None else score_threshold
         check_options(top_k, score_threshold, _NAMES)
         return top_k, score_threshold
 
     def _read(self, documents: Sequence[Document]) -> tuple[list[Document], list[str]]:
-        """Documents without doubles, and the text of each."""
+        """Remove documents with duplicate ids, and return the documents and their texts."""
         best: dict[str, Document] = {}
         for document in documents:
             if document.id not in best or _score(document) > _score(best[document.id]):
@@ -183,10 +188,8 @@ class CrossRankRanker:
 
     def _text(self, document: Document) -> str:
         values = [*(document.meta.get(name) for name in self.meta_fields_to_embed), document.content]
-        parts = [str(value) for value in values if value is not None]
-        if not parts:
-            raise InputError(f"document {document.id} has no content, and a cross-encoder reads text only")
-        return self.embedding_separator.join(parts)
+        # A document without content, such as an image, has the empty text, which ranks last.
+        return self.embedding_separator.join(str(value) for value in values if value is not None)
 
 
 def _score(document: Document) -> float:

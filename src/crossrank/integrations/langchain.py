@@ -30,20 +30,23 @@ __all__ = ["CrossRankCompressor"]
 
 
 class CrossRankCompressor(BaseDocumentCompressor):  # type: ignore[misc]  # mypy does not follow LangChain
-    """Documents in the order in which they answer the query, best first.
+    """Rank documents by how well they answer the query, best first.
 
-    What comes back are copies, whose metadata has ``relevance_score`` (0 to 1) and ``truncated``
-    (whether the document was cut to fit the model's window); fields of these names are replaced.
+    Returns copies of the documents. Their metadata has ``relevance_score`` (0 to 1) and ``truncated``, which
+    says whether the document was truncated to fit the model's window; existing fields of these names are
+    replaced.
 
     Args:
         model: a Reranker, a model's name or folder, or a server's URL.
-        top_n: how many documents to return; None: all.
-        threshold: leave out documents with a score below it.
-        api_key: for a server that asks for one.
-        options: more arguments of ``Reranker`` or ``Client``, by name.
+        top_n: the maximum number of documents to return, or None for all of them.
+        threshold: the minimum score of a document (0 to 1), or None for no minimum.
+        api_key: the API key, for a server that requires one.
+        options: further keyword arguments for ``Reranker`` or ``Client``.
 
     Raises:
-        InputError, ModelError, EngineError: as ``crossrank.integrations.ranker.Ranker``.
+        InputError: an argument is invalid.
+        ModelError: the model cannot be loaded.
+        EngineError: no engine can run the model.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -70,7 +73,7 @@ class CrossRankCompressor(BaseDocumentCompressor):  # type: ignore[misc]  # mypy
         self,
         documents: Sequence[Document],
         query: str,
-        callbacks: Callbacks | None = None,  # noqa: ARG002  it calls nobody
+        callbacks: Callbacks | None = None,  # noqa: ARG002  this compressor has no callbacks
     ) -> list[Document]:
         """Rank retrieved documents.
 
@@ -88,7 +91,7 @@ class CrossRankCompressor(BaseDocumentCompressor):  # type: ignore[misc]  # mypy
         query: str,
         callbacks: Callbacks | None = None,  # noqa: ARG002
     ) -> list[Document]:
-        """As ``compress_documents``; the event loop is free meanwhile."""
+        """Like ``compress_documents``, without blocking the event loop."""
         documents = list(documents)
         texts = [document.page_content for document in documents]
         ranking = await self._ranker.rank(query, texts, top_n=self.top_n, threshold=self.threshold)
@@ -99,6 +102,15 @@ def _ranked(documents: Sequence[Document], ranking: Ranking) -> list[Document]:
     found = []
     for hit in ranking:
         document = documents[hit.index]
-        metadata = deepcopy(document.metadata) | {"relevance_score": hit.score, "truncated": hit.truncated}
+        metadata = {name: _copied(value) for name, value in document.metadata.items()}
+        metadata |= {"relevance_score": hit.score, "truncated": hit.truncated}
         found.append(document.model_copy(update={"metadata": metadata}))
     return found
+
+
+def _copied(value: Any) -> Any:
+    """A copy of a value, or the value itself if it cannot be copied, such as a lock or a connection."""
+    try:
+        return deepcopy(value)
+    except Exception:  # noqa: BLE001 - whatever the value's own methods raise
+        return value

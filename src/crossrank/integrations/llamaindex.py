@@ -32,28 +32,34 @@ __all__ = ["CrossRankPostprocessor"]
 
 
 class CrossRankPostprocessor(BaseNodePostprocessor):  # type: ignore[misc]  # mypy does not follow LlamaIndex
-    """Nodes in the order in which they answer the query, best first.
+    """Rank nodes by how well they answer the query, best first.
 
-    The text that is read is the one for embedding (``MetadataMode.EMBED``). What comes back are copies
-    with new scores (0 to 1), whose metadata has ``truncated`` (whether the text was cut to fit the
-    model's window; a field of that name is replaced) and ``retrieval_score`` (the score before, if there
-    was one, and the metadata has none yet); neither is shown to an LLM or an embedding model.
+    The model reads the text that LlamaIndex would embed (``MetadataMode.EMBED``). Returns copies of the
+    nodes with new scores (0 to 1). Their metadata has two more fields, which are hidden from LLMs and
+    embedding models:
+
+    - ``truncated`` says whether the text was truncated to fit the model's window; an existing field of that
+      name is replaced.
+    - ``retrieval_score`` is the score that the retriever gave, if it gave one; an existing field of that
+      name is kept.
 
     Args:
         model: a Reranker, a model's name or folder, or a server's URL. A Reranker cannot be saved.
-        top_n: how many nodes to return; None: all.
-        threshold: leave out nodes with a score below it.
-        api_key: for a server that asks for one.
-        options: more arguments of ``Reranker`` or ``Client``, by name.
+        top_n: the maximum number of nodes to return, or None for all of them.
+        threshold: the minimum score of a node (0 to 1), or None for no minimum.
+        api_key: the API key, for a server that requires one.
+        options: further keyword arguments for ``Reranker`` or ``Client``.
 
     Raises:
-        InputError, ModelError, EngineError: as ``crossrank.integrations.ranker.Ranker``.
+        InputError: an argument is invalid.
+        ModelError: the model cannot be loaded.
+        EngineError: no engine can run the model.
     """
 
     model: str = Field(description="The model's name, or the server's URL.")
-    top_n: int | None = Field(description="How many nodes to return.")
-    threshold: float | None = Field(description="The lowest score.")
-    options: dict[str, Any] = Field(description="More arguments of Reranker or Client.")
+    top_n: int | None = Field(description="The maximum number of nodes to return.")
+    threshold: float | None = Field(description="The minimum score of a node.")
+    options: dict[str, Any] = Field(description="Further keyword arguments for Reranker or Client.")
     _ranker: Ranker = PrivateAttr()
 
     def __init__(
@@ -72,25 +78,25 @@ class CrossRankPostprocessor(BaseNodePostprocessor):  # type: ignore[misc]  # my
 
     @classmethod
     def class_name(cls) -> str:
-        """The name in serialised form."""
+        """The name of this class in serialised form."""
         return "CrossRankPostprocessor"
 
     def to_dict(self, **kwargs: Any) -> dict[str, Any]:
-        """The postprocessor as a dictionary, without the key.
+        """Serialise the postprocessor as a dictionary, without the API key.
 
         Raises:
             InputError: the model is a Reranker object.
         """
-        self._check_saved()
+        self._check_can_be_saved()
         saved: dict[str, Any] = super().to_dict(**kwargs)
         return saved
 
     def __getstate__(self) -> dict[str, Any]:
-        self._check_saved()  # LlamaIndex would leave the model out
+        self._check_can_be_saved()  # LlamaIndex would silently drop the model
         state: dict[str, Any] = super().__getstate__()
         return state
 
-    def _check_saved(self) -> None:
+    def _check_can_be_saved(self) -> None:
         if isinstance(self._ranker.model, Reranker):
             raise InputError(NOT_SAVED)
 

@@ -45,15 +45,17 @@ _logger = logging.getLogger(__name__)
 
 
 class CrossRankCrossEncoder:
-    """What MTEB takes for a cross-encoder (its ``CrossEncoderProtocol``).
+    """A cross-encoder for MTEB; implements its ``CrossEncoderProtocol``.
 
     Args:
         model: a Reranker, a model's name or folder, or a server's URL.
-        api_key: for a server that asks for one.
-        options: more arguments of ``Reranker`` or ``Client``, by name.
+        api_key: the API key, for a server that requires one.
+        options: further keyword arguments for ``Reranker`` or ``Client``.
 
     Raises:
-        InputError, ModelError, EngineError: as ``crossrank.integrations.ranker.Ranker``.
+        InputError: an argument is invalid.
+        ModelError: the model cannot be loaded.
+        EngineError: no engine can run the model.
     """
 
     def __init__(
@@ -64,18 +66,18 @@ class CrossRankCrossEncoder:
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self._ranker = Ranker(model, api_key=api_key, options=options)
-        self._served = dict(options or {}).get("model")  # of a server: the model that is asked
-        # Taken when it is loaded: the files may change later.
+        self._served = dict(options or {}).get("model")  # the name of the model on a server
+        # Read now, because the model's files may change after loading.
         sync = self._ranker.sync
-        self._meta = _meta_here(self._ranker.name, sync) if isinstance(sync, Reranker) else None
+        self._meta = _local_meta(self._ranker.name, sync) if isinstance(sync, Reranker) else None
 
     @property
     def mteb_model_meta(self) -> ModelMeta:
-        """MTEB keeps results by its name and revision.
+        """The name and revision under which MTEB stores results.
 
-        The revision is made of the weights, the engine, the precision and what decides where texts are
-        cut. A server is asked each time, and its revision is made of its URL, what it says of the
-        model, and when it loaded it: it may be started anew with other weights.
+        The revision identifies the weights, the engine, the precision and the settings that decide how
+        texts are truncated. A server is asked on each access, since it may be restarted with other weights;
+        its revision is made of its URL, its description of the model, and the time it loaded the model.
 
         Raises:
             ServiceError: the server does not answer, is not ready, or has no such model.
@@ -83,53 +85,63 @@ class CrossRankCrossEncoder:
         sync = self._ranker.sync
         if isinstance(sync, Reranker):
             return self._meta
-        return _meta_there(self._ranker.name, sync, self._served)
+        return _server_meta(self._ranker.name, sync, self._served)
 
     def predict(
         self,
         inputs1: DataLoader[BatchedInput],
         inputs2: DataLoader[BatchedInput],
         *,
-        task_metadata: TaskMetadata,  # noqa: ARG002  texts are enough
+        task_metadata: TaskMetadata,  # noqa: ARG002  only texts are used
         hf_split: str,  # noqa: ARG002
         hf_subset: str,  # noqa: ARG002
         prompt_type: PromptType | None = None,  # noqa: ARG002
-        **kwargs: Any,  # noqa: ARG002  batch_size and the like: packs are planned by tokens
+        **kwargs: Any,  # noqa: ARG002  batch_size etc.; packs are planned by tokens
     ) -> npt.NDArray[np.float32]:
-        """The logits of pairs: float32 (pairs,), input order. A warning is logged if some were cut.
+        """Score pairs, and log a warning if some were truncated.
 
         Args:
-            inputs1, inputs2: batches whose ``text`` has the queries, and the documents.
-            task_metadata, hf_split, hf_subset, prompt_type, kwargs: of MTEB's protocol; not used.
+            inputs1: batches with the queries in ``text``.
+            inputs2: batches with the documents in ``text``.
+            task_metadata: part of MTEB's protocol; not used.
+            hf_split: not used.
+            hf_subset: not used.
+            prompt_type: not used.
+            kwargs: not used.
+
+        Returns:
+            The logits, float32 (pairs,), in the order of the pairs.
 
         Raises:
-            InputError: a batch has no texts, as of a task of images.
+            InputError: a batch has no texts, as in an image task.
             CrossRankError: as ``Reranker.rank_many`` or ``Client.rank_many``.
         """
         pairs = zip(_texts(inputs1), _texts(inputs2), strict=True)
-        # MTEB gives a query's pairs one after the other.
+        # The pairs of a query are consecutive.
         requests = ((query, [text for _, text in group]) for query, group in groupby(pairs, itemgetter(0)))
         logits: list[float] = []
-        cut = 0
+        truncated = 0
         for ranking in self._ranker.sync.rank_many(requests):
             logits += [hit.logit for hit in sorted(ranking, key=lambda hit: hit.index)]
-            cut += sum(hit.truncated for hit in ranking)
-        if cut:  # MTEB has no place for it
-            _logger.warning("%d of %d pairs were cut to fit the model's window", cut, len(logits))
+            truncated += sum(hit.truncated for hit in ranking)
+        if truncated:  # MTEB's results have no field for this
+            _logger.warning("%d of %d pairs were truncated to fit the model's window", truncated, len(logits))
         return np.array(logits, np.float32)
 
 
 def _texts(batches: Iterable[BatchedInput]) -> Iterator[str]:
     for batch in batches:
         if "text" not in batch:
-            raise InputError(f"a batch has {', '.join(map(str, batch))} and no text; CrossRank ranks texts")
+            raise InputError(
+                f"a batch has {', '.join(map(str, batch))} and no text; CrossRank ranks texts only"
+            )
         yield from batch["text"]
 
 
-def _meta_here(name: str, reranker: Reranker) -> ModelMeta:
+def _local_meta(name: str, reranker: Reranker) -> ModelMeta:
     checkpoint, engine, encoder = reranker.checkpoint, reranker.engine, reranker.encoder
     parts = [
-        # Of parts of the user's own nobody knows what is in them: no revision twice.
+        # A Reranker made of custom parts cannot be identified, so each one gets a new revision.
         checkpoint.fingerprint() if checkpoint else uuid.uuid4().hex,
         engine.name,
         engine.device.partition(":")[0],
@@ -141,29 +153,29 @@ def _meta_here(name: str, reranker: Reranker) -> ModelMeta:
     return _meta(name, "-".join(map(str, parts)), encoder.max_length)
 
 
-def _meta_there(url: str, client: Client, wanted: str | None) -> ModelMeta:
+def _server_meta(url: str, client: Client, model_name: str | None) -> ModelMeta:
     body = client.info()
     try:
         models = {model["name"]: model for model in body["models"]}
-        model = models.get(wanted or next(iter(models)))
+        model = models.get(model_name or next(iter(models)))
         if model is None:
-            raise UnknownModelError(str(wanted), list(models))
+            raise UnknownModelError(str(model_name), list(models))
         if model["state"] == "loading":
             raise UnavailableError(model["why"], 1.0)
-        known = [model[key] for key in ("source", "revision", "engine", "device", "created")]
+        identity = [model[key] for key in ("source", "revision", "engine", "device", "created")]
         name, precision, max_length = model["name"], model["precision"], model["max_length"]
     except (LookupError, TypeError, StopIteration):
-        raise ServiceError(f"{url} does not say what model it serves; is it CrossRank?") from None
-    digest = hashlib.sha256(json.dumps([url, *known]).encode()).hexdigest()[:16]
+        raise ServiceError(f"{url} does not describe its models; is it a CrossRank server?") from None
+    digest = hashlib.sha256(json.dumps([url, *identity]).encode()).hexdigest()[:16]
     return _meta(name, f"{digest}-{precision}-{max_length}", max_length)
 
 
 def _meta(name: str, revision: str, max_tokens: int) -> ModelMeta:
-    known = {
+    fields = {
         "model_type": ["cross-encoder"],
-        # MTEB wants "organisation/model".
+        # MTEB requires the form "organisation/model".
         "name": name if name.count("/") == 1 else f"crossrank/{PurePath(name).name}",
         "revision": revision,
         "max_tokens": max_tokens,
     }
-    return ModelMeta.create_empty(overwrites=known)
+    return ModelMeta.create_empty(overwrites=fields)

@@ -28,23 +28,25 @@ __all__ = ["CrossRankTransformer"]
 
 
 class CrossRankTransformer(pt.Transformer):  # type: ignore[misc]  # mypy does not follow PyTerrier
-    """Results with new scores and ranks, each query's best first; all queries go through the model together.
+    """Rank the results of each query, best first; the pairs of all queries are packed together.
 
-    Reads the columns qid, query and the text; gives all columns back in a new frame, with ``score``
-    (the logit, by which PyTerrier orders: scores of 0 to 1 would make ties of the best), ``rank`` (from
-    0, as PyTerrier counts) and ``truncated`` (whether the text was cut to fit the model's window); columns
-    of these names are replaced.
+    Reads the columns ``qid``, ``query`` and the one with the text. Returns a new frame with all columns of
+    the input and with ``score`` (the logit: PyTerrier sorts by it, and scores from 0 to 1 would tie at the
+    top), ``rank`` (from 0, as usual in PyTerrier) and ``truncated`` (whether the text was truncated to fit
+    the model's window). Existing columns of these names are replaced.
 
     Args:
         model: a Reranker, a model's name or folder, or a server's URL.
-        text_field: the column with the documents' text.
-        top_n: how many results of each query to keep; None: all.
-        threshold: leave out results with a score (0 to 1) below it.
-        api_key: for a server that asks for one.
-        options: more arguments of ``Reranker`` or ``Client``, by name.
+        text_field: the column that has the documents' texts.
+        top_n: the maximum number of results per query, or None for all of them.
+        threshold: the minimum score of a result (0 to 1), or None for no minimum.
+        api_key: the API key, for a server that requires one.
+        options: further keyword arguments for ``Reranker`` or ``Client``.
 
     Raises:
-        InputError, ModelError, EngineError: as ``crossrank.integrations.ranker.Ranker``.
+        InputError: an argument is invalid.
+        ModelError: the model cannot be loaded.
+        EngineError: no engine can run the model.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class CrossRankTransformer(pt.Transformer):  # type: ignore[misc]  # mypy does n
         self.threshold = threshold
         self._ranker = Ranker(model, api_key=api_key, options=options)
 
-    # What PyTerrier calls attributes: the arguments by their names.
+    # PyTerrier expects an attribute for each argument of the constructor.
 
     @property
     def model(self) -> Model:
@@ -92,16 +94,16 @@ class CrossRankTransformer(pt.Transformer):  # type: ignore[misc]  # mypy does n
         pt.validate.result_frame(inp, extra_columns=["query", self.text_field])
         if inp["qid"].isna().any():
             raise InputError(f"row {int(inp['qid'].isna().argmax())} has no qid")
-        queries = list(inp.groupby("qid", sort=False).indices.values())  # of each, its rows' places
-        asked, texts = inp["query"].tolist(), inp[self.text_field].tolist()
-        requests = ((asked[rows[0]], [texts[row] for row in rows]) for rows in queries)
+        queries = list(inp.groupby("qid", sort=False).indices.values())  # the row numbers of each query
+        query_texts, texts = inp["query"].tolist(), inp[self.text_field].tolist()
+        requests = ((query_texts[rows[0]], [texts[row] for row in rows]) for rows in queries)
         rankings = self._ranker.sync.rank_many(requests, top_n=self.top_n, threshold=self.threshold)
-        places: list[int] = []
+        positions: list[int] = []
         hits: list[RankedDocument] = []
         for rows, ranking in zip(queries, rankings, strict=True):
-            places += [rows[hit.index] for hit in ranking]
+            positions += [rows[hit.index] for hit in ranking]
             hits += ranking
-        found: pd.DataFrame = inp.iloc[places].assign(
+        found: pd.DataFrame = inp.iloc[positions].assign(
             score=np.array([hit.logit for hit in hits], np.float64),
             rank=np.array([hit.rank - 1 + pt.model.FIRST_RANK for hit in hits], np.int64),
             truncated=np.array([hit.truncated for hit in hits], np.bool_),

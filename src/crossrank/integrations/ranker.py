@@ -1,4 +1,4 @@
-"""What an adapter ranks with: a Reranker in this process, or a server; the same to ask."""
+"""The common base of the adapters: one interface to a Reranker in this process or to a server."""
 
 from __future__ import annotations
 
@@ -22,34 +22,38 @@ if TYPE_CHECKING:
 __all__ = ["NOT_SAVED", "Model", "Ranker", "check_arguments", "is_url"]
 
 Model: TypeAlias = Reranker | str | os.PathLike[str]
-"""A Reranker, a model's name or folder, or the URL of a server (http://, https:// or unix:/PATH)."""
+"""A Reranker, the name or folder of a model, or the URL of a server (http://, https:// or unix:/PATH)."""
 
-NOT_SAVED = "a Reranker object cannot be saved; give its model's name, and what else it needs as options"
+NOT_SAVED = "a Reranker object cannot be saved; give its model's name, and its other arguments as options"
+"""The message of the error raised when an adapter with a Reranker is pickled or serialised."""
 
 _HOST_AND_PORT = re.compile(r"[\w.-]+:\d+(/.*)?")
 
 
 class Ranker:
-    """A model, opened.
+    """A loaded model, or a client of a server.
 
-    A copy shares the model. What is pickled is the name or URL, the key and the options, of which it is
-    opened again.
+    A copy shares the model. A pickle contains the name or URL, the API key and the options, and the model
+    is loaded from them again.
 
     Args:
-        model: a Reranker; a model's name or folder, which is loaded; or a server's URL.
-        api_key: for a server that asks for one.
-        options: more arguments, by name: of ``Reranker`` (precision, max_length ...) for a name, of
-            ``Client`` (model, timeout ...) for a URL.
+        model: a Reranker, the name or folder of a model, or the URL of a server. A named model is loaded.
+        api_key: the API key, for a server that requires one.
+        options: further keyword arguments for ``Reranker`` (precision, max_length ...) if the model is a
+            name or folder, or for ``Client`` (model, timeout ...) if it is a URL.
 
     Attributes:
-        model, api_key, options: what it was made of.
-        name: of the model, or the URL.
-        sync: what has ``rank`` and ``rank_many``, and is closed with this object; ``rank`` of this class is
-            the one to await.
+        model: the argument ``model``.
+        api_key: the argument ``api_key``.
+        options: the argument ``options``.
+        name: the name of the model, or the URL.
+        sync: the ``Reranker`` or ``Client``, for synchronous calls of ``rank`` and ``rank_many``. A client
+            is closed together with this object.
 
     Raises:
-        InputError: an argument is not as described, an option is unknown, or does not go with the model.
-        ModelError, EngineError: as ``Reranker``.
+        InputError: an argument is invalid, or an option is unknown or cannot be used with the model.
+        ModelError: the model cannot be loaded.
+        EngineError: no engine can run the model.
     """
 
     def __init__(
@@ -57,7 +61,7 @@ class Ranker:
     ) -> None:
         check_arguments(model, options)
         if not isinstance(api_key, str | None):
-            raise InputError(f"api_key is a {type(api_key).__name__}; it must be a string")
+            raise InputError(f"api_key is of type {type(api_key).__name__}; it must be a string")
         self.model, self.api_key, self.options = model, api_key, options
         options = dict(options or {})
         self.name = model_name(model)
@@ -65,18 +69,18 @@ class Ranker:
         if is_url(model):
             from crossrank.client import Client  # needs the extra `client`
 
-            _check(options, Client, but=("base_url", "api_key", "transport"))
+            _check_options(options, Client, excluded=("base_url", "api_key", "transport"))
             self._settings = {**options, "base_url": model, "api_key": api_key}
             self.sync = Client(**self._settings)
             weakref.finalize(self, self.sync.close)
             self._clients: dict[asyncio.AbstractEventLoop, tuple[object, AsyncClient]] = {}
         elif api_key is not None:
-            raise InputError(f"api_key is for a server, and {self.name} is a model in this process")
+            raise InputError(f"api_key is for a server, but {self.name} is a model in this process")
         elif not isinstance(model, Reranker):
-            _check(options, Reranker, but=("model",))
+            _check_options(options, Reranker, excluded=("model",))
             self.sync = Reranker(model, **options)
         elif options:
-            raise InputError(f"{', '.join(options)}: a Reranker has its options already; give them to it")
+            raise InputError(f"{', '.join(options)}: a Reranker takes no options here; create it with them")
         else:
             self.sync = model
 
@@ -96,7 +100,7 @@ class Ranker:
         top_n: int | None = None,
         threshold: float | None = None,
     ) -> Ranking:
-        """As ``Reranker.rank``; the event loop is free meanwhile.
+        """Like ``Reranker.rank``, without blocking the event loop.
 
         Raises:
             CrossRankError: as ``Reranker.rank`` or ``Client.rank``.
@@ -107,16 +111,16 @@ class Ranker:
         return await client.rank(query, documents, top_n=top_n, threshold=threshold)
 
     async def _client(self) -> AsyncClient:
-        """The client of the event loop: connections belong to a loop, and are kept for the next call."""
+        """The client of the running event loop; connections belong to a loop, and later calls reuse them."""
         loop = asyncio.get_running_loop()
-        held = self._clients.get(loop)
-        if held is None:
+        entry = self._clients.get(loop)
+        if entry is None:
             opened = self._open(loop)
-            held = self._clients[loop] = (opened, await anext(opened))
-        return held[1]
+            entry = self._clients[loop] = (opened, await anext(opened))
+        return entry[1]
 
     async def _open(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[AsyncClient, None]:
-        """A client that is closed with its event loop, which closes the generators that began in it."""
+        """Yield a client that is closed with its event loop; the loop closes its asynchronous generators."""
         from crossrank.client import AsyncClient
 
         async with AsyncClient(**self._settings) as client:
@@ -127,36 +131,38 @@ class Ranker:
 
 
 def _opened(model: Model, api_key: str | None, options: Mapping[str, Any] | None) -> Ranker:
-    """For pickle, which gives no arguments by name."""
+    """Create a Ranker; pickle needs a function with positional arguments, and stores its name."""
     return Ranker(model, api_key=api_key, options=options)
 
 
 def is_url(model: Model) -> bool:
-    """Whether a server is meant."""
+    """Whether the model is the URL of a server."""
     return isinstance(model, str) and model.lower().startswith(("http://", "https://", "unix:/"))
 
 
 def check_arguments(model: Model, options: Mapping[str, Any] | None) -> None:
-    """Raise InputError if they cannot be a model and its options."""
+    """Raise InputError if the arguments cannot be a model and its options."""
     if not isinstance(model, Reranker | str | os.PathLike):
         raise InputError(f"model is {model!r}; it must be a Reranker, a name, a folder or a server's URL")
     if isinstance(model, str) and _HOST_AND_PORT.fullmatch(model) and not Path(model).exists():
         raise InputError(
-            f"{model!r} is no model's name; a server's URL begins with http://: 'http://{model}'"
+            f"{model!r} is not a model's name; the URL of a server starts with http://: 'http://{model}'"
         )
     if not isinstance(options, Mapping | None):
-        raise InputError(f"options is {options!r}; it must be a dictionary: arguments by name")
+        raise InputError(f"options is {options!r}; it must be a dictionary of keyword arguments")
 
 
 def model_name(model: Model) -> str:
-    """What messages call it."""
+    """The name of the model for messages."""
     if isinstance(model, Reranker):
         return model.checkpoint.name if model.checkpoint else model.engine.name
     return os.fspath(model)
 
 
-def _check(options: Mapping[str, Any], taker: type[Reranker | Client], *, but: Sequence[str]) -> None:
-    known = [name for name in inspect.signature(taker).parameters if name not in but]
-    wrong = [str(name) for name in options if name not in known]
-    if wrong:
-        raise InputError(f"{taker.__name__} has no option {', '.join(wrong)}; it has {', '.join(known)}")
+def _check_options(
+    options: Mapping[str, Any], target: type[Reranker | Client], *, excluded: Sequence[str]
+) -> None:
+    known = [name for name in inspect.signature(target).parameters if name not in excluded]
+    unknown = [str(name) for name in options if name not in known]
+    if unknown:
+        raise InputError(f"{target.__name__} has no option {', '.join(unknown)}; it has {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""More than one machine: the bulk job on Ray Data, and the server on Ray Serve."""
+"""Run on several machines: the bulk job on Ray Data, and the server on Ray Serve."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["answers", "connect", "deployment"]
 
 
 def __getattr__(name: str) -> Any:
-    # Ray Serve takes seconds to import, and the bulk job does not need it.
+    # Ray Serve takes seconds to import, and the bulk job does not use it.
     if name == "deployment":
         from crossrank.ray.serve import deployment
 

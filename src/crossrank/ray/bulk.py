@@ -1,8 +1,8 @@
-"""The bulk job on Ray Data, with an engine for each actor.
+"""The bulk job on Ray Data, with one engine per actor.
 
-One task reads the input (on the driver's machine, which has the file), bundles of queries stream to
-the actors, and answers come back in the input's order to the driver, which writes them as ever. Ray
-holds the reader back where actors are behind, and gives a lost actor's bundle to another.
+One task reads the input on the driver's machine, which has the file, and sends bundles of queries to the
+actors. The answers return to the driver in the order of the input, and the driver writes them as usual. Ray
+slows the reader down while the actors are busy, and gives the bundle of a lost actor to another one.
 """
 
 from __future__ import annotations
@@ -28,25 +28,29 @@ from crossrank.reranker import Reranker
 __all__ = ["answers", "connect"]
 
 BUNDLE_PAIRS = 4096
-"""What an actor gets at once, and loses with its life: some windows of ``rank_many``."""
+"""Pairs per bundle, a few windows of ``rank_many``. If an actor dies, its bundle is computed again."""
 
-_BUNDLE_CHARACTERS = 1 << 20
+_MAX_BUNDLE_CHARACTERS = 1 << 20
 
-_REACH_SECONDS = 10.0
+_CONNECT_TIMEOUT = 10.0  # seconds
 
 
 def connect(address: str) -> None:
-    """Join a cluster, if this process has not: "local" starts one here, "auto" finds this machine's.
+    """Connect this process to a cluster, unless it is connected already.
+
+    Args:
+        address: "local" starts a cluster on this machine, "auto" finds the one that this machine belongs
+            to, and "HOST:PORT" names another one.
 
     Raises:
-        InputError: there is none at the address.
+        InputError: there is no cluster at the address.
     """
-    # Its messages tell of its own insides; what goes wrong comes as an exception.
+    # Ray logs its own internals; errors are raised as exceptions anyway.
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if ray.is_initialized():
         return
-    _reach(address)
+    _check_reachable(address)
     dashboard = False if address == "local" else None
     try:
         ray.init(
@@ -56,20 +60,20 @@ def connect(address: str) -> None:
         raise InputError(f"no Ray cluster at {address!r}: {error}") from error
 
 
-def _reach(address: str) -> None:
-    """Raise InputError where nothing answers: Ray itself tries for minutes, with messages of its own."""
+def _check_reachable(address: str) -> None:
+    """Raise InputError if nothing listens at the address; Ray itself would retry for minutes."""
     host, _, port = address.rpartition("/")[2].rpartition(":")
     if not (host and port.isdecimal()):
-        return  # "local", "auto"; of others Ray says what is wrong
+        return  # "local" or "auto"; Ray reports what is wrong with anything else
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT).close()
     except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"no Ray cluster at {address!r}: {reason}") from error
 
 
 class _Rows(Datasource):
-    """The rows of a source behind the first ``before``, in bundles."""
+    """The rows of a source in bundles, without the first ``before`` rows."""
 
     def __init__(self, source: Source, before: int, bundle_pairs: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -80,7 +84,7 @@ class _Rows(Datasource):
 
     def get_read_tasks(
         self,
-        parallelism: int,  # noqa: ARG002  one reader keeps the order
+        parallelism: int,  # noqa: ARG002  there is one reader, to keep the order
         per_task_row_limit: int | None = None,
         data_context: Any = None,  # noqa: ARG002
     ) -> list[Any]:
@@ -88,30 +92,30 @@ class _Rows(Datasource):
 
         def read() -> Iterator[Any]:
             for bundle in _bundles(islice(source.rows(), before, None), pairs):
-                yield pa.table({"rows": [json.dumps([_plain(row) for row in bundle])]})
+                yield pa.table({"rows": [json.dumps([_row_to_list(row) for row in bundle])]})
 
         unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
         return [ReadTask(read, unknown, per_task_row_limit=per_task_row_limit)]
 
 
-def _plain(row: Row) -> list[Any]:
+def _row_to_list(row: Row) -> list[Any]:
     documents = [(document.id, document.text) for document in row.documents]
     return [row.place, row.id, row.query, documents, row.is_pair]
 
 
-def _row(plain: list[Any]) -> Row:
-    place, identity, query, documents, is_pair = plain
+def _row_from_list(values: list[Any]) -> Row:
+    place, identity, query, documents, is_pair = values
     return Row(place, identity, query, tuple(Document(*document) for document in documents), is_pair=is_pair)
 
 
-def _bundles(rows: Iterator[Row], most: int) -> Iterator[list[Row]]:
+def _bundles(rows: Iterator[Row], max_pairs: int) -> Iterator[list[Row]]:
     bundle: list[Row] = []
     pairs = characters = 0
     for row in rows:
         bundle.append(row)
         pairs += max(1, len(row.documents))
         characters += sum(len(row.query) + len(document.text) for document in row.documents)
-        if pairs >= most or characters >= _BUNDLE_CHARACTERS:
+        if pairs >= max_pairs or characters >= _MAX_BUNDLE_CHARACTERS:
             yield bundle
             bundle, pairs, characters = [], 0, 0
     if bundle:
@@ -119,7 +123,7 @@ def _bundles(rows: Iterator[Row], most: int) -> Iterator[list[Row]]:
 
 
 class _Actor:
-    """An engine in a process of its own."""
+    """A model in its own process."""
 
     def __init__(self, arguments: Mapping[str, Any], top_n: int | None, with_text: bool) -> None:
         self._reranker = Reranker(**arguments)
@@ -127,7 +131,9 @@ class _Actor:
 
     def __call__(self, batch: Any) -> Any:
         answered = [
-            json.dumps(list(local_answers(self._reranker, map(_row, json.loads(rows)), **self._options)))
+            json.dumps(
+                list(local_answers(self._reranker, map(_row_from_list, json.loads(rows)), **self._options))
+            )
             for rows in batch.column("rows").to_pylist()
         ]
         return pa.table({"answers": answered})
@@ -143,18 +149,22 @@ def answers(
     actors: int | None = None,
     bundle_pairs: int = BUNDLE_PAIRS,
 ) -> Iterator[Answer]:
-    """As ``bulk.answers``, on the cluster that ``connect`` joined.
+    """Like ``bulk.job.answers``, on the cluster that ``connect`` connected to.
 
     Args:
-        source: the input; its files must be where the driver runs.
-        before: how many rows to leave out.
-        arguments: of ``Reranker``, the model's name included: each machine looks it up itself.
-        top_n, with_text: as ``bulk.answers``.
-        actors: engines; None: one for each GPU, or each machine where the model runs on CPUs.
-        bundle_pairs: what an actor gets at once, and loses with its life; less where texts are long.
+        source: the input; its files must be on the machine that runs the driver.
+        before: how many rows to skip at the start.
+        arguments: the arguments of ``Reranker``, including the model's name. Each machine resolves the name
+            itself.
+        top_n: the maximum number of results per query, or None for all of them.
+        with_text: add the query and the text of each document.
+        actors: the number of engines. The default is one per GPU, or one per machine if the model runs on
+            CPUs.
+        bundle_pairs: pairs per bundle; a bundle has fewer pairs if its texts are long.
 
     Raises:
-        InputError, EngineError: an actor's error.
+        InputError: an actor could not use the input or the arguments.
+        EngineError: an actor or Ray failed.
     """
     nodes = [
         node["Resources"]
@@ -162,7 +172,7 @@ def answers(
         if node["Alive"] and node["Resources"].get("CPU")
     ]
     gpus = int(sum(node.get("GPU", 0) for node in nodes)) if arguments.get("device") != "cpu" else 0
-    # An engine takes a whole machine's cores, or its share of them.
+    # The engines of a machine share its cores.
     cores = int(min(node["CPU"] for node in nodes))
     count = actors or gpus or len(nodes)
     threads = arguments.get("threads") or max(1, cores // -(-count // len(nodes)))
@@ -172,7 +182,7 @@ def answers(
     former = (context.enable_progress_bars, context.target_max_block_size)
     former_order = context.execution_options.preserve_order
     context.enable_progress_bars = False
-    context.target_max_block_size = 1  # a bundle is a block, and blocks are not joined
+    context.target_max_block_size = 1  # each bundle stays one block
     context.execution_options.preserve_order = True
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     try:
@@ -190,17 +200,17 @@ def answers(
         for bundle in found.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=1):
             yield from map(tuple, json.loads(bundle.column("answers")[0].as_py()))
     except ray.exceptions.RayError as error:
-        raise _own(error) from error
+        raise _crossrank_error(error) from error
     finally:
         context.enable_progress_bars, context.target_max_block_size = former
         context.execution_options.preserve_order = former_order
 
 
-def _own(error: BaseException) -> Exception:
-    """CrossRank's error within one of Ray's, or Ray's in a line."""
+def _crossrank_error(error: BaseException) -> Exception:
+    """The CrossRank error inside an error of Ray, or an EngineError with the last line of Ray's message."""
     cause: BaseException | None = error
     while cause is not None:
-        # Ray raises a class of its own that is derived from the error's, and keeps the error in ``cause``.
+        # Ray raises a class derived from the error's class, and keeps the error itself in ``cause``.
         inner = getattr(cause, "cause", None)
         if isinstance(inner, CrossRankError):
             return inner
