@@ -80,7 +80,10 @@ def test_rows_with_labels(crossrank: Run, tiny: str, tmp_path: Path) -> None:
         (["--data", CRANFIELD, "--run", "x", "--precision", "int8"], "give a --model"),
         (["--data", "none", "--model", "m"], "none: there is no such folder or file"),
         (["--data", CRANFIELD, "--model", "m", "--metric", "nDGC"], "metric 'nDGC' is unknown"),
-        (["--data", CRANFIELD, "--model", "m", "--metric", "nDCG@0"], "of the best 1 to 1,000,000 documents"),
+        (
+            ["--data", CRANFIELD, "--model", "m", "--metric", "nDCG@0"],
+            "the cutoff after @ must be from 1 to 1,000,000",
+        ),
         (["--data", CRANFIELD, "--model", "m", "--html", "."], ". cannot be written"),
         (["--data", CRANFIELD, "--run", "none.run"], "none.run: there is no such file"),
         (["--data", CRANFIELD, "--model", "m", "--html", "none/r.html"], "there is no such folder"),
