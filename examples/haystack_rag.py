@@ -1,4 +1,4 @@
-"""The same as rag.py in Haystack: a pipeline of its BM25 and vector retrievers, a joiner, and CrossRank.
+"""The example rag.py in Haystack: BM25 and vector retrievers, a joiner, and CrossRank in one pipeline.
 
 pip install '.[haystack,rag]'
 python examples/haystack_rag.py "成吉思汗的妻子被谁抢走了？"
@@ -23,7 +23,7 @@ from crossrank.text.keywords import keywords
 
 @component
 class QueryVector:
-    """A stand-in for an embedding model; put yours here."""
+    """A placeholder for your embedding model."""
 
     def __init__(self, embed: WordVectors) -> None:
         self._embed = embed
@@ -34,8 +34,8 @@ class QueryVector:
 
 
 def main() -> None:
-    asked = arguments(__doc__.splitlines()[0])
-    passages = {passage.text: passage for passage in read_folder(asked.folder)}
+    options = arguments(__doc__.splitlines()[0])
+    passages = {passage.text: passage for passage in read_folder(options.folder)}
     embed = WordVectors(list(passages))
     store = InMemoryDocumentStore(embedding_similarity_function="cosine")
     store.bm25_tokenizer = keywords
@@ -51,20 +51,24 @@ def main() -> None:
     pipeline.add_component("vector", QueryVector(embed))
     pipeline.add_component("vectors", InMemoryEmbeddingRetriever(store, top_k=CANDIDATES))
     pipeline.add_component("joiner", DocumentJoiner(join_mode="reciprocal_rank_fusion", top_k=CANDIDATES))
-    pipeline.add_component("ranker", CrossRankRanker(asked.model, top_k=asked.top))
+    pipeline.add_component("ranker", CrossRankRanker(options.model, top_k=options.top))
     pipeline.connect("vector.embedding", "vectors.query_embedding")
     pipeline.connect("keywords.documents", "joiner.documents")
     pipeline.connect("vectors.documents", "joiner.documents")
     pipeline.connect("joiner.documents", "ranker.documents")
 
-    def read(found: list[Document]) -> list[Passage]:
+    def passages_of(found: list[Document]) -> list[Passage]:
         return [passages[document.content] for document in found]
 
-    inputs = {name: {"query": asked.question} for name in ("keywords", "vector", "ranker")}
+    inputs = {name: {"query": options.question} for name in ("keywords", "vector", "ranker")}
     found = pipeline.run(inputs, include_outputs_from={"joiner"})
     after = found["ranker"]["documents"]
     scores = [document.score for document in after]
-    show(asked.question, read(found["joiner"]["documents"]), list(zip(scores, read(after), strict=True)))
+    show(
+        options.question,
+        passages_of(found["joiner"]["documents"]),
+        list(zip(scores, passages_of(after), strict=True)),
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The same as rag.py in LangChain: an EnsembleRetriever fuses keywords and vectors, and CrossRank reranks.
+"""The example rag.py in LangChain: an EnsembleRetriever fuses keywords and vectors, CrossRank reranks.
 
 pip install '.[langchain,rag]' langchain-classic
 python examples/langchain_rag.py "成吉思汗的妻子被谁抢走了？"
@@ -20,7 +20,7 @@ from crossrank.text.keywords import KeywordIndex
 
 
 class Keywords(BaseRetriever):  # type: ignore[misc]
-    """BM25 over documents."""
+    """A BM25 retriever of documents."""
 
     documents: list[Document]
     index: KeywordIndex
@@ -34,12 +34,12 @@ class Keywords(BaseRetriever):  # type: ignore[misc]
         run_manager: CallbackManagerForRetrieverRun,  # noqa: ARG002
     ) -> list[Document]:
         scores = self.index.scores(query)
-        found = [place for place in self.index.order(query)[:CANDIDATES] if scores[place] > 0]
-        return [self.documents[place] for place in found]
+        found = [i for i in self.index.order(query)[:CANDIDATES] if scores[i] > 0]
+        return [self.documents[i] for i in found]
 
 
 class Vectors(Embeddings):  # type: ignore[misc]
-    """A stand-in for an embedding model; put yours here."""
+    """A placeholder for your embedding model."""
 
     def __init__(self, texts: list[str]) -> None:
         self._embed = WordVectors(texts)
@@ -52,9 +52,9 @@ class Vectors(Embeddings):  # type: ignore[misc]
 
 
 def main() -> None:
-    asked = arguments(__doc__.splitlines()[0])
-    passages = {passage.text: passage for passage in read_folder(asked.folder)}
-    documents = [Document(text, metadata={"source": one.source}) for text, one in passages.items()]
+    options = arguments(__doc__.splitlines()[0])
+    passages = {passage.text: passage for passage in read_folder(options.folder)}
+    documents = [Document(text, metadata={"source": passage.source}) for text, passage in passages.items()]
     store = InMemoryVectorStore(Vectors(list(passages)))
     store.add_documents(documents)
     fused = EnsembleRetriever(
@@ -64,17 +64,21 @@ def main() -> None:
         ],
         weights=[0.5, 0.5],
     )
-    retriever = fused | (lambda found: found[:CANDIDATES])  # it gives all that either has found
+    retriever = fused | (lambda found: found[:CANDIDATES])  # fused returns the results of both retrievers
     reranked = ContextualCompressionRetriever(
-        base_retriever=retriever, base_compressor=CrossRankCompressor(asked.model, top_n=asked.top)
+        base_retriever=retriever, base_compressor=CrossRankCompressor(options.model, top_n=options.top)
     )
 
-    def read(found: list[Document]) -> list[Passage]:
+    def passages_of(found: list[Document]) -> list[Passage]:
         return [passages[document.page_content] for document in found]
 
-    after = reranked.invoke(asked.question)
+    after = reranked.invoke(options.question)
     scores = [document.metadata["relevance_score"] for document in after]
-    show(asked.question, read(retriever.invoke(asked.question)), list(zip(scores, read(after), strict=True)))
+    show(
+        options.question,
+        passages_of(retriever.invoke(options.question)),
+        list(zip(scores, passages_of(after), strict=True)),
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The same as rag.py in LlamaIndex: a fusion retriever over keywords and vectors, and CrossRank after it.
+"""The example rag.py in LlamaIndex: a retriever fuses keywords and vectors, CrossRank reranks.
 
 pip install '.[llamaindex,rag]'
 python examples/llamaindex_rag.py "成吉思汗的妻子被谁抢走了？"
@@ -24,7 +24,7 @@ from crossrank.text.keywords import KeywordIndex
 
 
 class Keywords(BaseRetriever):  # type: ignore[misc]
-    """BM25 over nodes."""
+    """A BM25 retriever of nodes."""
 
     def __init__(self, nodes: list[TextNode]) -> None:
         super().__init__()
@@ -33,14 +33,12 @@ class Keywords(BaseRetriever):  # type: ignore[misc]
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         scores = self._index.scores(query_bundle.query_str)
-        found = [
-            place for place in self._index.order(query_bundle.query_str)[:CANDIDATES] if scores[place] > 0
-        ]
-        return [NodeWithScore(node=self._nodes[place], score=float(scores[place])) for place in found]
+        found = [i for i in self._index.order(query_bundle.query_str)[:CANDIDATES] if scores[i] > 0]
+        return [NodeWithScore(node=self._nodes[i], score=float(scores[i])) for i in found]
 
 
 class Vectors(BaseEmbedding):  # type: ignore[misc]
-    """A stand-in for an embedding model; put yours here."""
+    """A placeholder for your embedding model."""
 
     _embed: WordVectors = PrivateAttr()
 
@@ -62,12 +60,12 @@ class Vectors(BaseEmbedding):  # type: ignore[misc]
 
 
 def main() -> None:
-    asked = arguments(__doc__.splitlines()[0])
-    passages = read_folder(asked.folder)
+    options = arguments(__doc__.splitlines()[0])
+    passages = read_folder(options.folder)
     texts = [passage.text for passage in passages]
-    nodes = [TextNode(text=text, id_=str(place)) for place, text in enumerate(texts)]
+    nodes = [TextNode(text=text, id_=str(number)) for number, text in enumerate(texts)]
     index = VectorStoreIndex(nodes, embed_model=Vectors(texts))
-    llm = MockLLM()  # yours writes the answer
+    llm = MockLLM()  # your LLM writes the answer
     retriever = QueryFusionRetriever(
         [Keywords(nodes), index.as_retriever(similarity_top_k=CANDIDATES)],
         llm=llm,
@@ -79,16 +77,18 @@ def main() -> None:
     engine = RetrieverQueryEngine(
         retriever,
         response_synthesizer=NoText(llm=llm),
-        node_postprocessors=[CrossRankPostprocessor(asked.model, top_n=asked.top)],
+        node_postprocessors=[CrossRankPostprocessor(options.model, top_n=options.top)],
     )
 
-    def read(found: list[NodeWithScore]) -> list[Passage]:
+    def passages_of(found: list[NodeWithScore]) -> list[Passage]:
         return [passages[int(node.node_id)] for node in found]
 
-    after: list[Any] = engine.query(asked.question).source_nodes
+    after: list[Any] = engine.query(options.question).source_nodes
     scores = [node.score for node in after]
     show(
-        asked.question, read(retriever.retrieve(asked.question)), list(zip(scores, read(after), strict=True))
+        options.question,
+        passages_of(retriever.retrieve(options.question)),
+        list(zip(scores, passages_of(after), strict=True)),
     )
 
 

@@ -1,16 +1,18 @@
-"""Find the passages of a folder that answer a question: retrieval-augmented generation without any service.
+"""Find passages in a folder that answer a question: retrieval-augmented generation without any service.
 
     python examples/rag.py "In what country can most of the Amazon rainforest be found?"
     python examples/rag.py "成吉思汗的妻子被谁抢走了？"
     python examples/rag.py "..." --folder my/notes --model BAAI/bge-reranker-v2-m3
 
-It needs pip install '.[rag]', from a clone.
+Install it from a clone with pip install '.[rag]'.
 
-Passages are found twice, by keywords (BM25) and by vectors (FAISS), both lists are fused, and CrossRank puts
-the candidates in order. Shown are the best before and after, and what would go to a language model.
+Keyword search (BM25) and vector search (FAISS) each retrieve candidates, the two lists are fused, and
+CrossRank reranks the result. The output shows the best passages before and after reranking, and the passages
+for the language model.
 
-The vectors are sums of the bundled model's word vectors, weighted by rarity: nothing is downloaded, and a
-question meets passages in other languages. A real embedding model finds more; put yours in ``WordVectors``.
+A vector is the sum of the bundled model's word vectors, weighted by inverse document frequency. This needs
+no download, and finds passages in other languages than the question's. A real embedding model finds more;
+put yours in place of ``WordVectors``.
 """
 
 from __future__ import annotations
@@ -34,15 +36,17 @@ from crossrank.text.keywords import KeywordIndex
 from crossrank.text.sentences import sentence_spans
 
 QUESTION = "In what country can most of the Amazon rainforest be found?"
+
 CANDIDATES = 20
-"""Passages that CrossRank reads."""
-LENGTH = 300
-"""Characters of a passage, about; a sentence is never cut."""
+"""Number of passages that CrossRank reranks."""
+
+PASSAGE_CHARACTERS = 300
+"""Maximum length of a passage, unless a single sentence is longer: sentences are never split."""
 
 
 @dataclass(frozen=True)
 class Passage:
-    """Some sentences of a file under one heading; ``source`` is file:line."""
+    """Consecutive sentences of a file under one heading; ``source`` is FILE:LINE."""
 
     source: str
     heading: str
@@ -54,7 +58,7 @@ class Passage:
 
 
 def read_folder(folder: Path) -> list[Passage]:
-    """The passages of all Markdown and text files in a folder and its folders."""
+    """Read the passages of all Markdown and text files in a folder and its subfolders."""
     files = sorted(path for path in folder.rglob("*") if path.suffix in (".md", ".txt") and path.is_file())
     found: list[Passage] = []
     for path in files:
@@ -69,8 +73,8 @@ def read_folder(folder: Path) -> list[Passage]:
 
 
 def split(text: str, source: str) -> Iterator[Passage]:
-    """Sentences of one heading, together up to LENGTH characters."""
-    heading, start, end = "", 0, 0  # of the passage that grows; empty: none does
+    """Split a text into passages of up to PASSAGE_CHARACTERS characters, each under one heading."""
+    heading, start, end = "", 0, 0  # of the current passage, which is empty if start equals end
 
     def passage() -> Passage:
         line = text.count("\n", 0, start) + 1
@@ -78,7 +82,7 @@ def split(text: str, source: str) -> Iterator[Passage]:
 
     for span in sentence_spans(text):
         is_heading = text.startswith("#", span.start)
-        if start < end and (is_heading or span.end - start > LENGTH):
+        if start < end and (is_heading or span.end - start > PASSAGE_CHARACTERS):
             yield passage()
             start = end
         if is_heading:
@@ -90,7 +94,7 @@ def split(text: str, source: str) -> Iterator[Passage]:
 
 
 class WordVectors:
-    """Texts as sums of the bundled model's word vectors, rare words first (inverse document frequency)."""
+    """Embed texts as sums of the bundled model's word vectors, weighted by inverse document frequency."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         checkpoint = Checkpoint(resolve(BUNDLED))
@@ -100,25 +104,25 @@ class WordVectors:
         for ids in self._ids(texts):
             counts[list(set(ids))] += 1
         self._weights = np.log(1 + len(texts) / counts)
-        self._middle = np.zeros(self._words.shape[1])  # what all texts have in common says nothing
-        self._middle = self(texts).mean(axis=0)
+        self._mean = np.zeros(self._words.shape[1])  # subtracted, since it does not distinguish texts
+        self._mean = self(texts).mean(axis=0)
 
     def __call__(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Vectors of length 1: float32 (texts, 384)."""
-        vectors = _normed(np.array([self._weights[ids] @ self._words[ids] for ids in self._ids(texts)]))
-        return _normed(vectors - self._middle).astype(np.float32)
+        """Embed texts as unit vectors, float32 (texts, 384)."""
+        vectors = _normalized(np.array([self._weights[ids] @ self._words[ids] for ids in self._ids(texts)]))
+        return _normalized(vectors - self._mean).astype(np.float32)
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
 
 
-def _normed(vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _normalized(vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     lengths: npt.NDArray[np.float64] = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.maximum(lengths, 1e-12)
 
 
 class FirstStage:
-    """Keywords and vectors over passages, fused."""
+    """Search passages by keywords and vectors, and fuse the two lists."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._keywords = KeywordIndex(texts)
@@ -128,24 +132,24 @@ class FirstStage:
         self._vectors.add(vectors)
 
     def search(self, question: str, count: int = CANDIDATES) -> list[int]:
-        """The places of candidates, best first."""
+        """The indices of the best passages, best first."""
         scores = self._keywords.scores(question)
-        found = [place for place in self._keywords.order(question)[:count] if scores[place] > 0]
-        _, near = self._vectors.search(self._embed([question]), min(count, self._vectors.ntotal))
-        return fuse([found, near[0].tolist()])[:count]
+        by_keywords = [i for i in self._keywords.order(question)[:count] if scores[i] > 0]
+        _, by_vectors = self._vectors.search(self._embed([question]), min(count, self._vectors.ntotal))
+        return fuse([by_keywords, by_vectors[0].tolist()])[:count]
 
 
 def fuse(lists: Iterable[Sequence[int]]) -> list[int]:
-    """Reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009): sums of 1 / (60 + rank)."""
+    """Reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009): sum 1 / (60 + rank) per list."""
     scores: dict[int, float] = {}
-    for found in lists:
-        for rank, place in enumerate(found, start=1):
-            scores[place] = scores.get(place, 0.0) + 1 / (60 + rank)
-    return sorted(scores, key=lambda place: -scores[place])
+    for ranked in lists:
+        for rank, index in enumerate(ranked, start=1):
+            scores[index] = scores.get(index, 0.0) + 1 / (60 + rank)
+    return sorted(scores, key=lambda index: -scores[index])
 
 
 def show(question: str, before: Sequence[Passage], after: Sequence[tuple[float, Passage]]) -> None:
-    """The best before and after, and the passages that would go to a language model."""
+    """Print the best passages before and after reranking, and the passages for the language model."""
     print(f"{question}\n\nbefore: keywords and vectors, {len(before)} candidates")
     for rank, passage in enumerate(before[: len(after)], start=1):
         print(f"{rank}  {_line(passage)}")
@@ -163,40 +167,43 @@ def _line(passage: Passage) -> str:
 
 
 def arguments(description: str) -> argparse.Namespace:
-    """What all the RAG examples are asked."""
+    """Parse the arguments that all RAG examples share."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("question", nargs="?", default=QUESTION)
     parser.add_argument(
-        "--folder", type=Path, default=Path(__file__).parent / "documents", help="Markdown and text files"
+        "--folder",
+        type=Path,
+        default=Path(__file__).parent / "documents",
+        help="folder with Markdown and text files",
     )
     parser.add_argument("--model", default=BUNDLED, help="a model's name or folder, or a server's URL")
-    parser.add_argument("--top", type=int, default=3, help="passages for the language model")
-    asked = parser.parse_args()
-    if not asked.question.strip():
+    parser.add_argument("--top", type=int, default=3, help="number of passages for the language model")
+    options = parser.parse_args()
+    if not options.question.strip():
         raise InputError("the question is empty")
-    return asked
+    return options
 
 
 def main() -> None:
-    asked = arguments(__doc__.splitlines()[0])
-    passages = read_folder(asked.folder)
+    options = arguments(__doc__.splitlines()[0])
+    passages = read_folder(options.folder)
     texts = [passage.text for passage in passages]
-    candidates = FirstStage(texts).search(asked.question)
-    before = [passages[place] for place in candidates]
-    ranker = Ranker(asked.model)
-    ranking = ranker.sync.rank(asked.question, [passage.text for passage in before], top_n=asked.top)
-    show(asked.question, before, [(hit.score, before[hit.index]) for hit in ranking])
+    candidates = FirstStage(texts).search(options.question)
+    before = [passages[index] for index in candidates]
+    ranker = Ranker(options.model)
+    ranking = ranker.sync.rank(options.question, [passage.text for passage in before], top_n=options.top)
+    show(options.question, before, [(hit.score, before[hit.index]) for hit in ranking])
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run an example; what goes wrong is one line."""
+    """Run an example, and report a CrossRank error in one line."""
     try:
         main()
     except Exception as error:
-        ours = error if isinstance(error, CrossRankError) else error.__cause__  # Haystack's pipelines wrap it
-        if not isinstance(ours, CrossRankError):
+        cause = error if isinstance(error, CrossRankError) else error.__cause__  # Haystack wraps it
+        if not isinstance(cause, CrossRankError):
             raise
-        print(f"error: {ours}", file=sys.stderr)
+        print(f"error: {cause}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -1,4 +1,4 @@
-"""Load BAAI/bge-reranker-v2-m3 (or the model named on the command line) and score one pair.
+"""Load BAAI/bge-reranker-v2-m3, or the model named on the command line, and score one pair.
 
 python examples/test.py
 python examples/test.py crossrank-mini

@@ -1,4 +1,4 @@
-"""Rerank documents that are built to fool keyword search, and show the scores as bars.
+"""Rerank documents that fool keyword search, and show the scores as bars.
 
 python examples/test2.py crossrank-mini
 python examples/test2.py crossrank-mini --plot scores.png
@@ -34,14 +34,14 @@ def show(ranking: Ranking) -> None:
 
 
 def plot(ranking: Ranking, path: Path) -> None:
-    """Draw the same as a picture."""
+    """Draw the scores as a bar chart."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
     from matplotlib.font_manager import fontManager
 
-    # matplotlib's own font has no Chinese; the package mplfonts carries one that has.
+    # The default font of matplotlib has no Chinese characters; the package mplfonts brings one that has.
     font = resources.files("mplfonts") / "fonts" / "NotoSansCJKsc-Regular.otf"
     fontManager.addfont(str(font))
     mpl.rcParams["font.family"] = "Noto Sans CJK SC"
@@ -53,8 +53,8 @@ def plot(ranking: Ranking, path: Path) -> None:
         [hit.score for hit in hits],
         color=[colours[h.fields["kind"]] for h in hits],
     )
-    for place, hit in enumerate(hits):
-        axes.text(hit.score + 0.01, place, f"{hit.score:.4f}", va="center")
+    for row, hit in enumerate(hits):
+        axes.text(hit.score + 0.01, row, f"{hit.score:.4f}", va="center")
     axes.set_xlim(0, 1.12)
     axes.set_title(ranking.query)
     figure.savefig(path, dpi=150)
@@ -69,7 +69,7 @@ def fail(message: str) -> NoReturn:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", default="BAAI/bge-reranker-v2-m3")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw the scores into a PNG")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="also save a chart of the scores as PNG")
     arguments = parser.parse_args()
     try:
         ranking = Reranker(arguments.model, progress=True).rank(QUERY, DOCUMENTS)
