@@ -90,6 +90,31 @@ def test_every_option_is_a_variable_too(
     assert told == [wanted, wanted]
 
 
+@pytest.mark.parametrize(
+    ("value", "models"),
+    [
+        ("one two", ["one", "two"]),
+        ("'/models/my model'", ["/models/my model"]),
+        ('a="/models/my model" b=two', ["a=/models/my model", "b=two"]),
+    ],
+)
+def test_spaces_divide_the_models_of_the_variable_unless_quoted(
+    value: str, models: list[str], crossrank: Run, told: list[Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CROSSRANK_MODEL", value)
+    assert crossrank("serve").code == 0
+    assert told[0].models == models
+
+
+def test_an_open_quote_in_the_variable_is_an_error(
+    crossrank: Run, told: list[Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CROSSRANK_MODEL", "'/models/my model")
+    done = crossrank("serve")
+    assert (done.code, told) == (2, [])
+    assert "No closing quotation" in done.err
+
+
 def test_a_flag_is_a_variable_too(
     crossrank: Run, told: list[Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +37,7 @@ def _port(value: str | int) -> int:
 
 
 # Each option is also an environment variable: CROSSRANK_ and the name of serve's parameter.
+
 
 _Models = Annotated[
     list[str],
@@ -177,6 +179,7 @@ _LogLevel = Annotated[str, typer.Option(help="debug, info, warning or error.", r
 
 
 def serve(
+    context: typer.Context,
     model: _Models = [BUNDLED],  # noqa: B006 - typer wants a list, and copies it
     dialect: _Dialect = "cohere",
     host: _Host = "127.0.0.1",
@@ -218,6 +221,9 @@ def serve(
     with needs("server", "the server"):
         from crossrank.server import run, settings
         from crossrank.server.http.limits import Limits, parse_size
+    source_of_model = context.get_parameter_source("model")
+    if source_of_model is not None and source_of_model.name == "ENVIRONMENT":
+        model = _divided("CROSSRANK_MODEL")
     _check_logs(log_format, log_level)
     _check_secrets(api_key, api_key_file)
     wanted = settings.Settings(
@@ -273,3 +279,12 @@ def _check_secrets(api_key: list[str] | None, api_key_file: Path | None) -> None
     for name, given in (("CROSSRANK_API_KEY", api_key), ("CROSSRANK_API_KEY_FILE", api_key_file)):
         if not str(given or "").strip() and not os.environ.get(name, "unset").strip():
             raise InputError(f"{name} is empty; give it a value, or unset it")
+
+
+def _divided(variable: str) -> list[str]:
+    """The values of a variable that spaces divide, unless they are quoted; the parser knows no quotes."""
+    value = os.environ[variable]
+    try:
+        return shlex.split(value)
+    except ValueError as error:  # a quote that is not closed
+        raise InputError(f"{variable} is {value[:200]!r}, which cannot be divided: {error}") from None
