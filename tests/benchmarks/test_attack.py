@@ -12,6 +12,7 @@ import pytest
 from benchmarks.attack import CLOSED, NO_ANSWER, SLOWER, Attack, Row, ask_for, attack, attacks, good, judge
 from tests.server.process import Server, serving
 
+pytestmark = pytest.mark.full  # a server under attack, for minutes
 ATTACKS = {each.name: each for each in attacks(0.01)}
 
 
