@@ -7,6 +7,7 @@ import pytest
 
 from tests.server.process import serving
 
+pytestmark = pytest.mark.full  # FAISS, frameworks and Matplotlib, in processes of their own
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
