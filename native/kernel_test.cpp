@@ -288,7 +288,7 @@ constexpr std::pair<Precision, double> kPrecisions[] = {
 void test_engines(const RandomModel& random, const std::vector<std::vector<int>>& packs) {
     const Prepared exact(random, Precision::fp32);
     Engine reference(exact.model(), *available_kernels().back(), 1);
-    for (const auto& [precision, most] : kPrecisions) {
+    for (const auto& [precision, limit] : kPrecisions) {
         const Prepared prepared(random, precision);
         for (const Kernels* kernels : available_kernels()) {
             Engine one(prepared.model(), *kernels, 1), two(prepared.model(), *kernels, 2),
@@ -299,7 +299,7 @@ void test_engines(const RandomModel& random, const std::vector<std::vector<int>>
                 for (std::size_t i = 0; i < alone.size(); ++i)
                     worst = std::fmax(
                         worst, std::fabs(static_cast<double>(alone[i]) - static_cast<double>(expected[i])));
-                expect(worst <= most, kernels->name, "engine", worst);
+                expect(worst <= limit, kernels->name, "engine", worst);
                 for (Engine* many : {&two, &five})
                     expect(score(*many, lengths) == alone, kernels->name, "threads change a logit",
                            many->threads());
@@ -332,7 +332,7 @@ void test_read_errors(const RandomModel& random, const std::vector<int>& lengths
     const std::size_t kept = words.size() / 2;
     if (!file || std::fwrite(words.data(), sizeof(float), kept, file) != kept || std::fflush(file) != 0)
         return expect(false, "a file", "cannot be written", 0);
-    for (const auto& [precision, most] : kPrecisions) {
+    for (const auto& [precision, limit] : kPrecisions) {
         const Prepared prepared(random, precision);
         for (const int threads : {1, 2, 3}) {
             Engine engine(prepared.model(fileno(file)), *available_kernels().front(), threads);

@@ -5,13 +5,14 @@
 
 namespace crossrank::CR_ISA {
 
-// M rows in as few blocks of at most `most` as will do, their sizes differing by at most one: 128 rows are
-// two blocks of 12 and eight of 13, not nine of 14 and one of 2, as a small tile leaves the multipliers idle.
+// M rows in the fewest blocks of at most `max_rows`, whose sizes differ by at most one: 128 rows are two
+// blocks of 12 and eight of 13, not nine of 14 and one of 2, because a small tile leaves the multipliers
+// idle.
 struct RowBlocks {
     int count, small, larger;  // `larger` of the blocks have small + 1 rows
 
-    RowBlocks(int rows, int most)
-        : count(static_cast<int>(ceil_div(rows, most))),
+    RowBlocks(int rows, int max_rows)
+        : count(static_cast<int>(ceil_div(rows, max_rows))),
           small(count ? rows / count : 0),
           larger(count ? rows % count : 0) {}
     int size(int block) const { return small + (block < larger ? 1 : 0); }

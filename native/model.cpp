@@ -147,10 +147,10 @@ Table require_table(const Tensors& tensors, const std::string& name, std::int64_
 }
 
 void Config::check() const {
-    const auto positive = [](const char* name, int value, int most) {
-        if (value < 1 || value > most)
+    const auto positive = [](const char* name, int value, int max) {
+        if (value < 1 || value > max)
             throw std::invalid_argument(std::string(name) + " is " + std::to_string(value) +
-                                        "; it must be 1 to " + std::to_string(most));
+                                        "; it must be 1 to " + std::to_string(max));
     };
     positive("hidden_size", hidden, kMaxInputs);
     positive("num_hidden_layers", layers, 1000);

@@ -1,4 +1,4 @@
-// A model as the encoder uses it: its sizes, and pointers into tensors that somebody else keeps alive.
+// A model as the encoder uses it: its sizes, and pointers into tensors that others keep alive.
 #pragma once
 
 #include <cstdint>

@@ -9,11 +9,11 @@ namespace crossrank::CR_ISA {
 inline void layer_norm(const float* x, const float* gamma, const float* beta, float eps, int n, float* y) {
     constexpr int kAtOnce = 4;  // independent sums: one would wait for itself
     const int whole = n / kLanes * kLanes, rest = n - whole,
-              most = whole / (kAtOnce * kLanes) * kAtOnce * kLanes;
+              unrolled = whole / (kAtOnce * kLanes) * kAtOnce * kLanes;
     Vf totals[kAtOnce] = {};
-    for (int i = 0; i < most; i += kAtOnce * kLanes)
+    for (int i = 0; i < unrolled; i += kAtOnce * kLanes)
         for (int v = 0; v < kAtOnce; ++v) totals[v] += load<Vf>(x + i + v * kLanes);
-    for (int i = most; i < whole; i += kLanes) totals[0] += load<Vf>(x + i);
+    for (int i = unrolled; i < whole; i += kLanes) totals[0] += load<Vf>(x + i);
     if (rest) totals[1] += load_some(x + whole, rest);
     const float mean = sum((totals[0] + totals[1]) + (totals[2] + totals[3])) / static_cast<float>(n);
 
@@ -22,9 +22,9 @@ inline void layer_norm(const float* x, const float* gamma, const float* beta, fl
         const Vf d = load<Vf>(x + i) - mean;
         squares[v] = fma(d, d, squares[v]);
     };
-    for (int i = 0; i < most; i += kAtOnce * kLanes)
+    for (int i = 0; i < unrolled; i += kAtOnce * kLanes)
         for (int v = 0; v < kAtOnce; ++v) add_square(v, i + v * kLanes);
-    for (int i = most; i < whole; i += kLanes) add_square(0, i);
+    for (int i = unrolled; i < whole; i += kLanes) add_square(0, i);
     float variance = sum((squares[0] + squares[1]) + (squares[2] + squares[3]));
     for (int i = whole; i < n; ++i) variance += (x[i] - mean) * (x[i] - mean);
     const float inverse = 1.0f / __builtin_sqrtf(variance / static_cast<float>(n) + eps);

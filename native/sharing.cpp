@@ -8,7 +8,7 @@
 namespace crossrank {
 
 void share_by_rows(const Call& call, const Group& group, int threads, ThreadPool& pool, Arena& arena) {
-    // Everybody's keys and values come first: two layers' of them, because a thread that is ahead writes
+    // All threads' keys and values come first: those of two layers, because a thread that is ahead writes
     // those of the next layer while another still reads.
     const auto workspace = [&](std::ptrdiff_t rows, char* memory) {
         return Workspace(call.model, call.kernels, call.attention_bf16, rows, 1, memory, false);

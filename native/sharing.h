@@ -172,7 +172,7 @@ Once(Work) -> Once<Work>;
 
 // One thread's share of the work on a group. Every thread that shares the group calls the same steps in the
 // same order, and a step returns when all threads' shares of it are done. A thread by itself does everything,
-// waits for nobody and touches no lock.
+// does not wait and touches no lock.
 class Share {
   public:
     // All of a group: there are no other threads.

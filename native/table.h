@@ -23,7 +23,7 @@ inline double peak_int8(std::int64_t repeats) {
     alignas(64) std::int32_t sums[kRows * kPanel];
     for (std::int64_t i = 0; i < repeats; ++i) {
         kTilesInt8[kRows - 1]({a, kGroups * kUnit + 64, panel, kGroups, sums, kPanel, panel, 0, nullptr});
-        __asm__ volatile("" : : "r"(sums) : "memory");  // or the compiler sees that nobody wants them
+        __asm__ volatile("" : : "r"(sums) : "memory");  // or the compiler drops them as unused
     }
     return static_cast<double>(repeats) * kRows * kPanel * kGroups * kUnit;
 }

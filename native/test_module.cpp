@@ -18,10 +18,10 @@ using Matrix = ArrayOf<float, nb::ndim<2>>;
 using Vector = ArrayOf<float, nb::ndim<1>>;
 
 // An extent as the kernels take it.
-int extent(std::size_t value, std::ptrdiff_t most = std::ptrdiff_t{1} << 30) {
-    if (value > static_cast<std::size_t>(most))
+int extent(std::size_t value, std::ptrdiff_t max = std::ptrdiff_t{1} << 30) {
+    if (value > static_cast<std::size_t>(max))
         throw std::invalid_argument("an array has " + std::to_string(value) + " values where at most " +
-                                    std::to_string(most) + " fit");
+                                    std::to_string(max) + " fit");
     return static_cast<int>(value);
 }
 

@@ -12,9 +12,9 @@
 
 namespace crossrank {
 
-// `size` threads, one of them a caller. Several may call at a time: whoever is free takes the next task of
-// the first call that has one left, so that no thread waits for the last task of another. One caller works at
-// a time, so that no more than `size` threads do.
+// `size` threads; one of them is the caller. Several threads may call at the same time: whichever thread is
+// free takes the next task of the first call that has one left, so none waits for another's last task. Only
+// one caller works at a time, so no more than `size` threads do.
 class ThreadPool {
   public:
     // Throws std::invalid_argument where `size` is less than 1, std::system_error where the system allows no
@@ -26,15 +26,16 @@ class ThreadPool {
 
     int size() const { return static_cast<int>(workers_.size()) + 1; }
 
-    // work(i, rank) for each i in [0, tasks), on whichever threads are free; no two threads have the same
-    // rank, in [0, size()), at a time. Returns when all are done. After an exception, the first of which is
-    // thrown again, no more of them begin. `size` tasks that wait for each other run side by side.
+    // work(i, rank) for each i in [0, tasks), on whichever threads are free. No two threads have the same
+    // rank, in [0, size()), at the same time. Returns when all tasks are done. After an exception no further
+    // task begins, and the first exception is thrown again. `size` tasks that wait for each other run side by
+    // side.
     void run(std::ptrdiff_t tasks, const std::function<void(std::ptrdiff_t, int)>& work);
 
   private:
     struct Run {
         const std::function<void(std::ptrdiff_t, int)>* work;
-        std::ptrdiff_t waiting;  // tasks that nobody has taken
+        std::ptrdiff_t waiting;  // tasks that no thread has taken yet
         std::ptrdiff_t next;
         std::ptrdiff_t at_work;
         std::exception_ptr error;
@@ -46,7 +47,7 @@ class ThreadPool {
 
     std::mutex mutex_;
     std::condition_variable wake_, callers_;
-    std::deque<Run*> runs_;  // that have tasks which nobody has taken
+    std::deque<Run*> runs_;  // those with tasks that no thread has taken yet
     bool caller_works_ = false;
     bool stopping_ = false;
     std::vector<std::thread> workers_;

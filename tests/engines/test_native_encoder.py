@@ -531,3 +531,27 @@ def test_a_change_of_prepared_weights_has_a_new_version(precision: str) -> None:
     assert digest.hexdigest() == PREPARED[native.LAYOUT][precision], (
         "prepared weights have changed: raise kLayout in native/kernels.h, and add the new digests here"
     )
+
+
+def test_the_module_has_no_kernels_for_tests() -> None:
+    """They are in ``_native_test``, which no wheel has."""
+    assert {name for name in dir(native) if not name.startswith("_")} == {
+        "ACTIVATIONS",
+        "Engine",
+        "LAYOUT",
+        "MODEL_TYPES",
+        "POSITION_TYPES",
+        "has_fast",
+        "isa",
+        "isas",
+        "prepare_weights",
+    }
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_threads_are_at_least_one(xlm_roberta: Reference, threads: int) -> None:
+    with pytest.raises(ValueError, match=f"threads is {threads}; it must be at least 1"):
+        native.prepare_weights(xlm_roberta.config, xlm_roberta.tensors, "fp32", threads)
+    prepared = native.prepare_weights(xlm_roberta.config, xlm_roberta.tensors, "fp32")
+    with pytest.raises(ValueError, match=f"threads is {threads}; it must be at least 1"):
+        native.Engine(xlm_roberta.config, prepared, "fp32", threads)
