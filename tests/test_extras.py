@@ -90,12 +90,12 @@ class Absent:
         (
             "ir_datasets",
             "from crossrank.data.collection import load_collection; load_collection('irds:x')",
-            "a name of ir_datasets needs ir_datasets, which is not installed: {eval}",
+            "irds:x needs ir_datasets, which is not installed: {eval}",
         ),
         (
             "mteb",
             "from crossrank.data.collection import load_collection; load_collection('mteb:x')",
-            "a name of MTEB needs mteb, which is not installed: {mteb}",
+            "mteb:x needs mteb, which is not installed: {mteb}",
         ),
         (
             "modelscope",

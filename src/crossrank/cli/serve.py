@@ -219,14 +219,14 @@ def serve(
     OpenTelemetry traces are sent to OTEL_EXPORTER_OTLP_ENDPOINT, if it is set.
     """
     with needs("server", "the server"):
-        from crossrank.server import run, settings
-        from crossrank.server.http.limits import Limits, parse_size
+        from crossrank.server import run
+        from crossrank.server.settings import Limits, Settings, parse_size
     source_of_model = context.get_parameter_source("model")
     if source_of_model is not None and source_of_model.name == "ENVIRONMENT":
-        model = _divided("CROSSRANK_MODEL")
+        model = _split_variable("CROSSRANK_MODEL")
     _check_logs(log_format, log_level)
     _check_secrets(api_key, api_key_file)
-    wanted = settings.Settings(
+    wanted = Settings(
         models=model,
         model_options={
             "revision": revision,
@@ -281,10 +281,10 @@ def _check_secrets(api_key: list[str] | None, api_key_file: Path | None) -> None
             raise InputError(f"{name} is empty; give it a value, or unset it")
 
 
-def _divided(variable: str) -> list[str]:
-    """The values of a variable that spaces divide, unless they are quoted; the parser knows no quotes."""
+def _split_variable(variable: str) -> list[str]:
+    """Split an environment variable at spaces that are not in quotes. click would split it at every space."""
     value = os.environ[variable]
     try:
         return shlex.split(value)
     except ValueError as error:  # a quote that is not closed
-        raise InputError(f"{variable} is {value[:200]!r}, which cannot be divided: {error}") from None
+        raise InputError(f"{variable} is {value[:200]!r}, which cannot be split: {error}") from None

@@ -28,7 +28,7 @@ class Parts:
 
 def _irds(name: str, split: str | None, judged: bool) -> Parts:
     """Load a data set of ir_datasets, such as ``irds:beir/scifact/test``."""
-    with needs("eval", "a name of ir_datasets"):
+    with needs("eval", f"irds:{name}"):
         import ir_datasets
     if split:
         raise InputError(f"irds:{name} names its split itself; leave --split out")
@@ -61,7 +61,7 @@ def _irds(name: str, split: str | None, judged: bool) -> Parts:
 
 def _mteb(name: str, split: str | None, judged: bool) -> Parts:  # noqa: ARG001  every task has judgments
     """Load a retrieval or reranking task of MTEB: ``mteb:NAME``, or a part of it: ``mteb:NAME/LANGUAGE``."""
-    with needs("mteb", "a name of MTEB"):
+    with needs("mteb", f"mteb:{name}"):
         import mteb
     name, _, part = name.partition("/")
     try:
