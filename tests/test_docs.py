@@ -26,6 +26,7 @@ PUBLIC = [
     "crossrank.integrations.llamaindex",
     "crossrank.integrations.mteb",
     "crossrank.integrations.pyterrier",
+    "crossrank.loading",
     "crossrank.ray",
     "crossrank.server.settings",
 ]
@@ -36,7 +37,7 @@ BESIDE = {
     "crossrank.engines.base.Engine",
     "crossrank.engines.fake.FakeEngine",
     "crossrank.packing.Pack",
-    "crossrank.server.http.limits.Limits",
+    "crossrank.pairs.PairEncoder",
 }
 
 

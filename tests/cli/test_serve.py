@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from crossrank.server import run as server
-from crossrank.server.http.limits import Limits
-from crossrank.server.settings import Settings
+from crossrank.server.settings import Limits, Settings
 from tests.cli.conftest import Run
 
 

@@ -12,7 +12,8 @@ from typing import Any
 from starlette.types import ASGIApp, Message
 
 from crossrank.engines.fake import FakeEngine
-from crossrank.server.core.registry import ModelSpec, Registry
+from crossrank.server.core.model import ModelSpec
+from crossrank.server.core.registry import Registry
 from crossrank.server.http.app import create_app
 from crossrank.server.settings import Settings
 from tests.server.serving import registry

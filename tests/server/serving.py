@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -10,11 +11,12 @@ from contextlib import asynccontextmanager
 import numpy as np
 import numpy.typing as npt
 
-from crossrank import Reranker
 from crossrank.engines.fake import FakeEngine
+from crossrank.loading import LoadedModel
 from crossrank.models.resolve import BUNDLED, resolve
-from crossrank.pairs import PairEncoder
-from crossrank.server.core.registry import ModelSpec, Options, Registry
+from crossrank.pairs import EncodedPair, PairEncoder
+from crossrank.server.core.model import ModelSpec
+from crossrank.server.core.registry import Options, Registry
 from crossrank.server.core.work import Answer, Work
 
 ENCODER = PairEncoder(resolve(BUNDLED) / "tokenizer.json", max_length=64)
@@ -25,12 +27,16 @@ def checksum(ids: npt.NDArray[np.int32]) -> float:
     return float((ids.astype(np.int64) * np.arange(1, len(ids) + 1)).sum() % 100_003)
 
 
+def encode(pairs: Sequence[tuple[str, str]]) -> list[EncodedPair]:
+    return ENCODER.encode([query for query, _ in pairs], [text for _, text in pairs])
+
+
 def expected(pairs: Sequence[tuple[str, str]]) -> list[float]:
-    return [checksum(pair.token_ids) for pair in ENCODER.encode_pairs(pairs)]
+    return [checksum(pair.token_ids) for pair in encode(pairs)]
 
 
 def tokens(pairs: Sequence[tuple[str, str]]) -> list[int]:
-    return [len(pair.token_ids) for pair in ENCODER.encode_pairs(pairs)]
+    return [len(pair.token_ids) for pair in encode(pairs)]
 
 
 def pairs(count: int, name: str = "document") -> list[tuple[str, str]]:
@@ -44,15 +50,36 @@ def fake(
 
 
 def serve(engine: FakeEngine, name: str = "model") -> ModelSpec:
-    return ModelSpec(name, lambda: Reranker.from_parts(ENCODER, engine))
+    return ModelSpec(name, lambda: LoadedModel(ENCODER, engine))
+
+
+class Clock:
+    """A clock that shows what it was told."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def engine(self, tokens_per_second: float, batch_tokens: int = 100, **options: float) -> FakeEngine:
+        """An engine that takes time by this clock, and none by any other."""
+
+        def logit(ids: npt.NDArray[np.int32]) -> float:
+            self.now += len(ids) / tokens_per_second
+            return checksum(ids)
+
+        return fake(logit, batch_tokens, **options)
 
 
 @asynccontextmanager
-async def registry(*models: ModelSpec | FakeEngine, **options: object) -> AsyncIterator[Registry]:
+async def registry(
+    *models: ModelSpec | FakeEngine, clock: Callable[[], float] = time.monotonic, **options: object
+) -> AsyncIterator[Registry]:
     """A started registry; the packs of its engines are forgotten once it is warm."""
     engines = [model for model in models if isinstance(model, FakeEngine)]
     specs = [serve(model) if isinstance(model, FakeEngine) else model for model in models]
-    running = Registry(specs, Options(**options))  # type: ignore[arg-type]
+    running = Registry(specs, Options(**options), clock=clock)  # type: ignore[arg-type]
     await running.start()
     for engine in engines:
         engine.packs.clear()
@@ -77,8 +104,18 @@ def value(of: Registry, name: str, **labels: str) -> float:
     return of.metrics.registry.get_sample_value(name, labels) or 0.0
 
 
+def asked(pairs: Sequence[tuple[str, str]], **options: object) -> Work:
+    """A request to score pairs; where all have the same query, with that one alone."""
+    queries, texts = [query for query, _ in pairs], [text for _, text in pairs]
+    return Work(queries[:1] if len(set(queries)) == 1 else queries, texts, **options)  # type: ignore[arg-type]
+
+
+def pairs_of(work: Work) -> list[tuple[str, str]]:
+    return list(zip(itertools.cycle(work.queries), work.texts))
+
+
 def begin(of: Registry, work: Work | Sequence[tuple[str, str]], **options: object) -> asyncio.Task[Answer]:
     """Score in a task of its own."""
     if not isinstance(work, Work):
-        work = Work(work, **options)  # type: ignore[arg-type]
+        work = asked(work, **options)
     return asyncio.ensure_future(of.score(work))

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from crossrank.errors import InputError
-from crossrank.server.http.limits import Limits
-from crossrank.server.settings import Settings
+from crossrank.server.http.auth import keys_of
+from crossrank.server.settings import Limits, Settings
 from tests.server.http.test_auth import kind
 
 
@@ -22,8 +22,8 @@ def test_models_are_called_by_their_source_or_a_name() -> None:
 
 def test_a_model_is_loaded_with_the_options() -> None:
     settings = Settings(models=["a=crossrank-mini"], model_options={"max_length": 77, "precision": "fp32"})
-    reranker = settings.specs()[0].load()
-    assert (reranker.max_length, reranker.engine.precision) == (77, "fp32")
+    loaded = settings.specs()[0].load()
+    assert (loaded.encoder.max_length, loaded.engine.precision) == (77, "fp32")
 
 
 @pytest.mark.parametrize(
@@ -72,14 +72,14 @@ def test_keys_come_from_options_and_a_file(tmp_path: Path) -> None:
     settings = Settings(api_keys=[" one "], api_key_file=file, admin_key=" boss\n")
     assert settings.has_keys
     for key in ("one", "two", "boss"):
-        assert kind(settings.keys(), f"Bearer {key}") == "allowed"
-    assert kind(settings.keys(), "Bearer three") == "unauthorized"
+        assert kind(keys_of(settings), f"Bearer {key}") == "allowed"
+    assert kind(keys_of(settings), "Bearer three") == "unauthorized"
     assert not Settings(admin_key="boss").has_keys
 
 
 def test_an_empty_key_is_none() -> None:
     with pytest.raises(InputError, match="an API key is empty"):
-        Settings(api_keys=[" "]).keys()
+        keys_of(Settings(api_keys=[" "]))
 
 
 def test_a_key_that_no_header_can_carry_is_refused(tmp_path: Path) -> None:
@@ -87,4 +87,4 @@ def test_a_key_that_no_header_can_carry_is_refused(tmp_path: Path) -> None:
     file.write_text("schlüssel\n")
     for settings in (Settings(api_keys=["clé"]), Settings(api_key_file=file), Settings(admin_key="钥匙")):
         with pytest.raises(InputError, match="characters beyond ASCII"):
-            settings.keys()
+            keys_of(settings)

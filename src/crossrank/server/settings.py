@@ -11,14 +11,56 @@ from pathlib import Path
 from typing import Any
 
 from crossrank.errors import InputError
+from crossrank.loading import load_model
 from crossrank.models.resolve import BUNDLED
-from crossrank.reranker import Reranker
-from crossrank.server.core.registry import ModelSpec, Options, Registry
-from crossrank.server.http.auth import Keys, read_keys
-from crossrank.server.http.dialects import DIALECTS
-from crossrank.server.http.limits import Limits
+from crossrank.server.core.model import ModelSpec
+from crossrank.server.core.registry import Options, Registry
 
-__all__ = ["Settings"]
+__all__ = ["Limits", "Settings"]
+
+DIALECTS = ("cohere", "jina", "vllm", "xinference", "infinity", "voyage")
+"""Whose API /v1/rerank may be where they differ."""
+
+_UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30}
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "16MiB", "256MB", "1g" or "4096".
+
+    Raises:
+        InputError: it is none of these.
+    """
+    found = re.fullmatch(r"\s*(\d+)\s*([KMG]I?)?B?\s*", text, re.IGNORECASE)
+    if found is None:
+        raise InputError(f"{text!r} is not a size; write it as 4096, 256MB or 16MiB")
+    return int(found[1]) * _UNITS[(found[2] or "").upper()]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may have.
+
+    Attributes:
+        max_body_bytes: of the body as sent.
+        max_bodies_bytes: of all bodies at a time, those on their way and those at work; one client
+            may have half of it.
+        max_documents: in a request.
+        max_document_chars: of a document or a query. Longer than the model's window is cut;
+            longer than this is refused.
+        max_connections: at a time.
+        read_timeout: seconds until the whole body must be here.
+        write_timeout: seconds in which a client must read a part of its answer.
+        timeout: seconds until the answer, unless the request asks for less.
+    """
+
+    max_body_bytes: int = 16 << 20
+    max_bodies_bytes: int = 512 << 20
+    max_documents: int = 2048
+    max_document_chars: int = 1_000_000
+    max_connections: int = 1000
+    read_timeout: float = 30.0
+    write_timeout: float = 30.0
+    timeout: float = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +68,9 @@ class Settings:
     """What ``crossrank serve`` is told.
 
     Attributes:
-        models: "SOURCE" or "NAME=SOURCE"; the source is what ``Reranker`` takes, the name what
+        models: "SOURCE" or "NAME=SOURCE"; the source is what ``load_model`` takes, the name what
             requests say (by default the source).
-        model_options: for every ``Reranker``.
+        model_options: of ``load_model``, for every model.
         host: where it listens.
         port: where it listens; 0 takes any port that is free.
         uds: a Unix socket instead.
@@ -123,7 +165,7 @@ class Settings:
                 raise InputError(f"--model {model!r} is not SOURCE or NAME=SOURCE")
             if any(spec.name == name for spec in specs):
                 raise InputError(f"two models are called {name!r}; name one of them: --model NAME={source}")
-            specs.append(ModelSpec(name, partial(Reranker, source, **self.model_options), source))
+            specs.append(ModelSpec(name, partial(load_model, source, **self.model_options), source))
         return specs
 
     def registry(self) -> Registry:
@@ -135,18 +177,3 @@ class Settings:
     def has_keys(self) -> bool:
         """Whether a key is asked for."""
         return bool(self.api_keys) or self.api_key_file is not None
-
-    def keys(self) -> Keys:
-        """Who may ask.
-
-        Raises:
-            InputError: the file of keys cannot be read, or a key is empty.
-        """
-        keys, admin = [key.strip() for key in self.api_keys], self.admin_key.strip()
-        if not all(keys):
-            raise InputError("an API key is empty")
-        if self.api_key_file is not None:
-            keys += read_keys(self.api_key_file)
-        if not all(key.isascii() and key.isprintable() for key in (*keys, admin)):
-            raise InputError("an API key has characters beyond ASCII, which a header cannot carry")
-        return Keys(keys, admin)

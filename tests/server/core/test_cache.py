@@ -5,15 +5,16 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossrank.errors import TooLongError
+from crossrank.pairs import Cut
 from crossrank.server.core.cache import ENTRY_BYTES, CachedPair, ScoreCache, pair_keys
-from crossrank.server.core.work import Work
-from tests.server.serving import ENCODER, expected, fake, pairs, registry, serve, tokens, value
+from tests.server.serving import ENCODER, asked, expected, fake, pairs, registry, serve, tokens, value
 
 
+@settings(deadline=None)
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False), st.integers(1, 8192), st.booleans())
 def test_what_comes_back_is_exact(logit: float, count: int, truncated: bool) -> None:
     cache = ScoreCache(1000)
@@ -41,10 +42,11 @@ def test_a_cache_without_room_keeps_nothing() -> None:
 
 def test_keys_differ_where_anything_differs() -> None:
     texts = ["", "a", "b", "ab", "a\x00", "\x00a", "\ud800", "�", "长", "q" * 10_000]
-    every = [(query, document) for query in texts for document in texts]
-    keys = [key for settings in ("", "a", "ab") for key in pair_keys(settings, every)]
+    queries, documents = [query for query in texts for _ in texts], texts * len(texts)
+    keys = [key for settings in ("", "a", "ab") for key in pair_keys(settings, queries, documents)]
     assert len(set(keys)) == len(keys)
-    assert pair_keys("a", every) == pair_keys("a", list(every))
+    one_by_one = [key for query in texts for key in pair_keys("a", [query], texts)]
+    assert pair_keys("a", queries, documents) == one_by_one
     assert all(len(key) == 16 for key in keys)
 
 
@@ -66,17 +68,17 @@ def test_a_request_that_was_seen_before_does_not_reach_the_engine() -> None:
     async def main() -> None:
         engine = fake()
         async with registry(engine, score_cache_bytes=1 << 20) as served:
-            first = await served.score(Work(pairs(50)))
+            first = await served.score(asked(pairs(50)))
             assert first.cached == 0
             engine.packs.clear()
             mixed = [*pairs(60)[::-1], ("q", "long " * 200)]
-            second = await served.score(Work(mixed))
+            second = await served.score(asked(mixed))
             assert second.cached == 50
             assert second.logits.tolist() == expected(mixed)
             assert second.tokens == tokens(mixed)
             assert second.truncated == [False] * 60 + [True]
             assert sum(len(pack) for pack in engine.packs) == 11
-            third = await served.score(Work(mixed))
+            third = await served.score(asked(mixed))
             assert third.cached == 61
             assert np.array_equal(third.logits, second.logits)
             assert (third.tokens, third.truncated) == (second.tokens, second.truncated)
@@ -85,12 +87,12 @@ def test_a_request_that_was_seen_before_does_not_reach_the_engine() -> None:
             assert value(served, "crossrank_cache_bytes") == 61 * ENTRY_BYTES
             assert value(served, "crossrank_queue_tokens") == 0
             # Other settings are other scores, and what may not be cut is still too long.
-            assert (await served.score(Work(mixed, max_tokens_per_document=1))).cached == 0
-            assert (await served.score(Work(mixed, truncation_side="left"))).cached == 0
+            assert (await served.score(asked(mixed, cut=Cut(document=1)))).cached == 0
+            assert (await served.score(asked(mixed, cut=Cut(side="left")))).cached == 0
             with pytest.raises(TooLongError, match="pair 60 "):
-                await served.score(Work(mixed, truncate=False))
+                await served.score(asked(mixed, cut=Cut(allowed=False)))
             await served.reload()  # parts of one's own: nobody knows whether they are the same
-            assert (await served.score(Work(mixed))).cached == 0
+            assert (await served.score(asked(mixed))).cached == 0
 
     asyncio.run(main())
 
@@ -100,8 +102,8 @@ def test_models_do_not_share_scores() -> None:
         one, two = fake(lambda ids: 1.0), fake(lambda ids: 2.0)
         options = {"score_cache_bytes": 1 << 20}
         async with registry(serve(one, "one"), serve(two, "two"), **options) as served:
-            assert (await served.score(Work(pairs(1)))).logits.tolist() == [1.0]
-            other = await served.score(Work(pairs(1), model="two"))
+            assert (await served.score(asked(pairs(1)))).logits.tolist() == [1.0]
+            other = await served.score(asked(pairs(1), model="two"))
             assert (other.logits.tolist(), other.cached) == ([2.0], 0)
 
     asyncio.run(main())
@@ -110,8 +112,8 @@ def test_models_do_not_share_scores() -> None:
 def test_without_a_cache_nothing_is_kept_or_shown() -> None:
     async def main() -> None:
         async with registry(fake()) as served:
-            await served.score(Work(pairs(3)))
-            assert (await served.score(Work(pairs(3)))).cached == 0
+            await served.score(asked(pairs(3)))
+            assert (await served.score(asked(pairs(3)))).cached == 0
             assert served.metrics.registry.get_sample_value("crossrank_cache_bytes") is None
             assert ENCODER.max_length == 64
 

@@ -8,16 +8,16 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from crossrank.errors import InputError
-from crossrank.server.core.work import Work
-from tests.server.serving import fake, pairs, registry, tokens, value
+from crossrank.pairs import Cut
+from tests.server.serving import asked, fake, pairs, registry, tokens, value
 
 
 def test_every_name_that_is_promised_is_there() -> None:
     async def main() -> str:
         async with registry(fake(), score_cache_bytes=1000) as served:
-            await served.score(Work(pairs(40)))
+            await served.score(asked(pairs(40)))
             with pytest.raises(InputError):
-                await served.score(Work(pairs(1), max_tokens_per_pair=1))
+                await served.score(asked(pairs(1), cut=Cut(pair=1)))
             assert value(served, "te_request_count", method="batch") == 2
             assert value(served, "te_request_success", method="batch") == 1
             assert value(served, "te_request_failure", err="validation") == 1
@@ -66,7 +66,7 @@ def test_counters_begin_at_nought_so_that_their_first_event_is_an_increase() -> 
 def test_cut_pairs_are_counted() -> None:
     async def main() -> None:
         async with registry(fake()) as served:
-            await served.score(Work([("q", "long " * 100), ("q", "short")]))
+            await served.score(asked([("q", "long " * 100), ("q", "short")]))
             assert value(served, "crossrank_truncated_pairs_total", model="model") == 1
 
     asyncio.run(main())
@@ -75,7 +75,7 @@ def test_cut_pairs_are_counted() -> None:
 def test_servers_count_apart() -> None:
     async def main() -> None:
         async with registry(fake()) as one, registry(fake()) as two:
-            await one.score(Work(pairs(1)))
+            await one.score(asked(pairs(1)))
             assert value(one, "te_request_count", method="batch") == 1
             assert value(two, "te_request_count", method="batch") == 0
 

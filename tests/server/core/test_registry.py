@@ -22,13 +22,26 @@ from crossrank.errors import (
     UnavailableError,
     UnknownModelError,
 )
+from crossrank.loading import LoadedModel, load_model
 from crossrank.packing import Pack
-from crossrank.server.core import job
+from crossrank.server.core import model as loading
 from crossrank.server.core import registry as module
-from crossrank.server.core.registry import ModelSpec, Options, Registry
-from crossrank.server.core.work import Work
+from crossrank.server.core.model import ModelSpec
+from crossrank.server.core.registry import Options, Registry
 from tests.checkpoints import write_xlm_roberta
-from tests.server.serving import ENCODER, begin, expected, fake, pairs, registry, serve, until, value
+from tests.server.serving import (
+    ENCODER,
+    asked,
+    begin,
+    expected,
+    fake,
+    pairs,
+    pairs_of,
+    registry,
+    serve,
+    until,
+    value,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -37,16 +50,16 @@ def _time_is_what_a_test_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_WATCH_SECONDS", 1e6)
 
 
-def loader(*engines: FakeEngine | Exception) -> tuple[Callable[[], Reranker], list[int]]:
+def loader(*engines: FakeEngine | Exception) -> tuple[Callable[[], LoadedModel], list[int]]:
     """Loads one after the other, and raises what is an error; and the number of loads so far."""
     loads: list[int] = []
 
-    def load() -> Reranker:
+    def load() -> LoadedModel:
         found = engines[min(len(loads), len(engines) - 1)]
         loads.append(1)
         if isinstance(found, Exception):
             raise found
-        return Reranker.from_parts(ENCODER, found)
+        return LoadedModel(ENCODER, found)
 
     return load, loads
 
@@ -67,12 +80,12 @@ def test_models_are_listed_and_chosen_by_name() -> None:
             assert (first.max_length, second.batch_tokens, first.state) == (64, 300, "ready")
             assert first.created > 1_600_000_000
             for name, logit in ((None, 1.0), ("one", 1.0), ("two", 2.0)):
-                answer = await served.score(Work(pairs(3), model=name))
+                answer = await served.score(asked(pairs(3), model=name))
                 assert (answer.model, answer.logits.tolist()) == (name or "one", [logit] * 3)
             with pytest.raises(
                 UnknownModelError, match="no model 'three' is served here; there is: one, two"
             ):
-                await served.score(Work(pairs(1), model="three"))
+                await served.score(asked(pairs(1), model="three"))
             with pytest.raises(UnknownModelError):
                 await served.reload("three")
             assert value(served, "crossrank_pairs_total", model="two") == 3
@@ -84,10 +97,10 @@ def test_two_models_at_once_share_the_thread_and_no_pack() -> None:
     async def main() -> None:
         one, two = fake(batch_tokens=200), fake(lambda ids: 2.0, batch_tokens=200)
         async with registry(serve(one, "one"), serve(two, "two"), warm_up=False) as served:
-            work = [Work(pairs(30, f"r{i}"), model=("one", "two")[i % 2]) for i in range(10)]
+            work = [asked(pairs(30, f"r{i}"), model=("one", "two")[i % 2]) for i in range(10)]
             answers = await asyncio.gather(*(served.score(each) for each in work))
             for each, answer in zip(work, answers, strict=True):
-                wanted = expected(each.pairs) if each.model == "one" else [2.0] * 30
+                wanted = expected(pairs_of(each)) if each.model == "one" else [2.0] * 30
                 assert answer.logits.tolist() == wanted
             assert sum(map(len, one.packs)) == sum(map(len, two.packs)) == 150
 
@@ -98,16 +111,16 @@ def test_it_is_ready_once_everything_is_loaded_and_warm() -> None:
     async def main() -> None:
         engine, go = fake(), threading.Event()
 
-        def load() -> Reranker:
+        def load() -> LoadedModel:
             go.wait()
-            return Reranker.from_parts(ENCODER, engine)
+            return LoadedModel(ENCODER, engine)
 
         served = Registry([ModelSpec("model", load)])
         assert (served.state.ready, served.state.why) == (False, "model is loading")
         assert served.models()[0].state == "loading"
         starting = asyncio.ensure_future(served.start())
         with pytest.raises(UnavailableError, match="model is loading") as caught:
-            await served.score(Work(pairs(1)))
+            await served.score(asked(pairs(1)))
         assert caught.value.retry_after >= 1
         assert value(served, "crossrank_ready") == 0
         go.set()
@@ -146,17 +159,17 @@ def test_while_an_engine_restarts_it_says_so_and_the_other_model_goes_on() -> No
         broken, whole, go = fake(), fake(), threading.Event()
         loads: list[int] = []
 
-        def load() -> Reranker:
+        def load() -> LoadedModel:
             loads.append(1)
             if len(loads) > 1:
                 go.wait()
-            return Reranker.from_parts(ENCODER, broken)
+            return LoadedModel(ENCODER, broken)
 
         specs = ModelSpec("broken", load), serve(whole, "whole")
         async with registry(*specs) as served:
             broken.fail = EngineError("the device is gone")
             with pytest.raises(EngineError, match="the device is gone"):
-                await served.score(Work(pairs(3)))
+                await served.score(asked(pairs(3)))
             assert not served.state.ready
             assert (
                 "the engine of broken failed and is being restarted: the device is gone" in served.state.why
@@ -164,12 +177,12 @@ def test_while_an_engine_restarts_it_says_so_and_the_other_model_goes_on() -> No
             assert [model.state for model in served.models()] == ["failed", "ready"]
             assert value(served, "crossrank_model_ready", model="broken") == 0
             with pytest.raises(UnavailableError, match="being restarted"):
-                await served.score(Work(pairs(3)))
-            answer = await served.score(Work(pairs(3), model="whole"))
+                await served.score(asked(pairs(3)))
+            answer = await served.score(asked(pairs(3), model="whole"))
             assert answer.logits.tolist() == expected(pairs(3))
             go.set()
             await until(lambda: served.state.ready)
-            assert (await served.score(Work(pairs(3)))).logits.tolist() == expected(pairs(3))
+            assert (await served.score(asked(pairs(3)))).logits.tolist() == expected(pairs(3))
 
     asyncio.run(main())
 
@@ -179,11 +192,11 @@ def test_a_restart_that_finds_other_files_is_another_loading(
 ) -> None:
     folder = write_xlm_roberta(tmp_path / "tiny")
     clock = SimpleNamespace(time=count(1).__next__, monotonic=time.monotonic)
-    monkeypatch.setattr(job, "time", clock)
-    loaded: list[Reranker] = []
+    monkeypatch.setattr(loading, "time", clock)
+    loaded: list[LoadedModel] = []
 
-    def load() -> Reranker:
-        loaded.append(Reranker(folder, device="cpu"))
+    def load() -> LoadedModel:
+        loaded.append(load_model(folder, device="cpu"))
         return loaded[-1]
 
     def fail(pack: Pack) -> NoReturn:
@@ -195,10 +208,10 @@ def test_a_restart_that_finds_other_files_is_another_loading(
             before = served.models()[0]
             monkeypatch.setattr(loaded[0].engine, "logits", fail)
             with pytest.raises(EngineError, match="the device is gone"):
-                await served.score(Work(pairs(3)))
+                await served.score(asked(pairs(3)))
             await until(lambda: served.state.ready)
             assert served.models()[0].created > before.created
-            assert len((await served.score(Work(pairs(3)))).logits) == 3
+            assert len((await served.score(asked(pairs(3)))).logits) == 3
 
     asyncio.run(main())
 
@@ -226,7 +239,7 @@ def test_what_waits_for_an_engine_waits_for_one_try_only(monkeypatch: pytest.Mon
             assert not served.state.ready
             await until(lambda: served.state.ready)
             assert len(loads) == 4
-            assert len((await served.score(Work(pairs(2)))).logits) == 2
+            assert len((await served.score(asked(pairs(2)))).logits) == 2
             assert second.packs
             assert value(served, "crossrank_engine_restarts_total", model="model") == 1
 
@@ -263,7 +276,7 @@ def test_a_reload_under_load_answers_everybody_from_one_engine_each() -> None:
 
             async def client(name: str) -> None:
                 for i in range(10):
-                    answer = await served.score(Work(pairs(10, f"{name}{i}")))
+                    answer = await served.score(asked(pairs(10, f"{name}{i}")))
                     answers.append(answer.logits.tolist())
 
             clients = [asyncio.ensure_future(client(name)) for name in "abcdef"]
@@ -285,7 +298,7 @@ def test_where_the_new_one_cannot_be_loaded_the_old_one_stays() -> None:
             with pytest.raises(ModelNotFoundError, match="it is gone"):
                 await served.reload()
             assert served.state.ready
-            assert (await served.score(Work(pairs(3)))).logits.tolist() == expected(pairs(3))
+            assert (await served.score(asked(pairs(3)))).logits.tolist() == expected(pairs(3))
 
     asyncio.run(main())
 
@@ -311,7 +324,7 @@ def test_an_old_engine_that_fails_fails_its_requests_and_nothing_else() -> None:
                 await waits
             assert served.state.ready
             assert len(loads) == 2
-            assert (await served.score(Work(pairs(3)))).logits.tolist() == expected(pairs(3))
+            assert (await served.score(asked(pairs(3)))).logits.tolist() == expected(pairs(3))
 
     asyncio.run(main())
 
@@ -327,7 +340,7 @@ def test_draining_finishes_what_runs_and_takes_nothing_new() -> None:
             await asyncio.sleep(0.01)
             assert (served.state.ready, served.state.why) == (False, "the server is stopping")
             with pytest.raises(UnavailableError, match="the server is stopping"):
-                await served.score(Work(pairs(1)))
+                await served.score(asked(pairs(1)))
             engine.gate.set()
             assert await draining
             for i, task in enumerate(running):
@@ -372,7 +385,7 @@ def test_an_engine_that_does_not_answer_fails_its_requests_and_says_so() -> None
                     await task
                 assert caught.value.retry_after >= 1
             with pytest.raises(UnavailableError, match="the engine has not answered"):
-                await served.score(Work(pairs(1)))
+                await served.score(asked(pairs(1)))
             served.watch(1.0)
             assert told == ["the engine has not answered for 31 s"]  # once
             assert value(served, "crossrank_queue_requests") == 0
@@ -380,7 +393,7 @@ def test_an_engine_that_does_not_answer_fails_its_requests_and_says_so() -> None
             await until(lambda: not served._scheduler._running)
             served.watch(1.0)
             assert served.state.ready
-            assert (await served.score(Work(pairs(2)))).logits.tolist() == expected(pairs(2))
+            assert (await served.score(asked(pairs(2)))).logits.tolist() == expected(pairs(2))
 
     asyncio.run(main())
 
@@ -452,15 +465,15 @@ def test_as_many_packs_run_at_a_time_as_the_engine_takes(calls: int) -> None:
 
 def test_the_real_model_gives_the_same_bits_alone_and_among_others() -> None:
     texts = ["Beijing is the capital of China.", "Paris " * 60, "", "大熊猫是中国特有的动物。"] * 2
-    work = [Work([(f"query {i} 首都", text) for text in texts[: 1 + 2 * i]]) for i in range(4)]
+    work = [asked([(f"query {i} 首都", text) for text in texts[: 1 + 2 * i]]) for i in range(4)]
 
     async def main() -> None:
-        spec = ModelSpec("mini", Reranker, "crossrank-mini")
+        spec = ModelSpec("mini", load_model, "crossrank-mini")
         served = Registry([spec], Options(score_cache_bytes=1 << 20))
         await served.start()
         info = served.models()[0]
         assert (info.engine, info.max_length, info.id2label) == ("native", 512, {"0": "LABEL_0"})
-        alone = [[await served.score(Work([pair])) for pair in each.pairs] for each in work]
+        alone = [[await served.score(asked([pair])) for pair in pairs_of(each)] for each in work]
         await served.close()
         served = Registry([spec])
         await served.start()
@@ -468,7 +481,7 @@ def test_the_real_model_gives_the_same_bits_alone_and_among_others() -> None:
         library = Reranker()
         for each, singles, answer in zip(work, alone, together, strict=True):
             assert answer.logits.tobytes() == b"".join(single.logits.tobytes() for single in singles)
-            assert answer.logits.tobytes() == library.logits(each.pairs).tobytes()
+            assert answer.logits.tobytes() == library.logits(pairs_of(each)).tobytes()
         await served.close()
 
     asyncio.run(main())
@@ -476,10 +489,10 @@ def test_the_real_model_gives_the_same_bits_alone_and_among_others() -> None:
 
 def test_the_cache_outlives_a_reload_of_the_same_files() -> None:
     async def main() -> None:
-        async with registry(ModelSpec("mini", Reranker), score_cache_bytes=1 << 20) as served:
-            first = await served.score(Work(pairs(3)))
+        async with registry(ModelSpec("mini", load_model), score_cache_bytes=1 << 20) as served:
+            first = await served.score(asked(pairs(3)))
             await served.reload()
-            second = await served.score(Work(pairs(3)))
+            second = await served.score(asked(pairs(3)))
             assert second.cached == 3
             assert second.logits.tobytes() == first.logits.tobytes()
 

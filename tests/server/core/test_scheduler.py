@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crossrank import Reranker
 from crossrank.errors import (
     CrossRankError,
     DeadlineError,
@@ -26,17 +25,23 @@ from crossrank.errors import (
     TooLongError,
     UnavailableError,
 )
+from crossrank.loading import LoadedModel
 from crossrank.packing import Pack
-from crossrank.server.core.registry import ModelSpec
+from crossrank.pairs import Cut
+from crossrank.server.core.model import ModelSpec
 from crossrank.server.core.work import Answer, Work
 from crossrank.text.words import TokenIds, WordTokenizer
 from tests.server.serving import (
     ENCODER,
+    Clock,
+    asked,
     begin,
     checksum,
+    encode,
     expected,
     fake,
     pairs,
+    pairs_of,
     registry,
     serve,
     tokens,
@@ -48,13 +53,13 @@ from tests.server.serving import (
 def test_an_answer_has_everything_in_the_clients_order() -> None:
     async def main() -> None:
         engine = fake(seconds=0.001)
-        work = Work([*pairs(100), ("query", "long " * 100), ("", "")], request_id="r")
+        work = asked([*pairs(100), ("query", "long " * 100), ("", "")], request_id="r")
         async with registry(engine) as served:
             answer = await served.score(work)
             assert answer.model == "model"
-            assert answer.logits.tolist() == expected(work.pairs)
+            assert answer.logits.tolist() == expected(pairs_of(work))
             assert answer.logits.dtype == np.float32
-            assert answer.tokens == tokens(work.pairs)
+            assert answer.tokens == tokens(pairs_of(work))
             assert answer.truncated == [False] * 100 + [True, False]
             assert answer.cached == 0
             assert answer.tokenization_s > 0
@@ -69,7 +74,7 @@ def test_an_answer_has_everything_in_the_clients_order() -> None:
 def test_no_pairs_are_an_empty_answer() -> None:
     async def main() -> None:
         async with registry(fake()) as served:
-            answer = await served.score(Work([]))
+            answer = await served.score(Work(["query"], []))
             assert (answer.logits.tolist(), answer.tokens, answer.truncated) == ([], [], [])
 
     asyncio.run(main())
@@ -99,8 +104,8 @@ def test_a_small_request_waits_for_one_pack_of_a_large_one() -> None:
             large = begin(served, pairs(1000, "large"))
             await until(lambda: value(served, "te_queue_size") > 800)
             small = begin(served, pairs(3, "small"))
-            await until(lambda: value(served, "crossrank_queue_requests") == 2)
-            await asyncio.sleep(0.05)
+            # All is tokenised, and waits, but for the pack that runs.
+            await until(lambda: value(served, "te_queue_size") == 1003 - len(engine.packs[0]))
             engine.gate.set()
             await small
             before = len(engine.packs)
@@ -120,28 +125,25 @@ def rows(pack: Pack) -> set[bytes]:
 
 
 def engine_rows(packs: list[Pack], name: str) -> list[npt.NDArray[np.int32]]:
-    from tests.server.serving import ENCODER
-
-    return [pair.token_ids for pair in ENCODER.encode_pairs(pairs(3, name))]
+    return [pair.token_ids for pair in encode(pairs(3, name))]
 
 
-def test_packs_are_longer_where_nobody_small_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packs_are_longer_where_nobody_small_is_there() -> None:
     async def main() -> None:
-        engine = fake(seconds_per_token=0.0001, batch_tokens=10_000, fill_tokens=1)
-        async with registry(engine, quantum=50, pack_seconds=0.01) as served:
+        clock = Clock()
+        engine = clock.engine(10_000, batch_tokens=10_000, fill_tokens=1)
+        async with registry(engine, clock=clock, quantum=50, pack_seconds=0.01) as served:
 
             async def largest() -> int:
                 """Tokens of the largest pack of a large request; about a hundred take 0.01 s."""
                 engine.packs.clear()
-                await served.score(Work(pairs(60)))
+                await served.score(asked(pairs(60)))
                 return max(len(pack.token_ids) for pack in engine.packs)
 
             before = await largest()
-            await served.score(Work(pairs(1)))
+            await served.score(asked(pairs(1)))
             beside = await largest()
-            monkeypatch.setattr(
-                "crossrank.server.core.scheduler._QUIET_SECONDS", 0.0
-            )  # as if it were long ago
+            clock.now += 60
             after = await largest()
             assert min(before, after) > 1.5 * beside
 
@@ -190,7 +192,7 @@ def test_a_request_is_admitted_whole_or_refused_whole() -> None:
                 assert len(answer.logits) == 10
             assert sum(len(pack) for pack in engine.packs) == 10 * len(accepted)
             assert value(served, "crossrank_queue_tokens") == 0
-            assert (await served.score(Work(pairs(10)))).logits.tolist() == expected(pairs(10))
+            assert (await served.score(asked(pairs(10)))).logits.tolist() == expected(pairs(10))
 
     asyncio.run(main())
 
@@ -217,7 +219,7 @@ def test_one_client_does_not_fill_the_queue_for_the_others() -> None:
             engine.gate.set()
             await asyncio.gather(*accepted)
             # Where nobody else is there, a request may have all of it.
-            assert len((await served.score(Work(pairs(110), client="many"))).logits) == 110
+            assert len((await served.score(asked(pairs(110), client="many"))).logits) == 110
 
     asyncio.run(main())
 
@@ -251,12 +253,12 @@ def test_texts_that_cannot_be_read_in_time_are_refused_before_they_are() -> None
         engine = fake()
         async with registry(engine, tokenizer_threads=1) as served:
             model = served._model(None)
-            await served.score(Work(pairs(3)))
+            await served.score(asked(pairs(3)))
             engine.packs.clear()
             engine.gate.clear()
             model.has_read(1_000_000, 1e9)  # a thousandth of a character in a second
             with pytest.raises(DeadlineError, match="s of work here"):
-                await served.score(Work(pairs(100), deadline=time.monotonic() + 60))
+                await served.score(asked(pairs(100), deadline=time.monotonic() + 60))
             assert engine.packs == []
             assert value(served, "crossrank_refused_total", reason="deadline") == 1
             engine.gate.set()
@@ -276,9 +278,9 @@ def test_a_query_is_tokenised_once_for_all_slices_of_a_request(monkeypatch: pyte
         async with registry(fake(), score_cache_bytes=1 << 20) as served:
             monkeypatch.setattr(WordTokenizer, "ids", noted)
             query = "a query that is long " * 1000
-            work = Work([(query, f"document {i}") for i in range(100)])
+            work = asked([(query, f"document {i}") for i in range(100)])
             answer = await served.score(work)
-            assert answer.logits.tolist() == expected(work.pairs)
+            assert answer.logits.tolist() == expected(pairs_of(work))
 
     asyncio.run(main())
     # Of the start of the query: once by the server, and once by ``expected``.
@@ -291,9 +293,9 @@ def test_what_is_larger_than_the_queue_is_no_overload() -> None:
             with pytest.raises(
                 InputError, match=r"queues at most 500 at a time \(max_queue_tokens\); send fewer"
             ):
-                await served.score(Work(pairs(1000)))
+                await served.score(asked(pairs(1000)))
             assert value(served, "crossrank_refused_total", reason="too_large") == 1
-            await served.score(Work(pairs(3)))
+            await served.score(asked(pairs(3)))
 
     asyncio.run(main())
 
@@ -314,19 +316,19 @@ def test_estimates_become_counts() -> None:
 
 def test_a_deadline_takes_the_pairs_out_of_the_queue() -> None:
     async def main() -> None:
-        engine = fake()
-        async with registry(engine, warm_up=False) as served:
+        clock, engine = Clock(), fake()
+        async with registry(engine, clock=clock, warm_up=False) as served:
             engine.gate.clear()
             with pytest.raises(DeadlineError, match="100 of its 100 pairs were left"):
-                await served.score(Work(pairs(100), deadline=time.monotonic() + 0.1))
+                await served.score(asked(pairs(100), deadline=clock() + 0.1))
             assert value(served, "te_queue_size") == 0
             assert value(served, "crossrank_queue_tokens") == 0
             assert value(served, "crossrank_deadline_total") == 1
             with pytest.raises(DeadlineError, match="before it began"):
-                await served.score(Work(pairs(1), deadline=time.monotonic() - 1))
+                await served.score(asked(pairs(1), deadline=clock() - 1))
             engine.gate.set()
-            later = time.monotonic() + 60
-            assert (await served.score(Work(pairs(9), deadline=later))).logits.tolist() == expected(pairs(9))
+            later = clock() + 60
+            assert (await served.score(asked(pairs(9), deadline=later))).logits.tolist() == expected(pairs(9))
             assert sum(len(pack) for pack in engine.packs) < 30
 
     asyncio.run(main())
@@ -334,19 +336,23 @@ def test_a_deadline_takes_the_pairs_out_of_the_queue() -> None:
 
 def test_what_cannot_be_in_time_is_refused_at_once() -> None:
     async def main() -> None:
-        engine = fake(seconds_per_token=0.001)  # 1,000 tokens a second
-        async with registry(engine, quantum=200) as served:
+        clock = Clock()
+        engine = clock.engine(1000)
+        async with registry(engine, clock=clock, quantum=200) as served:
             with pytest.raises(DeadlineError, match="s of work here"):
-                await served.score(Work(pairs(300), deadline=time.monotonic() + 0.5))
+                await served.score(asked(pairs(300), deadline=clock() + 0.5))
             assert engine.packs == []
+            engine.gate.clear()
             hogs = [begin(served, pairs(40, f"hog{i}")) for i in range(10)]
             await until(lambda: value(served, "te_queue_size") > 300)
             with pytest.raises(OverloadedError, match="s of work are queued before the request") as caught:
-                await served.score(Work(pairs(40), deadline=time.monotonic() + 1.5))
+                await served.score(asked(pairs(40), deadline=clock() + 1.5))
             assert caught.value.retry_after >= 1
             # What goes before the others is not refused for their sake.
-            answer = await served.score(Work(pairs(2), deadline=time.monotonic() + 5))
-            assert len(answer.logits) == 2
+            small = begin(served, pairs(2), deadline=clock() + 60)
+            await until(lambda: value(served, "crossrank_queue_requests") == 11)
+            engine.gate.set()
+            assert len((await small).logits) == 2
             assert value(served, "crossrank_refused_total", reason="deadline") == 2
             for hog in hogs:
                 hog.cancel()
@@ -359,10 +365,10 @@ def test_a_request_is_not_refused_for_what_other_texts_were() -> None:
     async def main() -> None:
         async with registry(fake(seconds_per_token=0.00001), max_queue_tokens=4500) as served:
             for _ in range(60):  # nearly a token in each byte
-                await served.score(Work([("0 1 2 3 ( )", "! ? ! ? 7 8 9")] * 40))
+                await served.score(asked([("0 1 2 3 ( )", "! ? ! ? 7 8 9")] * 40))
             # 3,400 tokens; by the measure of those before they would be the 64 a pair that are the most.
             text = "the capital of france is paris and many other words follow here " * 2
-            answer = await served.score(Work([("capital", text)] * 100))
+            answer = await served.score(asked([("capital", text)] * 100))
             assert 3000 < sum(answer.tokens) < 4000
 
     asyncio.run(main())
@@ -372,10 +378,10 @@ def test_short_texts_hardly_change_what_is_expected_of_long_ones() -> None:
     async def main() -> None:
         async with registry(fake()) as served:
             model = served._model(None)
-            await served.score(Work(pairs(100)))
+            await served.score(asked(pairs(100)))
             before = model.tokens_per_byte
             for _ in range(20):
-                await served.score(Work([("a", "b")]))
+                await served.score(asked([("a", "b")]))
             assert model.tokens_per_byte == pytest.approx(before, rel=0.1)
 
     asyncio.run(main())
@@ -385,32 +391,33 @@ def test_a_request_that_finds_nobody_before_it_may_take_longer_than_expected() -
     """The estimate may be wrong, and to try again would not help."""
 
     async def main() -> None:
-        async with registry(fake(seconds_per_token=0.001), quantum=20) as served:
+        clock = Clock()
+        engine = clock.engine(10_000)
+        async with registry(engine, clock=clock, quantum=20) as served:
+            engine.gate.clear()
+            # About 500 tokens, which would take 0.05 s.
             with pytest.raises(DeadlineError, match="pairs were left"):
-                await served.score(Work(pairs(40), deadline=time.monotonic() + 0.5))
+                await served.score(asked(pairs(40), deadline=clock() + 0.04))
 
     asyncio.run(main())
 
 
 def test_where_large_requests_were_late_fewer_are_accepted() -> None:
     async def main() -> None:
-        engine = fake(seconds_per_token=0.0001)
-        async with registry(engine, quantum=20) as served:
+        clock = Clock()
+        engine = clock.engine(10_000)
+        async with registry(engine, clock=clock, quantum=20) as served:
             engine.gate.clear()
             hog = begin(served, pairs(400))  # of the texts below, or their tokens would be estimated anew
             await until(lambda: value(served, "te_queue_size") > 380)
 
             async def accepts(count: int, seconds: float) -> bool:
-                for _ in range(3):  # this process may be kept from its core meanwhile
-                    work = begin(served, Work(pairs(count), deadline=time.monotonic() + seconds))
-                    while not work.done() and served._scheduler.jobs < 2:
-                        await asyncio.sleep(0.001)
-                    refused = work.done()
-                    work.cancel()
-                    await asyncio.gather(work, return_exceptions=True)
-                    if not refused:
-                        return True
-                return False
+                task = begin(served, pairs(count), deadline=clock() + seconds)
+                await until(lambda: task.done() or value(served, "crossrank_queue_requests") == 2)
+                refused = task.done()
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+                return not refused
 
             async def least(count: int) -> float:
                 """The least time, in steps of a fifth, with which so many pairs are accepted."""
@@ -422,7 +429,7 @@ def test_where_large_requests_were_late_fewer_are_accepted() -> None:
             large, small = await least(50), await least(1)
             for _ in range(16):
                 with pytest.raises(DeadlineError, match="pairs were left"):
-                    await served.score(Work(pairs(5), deadline=time.monotonic() + large))
+                    await served.score(asked(pairs(5), deadline=clock() + large))
             assert 1.6 * large < await least(50) < 5 * large
             assert await least(1) <= 1.5 * small  # it goes before the large ones
             hog.cancel()
@@ -517,9 +524,9 @@ def test_wrong_shapes_are_an_engine_failure() -> None:
         engine = Short()
         async with registry(engine, warm_up=False) as served:
             with pytest.raises(EngineError, match=r"logits of shape \(1,\) for 2 pairs"):
-                await served.score(Work(pairs(2)))
+                await served.score(asked(pairs(2)))
             await until(lambda: served.state.ready)
-            assert len((await served.score(Work(pairs(2)))).logits) == 2
+            assert len((await served.score(asked(pairs(2)))).logits) == 2
 
     asyncio.run(main())
 
@@ -563,7 +570,7 @@ def test_what_does_not_fit_into_memory_is_halved(kind: type[Exception]) -> None:
     async def main() -> None:
         engine = Small(batch_tokens=400, logit=lambda ids: 2.0)
         async with registry(engine, warm_up=False) as served:
-            work = Work([("q", f"a {i}") for i in range(60)])
+            work = asked([("q", f"a {i}") for i in range(60)])
             assert (await served.score(work)).logits.tolist() == [2.0] * 60
             assert value(served, "crossrank_out_of_memory_total", model="model") > 0
             halved = served.models()[0].batch_tokens
@@ -574,7 +581,7 @@ def test_what_does_not_fit_into_memory_is_halved(kind: type[Exception]) -> None:
             assert value(served, "crossrank_out_of_memory_total", model="model") <= before + 2
             # A pair that does not fit alone fails alone, and the engine stays.
             with pytest.raises(OutOfMemoryError, match="a pair of 64 tokens does not fit into memory"):
-                await served.score(Work([("q", "a"), ("q", "long " * 100)]))
+                await served.score(asked([("q", "a"), ("q", "long " * 100)]))
             assert served.state.ready
 
     asyncio.run(main())
@@ -584,23 +591,23 @@ def test_cutting_is_what_the_request_says() -> None:
     async def main() -> None:
         long = " ".join(f"w{i}" for i in range(200))
         async with registry(fake()) as served:
-            right = await served.score(Work([("q", long)]))
-            left = await served.score(Work([("q", long)], truncation_side="left"))
+            right = await served.score(asked([("q", long)]))
+            left = await served.score(asked([("q", long)], cut=Cut(side="left")))
             assert right.tokens == left.tokens == [64]
             assert right.logits.tolist() != left.logits.tolist()
-            few = await served.score(Work([("q", long)], max_tokens_per_document=9, max_tokens_per_pair=20))
+            few = await served.score(asked([("q", long)], cut=Cut(document=9, pair=20)))
             assert few.tokens == [tokens([("q", "")])[0] + 9]
-            narrow = await served.score(Work([("q " * 50, long)], max_tokens_per_pair=20))
+            narrow = await served.score(asked([("q " * 50, long)], cut=Cut(pair=20)))
             assert narrow.tokens == [20]
-            query = await served.score(Work([("q " * 50, "")], max_tokens_per_query=3))
+            query = await served.score(asked([("q " * 50, "")], cut=Cut(query=3)))
             assert query.tokens == [tokens([("", "")])[0] + 3]
             with pytest.raises(InputError, match="1 tokens for a pair are too few"):
-                await served.score(Work([("q", long)], max_tokens_per_pair=1))
+                await served.score(asked([("q", long)], cut=Cut(pair=1)))
             # In the second slice: the place is the request's.
             with pytest.raises(
                 TooLongError, match="pair 70 has more than 69 tokens, and at most 64 fit"
             ) as caught:
-                await served.score(Work([*pairs(70), ("q", long)], truncate=False))
+                await served.score(asked([*pairs(70), ("q", long)], cut=Cut(allowed=False)))
             assert caught.value.pair == 70
             assert value(served, "te_queue_size") == 0
 
@@ -619,8 +626,8 @@ def test_a_tokenizer_that_fails_is_an_error_of_its_request(monkeypatch: pytest.M
             with monkeypatch.context() as patch:
                 patch.setattr("crossrank.pairs.PairEncoder.join", join)
                 with pytest.raises(EngineError, match="the tokenizer failed: Panic"):
-                    await served.score(Work(pairs(2)))
-            assert len((await served.score(Work(pairs(2)))).logits) == 2
+                    await served.score(asked(pairs(2)))
+            assert len((await served.score(asked(pairs(2)))).logits) == 2
 
     asyncio.run(main())
 
@@ -658,7 +665,7 @@ def test_every_request_ends_and_no_answer_is_anothers(plan: list[tuple[str, int,
     async def main() -> None:
         engine = fake(batch_tokens=150, seconds=0.0005)
         async with registry(engine, max_queue_tokens=3000, quantum=200) as served:
-            asked = []
+            sent = []
             for i, (action, count, priority) in enumerate(plan):
                 if action == "fail":
                     engine.fail = RuntimeError("gone")
@@ -666,19 +673,19 @@ def test_every_request_ends_and_no_answer_is_anothers(plan: list[tuple[str, int,
                     await asyncio.sleep(0.002 * priority)
                 else:
                     deadline = time.monotonic() + 0.002 if action == "deadline" else None
-                    work = Work(pairs(count, f"r{i}"), priority=priority, deadline=deadline)
-                    asked.append((work, begin(served, work)))
+                    work = asked(pairs(count, f"r{i}"), priority=priority, deadline=deadline)
+                    sent.append((work, begin(served, work)))
                     if action == "cancel":
                         await asyncio.sleep(0.001 * priority)
-                        asked[-1][1].cancel()
+                        sent[-1][1].cancel()
             ended = await asyncio.wait_for(
-                asyncio.gather(*(task for _, task in asked), return_exceptions=True), 30
+                asyncio.gather(*(task for _, task in sent), return_exceptions=True), 30
             )
-            for (work, _), end in zip(asked, ended, strict=True):
+            for (work, _), end in zip(sent, ended, strict=True):
                 outcomes[type(end).__name__] += 1
                 if isinstance(end, Answer):
-                    assert end.logits.tolist() == expected(work.pairs)
-                    assert end.tokens == tokens(work.pairs)
+                    assert end.logits.tolist() == expected(pairs_of(work))
+                    assert end.tokens == tokens(pairs_of(work))
                 else:
                     assert isinstance(end, (CrossRankError, asyncio.CancelledError))
             assert value(served, "te_queue_size") == 0
@@ -686,7 +693,7 @@ def test_every_request_ends_and_no_answer_is_anothers(plan: list[tuple[str, int,
             assert value(served, "crossrank_queue_requests") == 0
             engine.fail = None
             await until(lambda: served.state.ready)
-            assert (await served.score(Work(pairs(3)))).logits.tolist() == expected(pairs(3))
+            assert (await served.score(asked(pairs(3)))).logits.tolist() == expected(pairs(3))
 
     asyncio.run(main())
 
@@ -697,9 +704,8 @@ def test_the_next_pack_is_there_before_the_one_at_hand_is_done() -> None:
         async with registry(engine) as served:
             engine.gate.clear()
             task = begin(served, pairs(100))
-            await until(lambda: len(engine.packs) == 2)
-            await asyncio.sleep(0.05)
-            assert len(engine.packs) == 2  # and no more than it takes
+            await until(lambda: value(served, "te_queue_size") == 100 - sum(map(len, engine.packs)))
+            assert len(engine.packs) == 2  # all else waits: no more than it takes
             engine.gate.set()
             answer = await task
             assert answer.logits.tolist() == expected(pairs(100))
@@ -716,7 +722,7 @@ def test_packs_that_overlap_are_not_counted_twice() -> None:
         engine = fake(calls=2, seconds=0.02)
         async with registry(engine) as served:
             begun = time.monotonic()
-            answer = await served.score(Work(pairs(100)))
+            answer = await served.score(asked(pairs(100)))
             assert len(engine.packs) > 10
             assert answer.inference_s <= time.monotonic() - begun
 
@@ -732,7 +738,7 @@ def test_packs_beside_one_that_fails_fail_with_it_and_the_engine_restarts_once()
     async def main() -> None:
         first = fake(broken, calls=2)
         engines = [fake(calls=2), first]
-        spec = ModelSpec("model", lambda: Reranker.from_parts(ENCODER, engines.pop()))
+        spec = ModelSpec("model", lambda: LoadedModel(ENCODER, engines.pop()))
         async with registry(spec) as served:
             first.packs.clear()
             first.gate.clear()
@@ -749,7 +755,7 @@ def test_packs_beside_one_that_fails_fail_with_it_and_the_engine_restarts_once()
             assert not engines
             assert value(served, "crossrank_engine_failures_total", model="model") == 1
             assert value(served, "crossrank_engine_restarts_total", model="model") == 1
-            assert (await served.score(Work(pairs(8)))).logits.tolist() == expected(pairs(8))
+            assert (await served.score(asked(pairs(8)))).logits.tolist() == expected(pairs(8))
 
     failing = threading.Event()
     asyncio.run(main())

@@ -17,12 +17,12 @@ from crossrank.server.run import EXIT_STUCK
 
 SERVER = """
 import sys, threading
-from crossrank import Reranker
 from crossrank.engines.fake import FakeEngine
+from crossrank.loading import LoadedModel
 from crossrank.models.resolve import BUNDLED, resolve
 from crossrank.pairs import PairEncoder
 from crossrank.server import run
-from crossrank.server.core import registry
+from crossrank.server.core import model, registry
 from crossrank.server.settings import Settings
 
 what, stuck_seconds, drain_timeout = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
@@ -32,7 +32,7 @@ encoder = PairEncoder(resolve(BUNDLED) / "tokenizer.json")
 
 class Stuck(Settings):
     def registry(self):
-        spec = registry.ModelSpec("model", lambda: Reranker.from_parts(encoder, engine))
+        spec = model.ModelSpec("model", lambda: LoadedModel(encoder, engine))
         options = registry.Options(stuck_seconds=stuck_seconds, warm_up=False, tokenizer_threads=1)
         return registry.Registry([spec], options)
 
@@ -40,7 +40,7 @@ def told(address):
     if what == "engine":
         engine.gate.clear()
     else:
-        encoder.encode_pairs = lambda *_: threading.Event().wait()
+        encoder.join = lambda *_: threading.Event().wait()
     print(address, flush=True)
 
 run.run(Stuck(port=0, drain_timeout=drain_timeout), listening=told)

@@ -15,14 +15,15 @@ import pytest
 from pydantic import ValidationError
 from starlette.types import ASGIApp
 
-from crossrank import Reranker
 from crossrank.errors import ModelNotFoundError
-from crossrank.server.core.registry import ModelSpec, Registry
+from crossrank.loading import LoadedModel
+from crossrank.server.core.model import ModelSpec
+from crossrank.server.core.registry import Registry
 from crossrank.server.http import endpoint as service_module
-from crossrank.server.http.dialects import DIALECTS, Dialect, Dialects
-from crossrank.server.http.limits import Limits
+from crossrank.server.http.dialects import Dialect, Dialects
+from crossrank.server.settings import DIALECTS, Limits
 from tests.server.asgi import Asked, Response, app_of, ask, body_of
-from tests.server.serving import ENCODER, fake, serve, until, value
+from tests.server.serving import ENCODER, encode, fake, serve, until, value
 
 
 def _dialects() -> list[type[Dialect]]:
@@ -405,7 +406,7 @@ def test_headers_say_where_the_time_went(path: str) -> None:
         async with app_of(fake(seconds=0.05)) as (app, _):
             headers = (await ask(app, path, body_of(path, ["one", "中文"]))).headers
             pairs = [("which?", "one"), ("which?", "中文")]
-            tokens = sum(len(pair.token_ids) for pair in ENCODER.encode_pairs(pairs))
+            tokens = sum(len(pair.token_ids) for pair in encode(pairs))
             assert int(headers["x-compute-tokens"]) == tokens
             assert int(headers["x-compute-characters"]) == 5
             assert int(headers["x-inference-time"]) >= 50
@@ -526,12 +527,12 @@ def test_health_says_that_an_engine_is_restarted() -> None:
         engine = fake()
         loads = 0
 
-        def load() -> Reranker:
+        def load() -> LoadedModel:
             nonlocal loads
             loads += 1
             if loads == 2:
                 raise RuntimeError("still on fire")
-            return Reranker.from_parts(ENCODER, engine)
+            return LoadedModel(ENCODER, engine)
 
         async with app_of(ModelSpec("model", load)) as (app, _):
             engine.fail = RuntimeError("on fire")
@@ -640,9 +641,9 @@ def test_only_the_admin_reloads_models() -> None:
         loads: list[str] = []
 
         def loading(name: str) -> ModelSpec:
-            def load() -> Reranker:
+            def load() -> LoadedModel:
                 loads.append(name)
-                return Reranker.from_parts(ENCODER, fake())
+                return LoadedModel(ENCODER, fake())
 
             return ModelSpec(name, load)
 
@@ -656,12 +657,12 @@ def test_a_model_that_cannot_be_reloaded_stays_as_it_was() -> None:
     async def main() -> None:
         loads = 0
 
-        def load() -> Reranker:
+        def load() -> LoadedModel:
             nonlocal loads
             loads += 1
             if loads > 1:
                 raise ModelNotFoundError("its files are gone")
-            return Reranker.from_parts(ENCODER, fake())
+            return LoadedModel(ENCODER, fake())
 
         async with app_of(ModelSpec("model", load), admin_key="boss") as (app, _):
             headers = {"authorization": "Bearer boss"}

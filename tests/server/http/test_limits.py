@@ -15,12 +15,12 @@ from crossrank.server.http.limits import (
     Bodies,
     ClientGone,
     Gate,
-    Limits,
     check_containers,
-    parse_size,
+    check_texts,
     read_body,
     request_timeout,
 )
+from crossrank.server.settings import Limits, parse_size
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_brackets_in_texts_are_neither_lists_nor_objects() -> None:
 
 def test_texts_within_the_limits() -> None:
     limits = Limits(max_documents=2, max_document_chars=5)
-    limits.check_texts(["12345"], ["12345", "中文中文中"])
+    check_texts(limits, ["12345"], ["12345", "中文中文中"])
     for queries, documents, message in (
         (["q"], ["a", "b", "c"], "batch size 3 > maximum allowed batch size 2 .--max-documents"),
         (["123456"], ["a"], "query has 6 characters, and this server reads at most 5 .--max-document-chars"),
@@ -220,7 +220,7 @@ def test_texts_within_the_limits() -> None:
         (["q", "123456"], ["a", "b"], "query 1 has 6 characters"),
     ):
         with pytest.raises(Fault, match=message) as fault:
-            limits.check_texts(queries, documents)
+            check_texts(limits, queries, documents)
         assert fault.value.kind == "limit"
 
 

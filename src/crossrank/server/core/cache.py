@@ -8,6 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 __all__ = ["ENTRY_BYTES", "CachedPair", "ScoreCache", "pair_keys"]
 
@@ -79,18 +80,18 @@ class ScoreCache:
                 self.evicted += 1
 
 
-def pair_keys(settings: str, pairs: Sequence[tuple[str, str]]) -> list[bytes]:
-    """Keys of pairs; ``settings`` is all that a logit depends on beside the texts."""
-    keys = []
+def pair_keys(settings: str, queries: Sequence[str], texts: Sequence[str]) -> list[bytes]:
+    """Keys of texts with one query, or with one each; ``settings`` is all else that a logit depends on."""
     start = hashlib.blake2b(_with_length(settings), digest_size=16)
-    queries: dict[str, hashlib.blake2b] = {}
-    for query, document in pairs:
-        begun = queries.get(query)
-        if begun is None:
-            begun = queries[query] = start.copy()
-            begun.update(_with_length(query))
-        key = begun.copy()
-        key.update(document.encode("utf-8", "surrogatepass"))
+    begun: dict[str, hashlib.blake2b] = {}
+    for query in queries:
+        if query not in begun:
+            begun[query] = start.copy()
+            begun[query].update(_with_length(query))
+    keys = []
+    for query, text in zip(cycle(queries), texts):
+        key = begun[query].copy()
+        key.update(text.encode("utf-8", "surrogatepass"))
         keys.append(key.digest())
     return keys
 

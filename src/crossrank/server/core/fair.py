@@ -22,19 +22,21 @@ pairs side by side, or which pad, waste little.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 __all__ = ["FairQueue", "Flow", "Item", "Room"]
 
 LARGE_SHARE = 4
-"""Large flows get at least 1/4 of the tokens of their priority."""
+"""Large flows get at least 1/4 of the tokens of their priority: beside endless small requests a large one
+takes four times as long, which a deadline of a minute bears."""
 
 LOWER_SHARE = 16
-"""Lower priorities together get at least 1/16 of all tokens."""
+"""Lower priorities together get at least 1/16 of all tokens: they slow the first down by 7 % at most."""
 
 _REMEMBERED = 256
-"""Clients without waiting requests that are remembered, more or less; see ``_Band.clients``."""
+"""Clients without waiting requests that are remembered, more or less; see ``_Band.clients``. They take some
+tens of kilobytes."""
 
 
 class Item(Protocol):
@@ -62,9 +64,11 @@ class Room(NamedTuple):
 
 
 T = TypeVar("T", bound=Item)
+G = TypeVar("G", bound=Hashable)
+Allowed = Callable[[G], bool]
 
 
-class Flow(Generic[T]):
+class Flow(Generic[T, G]):
     """The waiting pairs of one request.
 
     Args:
@@ -83,7 +87,7 @@ class Flow(Generic[T]):
 
     __slots__ = ("client", "deficit", "group", "priority", "small", "tokens", "waiting")
 
-    def __init__(self, group: object, priority: int = 0, *, small: bool = False, client: str = "") -> None:
+    def __init__(self, group: G, priority: int = 0, *, small: bool = False, client: str = "") -> None:
         self.group = group
         self.priority = priority
         self.client = client
@@ -93,7 +97,7 @@ class Flow(Generic[T]):
         self.deficit = 0
 
 
-class _Client(Generic[T]):
+class _Client(Generic[T, G]):
     """The flows of one client and priority.
 
     Attributes:
@@ -104,15 +108,15 @@ class _Client(Generic[T]):
     __slots__ = ("deficit", "large", "small")
 
     def __init__(self, deficit: int) -> None:
-        self.small: OrderedDict[Flow[T], None] = OrderedDict()
-        self.large: OrderedDict[Flow[T], None] = OrderedDict()
+        self.small: OrderedDict[Flow[T, G], None] = OrderedDict()
+        self.large: OrderedDict[Flow[T, G], None] = OrderedDict()
         self.deficit = deficit
 
-    def flows(self, of: Flow[T]) -> OrderedDict[Flow[T], None]:
+    def flows(self, of: Flow[T, G]) -> OrderedDict[Flow[T, G], None]:
         return self.small if of.small else self.large
 
 
-class _Band(Generic[T]):
+class _Band(Generic[T, G]):
     """The clients of one priority.
 
     Attributes:
@@ -128,18 +132,18 @@ class _Band(Generic[T]):
 
     def __init__(self, quantum: int) -> None:
         self.quantum = quantum
-        self.clients: OrderedDict[str, _Client[T]] = OrderedDict()
-        self.quick: OrderedDict[str, _Client[T]] = OrderedDict()
+        self.clients: OrderedDict[str, _Client[T, G]] = OrderedDict()
+        self.quick: OrderedDict[str, _Client[T, G]] = OrderedDict()
         self.larges: set[str] = set()
         self.ahead = 0
         self.count = 0
 
-    def flows(self) -> Iterator[Flow[T]]:
+    def flows(self) -> Iterator[Flow[T, G]]:
         for client in self.clients.values():
             yield from client.small
             yield from client.large
 
-    def put(self, flow: Flow[T]) -> None:
+    def put(self, flow: Flow[T, G]) -> None:
         """A flow has pairs waiting."""
         self.count += 1
         client = self.clients.get(flow.client)
@@ -151,14 +155,14 @@ class _Band(Generic[T]):
         client.flows(flow)[flow] = None
         self._changed(flow.client, client)
 
-    def drop(self, flow: Flow[T]) -> None:
+    def drop(self, flow: Flow[T, G]) -> None:
         """A flow has no pairs waiting."""
         self.count -= 1
         client = self.clients[flow.client]
         del client.flows(flow)[flow]
         self._changed(flow.client, client)
 
-    def end_turn(self, flow: Flow[T]) -> None:
+    def end_turn(self, flow: Flow[T, G]) -> None:
         """A flow waits for its next turn, in which it has another quantum; it is a large one from now on."""
         client = self.clients[flow.client]
         del client.flows(flow)[flow]
@@ -167,7 +171,7 @@ class _Band(Generic[T]):
         client.large[flow] = None
         self._changed(flow.client, client)
 
-    def spend(self, flow: Flow[T], tokens: int) -> None:
+    def spend(self, flow: Flow[T, G], tokens: int) -> None:
         """A flow sends so many tokens."""
         client = self.clients[flow.client]
         client.deficit -= tokens
@@ -180,19 +184,19 @@ class _Band(Generic[T]):
         else:
             self.ahead = 0
 
-    def choose(self, allowed: _Allowed) -> Flow[T] | None:
+    def choose(self, allowed: Allowed[G]) -> Flow[T, G] | None:
         """The flow whose turn it is."""
         if self.larges and self.ahead >= (LARGE_SHARE - 1) * self.quantum:
             flow = self._by_turns(allowed, larges_only=True)
             if flow is not None:
                 return flow
         for client in self.quick.values():
-            flow = allowed.first(client.small)
+            flow = _first_of(client.small, allowed)
             if flow is not None:
                 return flow
         return self._by_turns(allowed)
 
-    def _by_turns(self, allowed: _Allowed, *, larges_only: bool = False) -> Flow[T] | None:
+    def _by_turns(self, allowed: Allowed[G], *, larges_only: bool = False) -> Flow[T, G] | None:
         """The flow of the first client that may send; those that have sent their quantum go to the end."""
         while True:
             found = self._first(allowed, larges_only)
@@ -205,15 +209,15 @@ class _Band(Generic[T]):
             self.clients.move_to_end(name)
             self._changed(name, client)
 
-    def _first(self, allowed: _Allowed, larges_only: bool) -> tuple[str, _Client[T], Flow[T]] | None:
+    def _first(self, allowed: Allowed[G], larges_only: bool) -> tuple[str, _Client[T, G], Flow[T, G]] | None:
         gone: list[str] = []
         found = None
         for name, client in self.clients.items():
             if not client.small and not client.large:
                 gone.append(name)
                 continue
-            flow = None if larges_only else allowed.first(client.small)
-            flow = flow or allowed.first(client.large)
+            flow = None if larges_only else _first_of(client.small, allowed)
+            flow = flow or _first_of(client.large, allowed)
             if flow is not None:
                 found = name, client, flow
                 break
@@ -221,7 +225,7 @@ class _Band(Generic[T]):
             del self.clients[name]
         return found
 
-    def _changed(self, name: str, client: _Client[T]) -> None:
+    def _changed(self, name: str, client: _Client[T, G]) -> None:
         if client.large:
             self.larges.add(name)
         else:
@@ -232,22 +236,7 @@ class _Band(Generic[T]):
             self.quick[name] = client
 
 
-class _Allowed:
-    """Which flows may be taken from: those of one group, or of all that are not blocked."""
-
-    __slots__ = ("blocked", "group")
-
-    def __init__(self, blocked: Collection[object]) -> None:
-        self.group: object = None
-        self.blocked = blocked
-
-    def first(self, flows: Iterable[Flow[T]]) -> Flow[T] | None:
-        if self.group is not None:
-            return next((flow for flow in flows if flow.group is self.group), None)
-        return next((flow for flow in flows if flow.group not in self.blocked), None)
-
-
-class FairQueue(Generic[T]):
+class FairQueue(Generic[T, G]):
     """Waiting pairs of all requests. Not safe between threads: its owner holds a lock.
 
     Args:
@@ -261,11 +250,11 @@ class FairQueue(Generic[T]):
         self.quantum = quantum
         self.tokens = 0
         self.pairs = 0
-        self._bands: dict[int, _Band[T]] = {}
+        self._bands: dict[int, _Band[T, G]] = {}
         self._lower_turn: OrderedDict[int, None] = OrderedDict()  # priorities, least lately served first
         self._ahead = 0  # tokens that the first priority had beyond its share while others waited
 
-    def add(self, flow: Flow[T], items: Iterable[T]) -> None:
+    def add(self, flow: Flow[T, G], items: Iterable[T]) -> None:
         """Put pairs into a flow."""
         before, count = flow.tokens, len(flow.waiting)
         for item in items:
@@ -281,7 +270,7 @@ class FairQueue(Generic[T]):
             band.put(flow)
             self._lower_turn.setdefault(flow.priority)
 
-    def remove(self, flow: Flow[T]) -> int:
+    def remove(self, flow: Flow[T, G]) -> int:
         """Take all pairs of a flow out; returns how many."""
         count = len(flow.waiting)
         if count:
@@ -292,49 +281,39 @@ class FairQueue(Generic[T]):
             self._retire(flow)
         return count
 
-    def next_group(self, blocked: Collection[object] = ()) -> object | None:
+    def next_group(self, blocked: Collection[G] = ()) -> G | None:
         """The group whose turn it is; None: nothing waits."""
-        flow = self._turn(_Allowed(blocked))
+        flow = self._turn(lambda group: group not in blocked)
         return None if flow is None else flow.group
 
-    def flows(self) -> Iterator[Flow[T]]:
+    def flows(self) -> Iterator[Flow[T, G]]:
         """Flows with pairs waiting."""
         for band in self._bands.values():
             yield from band.flows()
 
-    def take(
-        self,
-        room: Callable[[object], Room],
-        blocked: Collection[object] = (),
-        group: object | None = None,
-    ) -> list[T]:
-        """The next pairs, all of one group.
+    def take(self, group: G, room: Room) -> list[T]:
+        """The next pairs of a group, for a pack."""
 
-        Args:
-            room: how large a pack of a group is.
-            blocked: groups that must wait.
-            group: of this one; None: of that whose turn it is.
-        """
+        def allowed(other: G) -> bool:
+            return other is group
+
         taken: list[T] = []
-        tokens, size_of, small, enough = 0, Room(1, 0), False, 0
-        allowed = _Allowed(blocked)
-        allowed.group = group
-        while tokens < size_of.budget or len(taken) % size_of.lanes:
+        tokens, small = 0, False
+        enough = room.budget if room.enough is None else room.enough
+        while tokens < room.budget or len(taken) % room.lanes:
             flow = self._choose(allowed)
             if flow is None:
                 break
             size = flow.waiting[-1].tokens
             if not taken:
-                allowed.group = flow.group
-                size_of = room(flow.group)
-                small, enough = flow.small, size_of.budget if size_of.enough is None else size_of.enough
-            elif tokens + size > size_of.most or (small and not flow.small and tokens >= enough):
+                small = flow.small
+            elif tokens + size > room.most or (small and not flow.small and tokens >= enough):
                 break
             taken.append(self._serve(flow))
             tokens += size
         return taken
 
-    def _choose(self, allowed: _Allowed) -> Flow[T] | None:
+    def _choose(self, allowed: Allowed[G]) -> Flow[T, G] | None:
         """The flow whose turn it is, with a deficit that covers its first pair."""
         while True:
             flow = self._turn(allowed)
@@ -342,7 +321,7 @@ class FairQueue(Generic[T]):
                 return flow
             self._bands[flow.priority].end_turn(flow)
 
-    def _turn(self, allowed: _Allowed) -> Flow[T] | None:
+    def _turn(self, allowed: Allowed[G]) -> Flow[T, G] | None:
         order = sorted(self._bands)
         if len(order) > 1 and self._ahead >= (LOWER_SHARE - 1) * self.quantum:
             for priority in self._lower_turn:
@@ -356,7 +335,7 @@ class FairQueue(Generic[T]):
                 return flow
         return None
 
-    def _serve(self, flow: Flow[T]) -> T:
+    def _serve(self, flow: Flow[T, G]) -> T:
         item = flow.waiting.pop()
         size = item.tokens
         flow.tokens -= size
@@ -376,7 +355,7 @@ class FairQueue(Generic[T]):
             self._retire(flow)
         return item
 
-    def _retire(self, flow: Flow[T]) -> None:
+    def _retire(self, flow: Flow[T, G]) -> None:
         """A flow has nothing waiting: a small one keeps what is left of its quantum, others lose it."""
         band = self._bands[flow.priority]
         band.drop(flow)
@@ -387,3 +366,7 @@ class FairQueue(Generic[T]):
         if not band.count:
             del self._bands[flow.priority]
             del self._lower_turn[flow.priority]
+
+
+def _first_of(flows: Iterable[Flow[T, G]], allowed: Allowed[G]) -> Flow[T, G] | None:
+    return next((flow for flow in flows if allowed(flow.group)), None)

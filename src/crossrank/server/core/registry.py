@@ -7,10 +7,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Literal, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -22,51 +21,33 @@ from crossrank.errors import (
     UnknownModelError,
 )
 from crossrank.packing import build_pack
-from crossrank.pairs import Cut, PairEncoder
-from crossrank.reranker import Reranker
+from crossrank.pairs import PairEncoder
+from crossrank.server.core.admission import Admission
 from crossrank.server.core.cache import ScoreCache
-from crossrank.server.core.job import Job, LoadedModel
+from crossrank.server.core.job import Job
 from crossrank.server.core.metrics import Metrics
+from crossrank.server.core.model import Model, ModelInfo, ModelSpec, ServedModel
 from crossrank.server.core.scheduler import Scheduler
 from crossrank.server.core.tokenise import Tokenisers
 from crossrank.server.core.turns import TextThreads
 from crossrank.server.core.work import Answer, Work
 
-__all__ = ["ModelInfo", "ModelSpec", "Options", "Registry", "State"]
+__all__ = ["Options", "Registry", "State"]
 
 _logger = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
-"""Seconds between tries to restart an engine: the first, then twice as long each time, and the most."""
-
+"""Seconds between tries to restart an engine: the first, then twice as long each time, and the most. A driver
+that resets a device takes seconds; half a minute's wait costs nobody much once it has failed six times."""
 
 _WATCH_SECONDS = 1.0
-"""Between two looks at whether engines and threads still answer."""
+"""Between two looks at whether engines and threads still answer; ``stuck_seconds`` is exact to this."""
 
 _STUCK_RETRY = 10.0
 """Seconds after which a client may try again: the process has most likely been started anew by then."""
 
 _SHORT = 50_000
-"""Characters of a request that are measured on the event loop, in less than a millisecond."""
-
-Result = TypeVar("Result")
-P = ParamSpec("P")
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSpec:
-    """A model to serve.
-
-    Attributes:
-        name: what requests call it.
-        load: makes a reranker: at the start, on a reload, and after a failure of the engine.
-            ``functools.partial(Reranker, "BAAI/bge-reranker-v2-m3", device="cpu")``, say.
-        source: the hub's name or the folder, for /info; "" : the name.
-    """
-
-    name: str
-    load: Callable[[], Reranker]
-    source: str = ""
+"""Characters of a request that are measured on the event loop. It takes less than a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,90 +79,11 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """What /info and /v1/models say of a model.
-
-    Attributes:
-        name: what requests call it.
-        source: the hub's name or the folder.
-        revision: a commit, where the hub gave one; else "".
-        engine, device, precision: as ``Engine``; "" until it is loaded.
-        max_length: tokens of a pair; 0 until it is loaded.
-        batch_tokens: the largest pack, in tokens.
-        state: "loading", "ready" or "failed" (its engine is being restarted).
-        why: what is wrong, where it is not ready.
-        id2label: of the model's config.
-        created: when it was loaded, in seconds since 1970.
-    """
-
-    name: str
-    source: str = ""
-    revision: str = ""
-    engine: str = ""
-    device: str = ""
-    precision: str = ""
-    max_length: int = 0
-    batch_tokens: int = 0
-    state: Literal["loading", "ready", "failed"] = "loading"
-    why: str = ""
-    id2label: Mapping[str, str] = field(default_factory=dict)
-    created: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class State:
     """What /health says."""
 
     ready: bool
     why: str = ""
-
-
-class _Served:
-    """A served model through all its loadings."""
-
-    def __init__(self, spec: ModelSpec) -> None:
-        self.spec = spec
-        self.current: LoadedModel | None = None
-        self.reloading = asyncio.Lock()
-
-    @property
-    def why(self) -> str:
-        """Why it cannot score; "": it can."""
-        if self.current is None:
-            return f"{self.spec.name} is loading"
-        return self.current.why
-
-    @property
-    def ready(self) -> bool:
-        return self.current is not None and self.current.engine is not None
-
-    @property
-    def rate(self) -> float:
-        return self.current.rate if self.current else 0.0
-
-    def info(self) -> ModelInfo:
-        spec, model = self.spec, self.current
-        if model is None:
-            return ModelInfo(spec.name, spec.source or spec.name, why=self.why)
-        engine = model.reranker.engine
-        checkpoint = model.reranker.checkpoint
-        folder = checkpoint.folder if checkpoint else None
-        labels = checkpoint.config.get("id2label") if checkpoint else None
-        return ModelInfo(
-            name=spec.name,
-            source=spec.source or spec.name,
-            # The hub's cache names a folder by its commit: models--NAME/snapshots/COMMIT.
-            revision=folder.name if folder and folder.parent.name == "snapshots" else "",
-            engine=engine.name,
-            device=engine.device,
-            precision=engine.precision,
-            max_length=model.encoder.max_length,
-            batch_tokens=model.most,
-            state="ready" if self.ready else "failed",
-            why=model.why,
-            id2label={str(key): str(value) for key, value in (labels or {"0": "LABEL_0"}).items()},
-            created=model.created,
-        )
 
 
 class Registry:
@@ -191,9 +93,10 @@ class Registry:
         models: at least one, each name once; the first answers requests that name none.
         options: see ``Options``.
         metrics: what is counted where; None: metrics of its own.
+        clock: seconds, on the scale of the deadlines.
 
     Attributes:
-        options, metrics: the same.
+        options, metrics, clock: the same.
         on_stuck: called on the event loop, with what is wrong, when an engine or the threads for texts have
             not answered for so long that they never will. Nothing here can stop such a thread: only the
             end of the process does.
@@ -204,32 +107,38 @@ class Registry:
     """
 
     def __init__(
-        self, models: Sequence[ModelSpec], options: Options | None = None, metrics: Metrics | None = None
+        self,
+        models: Sequence[ModelSpec],
+        options: Options | None = None,
+        metrics: Metrics | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         names = [spec.name for spec in models]
         if not names or len(set(names)) < len(names):
             raise InputError(f"a server needs models with different names; these are {names}")
         self.options = options = options or Options()
         self.metrics = metrics or Metrics()
-        self._served = {spec.name: _Served(spec) for spec in models}
+        self.clock = clock
+        self._served = {spec.name: ServedModel(spec) for spec in models}
         self._draining = False
         self.on_stuck: Callable[[str], None] = lambda _: None
         self._stuck = ""  # what is wrong, where nothing answers
         self._watching: asyncio.Task[None] | None = None
         self._stopped = threading.Event()
         cache = ScoreCache(options.score_cache_bytes) if options.score_cache_bytes > 0 else None
-        self.texts = TextThreads(options.tokenizer_threads or _text_threads())
+        self.texts = TextThreads(options.tokenizer_threads or _text_threads(), clock)
+        self._admission = Admission(options.max_queue_tokens, self.texts.threads)
         self._scheduler = Scheduler(
-            max_queue_tokens=options.max_queue_tokens,
+            admission=self._admission,
             pack_seconds=options.pack_seconds,
             quantum=options.quantum,
             metrics=self.metrics,
             cache=cache,
             stuck_seconds=options.stuck_seconds,
-            text_threads=self.texts.threads,
             on_failure=self._engine_failed,
+            clock=clock,
         )
-        self._tokenisers = Tokenisers(self._scheduler, cache, self.texts)
+        self._tokenisers = Tokenisers(self._scheduler, cache, self.texts, clock)
         if cache is not None:
             self.metrics.watch_cache(cache)
         self.metrics.watch(crossrank_ready=("1: /health says yes", lambda: float(self.state.ready)))
@@ -287,56 +196,63 @@ class Registry:
         return [served.info() for served in self._served.values()]
 
     async def score(self, work: Work) -> Answer:
-        """Score pairs. Cancelling the task that waits takes its pairs out of the queue.
+        """Score texts. Cancelling the task that waits takes its pairs out of the queue.
 
         Raises:
             UnknownModelError, UnavailableError, OverloadedError: refused, nothing was queued.
             InputError: the request alone is larger than the queue, or its window too narrow.
-            TooLongError: ``truncate`` is False and a pair does not fit.
+            TooLongError: ``cut.allowed`` is False and a pair does not fit.
             DeadlineError: ``deadline`` passed, or cannot be met by any means.
             EngineError: the engine failed on a pack with pairs of this request.
         """
-        begun = time.monotonic()
+        begun = self.clock()
         with self.metrics.request():
-            answer = await self._score(work)
-        self.metrics.answered(answer, time.monotonic() - begun)
+            model = self._model(work.model)
+            if work.deadline is not None and work.deadline <= begun:
+                raise DeadlineError("the request's time was over before it began")
+            if not work.texts:
+                answer = Answer(model.name, [], [], [])
+            else:
+                estimates, unread = await self._measure(model, work)
+                future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+                job = Job(work, model, future, estimates, unread, self.options.quantum, self.clock())
+                self._scheduler.submit(job)
+                answer = await self._end_of(job)
+        self.metrics.answered(answer, self.clock() - begun)
         return answer
 
-    async def _score(self, work: Work) -> Answer:
-        model = self._model(work.model)
-        if work.deadline is not None and work.deadline <= time.monotonic():
-            raise DeadlineError("the request's time was over before it began")
-        if not work.pairs:
-            return Answer(model.name, np.zeros(0, np.float32), [], [])
-        loop = asyncio.get_running_loop()
-        if _is_short(work):
-            estimates, unread = _measure(model, work)
-        else:
-            estimates, unread = await self._aside(work, _measure, model, work)
-        if self._scheduler.is_too_much(model, sum(estimates), work.deadline):
+    async def _measure(self, model: Model, work: Work) -> tuple[list[int], int]:
+        """About how many tokens each pair has, and how many characters are read."""
+
+        def measure() -> tuple[list[int], int]:
+            return model.estimate(work), model.characters(work.queries, work.texts)
+
+        # Texts that are no list may be made only when they are asked for.
+        short = isinstance(work.texts, list) and sum(map(len, [*work.queries, *work.texts])) < _SHORT
+        estimates, unread = measure() if short else await self.texts.run(work.client, work.deadline, measure)
+        left = None if work.deadline is None else work.deadline - self.clock()
+        if self._admission.may_refuse(sum(estimates), model.rate, left):
             # Texts of another kind than those so far may have fewer tokens: nobody is refused for their sake.
-            ratio = await self._aside(work, model.look, work)
-            estimates = await self._aside(work, model.estimate, work, ratio)
-        future: asyncio.Future[Answer] = loop.create_future()
-        job = Job(work, model, future, _cut(work), estimates, unread, self.options.quantum)
-        self._scheduler.submit(job)
-        self._tokenisers.begin(job)
-        alarm = None
-        if work.deadline is not None:
-            alarm = loop.call_later(work.deadline - time.monotonic(), self._scheduler.expire, job)
+            estimates = await self.texts.run(
+                work.client, work.deadline, lambda: model.estimate(work, model.sample(work))
+            )
+        return estimates, unread
+
+    async def _end_of(self, job: Job) -> Answer:
+        """The answer to a job that the scheduler has."""
+        alarm, deadline = None, job.work.deadline
+        if deadline is not None:
+            loop = asyncio.get_running_loop()
+            alarm = loop.call_later(deadline - self.clock(), self._scheduler.expire, job)
         try:
+            self.texts.submit(job.work.client, partial(self._tokenisers.slice, job))
             return await job.future
-        except asyncio.CancelledError as error:
+        except (asyncio.CancelledError, UnavailableError) as error:
             self._scheduler.drop(job, error)
             raise
         finally:
             if alarm is not None:
                 alarm.cancel()
-
-    async def _aside(
-        self, work: Work, function: Callable[P, Result], *args: P.args, **kwargs: P.kwargs
-    ) -> Result:
-        return await self.texts.run(work.client, work.deadline, function, *args, **kwargs)
 
     def encoder(self, name: str | None) -> PairEncoder:
         """What makes pairs of texts for a model; None: the first.
@@ -346,7 +262,7 @@ class Registry:
         """
         return self._model(name).encoder
 
-    def _model(self, name: str | None) -> LoadedModel:
+    def _model(self, name: str | None) -> Model:
         """The loading that a new request goes to."""
         if self._draining:
             self.metrics.refused("unavailable")
@@ -411,31 +327,31 @@ class Registry:
 
     # --- in threads of their own ---
 
-    def _load(self, spec: ModelSpec) -> LoadedModel:
-        model = LoadedModel(spec.name, spec.load())
+    def _load(self, spec: ModelSpec) -> Model:
+        model = Model(spec.name, spec.load())
         self._scheduler.start(model.calls)
         if self.options.warm_up:
-            _warm_up(model)
+            _warm_up(model, self.clock)
         return model
 
-    def _engine_failed(self, model: LoadedModel) -> None:
+    def _engine_failed(self, model: Model) -> None:
         threading.Thread(
             target=self._restart, args=(model,), name=f"crossrank-restart-{model.name}", daemon=True
         ).start()
 
-    def _restart(self, model: LoadedModel) -> None:
+    def _restart(self, model: Model) -> None:
         """Give a model a new engine, however long it takes; requests wait for one try, no longer."""
         spec, pause = self._served[model.name].spec, FIRST_PAUSE
         while not model.retired:
             try:
                 fresh = self._load(spec)
-                if fresh.identity != model.identity and model.reranker.checkpoint is not None:
+                if fresh.identity != model.identity and model.loaded.checkpoint is not None:
                     message = f"the files of {model.name} have changed; send the request again"
                     self._scheduler.fail_all(model, UnavailableError(message, 1.0))
                     model.retired = True
                     self._served[model.name].current = fresh
                 else:
-                    model.attach(fresh.reranker)
+                    model.attach(fresh.loaded)
             except Exception as error:
                 _logger.exception("the engine of %s could not be restarted", model.name)
                 model.why = f"the engine of {model.name} failed, and again on its restart: {error}"
@@ -458,41 +374,21 @@ def _text_threads() -> int:
     return 1 if cores == 1 else min(8, max(2, cores // 4))
 
 
-def _is_short(work: Work) -> bool:
-    # Pairs that are no list may be made only when they are asked for.
-    return isinstance(work.pairs, list) and sum(len(q) + len(text) for q, text in work.pairs) < _SHORT
-
-
-def _measure(model: LoadedModel, work: Work) -> tuple[list[int], int]:
-    """About how many tokens each pair has, and how many characters are read."""
-    return model.estimate(work), model.characters(work.pairs)
-
-
-def _cut(work: Work) -> Cut:
-    return Cut(
-        side=work.truncation_side,
-        document=work.max_tokens_per_document,
-        query=work.max_tokens_per_query,
-        pair=work.max_tokens_per_pair,
-        allowed=work.truncate,
-    )
-
-
-def _warm_up(model: LoadedModel) -> None:
+def _warm_up(model: Model, clock: Callable[[], float]) -> None:
     """Run packs until caches and clocks are warm, and measure the speed.
 
     Raises:
         EngineError: the engine fails, or gives what is not a number.
     """
-    engine = model.reranker.engine
+    engine = model.loaded.engine
     pair = model.encoder.encode("warm-up", ["one two three four five six seven eight " * 8])[0]
-    count = max(1, min(engine.fill_tokens, model.most) // len(pair.token_ids))
+    count = max(1, min(engine.fill_tokens, model.max_tokens) // len(pair.token_ids))
     for measured in (False, True, True):
-        begun = time.monotonic()
+        begun = clock()
         logits = engine.logits(build_pack([pair] * count))
         if not np.isfinite(logits).all():
             raise EngineError(
                 f"{model.name} gives {logits[0]} for a plain pair of texts; its weights are damaged"
             )
         if measured:
-            model.ran(count * len(pair.token_ids), time.monotonic() - begun)
+            model.ran(count * len(pair.token_ids), clock() - begun)

@@ -11,8 +11,9 @@ import numpy.typing as npt
 from crossrank.engines import Engine
 from crossrank.errors import EngineError, InputError, OutOfMemoryError
 from crossrank.packing import build_pack
-from crossrank.server.core.job import Job, LoadedModel, WaitingPair
+from crossrank.server.core.job import Job, WaitingPair
 from crossrank.server.core.metrics import Metrics
+from crossrank.server.core.model import Model
 
 __all__ = ["run_pack"]
 
@@ -22,7 +23,7 @@ Outcome = npt.NDArray[np.float32] | EngineError | InputError
 
 
 def run_pack(
-    model: LoadedModel, engine: Engine, pack: list[WaitingPair], metrics: Metrics
+    model: Model, engine: Engine, pack: list[WaitingPair], metrics: Metrics
 ) -> Iterator[tuple[list[WaitingPair], Outcome]]:
     """Run a pack. Where memory does not suffice, its halves, and later packs are no larger. Where the
     engine refuses what is in it, each request's pairs by themselves, and then each pair, so that nobody
@@ -43,13 +44,13 @@ def run_pack(
             )
             return
         tokens = sum(each.tokens for each in pack)
-        model.most = max(1, min(model.most, tokens // 2))
+        model.max_tokens = max(1, min(model.max_tokens, tokens // 2))
         metrics.out_of_memory(model.name)
         _logger.warning(
             "%s: a pack of %d tokens does not fit into memory; from now on at most %d",
             model.name,
             tokens,
-            model.most,
+            model.max_tokens,
         )
         middle = (len(pack) + 1) // 2
         parts = [pack[:middle], pack[middle:]]

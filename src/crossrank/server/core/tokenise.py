@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import logging
 import os
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
-from crossrank.errors import CrossRankError, EngineError, TooLongError, UnavailableError
+from crossrank.errors import CrossRankError, EngineError, TooLongError
 from crossrank.pairs import EncodedPair
 from crossrank.server.core.cache import CachedPair, ScoreCache, pair_keys
 from crossrank.server.core.job import Job
 from crossrank.server.core.scheduler import Scheduler
 from crossrank.server.core.turns import TextThreads
+from crossrank.server.core.work import Work
 
 __all__ = ["SLICE_CHARACTERS", "SLICE_PAIRS", "Tokenisers"]
 
 _logger = logging.getLogger(__name__)
 
-SLICE_PAIRS = 32
-SLICE_CHARACTERS = 16_384
-"""A slice has so many pairs or characters, whichever comes first, and at least one pair: some ms."""
+SLICE_PAIRS, SLICE_CHARACTERS = 32, 16_384
+"""A slice has so many pairs or characters, whichever comes first, and at least one pair. At a million
+characters a second it takes up to 20 ms, which is how long another client's texts wait for it."""
 
 
 class Tokenisers:
@@ -34,87 +35,93 @@ class Tokenisers:
         scheduler: where pairs go.
         cache: what is asked first; None: nothing.
         threads: where the work is done.
+        clock: seconds.
     """
 
-    def __init__(self, scheduler: Scheduler, cache: ScoreCache | None, threads: TextThreads) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        cache: ScoreCache | None,
+        threads: TextThreads,
+        clock: Callable[[], float],
+    ) -> None:
         # The tokenizers library would spread every slice over all cores, which are the engine's.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self._scheduler = scheduler
         self._cache = cache
         self._threads = threads
+        self._clock = clock
 
-    def begin(self, job: Job) -> None:
-        """Tokenise a job that the scheduler has accepted."""
-        try:
-            self._threads.submit(job.work.client, lambda: self._slice(job))
-        except UnavailableError as error:
-            self._scheduler.drop(job, error)
-
-    def _slice(self, job: Job) -> None:
+    def slice(self, job: Job) -> None:
+        """Tokenise the next pairs of a job that the scheduler has accepted, and then those behind them."""
         if job.ended:
             return
-        begun = time.monotonic()
+        begun = self._clock()
+        first, work = job.next, job.work
         try:
-            first, pairs = job.next, _next_pairs(job.work.pairs, job.next)
-            encoded = self._encode(job, first, pairs)
+            queries, texts = work.part(first, _end_of_slice(work, first))
+            pairs = self._pairs(job, queries, texts)
+            if first and len(work.queries) == 1:
+                queries = ()  # it was read with the first slice
+            seconds, characters = self._clock() - begun, job.model.characters(queries, texts)
+            if all(isinstance(pair, EncodedPair) for pair in pairs):
+                job.model.has_read(characters, seconds)
+            self._scheduler.add(job, first, pairs, seconds, characters)
+            if job.next < len(work.texts) and not job.ended:
+                self._threads.submit(work.client, partial(self.slice, job))
         except CrossRankError as error:
             self._scheduler.drop(job, error)
-            return
         except BaseException as error:  # a panic of the tokenizers library is no Exception
             _logger.exception("the tokenizer of %s failed", job.model.name)
             self._scheduler.drop(job, EngineError(f"the tokenizer failed: {type(error).__name__}: {error}"))
-            return
-        seconds, characters = time.monotonic() - begun, job.model.characters(pairs)
-        if all(isinstance(pair, EncodedPair) for pair in encoded):
-            job.model.has_read(characters, seconds)
-        self._scheduler.add(job, first, encoded, seconds, characters)
-        if job.next < len(job.work.pairs) and not job.ended:
-            self.begin(job)
 
-    def _encode(
-        self, job: Job, first: int, pairs: Sequence[tuple[str, str]]
+    def _pairs(
+        self, job: Job, queries: Sequence[str], texts: Sequence[str]
     ) -> list[EncodedPair | CachedPair]:
         """Each pair's ids, or what the cache knows of it."""
-        known = self._known(job, pairs)
-        missing = [i for i, pair in enumerate(known) if pair is None]
-        texts = [pairs[i] for i in missing]
-        encoder, queries = job.model.encoder, [query for query, _ in texts]
+        known = self._known(job, queries, texts)
+        missing = [index for index, pair in enumerate(known) if pair is None]
+        if not missing:
+            return [pair for pair in known if pair is not None]
+        texts = [texts[index] for index in missing]
+        encoder = job.model.encoder
         try:
-            new = [query for query in dict.fromkeys(queries) if query not in job.queries]
-            job.queries.update(zip(new, encoder.queries(new), strict=True))
-            asked = [job.queries[query] for query in queries]
-            encoded = encoder.join(asked, [text for _, text in texts], job.cut)
+            if len(job.work.queries) > 1:
+                queries = [queries[index] for index in missing]
+                encoded = encoder.join(encoder.queries(queries), texts, job.work.cut)
+            else:
+                job.query = job.query or encoder.query(queries[0])
+                encoded = encoder.join(job.query, texts, job.work.cut)
         except TooLongError as error:
-            pair = first + missing[error.pair]
+            pair = job.next + missing[error.pair]
             raise TooLongError(pair, error.tokens, error.limit, exact=error.exact) from None
-        # Of many queries, each is most likely read once.
-        job.queries = {query: job.queries[query] for query in queries[-1:]}
-        job.model.read(texts, encoded)
+        job.model.read(queries, texts, encoded)
         rest = iter(encoded)
         return [next(rest) if pair is None else pair for pair in known]
 
-    def _known(self, job: Job, pairs: Sequence[tuple[str, str]]) -> list[CachedPair | None]:
+    def _known(self, job: Job, queries: Sequence[str], texts: Sequence[str]) -> list[CachedPair | None]:
         if self._cache is None:
-            return [None] * len(pairs)
-        cut = job.cut
+            return [None] * len(texts)
+        cut = job.work.cut
         settings = f"{job.model.identity} {cut.side} {cut.document} {cut.query} {cut.pair}"
-        keys = pair_keys(settings, pairs)
+        keys = pair_keys(settings, queries, texts)
         job.keys += keys
         found = self._cache.find(keys)
         # What may not be cut is encoded anew, which raises the error that it should.
         return [None if pair and pair.truncated and not cut.allowed else pair for pair in found]
 
 
-def _next_pairs(pairs: Sequence[tuple[str, str]], first: int) -> Sequence[tuple[str, str]]:
-    """The slice that begins with pair ``first``; a query that several of its pairs have counts once."""
-    found: list[tuple[str, str]] = []
-    characters = 0
-    for index in range(first, min(first + SLICE_PAIRS, len(pairs))):
-        pair = query, document = pairs[index]
-        characters += len(document)
-        if not found or query != found[-1][0]:
-            characters += len(query)
-        if characters > SLICE_CHARACTERS and found:
-            break
-        found.append(pair)
-    return found
+def _end_of_slice(work: Work, first: int) -> int:
+    """Where the slice that begins with pair ``first`` ends. A query counts where it is tokenised: once a
+    request if it is the only one, and once for equal ones side by side.
+    """
+    several = len(work.queries) > 1
+    characters, query = 0, None if several or not first else work.queries[0]
+    for index in range(first, min(first + SLICE_PAIRS, len(work.texts))):
+        asked = work.queries[index if several else 0]
+        if asked != query:
+            characters, query = characters + len(asked), asked
+        characters += len(work.texts[index])
+        if characters > SLICE_CHARACTERS and index > first:
+            return index
+    return index + 1

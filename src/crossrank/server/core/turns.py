@@ -8,13 +8,14 @@ one client's texts delay the others by the pieces at hand and no more.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, NamedTuple, ParamSpec, TypeVar
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from crossrank.errors import DeadlineError, EngineError, UnavailableError
 
@@ -89,11 +90,7 @@ class Turns(Generic[Item]):
         return items
 
 
-class _Task(NamedTuple):
-    """What a thread calls, or what is called where the threads are stopped first."""
-
-    function: Callable[[], None]
-    dropped: Callable[[], None]
+_Task = tuple[Callable[[], None], Future[Any]]
 
 
 class TextThreads:
@@ -103,13 +100,15 @@ class TextThreads:
 
     Args:
         threads: how many.
+        clock: seconds, on the scale of the deadlines.
 
     Attributes:
         threads: the same.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.threads = threads
+        self._clock = clock
         self._changed = threading.Condition()
         self._turns: Turns[_Task] = Turns()
         self._closing = False
@@ -121,17 +120,27 @@ class TextThreads:
         ]
         self._started = False
 
-    def submit(
-        self, client: str, function: Callable[[], None], dropped: Callable[[], None] = lambda: None
-    ) -> None:
+    def submit(self, client: str, function: Callable[[], Result]) -> Future[Result]:
         """Run a function in one of the threads, when it is its client's turn.
 
-        Args:
-            dropped: called instead, where the threads are stopped before.
-
         Raises:
-            UnavailableError: the threads are stopped.
+            UnavailableError: the threads are stopped; the future raises it where they are stopped later.
         """
+        future: Future[Result] = Future()
+
+        def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                result = function()
+            except Exception as error:  # noqa: BLE001 - it is raised where somebody waits for it
+                future.set_exception(error)
+            except BaseException as error:  # a panic of the tokenizers library is no Exception
+                _logger.exception("a text could not be read")
+                future.set_exception(EngineError(f"a text could not be read: {error}"))
+            else:
+                future.set_result(result)
+
         with self._changed:
             if self._closing:
                 raise UnavailableError("the server is stopping", 1.0)
@@ -139,8 +148,9 @@ class TextThreads:
                 self._started = True
                 for thread in self._threads:
                     thread.start()
-            self._turns.add(client, _Task(function, dropped))
+            self._turns.add(client, (run, future))
             self._changed.notify()
+        return future
 
     async def run(
         self,
@@ -154,33 +164,14 @@ class TextThreads:
 
         Args:
             client: whose turn it takes.
-            deadline: ``time.monotonic()`` seconds; a function that has not begun by then never does.
+            deadline: a function that has not begun by then never does.
 
         Raises:
             DeadlineError: the deadline came first.
             UnavailableError: the threads are stopped.
         """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Result] = loop.create_future()
-
-        def call() -> None:
-            if future.done():  # nobody waits any more
-                return
-            try:
-                result = function(*args, **kwargs)
-            except Exception as error:  # noqa: BLE001 - it is raised where somebody waits for it
-                _call(loop, _fail, future, error)
-            except BaseException as error:  # a panic of the tokenizers library is no Exception
-                _logger.exception("a text could not be read")
-                _call(loop, _fail, future, EngineError(f"a text could not be read: {error}"))
-            else:
-                _call(loop, _succeed, future, result)
-
-        def dropped() -> None:
-            _call(loop, _fail, future, UnavailableError("the server is stopping", 1.0))
-
-        self.submit(client, call, dropped)
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        future = asyncio.wrap_future(self.submit(client, partial(function, *args, **kwargs)))
+        left = None if deadline is None else max(0.0, deadline - self._clock())
         try:
             return await asyncio.wait_for(future, left)
         except asyncio.TimeoutError:
@@ -205,8 +196,9 @@ class TextThreads:
             self._closing = True
             waiting = self._turns.clear()
             self._changed.notify_all()
-        for task in waiting:
-            task.dropped()
+        for _, future in waiting:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(UnavailableError("the server is stopping", 1.0))
         end = time.monotonic() + timeout
         for thread in self._threads if self._started else ():
             thread.join(max(0.0, end - time.monotonic()))
@@ -219,29 +211,12 @@ class TextThreads:
                 if self._closing or not isinstance(taken, tuple):
                     return
                 self._running[number] = 0.0
-            client, task = taken
-            begun = time.monotonic()
+            client, (run, _) = taken
+            begun = self._clock()
             try:
-                task.function()
-            except Exception:  # whatever it is, the thread goes on
-                _logger.exception("a piece of work on texts was lost")
+                run()
             finally:
                 with self._changed:
                     del self._running[number]
-                    self._turns.done(client, time.monotonic() - begun)
-            del task, taken  # or the thread would keep a request's texts while it waits
-
-
-def _call(loop: asyncio.AbstractEventLoop, *args: object) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-        loop.call_soon_threadsafe(*args)  # type: ignore[arg-type]
-
-
-def _fail(future: asyncio.Future[object], error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
-
-
-def _succeed(future: asyncio.Future[object], result: object) -> None:
-    if not future.done():
-        future.set_result(result)
+                    self._turns.done(client, self._clock() - begun)
+            del run, taken, _  # or the thread would keep a request's texts while it waits

@@ -4,74 +4,71 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-import numpy as np
 import numpy.typing as npt
 
 from crossrank.errors import InputError
+from crossrank.pairs import WHOLE_WINDOW, Cut
 from crossrank.ranking import Scored
 
 __all__ = ["LOWEST_PRIORITY", "Answer", "Work"]
 
 LOWEST_PRIORITY = 999
+"""Three digits: enough levels for anybody, and a number that fits into any log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Pairs to score, and how.
+    """Texts to score, and how.
 
     Attributes:
-        pairs: (query, document), in the client's order.
+        queries: one for all texts, or one for each.
+        texts: in the client's order. They may be made when they are asked for.
+        cut: what of them is cut.
         model: a served name; None: the first model.
         priority: 0 to 999, lower goes first.
-        deadline: ``time.monotonic()`` seconds after which nobody waits for the answer; None: none.
-        truncate: False: a pair that is longer than the window raises TooLongError.
-        truncation_side: which end of a document that is too long is lost.
-        max_tokens_per_document: a longer document is cut to it; None: only the window cuts.
-        max_tokens_per_query: a longer query is cut to it.
-        max_tokens_per_pair: a narrower window, special tokens included; the model's own where that
-            is narrower.
+        deadline: by the registry's clock, after which nobody waits for the answer; None: none.
         request_id: for logs.
         client: who asks. Clients take turns, and then the requests of each.
 
     Raises:
-        InputError: a pair is not two strings, or the priority or a number of tokens is out of range.
+        InputError: there are other queries than said, one of the texts is no string, or the priority or a
+            number of tokens is out of range.
     """
 
-    pairs: Sequence[tuple[str, str]]
+    queries: Sequence[str]
+    texts: Sequence[str]
+    cut: Cut = WHOLE_WINDOW
     model: str | None = None
     priority: int = 0
     deadline: float | None = None
-    truncate: bool = True
-    truncation_side: Literal["right", "left"] = "right"
-    max_tokens_per_document: int | None = None
-    max_tokens_per_query: int | None = None
-    max_tokens_per_pair: int | None = None
     request_id: str = ""
     client: str = ""
 
     def __post_init__(self) -> None:
-        for index, pair in enumerate(self.pairs):
-            if not all(isinstance(text, str) for text in pair):
-                kinds = ", ".join(type(text).__name__ for text in pair)
-                raise InputError(f"pair {index} is ({kinds}); it must be two strings")
+        if len(self.queries) not in (1, len(self.texts)):
+            raise InputError(f"{len(self.queries)} queries for {len(self.texts)} texts; give one, or as many")
+        for name, texts in (("queries", self.queries), ("texts", self.texts)):
+            for index, text in enumerate(texts):
+                if not isinstance(text, str):
+                    raise InputError(f"{name}.{index} is of type {type(text).__name__}; it must be a string")
         if not 0 <= self.priority <= LOWEST_PRIORITY:
             raise InputError(f"priority is {self.priority}; it must be 0 (first) to {LOWEST_PRIORITY}")
-        for name in ("max_tokens_per_document", "max_tokens_per_query", "max_tokens_per_pair"):
-            value = getattr(self, name)
+        for name in ("document", "query", "pair"):
+            value = getattr(self.cut, name)
             if value is not None and value < 1:
-                raise InputError(f"{name} is {value}; it must be at least 1")
+                raise InputError(f"max_tokens_per_{name} is {value}; it must be at least 1")
+
+    def part(self, first: int, end: int) -> tuple[Sequence[str], Sequence[str]]:
+        """The queries and the texts from ``first`` up to ``end``; one query stays one."""
+        return self.queries if len(self.queries) == 1 else self.queries[first:end], self.texts[first:end]
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The logits of one Work.
+class Answer(Scored):
+    """The scores of one Work, in the client's order, and what they took.
 
     Attributes:
         model: the served name of the model that scored.
-        logits: float32 (n,), in the client's order, all finite.
-        truncated: for each pair, whether it was cut.
         tokens: of each pair as scored, special tokens included.
         cached: pairs that the score cache answered.
         tokenization_s: seconds of tokenising, summed over the request's slices.
@@ -79,16 +76,22 @@ class Answer:
         inference_s: seconds in which the engine ran packs with pairs of this request.
     """
 
-    model: str
-    logits: npt.NDArray[np.float32]
-    truncated: list[bool]
-    tokens: list[int]
-    cached: int = 0
-    tokenization_s: float = 0.0
-    queue_s: float = 0.0
-    inference_s: float = 0.0
-
-    @property
-    def scored(self) -> Scored:
-        """Its logits, and what they are worth."""
-        return Scored(self.logits, self.truncated)
+    def __init__(
+        self,
+        model: str,
+        logits: npt.ArrayLike,
+        truncated: Sequence[bool],
+        tokens: Sequence[int],
+        *,
+        cached: int = 0,
+        tokenization_s: float = 0.0,
+        queue_s: float = 0.0,
+        inference_s: float = 0.0,
+    ) -> None:
+        super().__init__(logits, truncated)
+        self.model = model
+        self.tokens = tokens
+        self.cached = cached
+        self.tokenization_s = tokenization_s
+        self.queue_s = queue_s
+        self.inference_s = inference_s

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -16,13 +15,15 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from crossrank import __version__
 from crossrank.errors import CrossRankError, ModelError, UnknownModelError
-from crossrank.server.core.registry import ModelInfo, Registry, State
+from crossrank.server.core.model import ModelInfo
+from crossrank.server.core.registry import Registry, State
+from crossrank.server.http.auth import keys_of
 from crossrank.server.http.browsers import Browsers
 from crossrank.server.http.dialects import Dialect, Dialects
 from crossrank.server.http.dialects.openai import OpenAIError
 from crossrank.server.http.docs import page
 from crossrank.server.http.endpoint import Service, json_response, notes_of
-from crossrank.server.http.faults import Fault, Kind, fault_of
+from crossrank.server.http.faults import FAULTS, Fault, Kind, fault_of
 from crossrank.server.http.middleware import OPEN_PATHS, Edge, path_fault
 from crossrank.server.http.playground import add_playground
 from crossrank.server.http.tracing import NO_TRACES, Tracer
@@ -41,16 +42,9 @@ def create_app(settings: Settings, registry: Registry, tracer: Tracer = NO_TRACE
     Raises:
         InputError: the API keys cannot be read.
     """
-    keys = settings.keys()
+    keys = keys_of(settings)
     dialects = Dialects(settings.dialect)
-    service = Service(
-        registry,
-        dialects,
-        settings.limits,
-        settings.max_concurrent_requests,
-        tracer,
-        settings.max_client_requests,
-    )
+    service = Service(registry, dialects, settings, tracer)
     app = FastAPI(
         title="CrossRank", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False
     )
@@ -68,9 +62,6 @@ def create_app(settings: Settings, registry: Registry, tracer: Tracer = NO_TRACE
         )
     ProcessCollector(registry=registry.metrics.registry)
 
-    async def answer(request: Request) -> Response:
-        return await service.handle(request)
-
     documented: list[type[BaseModel]] = []
     for path, summary, kinds in (
         ("/rerank", "Order texts (TEI) or documents", [dialects.tei, dialects.documents]),
@@ -84,7 +75,7 @@ def create_app(settings: Settings, registry: Registry, tracer: Tracer = NO_TRACE
         documented += [kind.Request for kind in kinds]
         app.add_api_route(
             path,
-            answer,
+            service.handle,
             methods=["POST"],
             summary=f"{summary}: {' or '.join(_titles(kinds))}",
             operation_id=path.strip("/").replace("/", "_"),
@@ -228,35 +219,19 @@ _HEADERS = [
     )
 ]
 
-_FAULTS: Mapping[Kind, str] = {
-    "syntax": "the body is not JSON",
-    "invalid": "a field is not as it should be",
-    "empty": "there are no documents",
-    "limit": "too many documents, lists or objects, or a text is too long",
-    "too_long": "a text does not fit, and may not be cut",
-    "unauthorized": "no API key, or a wrong one",
-    "forbidden": "a browser sends it for a foreign page",
-    "unknown_model": "no such model",
-    "slow": "the body came too slowly",
-    "too_large": "the body is too large",
-    "overloaded": "the queue is full; Retry-After says when to try again",
-    "engine": "the engine failed",
-    "unavailable": "the server starts, stops, or restarts the engine",
-    "deadline": "the request's time is over",
-}
-
 
 def _responses(kinds: list[Dialect]) -> dict[int | str, dict[str, Any]]:
     answers = [kind.Response for kind in kinds]
     errors = [kind.Error for kind in kinds]
     responses: dict[int | str, dict[str, Any]] = {200: {"model": _either(answers)}}
     for kind in kinds:
-        for fault, what in _FAULTS.items():
-            response = responses.setdefault(
-                kind.status(Fault(fault, "")), {"model": _either(errors), "description": ""}
-            )
-            if what not in response["description"]:
-                response["description"] += ("; " if response["description"] else "") + what
+        for fault, row in FAULTS.items():
+            if not row.meaning:
+                continue
+            status = kind.status_of(fault)
+            response = responses.setdefault(status, {"model": _either(errors), "description": ""})
+            if row.meaning not in response["description"]:
+                response["description"] += ("; " if response["description"] else "") + row.meaning
     return responses
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from crossrank.errors import InputError
 from crossrank.server.http.faults import Fault
+from crossrank.server.settings import Settings
 
-__all__ = ["Keys", "read_keys"]
+__all__ = ["Keys", "keys_of", "read_keys"]
 
 
 def read_keys(path: Path) -> list[str]:
@@ -27,6 +28,22 @@ def read_keys(path: Path) -> list[str]:
     if not keys:
         raise InputError(f"{path} holds no API key; write one a line")
     return keys
+
+
+def keys_of(settings: Settings) -> Keys:
+    """Who may ask.
+
+    Raises:
+        InputError: the file of keys cannot be read, or a key is empty.
+    """
+    keys, admin = [key.strip() for key in settings.api_keys], settings.admin_key.strip()
+    if not all(keys):
+        raise InputError("an API key is empty")
+    if settings.api_key_file is not None:
+        keys += read_keys(settings.api_key_file)
+    if not all(key.isascii() and key.isprintable() for key in (*keys, admin)):
+        raise InputError("an API key has characters beyond ASCII, which a header cannot carry")
+    return Keys(keys, admin)
 
 
 class Keys:

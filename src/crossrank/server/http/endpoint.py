@@ -7,8 +7,9 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
+from typing import Any, TypeVar
 
 from pydantic_core import from_json, to_json
 from starlette.requests import Request
@@ -17,20 +18,21 @@ from starlette.types import Receive, Scope
 
 from crossrank.errors import CrossRankError, InputError, OverloadedError
 from crossrank.server.core.registry import Registry
-from crossrank.server.core.work import Answer, Work
+from crossrank.server.core.work import Answer
 from crossrank.server.http.dialects import Call, Context, Dialect, Dialects
 from crossrank.server.http.faults import Fault, fault_of, forget_frames
 from crossrank.server.http.limits import (
     Bodies,
     ClientGone,
     Gate,
-    Limits,
     check_containers,
+    check_texts,
     read_body,
     request_timeout,
     without_lone_surrogates,
 )
 from crossrank.server.http.tracing import NO_TRACES, Tracer
+from crossrank.server.settings import Settings
 
 __all__ = ["CLIENT_GONE", "Service", "fault_response", "json_response", "notes_of"]
 
@@ -39,10 +41,9 @@ _logger = logging.getLogger(__name__)
 CLIENT_GONE = 499
 """What the log says of a request whose client went away; nobody reads it (the number is nginx')."""
 
-_LARGE_BODY = 64 << 10
-"""Bytes from which a body is read and its answer built, and
-_MANY_PAIRS: pairs from which an answer is built, in a thread beside the event loop."""
-_MANY_PAIRS = 256
+_LARGE_BODY, _MANY_TEXTS = 64 << 10, 256
+"""Bytes of a body, and texts of an answer, from which it is read and built in a thread beside the event loop.
+Up to these it takes about a millisecond."""
 
 
 def json_response(body: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -64,7 +65,6 @@ def fault_response(body: object, status: int, fault: Fault) -> Response:
 
 
 Result = TypeVar("Result")
-P = ParamSpec("P")
 
 
 class Service:
@@ -73,27 +73,19 @@ class Service:
     Args:
         registry: scores.
         dialects: which API is where.
-        limits: of one request.
-        max_concurrent_requests: at work at a time.
-        max_client_requests: of one client; None: half of them.
+        settings: how many requests at a time, and the limits of each.
         tracer: where traces go.
     """
 
     def __init__(
-        self,
-        registry: Registry,
-        dialects: Dialects,
-        limits: Limits,
-        max_concurrent_requests: int,
-        tracer: Tracer = NO_TRACES,
-        max_client_requests: int | None = None,
+        self, registry: Registry, dialects: Dialects, settings: Settings, tracer: Tracer = NO_TRACES
     ) -> None:
         self.registry = registry
         self.dialects = dialects
-        self.limits = limits
+        self.limits = settings.limits
         self.tracer = tracer
-        self.gate = Gate(max_concurrent_requests, max_client_requests)
-        self.bodies = Bodies(limits.max_bodies_bytes)
+        self.gate = Gate(settings.max_concurrent_requests, settings.max_client_requests)
+        self.bodies = Bodies(settings.limits.max_bodies_bytes)
         registry.metrics.watch(
             crossrank_concurrent_requests=("Requests at work", lambda: float(self.gate.inside)),
             crossrank_concurrent_requests_limit=("Most of them", lambda: float(self.gate.limit)),
@@ -101,7 +93,7 @@ class Service:
 
     async def handle(self, request: Request) -> Response:
         """The answer to a request, or the error of its dialect."""
-        begun = time.monotonic()
+        begun = self.registry.clock()
         path = request.scope["path"]
         notes = notes_of(request.scope)
         request_id = notes["request_id"]
@@ -118,25 +110,23 @@ class Service:
                 with self.bodies(client) as take:
                     data = await read_body(request.scope, request.receive, self.limits, take)
                     with self.gate(client):  # only now: a body that comes slowly is no work
-                        large = len(data) >= _LARGE_BODY
-                        body = await self._aside(large, context, _object, data)
-                        del data
-                        dialect = self.dialects.of_body(path, body)
-                        call = await self._aside(large, context, self._read, dialect, body, context)
-                        del body  # with the fields that nobody asked for
-                        if dialect.expands:
-                            encoder = self.registry.encoder(call.work.model)
-                            call = await self._aside(True, context, dialect.expand, call, encoder)
-                        notes["documents"] = len(call.work.pairs)
+                        slow = len(data) >= _LARGE_BODY or dialect.slow
+                        read = partial(self._read, path, data, context)
+                        del data  # it is large, and soon of no use
+                        dialect, call, characters = await self._aside(slow, context, read)
+                        del read
+                        notes["documents"] = len(call.work.texts)
                         if call.work.model is not None:
                             notes["model"] = call.work.model
                         counted = True  # the registry counts what it is given
-                        answer = await self._score(call.work, request.receive)
+                        answer = await _unless_gone(self.registry.score(call.work), request.receive)
                         span.answered(answer)
                         notes |= _notes(answer)
-                        many = large or dialect.slow or len(answer.tokens) >= _MANY_PAIRS
-                        response = await self._aside(many, context, _respond, dialect, call, answer, context)
-                        response.headers["x-total-time"] = str(round(1000 * (time.monotonic() - begun)))
+                        slow = slow or len(answer) >= _MANY_TEXTS
+                        respond = partial(_respond, dialect, call, answer, context)
+                        response = await self._aside(slow, context, respond)
+                        response.headers.update(_headers(answer, characters))
+                        response.headers["x-total-time"] = _ms(self.registry.clock() - begun)
             except ClientGone:
                 notes["gone"] = True
                 response = Response(status_code=CLIENT_GONE)
@@ -154,41 +144,21 @@ class Service:
             span.ended(response.status_code)
         return response
 
-    def _read(self, dialect: Dialect, body: dict[str, Any], context: Context) -> Call:
+    def _read(self, path: str, data: bytearray, context: Context) -> tuple[Dialect, Call, int]:
+        """What a body asks, in which dialect, and how many characters its texts have."""
+        body = _object(data)
+        dialect = self.dialects.of_body(path, body)
         call = dialect.read(body, context)
-        queries = [query for query, _ in call.work.pairs]
-        self.limits.check_texts(queries if len(set(queries)) > 1 else queries[:1], call.texts)
-        return call
+        work = call.work
+        check_texts(self.limits, work.queries, work.texts)
+        characters = sum(map(len, work.texts))
+        return dialect, dialect.expand(call, lambda: self.registry.encoder(work.model)), characters
 
-    async def _score(self, work: Work, receive: Receive) -> Answer:
-        """Score, and stop as soon as the client goes.
-
-        Raises:
-            ClientGone: it went.
-        """
-        scored = asyncio.ensure_future(self.registry.score(work))
-        gone = asyncio.ensure_future(_disconnected(receive))
-        try:
-            await asyncio.wait((scored, gone), return_when=asyncio.FIRST_COMPLETED)
-            if scored.done():
-                return scored.result()
-            raise ClientGone
-        finally:
-            for task in (scored, gone):
-                if not task.done():
-                    task.cancel()
-                    # What it does on its way out is done before anybody goes on.
-                    with contextlib.suppress(asyncio.CancelledError):
-                        await task
-
-    async def _aside(
-        self, large: bool, context: Context, function: Callable[P, Result], *args: P.args, **kwargs: P.kwargs
-    ) -> Result:
-        """Call a function, in the threads for texts where there is so much to do that others would wait."""
-        if large:
-            threads = self.registry.texts
-            return await threads.run(context.client, context.deadline, function, *args, **kwargs)
-        return function(*args, **kwargs)
+    async def _aside(self, slow: bool, context: Context, function: Callable[[], Result]) -> Result:
+        """Call a function; in the threads for texts, where others would wait for it."""
+        if slow:
+            return await self.registry.texts.run(context.client, context.deadline, function)
+        return function()
 
     def _count(self, fault: Fault) -> None:
         """A request that never came to the registry is one that failed, too."""
@@ -206,6 +176,28 @@ def notes_of(scope: Scope) -> dict[str, Any]:
     """What the log will say of a request; whoever learns something adds it."""
     notes: dict[str, Any] = scope["crossrank"]
     return notes
+
+
+async def _unless_gone(scoring: Coroutine[Any, Any, Answer], receive: Receive) -> Answer:
+    """An answer; as soon as the client goes, nobody works on it.
+
+    Raises:
+        ClientGone: it went.
+    """
+    scored = asyncio.ensure_future(scoring)
+    gone = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait((scored, gone), return_when=asyncio.FIRST_COMPLETED)
+        if scored.done():
+            return scored.result()
+        raise ClientGone
+    finally:
+        for task in (scored, gone):
+            if not task.done():
+                task.cancel()
+                # What it does on its way out is done before anybody goes on.
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
 
 
 async def _disconnected(receive: Receive) -> None:
@@ -240,21 +232,26 @@ def _from_json(data: bytes | bytearray) -> object:
 
 
 def _respond(dialect: Dialect, call: Call, answer: Answer, context: Context) -> Response:
-    response = json_response(dialect.answer(call, answer, context))
-    cut = [str(index) for index, truncated in enumerate(answer.truncated) if truncated]
-    headers: dict[str, object] = {
-        "x-compute-tokens": sum(answer.tokens),
-        "x-compute-characters": sum(len(text) for text in call.texts),
-        "x-compute-time": round(1000 * (answer.tokenization_s + answer.queue_s + answer.inference_s)),
-        "x-tokenization-time": round(1000 * answer.tokenization_s),
-        "x-queue-time": round(1000 * answer.queue_s),
-        "x-inference-time": round(1000 * answer.inference_s),
+    return json_response(dialect.answer(call, answer, context))
+
+
+def _headers(answer: Answer, characters: int) -> dict[str, str]:
+    headers = {
+        "x-compute-tokens": str(sum(answer.tokens)),
+        "x-compute-characters": str(characters),
+        "x-compute-time": _ms(answer.tokenization_s + answer.queue_s + answer.inference_s),
+        "x-tokenization-time": _ms(answer.tokenization_s),
+        "x-queue-time": _ms(answer.queue_s),
+        "x-inference-time": _ms(answer.inference_s),
     }
+    cut = [str(index) for index, truncated in enumerate(answer.truncated) if truncated]
     if cut:
         headers["x-truncated"] = ",".join(cut[:100]) + (",..." if len(cut) > 100 else "")
-    for name, value in headers.items():
-        response.headers[name] = str(value)
-    return response
+    return headers
+
+
+def _ms(seconds: float) -> str:
+    return str(round(1000 * seconds))
 
 
 def _notes(answer: Answer) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
 
 from crossrank.errors import (
     CrossRankError,
@@ -16,28 +17,56 @@ from crossrank.errors import (
     UnknownModelError,
 )
 
-__all__ = ["Fault", "Kind", "fault_of", "forget_frames", "shortened"]
+__all__ = ["FAULTS", "Fault", "Kind", "fault_of", "forget_frames", "shortened"]
 
+# fmt: off
 Kind = Literal[
-    "syntax",
-    "invalid",
-    "empty",
-    "limit",
-    "too_long",
-    "too_large",
-    "unauthorized",
-    "forbidden",
-    "not_found",
-    "method",
-    "unknown_model",
-    "slow",
-    "overloaded",
-    "deadline",
-    "engine",
-    "unavailable",
-    "internal",
+    "syntax", "invalid", "empty", "limit", "too_long", "too_large", "unauthorized", "forbidden", "not_found",
+    "method", "unknown_model", "slow", "overloaded", "deadline", "engine", "unavailable", "internal",
 ]
+# fmt: on
 
+
+class _Row(NamedTuple):
+    """What is known of a kind of fault.
+
+    Attributes:
+        status: of HTTP, unless a dialect has another.
+        openai: the type of error that OpenAI's clients know.
+        meaning: for the description of the rerank paths; "": it does not happen there.
+        error: the exceptions that are such faults.
+    """
+
+    status: int
+    openai: str
+    meaning: str = ""
+    error: type[CrossRankError] | None = None
+
+
+FAULTS: Mapping[Kind, _Row] = {
+    "syntax": _Row(400, "BadRequestError", "the body is not JSON"),
+    "invalid": _Row(400, "BadRequestError", "a field is not as it should be", InputError),
+    "empty": _Row(400, "BadRequestError", "there are no documents"),
+    "limit": _Row(400, "BadRequestError", "too many documents, lists or objects, or a text is too long"),
+    "too_long": _Row(400, "BadRequestError", "a text does not fit, and may not be cut", TooLongError),
+    "unauthorized": _Row(401, "AuthenticationError", "no API key, or a wrong one"),
+    "forbidden": _Row(403, "PermissionDeniedError", "a browser sends it for a foreign page"),
+    "not_found": _Row(404, "NotFoundError"),
+    "unknown_model": _Row(404, "NotFoundError", "no such model", UnknownModelError),
+    "method": _Row(405, "MethodNotAllowedError"),
+    "slow": _Row(408, "RequestTimeoutError", "the body came too slowly"),
+    "too_large": _Row(413, "RequestEntityTooLargeError", "the body is too large"),
+    "overloaded": _Row(
+        429, "RateLimitError", "the queue is full; Retry-After says when to try again", OverloadedError
+    ),
+    "internal": _Row(500, "InternalServerError"),
+    "engine": _Row(503, "ServiceUnavailableError", "the engine failed", EngineError),
+    "unavailable": _Row(
+        503, "ServiceUnavailableError", "the server starts, stops, or restarts the engine", UnavailableError
+    ),
+    "deadline": _Row(504, "GatewayTimeoutError", "the request's time is over", DeadlineError),
+}
+"""All kinds."""
 
 _LONGEST_MESSAGE = 400
 """Characters of a message, which may quote what the client sent."""
@@ -65,23 +94,12 @@ def shortened(text: str, longest: int) -> str:
     return f"{text[:half]} ... {text[-half:]}"
 
 
-_KINDS: list[tuple[type[CrossRankError], Kind]] = [
-    (UnknownModelError, "unknown_model"),
-    (TooLongError, "too_long"),
-    (OverloadedError, "overloaded"),
-    (DeadlineError, "deadline"),
-    (UnavailableError, "unavailable"),
-    (EngineError, "engine"),
-    (InputError, "invalid"),
-]
-
-
 def fault_of(error: Exception) -> Fault:
-    """The fault that an error is; one that nobody foresaw is "internal", and says nothing of itself."""
+    """The fault that an error is. An unexpected one is "internal", with a message that reveals nothing."""
     if isinstance(error, Fault):
         return error
-    for kind_of_error, kind in _KINDS:
-        if isinstance(error, kind_of_error):
+    for kind, row in FAULTS.items():
+        if row.error is not None and isinstance(error, row.error):
             after = getattr(error, "retry_after", 1.0 if kind == "engine" else None)
             fault = Fault(kind, str(error), retry_after=after)
             fault.__cause__ = error

@@ -8,28 +8,26 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from starlette.types import Receive, Scope
 
-from crossrank.errors import InputError
 from crossrank.server.http.faults import Fault
+from crossrank.server.settings import Limits
 
 __all__ = [
     "MAX_CONTAINERS",
     "Bodies",
     "ClientGone",
     "Gate",
-    "Limits",
     "check_containers",
-    "parse_size",
+    "check_texts",
     "read_body",
     "request_timeout",
     "without_lone_surrogates",
 ]
 
 MAX_CONTAINERS = 100_000
-"""Lists and objects in a body, nested ones included."""
+"""Lists and objects in a body, nested ones included: 8 MB of memory, and 48 for each of 2,048 documents."""
 
 _MOST_QUOTES = 1_000_000
 """With so many, strings are not looked for: it would hold up everybody else for seconds."""
@@ -37,64 +35,24 @@ _MOST_QUOTES = 1_000_000
 _HIGH, _LOW = rb"\\u[dD][89abAB][0-9a-fA-F]{2}", rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 _LONE_SURROGATE = re.compile(rb"%b(?!%b)|(?<!%b)%b" % (_HIGH, _LOW, _HIGH, _LOW))
 
-_UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30}
 
-
-def parse_size(text: str) -> int:
-    """Bytes of "16MiB", "256MB", "1g" or "4096".
-
-    Raises:
-        InputError: it is none of these.
-    """
-    found = re.fullmatch(r"\s*(\d+)\s*([KMG]I?)?B?\s*", text, re.IGNORECASE)
-    if found is None:
-        raise InputError(f"{text!r} is not a size; write it as 4096, 256MB or 16MiB")
-    return int(found[1]) * _UNITS[(found[2] or "").upper()]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one request may have.
-
-    Attributes:
-        max_body_bytes: of the body as sent.
-        max_bodies_bytes: of all bodies at a time, those on their way and those at work; one client
-            may have half of it.
-        max_documents: in a request.
-        max_document_chars: of a document or a query. Longer than the model's window is cut;
-            longer than this is refused.
-        max_connections: at a time.
-        read_timeout: seconds until the whole body must be here.
-        write_timeout: seconds in which a client must read a part of its answer.
-        timeout: seconds until the answer, unless the request asks for less.
-    """
-
-    max_body_bytes: int = 16 << 20
-    max_bodies_bytes: int = 512 << 20
-    max_documents: int = 2048
-    max_document_chars: int = 1_000_000
-    max_connections: int = 1000
-    read_timeout: float = 30.0
-    write_timeout: float = 30.0
-    timeout: float = 60.0
-
-    def check_texts(self, queries: Sequence[str], documents: Sequence[str]) -> None:
-        """Raise Fault "limit" where there are too many documents, or a text is too long."""
-        if len(documents) > self.max_documents:
-            raise Fault(
-                "limit",
-                f"batch size {len(documents)} > maximum allowed batch size {self.max_documents} "
-                "(--max-documents); send fewer documents at once",
-            )
-        for what, texts in (("query", queries), ("document", documents)):
-            for index, text in enumerate(texts):
-                if len(text) > self.max_document_chars:
-                    name = what if what == "query" and len(texts) == 1 else f"{what} {index}"
-                    raise Fault(
-                        "limit",
-                        f"{name} has {len(text)} characters, and this server reads at most "
-                        f"{self.max_document_chars} (--max-document-chars); send a shorter text",
-                    )
+def check_texts(limits: Limits, queries: Sequence[str], documents: Sequence[str]) -> None:
+    """Raise Fault "limit" where there are too many documents, or a text is too long."""
+    if len(documents) > limits.max_documents:
+        raise Fault(
+            "limit",
+            f"batch size {len(documents)} > maximum allowed batch size {limits.max_documents} "
+            "(--max-documents); send fewer documents at once",
+        )
+    for what, texts in (("query", queries), ("document", documents)):
+        for index, text in enumerate(texts):
+            if len(text) > limits.max_document_chars:
+                name = what if what == "query" and len(texts) == 1 else f"{what} {index}"
+                raise Fault(
+                    "limit",
+                    f"{name} has {len(text)} characters, and this server reads at most "
+                    f"{limits.max_document_chars} (--max-document-chars); send a shorter text",
+                )
 
 
 class Gate:

@@ -15,10 +15,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from crossrank.server.http.auth import Keys
 from crossrank.server.http.browsers import Browsers
 from crossrank.server.http.dialects import Dialect, Dialects
-from crossrank.server.http.dialects.base import STATUSES
 from crossrank.server.http.dialects.openai import openai_error
 from crossrank.server.http.endpoint import CLIENT_GONE, fault_response
-from crossrank.server.http.faults import Fault
+from crossrank.server.http.faults import FAULTS, Fault
 from crossrank.server.http.logs import requests
 from crossrank.server.http.playground import is_page
 
@@ -109,7 +108,7 @@ class Edge:
 def path_fault(dialect: Dialect | None, fault: Fault, request_id: str) -> Response:
     """The response to a fault on a path of a dialect, or of none."""
     if dialect is None:
-        status = STATUSES[fault.kind]
+        status = FAULTS[fault.kind].status
         return fault_response(openai_error(fault, status), status, fault)
     status = dialect.status(fault)
     return fault_response(dialect.error(fault, status, request_id), status, fault)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from crossrank import __version__
 from crossrank._extras import needs
@@ -13,15 +13,13 @@ from crossrank.errors import InputError
 from crossrank.server.core.work import Answer
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from opentelemetry import trace
 
 __all__ = ["NO_TRACES", "Span", "Tracer", "tracer_of_environment"]
 
 
-class Span(Protocol):
-    """One request's trace."""
+class Span:
+    """One request's trace; this one notes nothing."""
 
     def answered(self, answer: Answer) -> None:
         """Note what it was and where its time went."""
@@ -30,37 +28,22 @@ class Span(Protocol):
         """Note its HTTP status."""
 
 
-class Tracer(Protocol):
-    """Makes spans."""
+class Tracer:
+    """Makes spans; this one, those that note nothing."""
 
-    def request(self, path: str, request_id: str, headers: Mapping[str, str]) -> AbstractContextManager[Span]:
+    @contextmanager
+    def request(self, path: str, request_id: str, headers: Mapping[str, str]) -> Iterator[Span]:  # noqa: ARG002
         """The span of a request, a child of the one that its headers name (W3C traceparent)."""
+        yield Span()
 
     def close(self) -> None:
         """Send what was not sent yet."""
 
 
-class _NoTraces:
-    """Nobody asked for traces: its own spans, which note nothing."""
-
-    @contextmanager
-    def request(self, *_: object) -> Iterator[Span]:
-        yield self
-
-    def answered(self, answer: Answer) -> None:
-        pass
-
-    def ended(self, status: int) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
+NO_TRACES = Tracer()
 
 
-NO_TRACES = _NoTraces()
-
-
-class _Span:
+class _Span(Span):
     def __init__(self, span: trace.Span) -> None:
         self._span = span
 
@@ -68,7 +51,7 @@ class _Span:
         self._span.set_attributes(
             {
                 "crossrank.model": answer.model,
-                "crossrank.pairs": len(answer.tokens),
+                "crossrank.pairs": len(answer),
                 "crossrank.tokens": sum(answer.tokens),
                 "crossrank.truncated": sum(answer.truncated),
                 "crossrank.cached": answer.cached,
@@ -86,7 +69,7 @@ class _Span:
             self._span.set_status(StatusCode.ERROR)
 
 
-class _Traces:
+class _Traces(Tracer):
     """Spans go to the collector that the environment names, in batches, from a thread."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from crossrank import Reranker
 from crossrank.server.http.dialects.crossrank import DOCUMENT_CHARACTERS, QUERY_CHARACTERS
-from crossrank.server.http.limits import Limits
+from crossrank.server.settings import Limits
 from crossrank.text.keywords import KeywordIndex, keywords
 from tests.server.asgi import Asked, Response, app_of, ask
 from tests.server.serving import ENCODER, checksum, fake, serve, until, value

@@ -10,10 +10,10 @@ import pytest
 
 from crossrank.errors import InputError
 from crossrank.pairs import Cut
-from crossrank.server.http.dialects import DIALECTS
 from crossrank.server.http.dialects.superset import MAX_RANK_FIELDS, read_texts
+from crossrank.server.settings import DIALECTS
 from tests.server.asgi import Response, app_of, ask
-from tests.server.serving import ENCODER, fake
+from tests.server.serving import ENCODER, fake, until, value
 
 TEXTS = ["one", "two words", "and three words"]
 LONG = " ".join(str(i) for i in range(200))
@@ -254,12 +254,12 @@ def test_a_warning_stays_short() -> None:
     ],
 )
 def test_what_is_cut(fields: dict[str, Any], cut: Cut) -> None:
-    assert seen_by_the_engine(**fields) == [ENCODER.encode_pairs([("q", LONG)], cut)[0].token_ids.tolist()]
+    assert seen_by_the_engine(**fields) == [ENCODER.encode("q", [LONG], cut)[0].token_ids.tolist()]
 
 
 def test_a_query_is_cut_too() -> None:
     seen = seen_by_the_engine(query="one two three four", documents=["a"], max_tokens_per_query=2)
-    assert seen == [ENCODER.encode_pairs([("one two three four", "a")], Cut(query=2))[0].token_ids.tolist()]
+    assert seen == [ENCODER.encode("one two three four", ["a"], Cut(query=2))[0].token_ids.tolist()]
 
 
 def test_search_units_are_hundreds_of_documents() -> None:
@@ -270,13 +270,14 @@ def test_priority_goes_first() -> None:
     async def main() -> None:
         order: list[int] = []
         engine = fake(lambda ids: order.append(len(ids)) or 0.0, batch_tokens=20)  # type: ignore[func-returns-value]
-        async with app_of(engine) as (app, _):
+        async with app_of(engine) as (app, served):
             engine.gate.clear()
-            begun = []
+            begun: list[asyncio.Future[Response]] = []
             for priority, text in ((0, "first"), (9, "later later later"), (1, "soon soon")):
                 body = {"query": "q", "documents": [text] * 2, "priority": priority}
+                waiting = 2 * len(begun)  # all but the first, which is in the engine
                 begun.append(asyncio.ensure_future(ask(app, "/v1/rerank", body)))
-                await asyncio.sleep(0.05)
+                await until(lambda: engine.packs and value(served, "te_queue_size") == waiting)  # noqa: B023
             order.clear()
             engine.gate.set()
             for each in begun:

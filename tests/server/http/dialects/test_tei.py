@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from crossrank.server.http.limits import Limits
+from crossrank.server.settings import Limits
 from tests.server.asgi import Response, app_of, ask
 from tests.server.serving import ENCODER, expected, fake
 
@@ -79,7 +79,7 @@ def test_either_end_is_lost(direction: str, side: str) -> None:
 
     from crossrank.pairs import Cut
 
-    cut = ENCODER.encode_pairs([("q", words)], Cut(side=side))[0]  # type: ignore[arg-type]
+    cut = ENCODER.encode("q", [words], Cut(side=side))[0]  # type: ignore[arg-type]
     assert asyncio.run(main()) == cut.token_ids.tolist()
 
 

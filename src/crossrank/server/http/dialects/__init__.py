@@ -15,24 +15,23 @@ from crossrank.server.http.dialects.vllm import Vllm, VllmScore
 from crossrank.server.http.dialects.voyage import Voyage
 from crossrank.server.http.dialects.xinference import Xinference
 
-__all__ = ["DIALECTS", "Call", "Context", "Dialect", "Dialects"]
+__all__ = ["Call", "Context", "Dialect", "Dialects"]
 
-DIALECTS: Mapping[str, type[Dialect]] = {
+_V1: Mapping[str, type[Dialect]] = {
     kind.name: kind for kind in (CohereV1, Jina, Vllm, Xinference, Infinity, Voyage)
 }
-"""What ``--dialect`` may be: the dialect of /v1/rerank. vllm and infinity change /rerank, too."""
 
 
 class Dialects:
     """Which dialect a request is in.
 
     Args:
-        name: of DIALECTS.
+        name: whose API /v1/rerank is. vllm and infinity change /rerank, too.
     """
 
     def __init__(self, name: str) -> None:
         self.tei = Tei()
-        self.v1: Dialect = DIALECTS[name]()
+        self.v1: Dialect = _V1[name]()
         self.documents: Dialect = self.v1 if isinstance(self.v1, Vllm | Infinity) else InfinityObjects()
         self.v2: Dialect = self.v1 if isinstance(self.v1, Vllm) else CohereV2()
         self.score: Dialect = VllmScore()

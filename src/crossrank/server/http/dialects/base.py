@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -13,13 +13,14 @@ from crossrank.inputs import Request
 from crossrank.pairs import PairEncoder
 from crossrank.ranking import RankedDocument, Ranking
 from crossrank.server.core.work import Answer, Work
-from crossrank.server.http.faults import Fault, Kind
+from crossrank.server.http.dialects.openai import OpenAIError, openai_error
+from crossrank.server.http.faults import FAULTS, Fault, Kind
 
 __all__ = [
-    "STATUSES",
     "Call",
     "Context",
     "Count",
+    "DetailErrors",
     "Dialect",
     "Lax",
     "Lenient",
@@ -28,29 +29,9 @@ __all__ = [
     "Texts",
     "TokenCount",
     "parse",
-    "said",
+    "positive",
+    "usage_of",
 ]
-
-STATUSES: Mapping[Kind, int] = {
-    "syntax": 400,
-    "invalid": 400,
-    "empty": 400,
-    "limit": 400,
-    "too_long": 400,
-    "too_large": 413,
-    "unauthorized": 401,
-    "forbidden": 403,
-    "not_found": 404,
-    "method": 405,
-    "unknown_model": 404,
-    "slow": 408,
-    "overloaded": 429,
-    "deadline": 504,
-    "engine": 503,
-    "unavailable": 503,
-    "internal": 500,
-}
-"""Unless a dialect says otherwise."""
 
 # What an integer in a request may be: nobody means more, and larger ones fit into no field.
 TokenCount = Annotated[int, Field(ge=1, le=1_000_000_000)]
@@ -80,7 +61,7 @@ class Context:
 
     Attributes:
         request_id: the client's, or one of the server's.
-        deadline: ``time.monotonic()`` seconds.
+        deadline: by the registry's clock.
         created: seconds since 1970.
         named: the request id is the client's.
         client: who asks; see ``Work``.
@@ -91,6 +72,11 @@ class Context:
     created: int
     named: bool = False
     client: str = ""
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """What every ``Work`` of the request has."""
+        return {"deadline": self.deadline, "request_id": self.request_id, "client": self.client}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,31 +89,34 @@ class Call:
         top_n: how many results; None: all.
         raw: logits, not scores.
         with_documents: documents come back.
+        own: what else the dialect needs for its answer.
     """
 
     work: Work
-    documents: Sequence[Any] = field(default_factory=list)
+    documents: Sequence[Any] = ()
     top_n: int | None = None
     raw: bool = False
     with_documents: bool = False
-
-    @property
-    def texts(self) -> list[str]:
-        return [document for _, document in self.work.pairs]
+    own: Any = None
 
     def rank(self, answer: Answer) -> Ranking:
         """The results, best first."""
-        query = self.work.pairs[0][0] if self.work.pairs else ""
-        return answer.scored.rank(Request(query, self.texts), top_n=self.top_n)
+        return answer.rank(Request(self.work.queries[0], self.work.texts), top_n=self.top_n)
 
     def number(self, hit: RankedDocument) -> float:
         """What the client calls a score."""
         return hit.logit if self.raw else hit.score
 
 
-def said(count: int | None) -> int | None:
-    """A number that says something; None for one that does not."""
+def positive(count: int | None) -> int | None:
+    """A limit of a request; None for 0 and -1, with which clients say that there is none."""
     return count if count is not None and count > 0 else None
+
+
+def usage_of(answer: Answer) -> dict[str, int]:
+    """The tokens of a request, as OpenAI's clients read them."""
+    tokens = sum(answer.tokens)
+    return {"prompt_tokens": tokens, "total_tokens": tokens}
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -173,17 +162,15 @@ class Dialect(ABC):
     Attributes:
         name: of the project it is of.
         Request, Response, Error: its bodies, for the OpenAPI description; Request reads them too.
-        statuses: where its own differ from STATUSES.
-        expands: its requests are scored by more pairs than they name, which ``expand`` makes.
-        slow: its answers take long, so they are never made on the event loop.
+        statuses: where its own differ from FAULTS.
+        slow: its requests take long to read, and its answers to make: never on the event loop.
     """
 
     name: ClassVar[str]
     Request: ClassVar[type[BaseModel]]
     Response: ClassVar[Any]
-    Error: ClassVar[type[BaseModel]]
+    Error: ClassVar[type[BaseModel]] = OpenAIError
     statuses: ClassVar[Mapping[Kind, int]] = {}
-    expands: ClassVar[bool] = False
     slow: ClassVar[bool] = False
 
     @abstractmethod
@@ -194,18 +181,38 @@ class Dialect(ABC):
             Fault, InputError: it is not as it should be.
         """
 
-    def expand(self, call: Call, encoder: PairEncoder) -> Call:
-        """The call with all its pairs, once its texts are known to be within limits; may take long."""
+    def expand(self, call: Call, encoder: Callable[[], PairEncoder]) -> Call:
+        """The call with all its texts, once those of the request are known to be within limits."""
         return call
 
     @abstractmethod
     def answer(self, call: Call, answer: Answer, context: Context) -> object:
         """The body of an answer."""
 
-    @abstractmethod
     def error(self, fault: Fault, status: int, request_id: str) -> object:
         """The body that tells of a fault."""
+        return openai_error(fault, status)
 
     def status(self, fault: Fault) -> int:
         """The HTTP status of a fault."""
-        return self.statuses.get(fault.kind, STATUSES[fault.kind])
+        return self.status_of(fault.kind)
+
+    def status_of(self, kind: Kind) -> int:
+        """The HTTP status of all faults of a kind."""
+        return self.statuses.get(kind, FAULTS[kind].status)
+
+
+class DetailError(BaseModel):
+    """What went wrong."""
+
+    detail: str
+
+
+class DetailErrors:
+    """The errors of servers on FastAPI; it stands before ``Dialect``."""
+
+    Error: ClassVar[type[BaseModel]] = DetailError
+
+    def error(self, fault: Fault, status: int, request_id: str) -> object:
+        """The body that tells of a fault."""
+        return {"detail": str(fault)}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any, Literal, overload
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, WithJsonSchema
 
@@ -12,8 +12,17 @@ from crossrank.errors import InputError
 from crossrank.explain import DEFAULT_SENTENCES, ExplanationPlan, plan_explanation
 from crossrank.pairs import PairEncoder
 from crossrank.server.core.work import Answer, Work
-from crossrank.server.http.dialects.base import Call, Context, Dialect, Lenient, Name, Priority, Texts, parse
-from crossrank.server.http.dialects.openai import OpenAIError, openai_error
+from crossrank.server.http.dialects.base import (
+    Call,
+    Context,
+    Dialect,
+    Lenient,
+    Name,
+    Priority,
+    Texts,
+    parse,
+    usage_of,
+)
 from crossrank.server.http.dialects.superset import Usage, read_texts
 from crossrank.server.http.faults import Fault
 from crossrank.text.keywords import KeywordIndex, keywords, order_of, shared_spans
@@ -28,21 +37,6 @@ QUERY_CHARACTERS, DOCUMENT_CHARACTERS = 4000, 1_000_000
 each document, the same number of all."""
 
 MAX_SENTENCES = 1000
-
-
-class _Own(Dialect):
-    """What both share: their name and their errors."""
-
-    name = "crossrank"
-    Error = OpenAIError
-
-    def error(self, fault: Fault, status: int, request_id: str) -> object:
-        return openai_error(fault, status)
-
-
-def _usage(answer: Answer) -> dict[str, int]:
-    tokens = sum(answer.tokens)
-    return {"prompt_tokens": tokens, "total_tokens": tokens}
 
 
 class CompareRequest(Lenient):
@@ -92,9 +86,10 @@ class CompareResponse(BaseModel):
     documents: list[ComparedDocument]
 
 
-class Compare(_Own):
+class Compare(Dialect):
     """The keyword order beside the model's."""
 
+    name = "crossrank"
     Request = CompareRequest
     Response = CompareResponse
     slow = True
@@ -103,19 +98,11 @@ class Compare(_Own):
         request = parse(CompareRequest, body)
         if not request.documents:
             raise Fault("empty", "documents is empty; it must hold at least one")
-        work = Work(
-            [(request.query, document) for document in request.documents],
-            model=request.model or None,
-            priority=request.priority,
-            deadline=context.deadline,
-            client=context.client,
-            request_id=context.request_id,
-        )
-        return Call(work)
+        return Call(Work([request.query], request.documents, **_options(request), **context.shared))
 
     def answer(self, call: Call, answer: Answer, context: Context) -> object:
-        texts = call.texts
-        wanted = keywords(call.work.pairs[0][0][:QUERY_CHARACTERS])
+        texts = call.work.texts
+        wanted = keywords(call.work.queries[0][:QUERY_CHARACTERS])
         most = DOCUMENT_CHARACTERS // len(texts)
         keyword_scores = KeywordIndex([text[:most] for text in texts]).scores(wanted)
         keyword_ranks = {i: place for place, i in enumerate(order_of(keyword_scores), start=1)}
@@ -138,7 +125,7 @@ class Compare(_Own):
             "id": call.work.request_id,
             "object": "comparison",
             "model": answer.model,
-            "usage": _usage(answer),
+            "usage": usage_of(answer),
             "seconds": {
                 "tokenization": answer.tokenization_s,
                 "queue": answer.queue_s,
@@ -204,45 +191,13 @@ class ExplainResponse(BaseModel):
     sentences_left_out: int = Field(description="how many more it has that were not looked at")
 
 
-@dataclass(frozen=True, slots=True)
-class _ExplainCall(Call):
-    """A call whose pairs are made by ``Explain.expand``."""
-
-    document: str = ""
-    max_sentences: int = DEFAULT_SENTENCES
-    plan: ExplanationPlan | None = None
-
-    @property
-    def texts(self) -> list[str]:
-        return [self.document]
-
-
-@dataclass(frozen=True, slots=True)
-class _Pairs(Sequence[tuple[str, str]]):
-    """A query with each of some texts, which are made when they are asked for."""
-
-    query: str
-    texts: Sequence[str]
-
-    @overload
-    def __getitem__(self, index: int) -> tuple[str, str]: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[tuple[str, str]]: ...
-    def __getitem__(self, index: int | slice) -> tuple[str, str] | list[tuple[str, str]]:
-        if isinstance(index, slice):
-            return [(self.query, text) for text in self.texts[index]]
-        return self.query, self.texts[index]
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-
-class Explain(_Own):
+class Explain(Dialect):
     """One document, sentence by sentence."""
 
+    name = "crossrank"
     Request = ExplainRequest
     Response = ExplainResponse
-    expands = True
+    slow = True
 
     def read(self, body: dict[str, Any], context: Context) -> Call:
         request = parse(ExplainRequest, body)
@@ -250,32 +205,29 @@ class Explain(_Own):
             (document,) = read_texts([request.document], None)
         except InputError as error:
             raise InputError(str(error).replace("documents.0", "document", 1)) from None
-        work = Work(
-            [(request.query, document)],
-            model=request.model or None,
-            priority=request.priority,
-            deadline=context.deadline,
-            client=context.client,
-            request_id=context.request_id,
+        return Call(
+            Work([request.query], [document], **_options(request), **context.shared),
+            own=request.max_sentences,
         )
-        return _ExplainCall(work, document=document, max_sentences=request.max_sentences)
 
-    def expand(self, call: Call, encoder: PairEncoder) -> Call:
-        assert isinstance(call, _ExplainCall)
-        query = call.work.pairs[0][0]
-        plan = plan_explanation(encoder, query, call.document, max_sentences=call.max_sentences)
-        return replace(call, work=replace(call.work, pairs=_Pairs(query, plan.texts)), plan=plan)
+    def expand(self, call: Call, encoder: Callable[[], PairEncoder]) -> Call:
+        (query,), (document,) = call.work.queries, call.work.texts
+        plan = plan_explanation(encoder(), query, document, max_sentences=call.own)
+        return replace(call, work=replace(call.work, texts=plan.texts), own=plan)
 
     def answer(self, call: Call, answer: Answer, context: Context) -> object:
-        assert isinstance(call, _ExplainCall)
-        assert call.plan is not None
-        found = asdict(call.plan.explain(answer.scored))
+        plan: ExplanationPlan = call.own
+        found = asdict(plan.explain(answer))
         # The client has these.
         del found["query"], found["document"]
         return {
             "id": call.work.request_id,
             "object": "explanation",
             "model": answer.model,
-            "usage": _usage(answer),
+            "usage": usage_of(answer),
             **found,
         }
+
+
+def _options(request: CompareRequest | ExplainRequest) -> dict[str, Any]:
+    return {"model": request.model or None, "priority": request.priority}

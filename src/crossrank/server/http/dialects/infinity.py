@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from crossrank.server.http.dialects.openai import OpenAIError, openai_error
 from crossrank.server.http.dialects.superset import Superset
-from crossrank.server.http.faults import Fault
 
 __all__ = ["Infinity", "InfinityObjects"]
 
@@ -13,15 +11,11 @@ class Infinity(Superset):
     """infinity: a document that comes back is a bare string."""
 
     name = "infinity"
-    Error = OpenAIError
     statuses = {"invalid": 422, "empty": 422, "limit": 422, "too_long": 422}
     id_prefix = "infinity-"
     bare_documents = True
     null_documents = True
     no_models = frozenset(["", "default/not-specified"])
-
-    def error(self, fault: Fault, status: int, request_id: str) -> object:
-        return openai_error(fault, status)
 
 
 class InfinityObjects(Infinity):

@@ -4,24 +4,9 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-from crossrank.server.http.faults import Fault, Kind
+from crossrank.server.http.faults import FAULTS, Fault
 
 __all__ = ["OpenAIError", "openai_error"]
-
-_TYPES: dict[Kind, str] = {
-    "too_large": "RequestEntityTooLargeError",
-    "unauthorized": "AuthenticationError",
-    "forbidden": "PermissionDeniedError",
-    "not_found": "NotFoundError",
-    "unknown_model": "NotFoundError",
-    "method": "MethodNotAllowedError",
-    "slow": "RequestTimeoutError",
-    "overloaded": "RateLimitError",
-    "deadline": "GatewayTimeoutError",
-    "engine": "ServiceUnavailableError",
-    "unavailable": "ServiceUnavailableError",
-    "internal": "InternalServerError",
-}
 
 
 class _Detail(BaseModel):
@@ -39,5 +24,5 @@ class OpenAIError(BaseModel):
 
 def openai_error(fault: Fault, status: int) -> dict[str, object]:
     """The body for a fault."""
-    kind = _TYPES.get(fault.kind, "BadRequestError")
+    kind = FAULTS[fault.kind].openai
     return {"error": {"message": str(fault), "type": kind, "param": None, "code": status}}

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, Field, WithJsonSchema
 
 from crossrank.errors import InputError
+from crossrank.pairs import Cut
 from crossrank.ranking import RankedDocument, is_blank
 from crossrank.server.core.work import Answer, Work
 from crossrank.server.http.dialects.base import (
@@ -25,11 +26,21 @@ from crossrank.server.http.dialects.base import (
     Priority,
     TokenCount,
     parse,
-    said,
+    positive,
+    usage_of,
 )
 from crossrank.server.http.faults import Fault
 
-__all__ = ["Documents", "Superset", "SupersetRequest", "SupersetResponse", "Usage", "listed", "read_texts"]
+__all__ = [
+    "Documents",
+    "Options",
+    "Superset",
+    "SupersetRequest",
+    "SupersetResponse",
+    "Usage",
+    "listed",
+    "read_texts",
+]
 
 MAX_RANK_FIELDS = 64
 
@@ -45,10 +56,34 @@ Documents = Annotated[
 ]
 
 
-class SupersetRequest(Lax):
-    """A query and documents to order."""
+class Options(Lax):
+    """What requests to order and to score have in common."""
 
     model: Name | None = Field(None, description="a served model; default: the first")
+    max_tokens_per_doc: Count | None = Field(None, description="a longer document is cut to it")
+    max_tokens_per_query: Count | None = Field(None, description="a longer query is cut to it")
+    truncate_prompt_tokens: Count | None = Field(
+        None, description="tokens of query, document and what is between them; -1: the model's window"
+    )
+    truncation_side: Literal["left", "right"] | None = Field(
+        None, description="which end of a document that is too long is lost; default right"
+    )
+    use_activation: bool | None = Field(None, description="false: the model's own numbers, not 0 to 1")
+    priority: Priority = 0
+
+    def cut(self) -> Cut:
+        """What of the texts is cut."""
+        return Cut(
+            self.truncation_side or "right",
+            document=positive(self.max_tokens_per_doc),
+            query=positive(self.max_tokens_per_query),
+            pair=positive(self.truncate_prompt_tokens),
+        )
+
+
+class SupersetRequest(Options):
+    """A query and documents to order."""
+
     query: str
     documents: Documents = Field(
         description="strings, or objects whose `text` (or `rank_fields`) is ranked; in place of `text` an "
@@ -62,17 +97,7 @@ class SupersetRequest(Lax):
     max_chunks_per_doc: TokenCount | None = Field(
         None, description="accepted; a document that is too long is cut, not split"
     )
-    max_tokens_per_doc: Count | None = Field(None, description="a longer document is cut to it")
-    max_tokens_per_query: Count | None = Field(None, description="a longer query is cut to it")
-    truncate_prompt_tokens: Count | None = Field(
-        None, description="tokens of query, document and what is between them; -1: the model's window"
-    )
-    truncation_side: Literal["left", "right"] | None = Field(
-        None, description="which end of a document that is too long is lost; default right"
-    )
-    use_activation: bool | None = Field(None, description="false: the model's own numbers, not 0 to 1")
     raw_scores: bool = Field(False, description="true: the model's own numbers, not 0 to 1")
-    priority: Priority = 0
     request_id: str | None = Field(
         None, max_length=128, description="the answer's id, where no header X-Request-Id says it"
     )
@@ -146,36 +171,27 @@ class Superset(Dialect):
         if request.top_n is not None and request.top_n < 0 and not self.negative_is_all:
             raise InputError(f"top_n is {request.top_n}; it must be at least 1, or 0 for all")
         texts = read_texts(documents, request.rank_fields)
-        model = None if request.model in self.no_models else request.model
         wanted = self.returns_documents if request.return_documents is None else request.return_documents
         with_documents = wanted and not self.never_returns
+        model = None if request.model in self.no_models else request.model
+        shared = context.shared
+        if request.request_id and not context.named:
+            shared["request_id"] = request.request_id
+        work = Work([request.query], texts, request.cut(), model, request.priority, **shared)
         return Call(
-            Work(
-                [(request.query, text) for text in texts],
-                model=model,
-                priority=request.priority,
-                deadline=context.deadline,
-                client=context.client,
-                truncation_side=request.truncation_side or "right",
-                max_tokens_per_document=said(request.max_tokens_per_doc),
-                max_tokens_per_query=said(request.max_tokens_per_query),
-                max_tokens_per_pair=said(request.truncate_prompt_tokens),
-                request_id=context.request_id
-                if context.named or not request.request_id
-                else request.request_id,
-            ),
+            work,
             documents=documents if with_documents else [],
-            top_n=said(request.top_n),
+            top_n=positive(request.top_n),
             raw=request.raw_scores or request.use_activation is False,
             with_documents=with_documents,
         )
 
     def answer(self, call: Call, answer: Answer, context: Context) -> object:
-        tokens = sum(answer.tokens)
+        usage = usage_of(answer)
         meta: dict[str, Any] = {
             "api_version": {"version": self.api_version},
             "billed_units": {"search_units": -(-len(answer.tokens) // 100)},
-            "tokens": {"input_tokens": tokens, "output_tokens": 0},
+            "tokens": {"input_tokens": usage["total_tokens"], "output_tokens": 0},
         }
         if warnings := _warnings(call, answer):
             meta["warnings"] = warnings
@@ -184,7 +200,7 @@ class Superset(Dialect):
             "object": "rerank",
             "model": answer.model,
             "created": context.created,
-            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+            "usage": usage,
             "meta": meta,
             "results": [self.result(call, hit) for hit in call.rank(answer)],
         }
@@ -209,9 +225,9 @@ class Superset(Dialect):
 def _warnings(call: Call, answer: Answer) -> list[str]:
     """Which documents were cut, and which have nothing to read, a sentence each."""
     cut = [index for index, truncated in enumerate(answer.truncated) if truncated]
-    blank = [index for index, text in enumerate(call.texts) if is_blank(text)]
+    blank = [index for index, text in enumerate(call.work.texts) if is_blank(text)]
     found = ((cut, "were cut to fit"), (blank, "have no letter or digit and were ranked last"))
-    return [_warning(len(call.texts), indices, what) for indices, what in found if indices]
+    return [_warning(len(call.work.texts), indices, what) for indices, what in found if indices]
 
 
 def _warning(count: int, indices: list[int], what: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from crossrank.errors import TooLongError
+from crossrank.pairs import Cut, Side
 from crossrank.server.core.work import Answer, Work
 from crossrank.server.http.dialects.base import Call, Context, Dialect, Lenient, Texts, parse
 from crossrank.server.http.faults import Fault, Kind
@@ -69,22 +70,16 @@ class Tei(Dialect):
         request = parse(TeiRequest, body)
         if not request.texts:
             raise Fault("empty", "`texts` cannot be empty")
-        work = Work(
-            [(request.query, text) for text in request.texts],
-            deadline=context.deadline,
-            client=context.client,
-            truncate=request.truncate is not False,
-            truncation_side="left" if request.truncation_direction.lower() == "left" else "right",
-            request_id=context.request_id,
-        )
+        side: Side = "left" if request.truncation_direction.lower() == "left" else "right"
+        cut = Cut(side, allowed=request.truncate is not False)
+        work = Work([request.query], request.texts, cut, **context.shared)
         return Call(work, raw=request.raw_scores, with_documents=request.return_text)
 
     def answer(self, call: Call, answer: Answer, context: Context) -> object:
+        hits = call.rank(answer)
         if call.with_documents:
-            return [
-                {"index": hit.index, "text": hit.text, "score": call.number(hit)} for hit in call.rank(answer)
-            ]
-        return [{"index": hit.index, "score": call.number(hit)} for hit in call.rank(answer)]
+            return [{"index": hit.index, "text": hit.text, "score": call.number(hit)} for hit in hits]
+        return [{"index": hit.index, "score": call.number(hit)} for hit in hits]
 
     def error(self, fault: Fault, status: int, request_id: str) -> object:
         message = str(fault)

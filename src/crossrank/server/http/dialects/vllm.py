@@ -8,19 +8,8 @@ from pydantic import AliasChoices, BaseModel, Field
 
 from crossrank.ranking import RankedDocument
 from crossrank.server.core.work import Answer, Work
-from crossrank.server.http.dialects.base import (
-    Call,
-    Context,
-    Count,
-    Dialect,
-    Lax,
-    Name,
-    Priority,
-    parse,
-    said,
-)
-from crossrank.server.http.dialects.openai import OpenAIError, openai_error
-from crossrank.server.http.dialects.superset import Documents, Superset, Usage, listed, read_texts
+from crossrank.server.http.dialects.base import Call, Context, Dialect, parse, usage_of
+from crossrank.server.http.dialects.superset import Documents, Options, Superset, Usage, listed, read_texts
 from crossrank.server.http.faults import Fault
 
 __all__ = ["Vllm", "VllmScore"]
@@ -30,7 +19,6 @@ class Vllm(Superset):
     """vLLM's rerank: documents always come back, and top_n <= 0 is all."""
 
     name = "vllm"
-    Error = OpenAIError
     id_prefix = "rerank-"
     returns_documents = True
     negative_is_all = True
@@ -41,26 +29,16 @@ class Vllm(Superset):
             result["document"].setdefault("multi_modal", None)
         return result
 
-    def error(self, fault: Fault, status: int, request_id: str) -> object:
-        return openai_error(fault, status)
 
-
-class ScoreRequest(Lax):
+class ScoreRequest(Options):
     """Pairs to score: one query for each document, or one for all.
 
     Two other names of ``queries`` are ``text_1`` and ``data_1``; of ``documents``, ``items``, ``text_2``
     and ``data_2``. A text is a string, or an object as in the documents of a rerank request.
     """
 
-    model: Name | None = Field(None, description="a served model; default: the first")
     queries: Documents = Field(validation_alias=AliasChoices("queries", "text_1", "data_1"))
     documents: Documents = Field(validation_alias=AliasChoices("documents", "items", "text_2", "data_2"))
-    truncate_prompt_tokens: Count | None = None
-    truncation_side: Literal["left", "right"] | None = None
-    max_tokens_per_doc: Count | None = None
-    max_tokens_per_query: Count | None = None
-    use_activation: bool | None = Field(None, description="false: the model's own numbers, not 0 to 1")
-    priority: Priority = 0
 
 
 class ScoreDatum(BaseModel):
@@ -96,7 +74,6 @@ class VllmScore(Dialect):
     name = "vllm"
     Request = ScoreRequest
     Response = ScoreResponse
-    Error = OpenAIError
 
     def read(self, body: dict[str, Any], context: Context) -> Call:
         request = parse(ScoreRequest, body)
@@ -104,30 +81,20 @@ class VllmScore(Dialect):
         documents = read_texts(listed(request.documents), None)
         if not queries or not documents:
             raise Fault("empty", "queries and documents must hold at least one text each")
-        if len(queries) == 1:
-            queries = queries * len(documents)
-        if len(queries) != len(documents):
+        if len(queries) not in (1, len(documents)):
             raise Fault(
                 "invalid",
                 f"there are {len(queries)} queries and {len(documents)} documents; "
                 "there must be as many of both, or one query",
             )
-        work = Work(
-            list(zip(queries, documents, strict=True)),
-            model=request.model or None,
-            priority=request.priority,
-            deadline=context.deadline,
-            client=context.client,
-            truncation_side=request.truncation_side or "right",
-            max_tokens_per_document=said(request.max_tokens_per_doc),
-            max_tokens_per_query=said(request.max_tokens_per_query),
-            max_tokens_per_pair=said(request.truncate_prompt_tokens),
-            request_id=context.request_id,
-        )
+        if len(set(queries)) == 1:
+            del queries[1:]  # so that it is tokenised once
+        model = request.model or None
+        work = Work(queries, documents, request.cut(), model, request.priority, **context.shared)
         return Call(work, raw=request.use_activation is False)
 
     def answer(self, call: Call, answer: Answer, context: Context) -> object:
-        numbers = answer.logits if call.raw else answer.scored.scores
+        numbers = answer.logits if call.raw else answer.scores
         data: list[dict[str, Any]] = [
             {"index": index, "object": "score", "score": number}
             for index, number in enumerate(numbers.tolist())
@@ -135,20 +102,11 @@ class VllmScore(Dialect):
         for datum, truncated in zip(data, answer.truncated, strict=True):
             if truncated:
                 datum["truncated"] = True
-        tokens = sum(answer.tokens)
         return {
             "id": f"score-{context.request_id}",
             "object": "list",
             "created": context.created,
             "model": answer.model,
             "data": data,
-            "usage": {
-                "prompt_tokens": tokens,
-                "total_tokens": tokens,
-                "completion_tokens": 0,
-                "prompt_tokens_details": None,
-            },
+            "usage": usage_of(answer) | {"completion_tokens": 0, "prompt_tokens_details": None},
         }
-
-    def error(self, fault: Fault, status: int, request_id: str) -> object:
-        return openai_error(fault, status)

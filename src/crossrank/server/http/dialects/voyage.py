@@ -6,9 +6,19 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from crossrank.pairs import Cut
 from crossrank.server.core.work import Answer, Work
-from crossrank.server.http.dialects.base import Call, Context, Dialect, Lax, Name, Texts, parse, said
-from crossrank.server.http.dialects.jina import DetailError
+from crossrank.server.http.dialects.base import (
+    Call,
+    Context,
+    DetailErrors,
+    Dialect,
+    Lax,
+    Name,
+    Texts,
+    parse,
+    positive,
+)
 from crossrank.server.http.faults import Fault
 
 __all__ = ["Voyage"]
@@ -49,27 +59,21 @@ class VoyageResponse(BaseModel):
     usage: VoyageUsage
 
 
-class Voyage(Dialect):
+class Voyage(DetailErrors, Dialect):
     """Voyage."""
 
     name = "voyage"
     Request = VoyageRequest
     Response = VoyageResponse
-    Error = DetailError
 
     def read(self, body: dict[str, Any], context: Context) -> Call:
         request = parse(VoyageRequest, body)
         if not request.documents:
             raise Fault("empty", "documents is empty; it must hold at least one")
-        work = Work(
-            [(request.query, document) for document in request.documents],
-            model=request.model or None,
-            deadline=context.deadline,
-            client=context.client,
-            truncate=request.truncation,
-            request_id=context.request_id,
-        )
-        return Call(work, top_n=said(request.top_k), with_documents=request.return_documents)
+        cut = Cut(allowed=request.truncation)
+        model = request.model or None
+        work = Work([request.query], request.documents, cut, model, **context.shared)
+        return Call(work, top_n=positive(request.top_k), with_documents=request.return_documents)
 
     def answer(self, call: Call, answer: Answer, context: Context) -> object:
         data: list[dict[str, Any]] = []
@@ -82,6 +86,3 @@ class Voyage(Dialect):
             data.append(result)
         usage = {"total_tokens": sum(answer.tokens)}
         return {"object": "list", "data": data, "model": answer.model, "usage": usage}
-
-    def error(self, fault: Fault, status: int, request_id: str) -> object:
-        return {"detail": str(fault)}

@@ -1,11 +1,11 @@
-from crossrank.reranker import Reranker
-from crossrank.server.core.job import LoadedModel
+from crossrank.loading import LoadedModel
+from crossrank.server.core.model import Model
 from tests.server.serving import ENCODER, fake
 
 
 def test_tiny_and_empty_texts_do_not_make_a_model_look_slow() -> None:
     """Their time is overhead: were it counted by characters, a short request would seem to take days."""
-    model = LoadedModel("m", Reranker.from_parts(ENCODER, fake()))
+    model = Model("m", LoadedModel(ENCODER, fake()))
     for _ in range(500):
         model.has_read(0, 0.005)
     assert model.reading_rate > 500_000
