@@ -45,6 +45,7 @@ def printable(text: str, width: int = 200) -> str:
 
 
 def write_json(value: Mapping[str, Any] | list[Any], indent: int | None = None) -> None:
+    """Write a value as JSON and a line end, on one line unless ``indent`` is given."""
     # UTF-8 cannot encode lone surrogates: they are written as JSON escapes.
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     try:
@@ -55,6 +56,7 @@ def write_json(value: Mapping[str, Any] | list[Any], indent: int | None = None) 
 
 
 def write_tsv(values: list[object]) -> None:
+    """Write a line of tab-separated values, with the tabs and line ends in strings replaced by spaces."""
     cells = [one_line(value) if isinstance(value, str) else format_number(value) for value in values]
     sys.stdout.write("\t".join(cells) + "\n")
 
