@@ -116,8 +116,8 @@ def test_the_keyboard_alone_is_enough(browser: Browser, server: Server) -> None:
         page.keyboard.press("Control+A")
         page.keyboard.type("Paris is the capital.\n\nCats sleep.\n\nLyon is a city.")
         page.keyboard.press("Control+Enter")
-        expect(page.locator("#said")).to_contain_text("3 documents ranked")
-        expect(page.locator("#said")).to_contain_text("First: Paris is the capital.")
+        expect(page.locator("#status")).to_contain_text("3 documents ranked")
+        expect(page.locator("#status")).to_contain_text("First: Paris is the capital.")
         page.locator(".column.model .card").first.focus()
         for key, place in (
             ("ArrowDown", 1),
@@ -226,20 +226,20 @@ def test_the_focus_is_never_lost(browser: Browser, server: Server) -> None:
 def test_what_changes_elsewhere_is_announced(browser: Browser, server: Server) -> None:
     with page_of(browser, server) as page:
         page.goto(server.url)
-        expect(page.locator("#said")).to_contain_text("4 documents ranked")
+        expect(page.locator("#status")).to_contain_text("4 documents ranked")
         page.focus("#top-n")
         page.keyboard.press("ArrowLeft")
-        expect(page.locator("#said")).to_have_text("3 kept")
+        expect(page.locator("#status")).to_have_text("3 kept")
         page.locator("#threshold").fill("1")
-        expect(page.locator("#said")).to_have_text("0 kept")
+        expect(page.locator("#status")).to_have_text("0 kept")
         page.fill("#documents", "one\ntwo")
-        expect(page.locator("#said")).to_contain_text("2 documents")
+        expect(page.locator("#status")).to_contain_text("2 documents")
         page.check("#models input[value=tiny]")
         page.click("#run")
-        expect(page.locator("#said")).to_contain_text("2 documents ranked")
+        expect(page.locator("#status")).to_contain_text("2 documents ranked")
         page.locator("#threshold").fill("0")
         page.locator("#top-n").fill("1")
-        expect(page.locator("#said")).to_have_text("crossrank-mini: 1 kept; tiny: 1 kept")
+        expect(page.locator("#status")).to_have_text("crossrank-mini: 1 kept; tiny: 1 kept")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -253,7 +253,7 @@ def test_a_ranking_of_other_texts_is_seen_as_such(browser: Browser, server: Serv
         page.fill("#documents", texts + "\none more")
         expect(changed).to_contain_text("The texts have changed")
         expect(page.locator("#found")).to_have_class("old")
-        expect(page.locator("#said")).to_contain_text("The texts have changed")
+        expect(page.locator("#status")).to_contain_text("The texts have changed")
         check(page)
         page.fill("#documents", texts + "\n ")
         expect(changed).to_be_hidden()

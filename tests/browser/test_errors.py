@@ -50,7 +50,7 @@ def guest(browser: Browser, strict: Server) -> Iterator[Page]:
     """A page of the strict server, not yet with its key."""
     with page_of(browser, strict, allowed=FAILURES) as page:
         page.goto(strict.url)
-        expect(page.locator("#notice")).to_contain_text("This server asks for an API key")
+        expect(page.locator("#notice")).to_contain_text("This server requires an API key")
         yield page
 
 
@@ -62,7 +62,7 @@ def enter(page: Page, key: str) -> None:
 def test_a_key_is_asked_for_and_kept_in_the_tab_only(guest: Page, strict: Server) -> None:
     expect(guest.locator("#key")).to_be_focused()
     enter(guest, "wrong")
-    expect(guest.locator("#notice")).to_contain_text("This key is not right")
+    expect(guest.locator("#notice")).to_contain_text("Invalid API key")
     enter(guest, "opensesame")
     expect(cards(guest, 1)).to_have_count(4)
     expect(guest.locator("#notice")).to_be_hidden()
@@ -79,7 +79,7 @@ def test_a_key_is_asked_for_and_kept_in_the_tab_only(guest: Page, strict: Server
     assert "sesame" not in strict.log.read_text()
     other = guest.context.new_page()
     other.goto(strict.url)
-    expect(other.locator("#notice")).to_contain_text("This server asks for an API key")
+    expect(other.locator("#notice")).to_contain_text("This server requires an API key")
     guest.click("#export summary")
     guest.click("[data-export=curl]")
     command = guest.locator("#code-text").text_content() or ""
@@ -95,7 +95,7 @@ def test_what_the_server_refuses_is_told_in_its_words(guest: Page) -> None:
     expect(cards(guest, 1)).to_have_count(4)
     guest.fill("#documents", "\n".join("abcdef"))
     guest.click("#run")
-    expect(guest.locator("#notice")).to_contain_text("The server did not take this")
+    expect(guest.locator("#notice")).to_contain_text("The server rejected the request")
     expect(guest.locator("#notice")).to_contain_text("6 > maximum allowed batch size 5")
     guest.fill("#documents", "\n".join("abcde"))
     guest.click("[data-way=again]")
@@ -112,7 +112,7 @@ def test_a_busy_server_is_asked_again_by_itself(browser: Browser, tmp_path: Path
                 page.fill("#documents", "one\ntwo")
                 page.click("#run")
                 expect(page.locator("#notice")).to_contain_text("The server is busy")
-                expect(page.locator("#notice")).to_contain_text("again in 1 s")
+                expect(page.locator("#notice")).to_contain_text("retrying in 1 s")
                 expect(page.locator("#notice")).to_contain_text("--max-concurrent-requests")
             expect(cards(page, 1)).to_have_count(2)
             expect(page.locator("#notice")).to_be_hidden()
@@ -180,7 +180,7 @@ def test_a_model_that_is_loading_is_waited_for(browser: Browser, tmp_path: Path)
             page_of(browser, server, allowed=FAILURES, locale="zh-CN") as page,
         ):
             page.goto(server.url)
-            expect(page.locator("#notice")).to_contain_text("模型还没有准备好")
+            expect(page.locator("#notice")).to_contain_text("模型尚未就绪")
             expect(page.locator("#notice")).to_contain_text("some/model is loading")
             hub.stall.clear()  # or what goes on from there would stand still again
             hub.resume.set()
@@ -227,7 +227,7 @@ def test_a_request_that_takes_too_long_says_what_helps(guest: Page) -> None:
         lambda route: route.continue_(headers={**route.request.headers, "x-request-timeout": "0.001"}),
     )
     guest.click("#run")
-    expect(guest.locator("#notice")).to_contain_text("It took too long")
+    expect(guest.locator("#notice")).to_contain_text("The request timed out")
     guest.unroute("**/compare")
     guest.fill("#query", "sky")
     guest.fill("#documents", "one\ntwo")
@@ -244,7 +244,7 @@ HTML = "<html><body>nginx</body></html>"
         (502, "The server does not answer", 2),
         (503, "The model is not ready yet", 2),
         (429, "The server is busy", 2),
-        (413, "The server did not take this", 1),
+        (413, "The server rejected the request", 1),
         (500, "The server failed", 1),
         (200, "The server failed", 1),
     ],

@@ -57,14 +57,14 @@ GOOD = {
 BAD = {
     "a.jsonl": (
         b'{"text": "one"}\n{"title": "two"}\n',
-        'Line 2 is not a JSON string, nor an object with a "text".',
+        'Line 2 is neither a JSON string nor an object with "text".',
     ),
-    "b.jsonl": (b'{"text": "one"}\n{"text": \n', "Line 2 is not"),
-    "c.txt": (b" \n\n", "There are no documents in it."),
-    "d.csv": (b"text\n", "There are no documents in it."),
+    "b.jsonl": (b'{"text": "one"}\n{"text": \n', "Line 2 is neither"),
+    "c.txt": (b" \n\n", "It contains no documents."),
+    "d.csv": (b"text\n", "It contains no documents."),
     "quote.csv": (b'id,text\n1,"one"\n2,"two\n3,three\n', "The quotation marks from line 3 on do not match."),
     "stray.csv": (b'id,text\n1,"one" more\n', "The quotation marks from line 2 on do not match."),
-    "e.pdf": (b"%PDF-1.7\x00\x01\x02", "It is not text."),
+    "e.pdf": (b"%PDF-1.7\x00\x01\x02", "It is not a text file."),
 }
 
 
@@ -84,13 +84,13 @@ def test_a_file_becomes_documents(page: Page) -> None:
 
 def test_what_was_changed_or_guessed_of_a_file_is_said(page: Page) -> None:
     choose(page, "b.jsonl", GOOD["b.jsonl"][0])
-    expect(page.locator("#count")).to_contain_text("Blank lines within a document were taken out.")
+    expect(page.locator("#count")).to_contain_text("Blank lines within documents were removed.")
     choose(page, "old.txt", GOOD["old.txt"][0])
-    expect(page.locator("#count")).to_have_text("2 documents from old.txt. old.txt was read as GB18030.")
+    expect(page.locator("#count")).to_have_text("Read 2 documents from old.txt. old.txt was read as GB18030.")
     choose(page, "other.csv", b"id,blurb\n1,a long first text\n")
     expect(page.locator("#count")).to_have_text(
-        "2 documents from other.csv. "
-        "No column of other.csv is called text: column 2 was read, with its first line."
+        "Read 2 documents from other.csv. "
+        "other.csv has no column named text, so column 2 was used, including its first line."
     )
 
 
@@ -108,7 +108,7 @@ def test_several_files_are_joined(page: Page) -> None:
     ]
     page.set_input_files("#file", files)
     expect(page.locator("#count")).to_have_text(
-        "5 documents from a.txt, b.jsonl, c.txt. c.txt was read as GB18030."
+        "Read 5 documents from a.txt, b.jsonl, c.txt. c.txt was read as GB18030."
     )
     expect(page.locator("#documents")).to_have_value("one\ntwo\nthree\n四\n五")
     expect(page.locator("#query")).to_have_value("which?")

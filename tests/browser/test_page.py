@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -177,8 +179,8 @@ def test_documents_are_lines_or_blocks(page: Page) -> None:
 @pytest.mark.parametrize(
     ("query", "documents", "said", "focus"),
     [
-        (" ", "a", "Write a question first", "query"),
-        ("q", " \n ", "Give it something to rank", "documents"),
+        (" ", "a", "Enter a query first", "query"),
+        ("q", " \n ", "There is nothing to rank", "documents"),
     ],
 )
 def test_what_is_missing_is_said(page: Page, query: str, documents: str, said: str, focus: str) -> None:
@@ -220,9 +222,9 @@ def test_why_shows_each_sentence_alone_and_taken_out(page: Page, server: Server)
 
 def test_a_long_document_is_cut_and_the_page_says_where(page: Page, server: Server) -> None:
     page.click("[data-example=long]")
-    expect(page.locator("#summary")).to_contain_text("1 cut to fit")
+    expect(page.locator("#summary")).to_contain_text("1 truncated")
     card = cards(page, 1).first
-    expect(card.locator(".tag.cut")).to_have_text("cut")
+    expect(card.locator(".tag.cut")).to_have_text("truncated")
     card.click()
     expect(page.locator("#why table")).to_be_visible()
     text = page.locator("#why .strip").text_content()
@@ -327,7 +329,7 @@ def test_a_link_holds_the_whole_state_and_no_log_sees_it(browser: Browser, serve
         page.keyboard.press("Escape")
         cards(page, 2).first.click()
         page.wait_for_function(  # the address follows
-            "async () => (await (await import('/page/state.js')).unpack(location.hash))?.why"
+            "async () => (await (await import('/page/state.js')).decodeState(location.hash))?.why"
         )
         link = page.url
     assert link.startswith(f"{server.url}/#1.")
@@ -362,6 +364,18 @@ def test_a_link_that_is_broken_is_called_so(browser: Browser, server: Server, fr
         expect(cards(page, 1)).to_have_count(4)
 
 
+def test_a_link_that_would_become_large_is_refused(browser: Browser, server: Server) -> None:
+    """48 MB in a link of 64,000 characters kept a browser busy for minutes."""
+    state = json.dumps({"query": "q", "documents": "a\n" * 24_000_000}).encode()
+    compressor = zlib.compressobj(9, wbits=-15)
+    data = compressor.compress(state) + compressor.flush()
+    fragment = "#1." + base64.urlsafe_b64encode(data).decode().rstrip("=")
+    with page_of(browser, server) as page:
+        page.goto(server.url + "/" + fragment)
+        expect(page.locator("#notice")).to_contain_text("This link is damaged")
+        assert page.input_value("#documents") == ""
+
+
 def test_another_fragment_is_a_first_visit(browser: Browser, server: Server) -> None:
     with page_of(browser, server) as page:
         page.goto(server.url + "/#other")
@@ -371,11 +385,11 @@ def test_another_fragment_is_a_first_visit(browser: Browser, server: Server) -> 
 
 def test_models_of_a_link_that_are_not_served_are_named(page: Page, server: Server) -> None:
     state = {"query": "q", "documents": "one\ntwo", "models": ["tiny", "gone/model"]}
-    script = "async (state) => (await import('/page/state.js')).pack(state)"
+    script = "async (state) => (await import('/page/state.js')).encodeState(state)"
     link = server.url + "/" + page.evaluate(script, state)
     page.evaluate("link => { location.href = link; }", link)  # into a page that is open
     for _ in range(2):
-        expect(page.locator("#notice")).to_contain_text("Not all models of this link are here")
+        expect(page.locator("#notice")).to_contain_text("Some models of this link are not available")
         expect(page.locator("#notice")).to_contain_text("gone/model")
         expect(page.locator(".column h3")).to_have_text(["Keywords (BM25)", "tiny"])
         expect(cards(page, 1)).to_have_count(2)
@@ -519,7 +533,7 @@ def test_a_picture_says_what_the_page_says(page: Page) -> None:
     with Image.open(export(page, "png")) as picture:
         assert picture.format == "PNG"
     written = page.evaluate("() => window.written")
-    assert "CrossRank: 30 of 1,000 documents" in written
+    assert "CrossRank: top 30 of 1,000 documents" in written
     fill(page, QUERY, [*DOCUMENTS, "Sunlight is scattered by air molecules, so the sky is blue. " * 60])
     slide(page, "top-n", 5)
     page.evaluate("() => { window.written = []; }")
@@ -533,7 +547,7 @@ def test_a_picture_says_what_the_page_says(page: Page) -> None:
         for column in (0, 1)
         for card in cards(page, column).all()
     ]
-    for words in ("not kept", "▲", "=", "cut"):
+    for words in ("not kept", "▲", "=", "truncated"):
         assert any(words in row for row in shown), words
     assert [row for row in shown if row not in drawn] == []
 

@@ -1,4 +1,4 @@
-// What is asked of the server, and what it says when it does not answer.
+// Requests to the server, and their errors.
 
 const KEY = "crossrank-key";
 
@@ -8,21 +8,21 @@ export const key = {
 };
 
 /**
- * Why there is no answer. Kinds: "stopped" (by the user), "lost" (no connection), "key" (none, or a wrong
- * one), "busy", "loading", "late", "refused" (the request is wrong), "failed".
+ * A request that failed. Kinds: "stopped" (by the user), "lost" (no connection), "key" (missing or wrong API
+ * key), "busy" (overloaded), "loading" (model not ready), "late" (timeout), "refused" (invalid request), "failed".
  */
-export class Problem extends Error {
-  constructor(kind, message = "", after = 1) {
+export class RequestError extends Error {
+  constructor(kind, message = "", retryAfter = 1) {
     super(message);
     this.kind = kind;
-    this.after = after; // seconds until another try may help
+    this.retryAfter = retryAfter; // seconds
   }
 }
 
-// 502 is a proxy's word for a server that is away.
+// A proxy answers 502 if it cannot reach the server.
 const KINDS = { 401: "key", 408: "late", 429: "busy", 502: "lost", 503: "loading", 504: "late" };
 
-async function ask(path, options) {
+async function request(path, options) {
   const headers = { "x-client-name": "playground" };
   if (key.get()) headers.authorization = `Bearer ${key.get()}`;
   let response;
@@ -31,25 +31,25 @@ async function ask(path, options) {
     response = await fetch(path, { ...options, headers, cache: "no-store", credentials: "omit" });
     text = await response.text();
   } catch (error) {
-    throw new Problem(options.signal?.aborted ? "stopped" : "lost", String(error));
+    throw new RequestError(options.signal?.aborted ? "stopped" : "lost", String(error));
   }
   let body = null;
   try {
     body = JSON.parse(text);
   } catch {
-    // The answer is somebody else's: a proxy's, say.
+    // The answer is not the server's; it may be a proxy's.
   }
   if (response.ok && body) return body;
   const message = body?.error?.message ?? body?.message ?? `HTTP ${response.status}`;
   const kind = KINDS[response.status] ?? (response.status >= 400 && response.status < 500 ? "refused" : "failed");
-  throw new Problem(kind, message, Number(response.headers.get("retry-after")) || 1);
+  throw new RequestError(kind, message, Number(response.headers.get("retry-after")) || 1);
 }
 
-export const info = (signal) => ask("info", { signal });
-export const compare = (body, signal) => ask("compare", { method: "POST", body: JSON.stringify(body), signal });
-export const explain = (body, signal) => ask("explain", { method: "POST", body: JSON.stringify(body), signal });
+export const info = (signal) => request("info", { signal });
+export const compare = (body, signal) => request("compare", { method: "POST", body: JSON.stringify(body), signal });
+export const explain = (body, signal) => request("explain", { method: "POST", body: JSON.stringify(body), signal });
 
-/** Whether the server answers at all. */
+/** Whether the server can be reached. */
 export async function alive(signal) {
   try {
     return (await fetch("health/live", { signal, cache: "no-store", credentials: "omit" })).ok;

@@ -1,38 +1,39 @@
-// The page: what is asked, when, and what happens then.
+// The page: it reads the form, sends requests and shows the results.
 
-import { Problem, alive, compare, info, key } from "./api.js";
+import { RequestError, alive, compare, info, key } from "./api.js";
 import { $, h, pause } from "./dom.js";
 import { EXAMPLES } from "./examples.js";
 import { asCsv, asCurl, asJson, asPython, save } from "./exports.js";
 import { FileError, joinTexts, readFile, splitText } from "./files.js";
-import { documents as counted, locale, number, speak, t } from "./i18n.js";
+import { documents as counted, locale, number, setPageLanguage, t } from "./i18n.js";
 import { draw } from "./picture.js";
-import { Results, keptOf } from "./results.js";
-import { isLink, pack, unpack } from "./state.js";
+import { Results, countKept } from "./results.js";
+import { decodeState, encodeState, isLink } from "./state.js";
 import { Why } from "./why.js";
 
 const THEMES = ["auto", "light", "dark"];
-const REST = 500; // milliseconds without a change
+const TYPING_PAUSE = 500; // milliseconds without a change before it is announced
 const BASE = new URL(".", location.href.split("#")[0]).href;
 
 let infos = []; // the served models
-let results = null; // { query, documents, answers, ms }: what is shown
-let running = null; // the AbortController of the request at work
-let notice = null; // what the notice says, so that it can be said again in another language
-let why = null; // [model, index]: the explanation that is open
+let results = null; // { query, documents, answers, ms } of the ranking that is shown
+let running = null; // the AbortController of the running request
+let notice = null; // the notice that is shown, to translate it when the language changes
+let why = null; // [model, index] of the explanation that is open
 
 const state = { query: "", documents: "", split: "line", models: [], topN: null, threshold: 0, scale: "score" };
 const view = new Results({ onChoose: (model, index) => openWhy(model, index) });
 const dialog = new Why({
   onClose: () => {
     why = null;
-    remember();
+    saveState();
   },
 });
 
-// --- what is asked ---
+// --- the form and the requests ---
 
-function read() {
+/** Read the form into the state; returns the documents. */
+function readForm() {
   state.query = $("query").value.trim();
   state.documents = $("documents").value;
   state.split = document.querySelector("[name=split]:checked").value;
@@ -40,189 +41,192 @@ function read() {
   return splitText(state.documents, state.split);
 }
 
-function write() {
+/** Write the state into the form. */
+function writeForm() {
   $("query").value = state.query;
   $("documents").value = state.documents;
   document.querySelector(`[name=split][value=${state.split}]`).checked = true;
   document.querySelector(`[name=scale][value=${state.scale}]`).checked = true;
   for (const input of document.querySelectorAll("#models input")) input.checked = state.models.includes(input.value);
-  count();
+  updateCount();
 }
 
-function count() {
-  const documents = read();
+function updateCount() {
+  const documents = readForm();
   $("count").textContent = counted(documents.length);
-  age(documents);
+  markOutdated(documents);
 }
 
-/** Say so where the ranking that is shown is of other texts than those that are written. */
-function age(documents = read()) {
-  const same = () => state.query === results.query && documents.length === results.documents.length && documents.every((text, i) => text === results.documents[i]);
-  const old = results !== null && running === null && !same();
-  $("found").classList.toggle("old", old);
-  $("changed").hidden = !old;
+/** Mark the results as outdated if the form has other texts now. */
+function markOutdated(documents = readForm()) {
+  const isSame = () => state.query === results.query && documents.length === results.documents.length && documents.every((text, i) => text === results.documents[i]);
+  const outdated = results !== null && running === null && !isSame();
+  $("found").classList.toggle("old", outdated);
+  $("changed").hidden = !outdated;
 }
 
-const changedWords = () => ($("changed").hidden ? "" : t("changed"));
+const changedText = () => ($("changed").hidden ? "" : t("changed"));
 
-async function run(asked = true) {
-  const documents = read();
+/** Rank the documents of the form; ``scroll`` to the results if they are below the form. */
+async function run(scroll = true) {
+  const documents = readForm();
   key.set($("key").value.trim());
-  if (!state.query) return tell("ask", { focus: "query" });
-  if (!documents.length) return tell("no_documents", { focus: "documents" });
-  if (infos.length && !state.models.length) return tell("no_model");
+  if (!state.query) return showNotice("ask", { focus: "query" });
+  if (!documents.length) return showNotice("no_documents", { focus: "documents" });
+  if (infos.length && !state.models.length) return showNotice("no_model");
   running?.abort();
-  const mine = (running = new AbortController());
+  const controller = (running = new AbortController());
   why = null;
-  hush();
-  age(documents);
-  const begun = performance.now();
-  const clock = working(mine, () => t("working", { documents: counted(documents.length), s: Math.floor((performance.now() - begun) / 1000) }));
+  hideNotice();
+  markOutdated(documents);
+  const started = performance.now();
+  const finish = showWorking(controller, () => t("working", { documents: counted(documents.length), s: Math.floor((performance.now() - started) / 1000) }));
   const query = state.query;
   const answers = [];
   let models = null;
   let ms = 0;
-  const found = await persist(async () => {
-    if (!infos.length) await connect(mine.signal);
+  const found = await withRetries(async () => {
+    if (!infos.length) await connect(controller.signal);
     models ??= state.models;
-    // One after another, and none twice: models that are asked at once turn each other away from a server that is
-    // nearly full.
+    // One model after another, without repeating those that have answered: concurrent requests would compete for
+    // the last places of a server that is nearly full.
     for (const model of models.slice(answers.length)) {
-      const asked = performance.now();
-      answers.push(await compare({ model, query, documents }, mine.signal));
-      ms += performance.now() - asked;
+      const sent = performance.now();
+      answers.push(await compare({ model, query, documents }, controller.signal));
+      ms += performance.now() - sent;
     }
     return { query, documents, answers, ms };
-  }, mine);
-  clock();
+  }, controller);
+  finish();
   if (!found) return;
   results = found;
   state.topN = null;
-  present(true);
-  // Where the results are below the texts, they come into sight.
-  if (asked && matchMedia("(max-width: 1080px)").matches) $("results").scrollIntoView({ behavior: "smooth", block: "start" });
-  const first = found.answers[0].documents.find((each) => each.rank === 1);
-  say(t("said", { documents: counted(documents.length), ms: number(Math.round(found.ms)), first: documents[first.index].slice(0, 200) }));
-  await remember();
+  showResults(true);
+  if (scroll && matchMedia("(max-width: 1080px)").matches) $("results").scrollIntoView({ behavior: "smooth", block: "start" });
+  const first = found.answers[0].documents.find((document) => document.rank === 1);
+  announce(t("ranked", { documents: counted(documents.length), ms: number(Math.round(found.ms)), first: documents[first.index].slice(0, 200) }));
+  await saveState();
 }
 
-/** Do something, and again, as long as it may yet succeed; null where it was stopped or refused. */
-async function persist(something, mine) {
+/** Run an action, with retries while it may still succeed; returns null if it was stopped or refused. */
+async function withRetries(action, controller) {
   for (;;) {
     try {
-      return await something();
-    } catch (problem) {
-      if (!(problem instanceof Problem)) throw problem;
-      if (running !== mine) return null; // another request took its place
-      if (problem.kind === "stopped") return tell("stopped", { again: () => run() });
-      if (problem.kind === "key") return askKey();
-      const waits = ["busy", "loading", "lost"].includes(problem.kind);
-      if (!waits) {
-        mine.abort();
-        return tell(problem.kind, { message: problem.kind === "late" ? null : problem.message, again: () => run() });
+      return await action();
+    } catch (error) {
+      if (!(error instanceof RequestError)) throw error;
+      if (running !== controller) return null; // a newer request replaced this one
+      if (error.kind === "stopped") return showNotice("stopped", { again: () => run() });
+      if (error.kind === "key") return askForKey();
+      const isTemporary = ["busy", "loading", "lost"].includes(error.kind);
+      if (!isTemporary) {
+        controller.abort();
+        return showNotice(error.kind, { message: error.kind === "late" ? null : error.message, again: () => run() });
       }
-      const goesOn = await wait(problem, mine);
-      if (running !== mine) return null;
-      if (!goesOn) return tell("stopped", { again: () => run() });
-      hush();
+      const retry = await waitForRetry(error, controller);
+      if (running !== controller) return null;
+      if (!retry) return showNotice("stopped", { again: () => run() });
+      hideNotice();
     }
   }
 }
 
-/** Say what is in the way, and wait until another try may help; false where the user gives up. */
-async function wait(problem, mine) {
+/** Show the error, and wait until a retry may succeed; returns false if the user cancels. */
+async function waitForRetry(error, controller) {
   const now = new AbortController();
-  const left = h("span", "", { "aria-hidden": "true" });
-  tell(problem.kind, {
-    message: problem.kind === "lost" ? null : problem.message,
-    extra: left,
+  const countdown = h("span", "", { "aria-hidden": "true" });
+  showNotice(error.kind, {
+    message: error.kind === "lost" ? null : error.message,
+    extra: countdown,
     buttons: [
       ["now", () => now.abort()],
-      ["give_up", () => mine.abort()],
+      ["give_up", () => controller.abort()],
     ],
   });
-  const signal = AbortSignal.any([now.signal, mine.signal]);
-  for (let seconds = problem.after; !signal.aborted; seconds -= 1) {
-    if (problem.kind !== "lost") {
+  const signal = AbortSignal.any([now.signal, controller.signal]);
+  for (let seconds = error.retryAfter; !signal.aborted; seconds -= 1) {
+    if (error.kind !== "lost") {
       if (seconds <= 0) break;
-      left.textContent = t("seconds", { n: number(seconds) });
+      countdown.textContent = t("seconds", { n: number(seconds) });
       await pause(1000, signal);
     } else {
       await pause(1000, signal);
       if (await alive(signal)) break;
     }
   }
-  return !mine.signal.aborted;
+  return !controller.signal.aborted;
 }
 
-function askKey() {
+function askForKey() {
   const wrong = Boolean(key.get());
   $("key-field").hidden = false;
-  tell(wrong ? "wrong_key" : "needs_key", { focus: "key" });
+  showNotice(wrong ? "wrong_key" : "needs_key", { focus: "key" });
   return null;
 }
 
+/** Ask the server which models it serves, and show the choice of models. */
 async function connect(signal) {
   infos = (await info(signal)).models;
-  const known = state.models.filter((name) => infos.some((each) => each.name === name));
+  const known = state.models.filter((name) => infos.some((model) => model.name === name));
   const unknown = state.models.filter((name) => !known.includes(name));
-  if (unknown.length) tell("unserved", { message: unknown.join(", ") });
+  if (unknown.length) showNotice("unserved", { message: unknown.join(", ") });
   state.models = known.length ? known : [infos[0].name];
   $("models").hidden = infos.length < 2;
   $("models").replaceChildren(
     $("models").querySelector("legend"),
-    ...infos.map((each) =>
-      h("label", "", {}, h("input", "", { type: "checkbox", value: each.name, checked: state.models.includes(each.name) }), each.name),
+    ...infos.map(({ name }) =>
+      h("label", "", {}, h("input", "", { type: "checkbox", value: name, checked: state.models.includes(name) }), name),
     ),
   );
 }
 
-// --- what is shown ---
+// --- the results ---
 
-function present(fresh) {
+/** Show the results; ``fresh`` ones are animated. */
+function showResults(fresh) {
   $("empty").hidden = true;
   $("found").hidden = false;
-  age();
-  const most = results.documents.length;
-  $("top-n").max = most;
-  $("top-n").value = state.topN ?? most;
+  markOutdated();
+  const total = results.documents.length;
+  $("top-n").max = total;
+  $("top-n").value = state.topN ?? total;
   $("threshold").value = state.threshold;
-  refine(() => view.show(results, infos, state, fresh));
+  applyOptions(() => view.show(results, infos, state, fresh));
 }
 
-/** Take the sliders and the switch into account: by ``show``, or by an update of what is there. */
-function refine(show = () => view.update(state)) {
+/** Read the sliders and the switch, and update the results, or call ``show`` to render them. */
+function applyOptions(show = () => view.update(state)) {
   if (!results) return;
-  const most = results.documents.length;
+  const total = results.documents.length;
   const topN = Number($("top-n").value);
-  state.topN = topN < most ? topN : null;
+  state.topN = topN < total ? topN : null;
   state.threshold = Number($("threshold").value);
   state.scale = document.querySelector("[name=scale]:checked").value;
   $("top-n-value").textContent = number(topN);
   const logit = Math.log(state.threshold / (1 - state.threshold));
   $("threshold-value").textContent = state.threshold.toFixed(2) + (state.scale === "logit" && Number.isFinite(logit) ? ` (${logit.toFixed(1)})` : "");
   show();
-  const cut = results.documents.filter((_, i) => results.answers.some((answer) => answer.documents[i].truncated)).length;
-  const tokens = results.answers.reduce((sum, each) => sum + each.usage.total_tokens, 0);
+  const truncated = results.documents.filter((_, i) => results.answers.some((answer) => answer.documents[i].truncated)).length;
+  const tokens = results.answers.reduce((sum, answer) => sum + answer.usage.total_tokens, 0);
   $("summary").textContent =
-    t("summary", { documents: counted(most), tokens: number(tokens), ms: number(Math.round(results.ms)) }) +
-    (cut ? t("summary_cut", { n: number(cut) }) : "");
+    t("summary", { documents: counted(total), tokens: number(tokens), ms: number(Math.round(results.ms)) }) +
+    (truncated ? t("summary_cut", { n: number(truncated) }) : "");
 }
 
-/** How many documents are kept, of each model. */
-const keptWords = () =>
+/** How many documents each model keeps, as a text. */
+const keptText = () =>
   results.answers
-    .map((answer) => (results.answers.length > 1 ? `${answer.model}: ` : "") + t("kept", { n: number(keptOf(answer.documents, state)) }))
+    .map((answer) => (results.answers.length > 1 ? `${answer.model}: ` : "") + t("kept", { n: number(countKept(answer.documents, state)) }))
     .join("; ");
 
 function openWhy(model, index) {
   why = [model, index];
   dialog.open(results, model, index, state);
-  remember();
+  saveState();
 }
 
-/** Show that a request is under way, if it takes long enough to be seen; returns what ends it. */
-function working(mine, text) {
+/** Show that a request is running if it takes noticeably long; returns a function that ends this. */
+function showWorking(controller, text) {
   const show = () => {
     $("working").hidden = !$("notice").hidden;
     $("working-text").textContent = text();
@@ -234,9 +238,9 @@ function working(mine, text) {
   return () => {
     clearTimeout(delay);
     clearInterval(clock);
-    if (running !== mine) return; // another one took its place
+    if (running !== controller) return; // a newer request replaced this one
     running = null;
-    age();
+    markOutdated();
     $("working").hidden = true;
     if ($("stop") === document.activeElement) $("run").focus();
     $("stop").hidden = true;
@@ -244,13 +248,13 @@ function working(mine, text) {
   };
 }
 
-/** A notice: what happened, in words, and the way on. */
-function tell(kind, options = {}) {
+/** Show a notice that says what happened, with buttons for what can be done. */
+function showNotice(kind, options = {}) {
   notice = { kind, options };
   const { message, extra, again, focus } = options;
   const buttons = options.buttons ?? (again ? [["again", again]] : []);
   const text = ["refused", "failed"].includes(kind) ? null : t(`${kind}_text`);
-  leaveNotice();
+  moveFocusFromNotice();
   $("notice").hidden = false;
   $("working").hidden = true;
   $("notice").replaceChildren(
@@ -258,107 +262,107 @@ function tell(kind, options = {}) {
     h("p", "", {}, [text, typeof message === "function" ? message() : message].filter(Boolean).join(" "), extra ? " " : "", extra ?? ""),
   );
   if (buttons.length) {
-    const made = buttons.map(([label, action]) => {
+    const elements = buttons.map(([label, action]) => {
       const button = h("button", "", { type: "button", "data-way": label }, t(label));
       button.addEventListener("click", action);
       return button;
     });
-    $("notice").append(h("p", "actions", {}, ...made));
+    $("notice").append(h("p", "actions", {}, ...elements));
   }
   if (focus) $(focus).focus();
   return null;
 }
 
-/** A button that goes away takes the focus with it, unless it is moved before. */
-function leaveNotice() {
+/** Move the focus before a focused button of the notice is removed, or the focus would be lost. */
+function moveFocusFromNotice() {
   if ($("notice").contains(document.activeElement)) $("results").focus({ preventScroll: true });
 }
 
-function hush() {
-  leaveNotice();
+function hideNotice() {
+  moveFocusFromNotice();
   notice = null;
   $("notice").hidden = true;
   $("notice").replaceChildren();
 }
 
-let saying = 0;
+let announceTimer = 0;
 
-/** Tell a screen reader; what changes with every key or step of a slider, when it has come to rest. */
-function say(text, after = 0) {
-  clearTimeout(saying);
-  saying = setTimeout(() => ($("said").textContent = text), after);
+/** Announce a text to screen readers, after a delay if it changes with every key or step of a slider. */
+function announce(text, delay = 0) {
+  clearTimeout(announceTimer);
+  announceTimer = setTimeout(() => ($("status").textContent = text), delay);
 }
 
 // --- links, files, exports ---
 
-const whole = () => ({ ...state, why });
+const fullState = () => ({ ...state, why });
 
-let shown = location.href; // the address that the state belongs to
-let step = 0; // how often the page went to another address
+let stateUrl = location.href; // the URL that the state belongs to
+let step = 0; // how often the page has moved to another URL
 
-/** Give the state its address: in the place of the last one ("replaceState"), or a step after it ("pushState"). */
-function stand(how, packed) {
-  history[how](null, "", packed ?? location.pathname + location.search);
-  shown = location.href;
+/** Set the URL of the state: replace the current one ("replaceState") or add a step to the history ("pushState"). */
+function setUrl(method, fragment) {
+  history[method](null, "", fragment ?? location.pathname + location.search);
+  stateUrl = location.href;
 }
 
-/** Put the state into the address; not into another one's, should the page go there meanwhile. */
-async function remember() {
-  const mine = step;
-  const packed = await pack(whole());
-  if (mine !== step || location.href !== shown) return packed;
-  stand("replaceState", packed);
-  return packed;
+/** Save the state in the URL, unless the page moves to another URL in the meantime; returns the fragment. */
+async function saveState() {
+  const before = step;
+  const fragment = await encodeState(fullState());
+  if (before !== step || location.href !== stateUrl) return fragment;
+  setUrl("replaceState", fragment);
+  return fragment;
 }
 
-let later = 0;
-function rememberSoon() {
-  clearTimeout(later);
-  later = setTimeout(remember, 250);
+let saveTimer = 0;
+function saveStateSoon() {
+  clearTimeout(saveTimer);
+  saveTimer = setTimeout(saveState, 250);
 }
 
-/** Put something else in the place of what is on the page, which stays as a step of the browser's way back. */
-async function replace(changes) {
-  clearTimeout(later);
-  read();
-  // The new step has its own address from the start: between two that are alike the browser says nothing of a step.
-  const packed = await pack({ ...whole(), ...changes });
-  await remember();
-  stand("pushState", packed);
+/** Replace the texts of the page; the back button of the browser restores the previous ones. */
+async function replaceTexts(changes) {
+  clearTimeout(saveTimer);
+  readForm();
+  // The new step needs its own URL from the start: browsers fire no event for a step between equal URLs.
+  const fragment = await encodeState({ ...fullState(), ...changes });
+  await saveState();
+  setUrl("pushState", fragment);
   step += 1;
   Object.assign(state, changes);
-  write();
+  writeForm();
 }
 
-/** Show what the address holds; false where it holds nothing. */
+/** Restore the state from the URL; returns false if the URL has none. */
 async function restore() {
-  const address = location.href;
+  const url = location.href;
   const link = isLink(location.hash);
-  const found = link ? await unpack(location.hash) : null;
-  if (location.href !== address) return true; // the user went on
-  shown = address;
+  const found = link ? await decodeState(location.hash) : null;
+  if (location.href !== url) return true; // the user has moved on
+  stateUrl = url;
   step += 1;
   if (!link) return false;
   if (!found) {
     $("empty").hidden = results !== null;
-    tell("bad_link");
+    showNotice("bad_link");
     return true;
   }
   const { why: opened, topN, ...rest } = found;
-  infos = []; // so that the models are looked up: these may be others
+  infos = []; // ask for the models again, since the state may name others
   Object.assign(state, rest);
-  write();
+  writeForm();
   await run(false);
   if (!results) return true;
   state.topN = topN;
   $("top-n").value = topN ?? results.documents.length;
-  refine();
+  applyOptions();
   if (opened && results.answers.some((answer) => answer.model === opened[0] && answer.documents[opened[1]])) openWhy(...opened);
   return true;
 }
 
-/** Put the documents of files, one after another, in the place of those that are there. */
-async function take(files) {
+/** Replace the documents of the form by those of files. */
+async function openFiles(files) {
   let documents = [];
   let query = "";
   let notes = "";
@@ -371,24 +375,24 @@ async function take(files) {
       if (found.guessed) notes += t("read_column", { file: file.name, n: number(found.guessed) });
     } catch (error) {
       if (!(error instanceof FileError)) throw error;
-      return tell("refused", { title: () => t("bad_file", { file: file.name }), message: () => t(error.message, error.values) });
+      return showNotice("refused", { title: () => t("bad_file", { file: file.name }), message: () => t(error.message, error.values) });
     }
   }
   const { text, split, changed } = joinTexts(documents);
-  await replace({ documents: text, split, query: query || $("query").value });
-  hush();
-  const told = t("read", { documents: counted(documents.length), file: files.map((file) => file.name).join(", ") });
-  $("count").textContent = told + notes + (changed ? t("read_block") : "");
-  say($("count").textContent);
+  await replaceTexts({ documents: text, split, query: query || $("query").value });
+  hideNotice();
+  const message = t("read", { documents: counted(documents.length), file: files.map((file) => file.name).join(", ") });
+  $("count").textContent = message + notes + (changed ? t("read_block") : "");
+  announce($("count").textContent);
 }
 
 async function copy(text) {
   try {
     await navigator.clipboard.writeText(text);
-    say(t("copied"));
+    announce(t("copied"));
     return true;
   } catch {
-    say(t("copy_failed"));
+    announce(t("copy_failed"));
     return false;
   }
 }
@@ -403,9 +407,9 @@ function showCode(title, text) {
 
 const EXPORTS = {
   async link() {
-    const packed = await remember();
-    if (packed) showCode("code_link", BASE + packed);
-    else tell("refused", { title: () => t("export_link"), message: () => t("too_long_link") });
+    const fragment = await saveState();
+    if (fragment) showCode("code_link", BASE + fragment);
+    else showNotice("refused", { title: () => t("export_link"), message: () => t("too_long_link") });
   },
   curl: () => showCode("code_curl", asCurl(results, state, BASE, Boolean(key.get()))),
   python: () => showCode("code_python", asPython(results, state, infos)),
@@ -418,8 +422,8 @@ const EXPORTS = {
 
 // --- language and theme ---
 
-function setLanguage(wanted) {
-  speak(wanted);
+function setLanguage(code) {
+  setPageLanguage(code);
   const other = locale() === "zh" ? "en" : "zh";
   $("language").lang = other;
   $("language").textContent = other === "zh" ? "中文" : "English";
@@ -428,16 +432,16 @@ function setLanguage(wanted) {
     ...EXAMPLES.map((example) => {
       const button = h("button", "", { type: "button", "data-example": example.id }, example.label[locale()]);
       button.addEventListener("click", async () => {
-        await replace(stateOf(example));
+        await replaceTexts(stateOf(example));
         run();
       });
       return button;
     }),
   );
   setTheme(document.documentElement.dataset.theme ?? "auto");
-  count();
-  if (notice) tell(notice.kind, notice.options);
-  if (results) present(false);
+  updateCount();
+  if (notice) showNotice(notice.kind, notice.options);
+  if (results) showResults(false);
 }
 
 function setTheme(theme) {
@@ -452,17 +456,17 @@ function stateOf(example) {
   return { query: example.query, documents: text, split, threshold: 0, topN: null };
 }
 
-// --- the page comes to life ---
+// --- event handlers and start ---
 
 const store = (name, value) => localStorage.setItem(`crossrank-${name}`, value);
 const stored = (name) => localStorage.getItem(`crossrank-${name}`);
 
 $("form").addEventListener("submit", (event) => (event.preventDefault(), run()));
-$("query").addEventListener("input", () => (age(), say(changedWords(), REST)));
-$("documents").addEventListener("input", () => (count(), say(`${$("count").textContent}. ${changedWords()}`, REST)));
-for (const radio of document.querySelectorAll("[name=split]")) radio.addEventListener("change", count);
-for (const radio of document.querySelectorAll("[name=scale]")) radio.addEventListener("change", () => (refine(), rememberSoon()));
-for (const id of ["top-n", "threshold"]) $(id).addEventListener("input", () => (refine(), rememberSoon(), say(keptWords(), REST)));
+$("query").addEventListener("input", () => (markOutdated(), announce(changedText(), TYPING_PAUSE)));
+$("documents").addEventListener("input", () => (updateCount(), announce(`${$("count").textContent}. ${changedText()}`, TYPING_PAUSE)));
+for (const radio of document.querySelectorAll("[name=split]")) radio.addEventListener("change", updateCount);
+for (const radio of document.querySelectorAll("[name=scale]")) radio.addEventListener("change", () => (applyOptions(), saveStateSoon()));
+for (const id of ["top-n", "threshold"]) $(id).addEventListener("input", () => (applyOptions(), saveStateSoon(), announce(keptText(), TYPING_PAUSE)));
 $("stop").addEventListener("click", () => running?.abort());
 $("language").addEventListener("click", () => {
   setLanguage(locale() === "zh" ? "en" : "zh");
@@ -475,19 +479,19 @@ $("theme").addEventListener("click", () => {
 });
 $("skip").addEventListener("click", (event) => (event.preventDefault(), $("results").focus()));
 $("file").addEventListener("change", async (event) => {
-  if (event.target.files.length) await take([...event.target.files]);
-  event.target.value = ""; // or the same file could not be chosen again
+  if (event.target.files.length) await openFiles([...event.target.files]);
+  event.target.value = ""; // otherwise the same file could not be chosen again
 });
 $("code-close").addEventListener("click", () => $("code").close());
 $("code-copy").addEventListener("click", async () => {
   $("code-copy").textContent = t((await copy($("code-text").textContent)) ? "copied" : "copy_failed");
 });
 $("export").addEventListener("click", (event) => {
-  const wanted = event.target.dataset?.export;
-  if (!wanted) return;
+  const format = event.target.dataset?.export;
+  if (!format) return;
   $("export").open = false;
-  $("export").querySelector("summary").focus(); // a dialog gives the focus back to what had it
-  EXPORTS[wanted]();
+  $("export").querySelector("summary").focus(); // when a dialog closes, it returns the focus here
+  EXPORTS[format]();
 });
 document.addEventListener("click", (event) => {
   if (!$("export").contains(event.target)) $("export").open = false;
@@ -495,7 +499,7 @@ document.addEventListener("click", (event) => {
 document.addEventListener("keydown", (event) => {
   const open = document.querySelector("dialog[open]");
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !open) {
-    event.preventDefault(); // or a field would submit the form once more
+    event.preventDefault(); // otherwise a field would submit the form again
     run();
   }
   if (event.key === "Escape") {
@@ -523,15 +527,15 @@ addEventListener("drop", (event) => {
   event.preventDefault();
   dragged = 0;
   $("drop").hidden = true;
-  if (event.dataTransfer.files.length) take([...event.dataTransfer.files]);
+  if (event.dataTransfer.files.length) openFiles([...event.dataTransfer.files]);
 });
 
 setTheme(stored("theme") ?? "auto");
 setLanguage(stored("language") ?? (navigator.language.startsWith("zh") ? "zh" : "en"));
 $("key").value = key.get();
 if (!(await restore())) {
-  // Nothing to say it better than an example.
+  // Without a state in the URL, the page starts with an example.
   Object.assign(state, stateOf(EXAMPLES.find((example) => example.first === locale())));
-  write();
+  writeForm();
   run(false);
 }

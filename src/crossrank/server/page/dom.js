@@ -1,11 +1,11 @@
-// Small help with the document. Text goes in as text, never as HTML.
+// Helpers to build the page. Text is always inserted as text, never as HTML.
 
 export const $ = (id) => document.getElementById(id);
 
-/** An element: its class, then attributes, then children (strings are text). */
-export function h(name, kind = "", attributes = {}, ...children) {
+/** Create an element with a class, attributes and children; strings become text. */
+export function h(name, className = "", attributes = {}, ...children) {
   const element = document.createElement(name);
-  if (kind) element.className = kind;
+  if (className) element.className = className;
   for (const [key, value] of Object.entries(attributes)) {
     if (value === true) element.setAttribute(key, "");
     else if (value !== false && value !== null && value !== undefined) element.setAttribute(key, value);
@@ -14,14 +14,14 @@ export function h(name, kind = "", attributes = {}, ...children) {
   return element;
 }
 
-/** Offsets of the server count code points; those of a JavaScript string count UTF-16 units. */
+/** A function that slices the text by code points, as the server counts; JavaScript counts UTF-16 units. */
 export function slicer(text) {
   if (!/[\ud800-\udfff]/.test(text)) return (start, end) => text.slice(start, end);
   const points = Array.from(text);
   return (start, end) => points.slice(start, end).join("");
 }
 
-/** A text with <mark> around its spans, as an array of children. */
+/** The text with <mark> around the spans, as an array of children for ``h``. */
 export function marked(text, spans) {
   const part = slicer(text);
   const children = [];
@@ -34,6 +34,7 @@ export function marked(text, spans) {
   return children;
 }
 
+/** Wait for some milliseconds, or until the signal aborts. */
 export const pause = (ms, signal) =>
   new Promise((resolve) => {
     if (signal?.aborted) return resolve();

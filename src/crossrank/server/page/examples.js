@@ -1,4 +1,4 @@
-// Examples to click. The bundled model was trained on none of these texts.
+// The examples of the page. The bundled model was not trained on these texts.
 
 const LEASE = `Harbour View Apartments, general conditions of lease.
 The landlord lets the apartment to the tenant for the purpose of living in it, and for no other. The rent is due on the first working day of each month, and is paid to the account named on the first page. A deposit of two months' rent is kept on a separate account.

@@ -1,14 +1,15 @@
-// What is on the page as files, and as code that gives the same.
+// Export the results as files, or as code that reproduces them.
 
 import { isKept } from "./results.js";
 
-const byRank = (answer, state) => [...answer.documents].sort((a, b) => a.rank - b.rank).filter((each) => isKept(each, state));
+const keptByRank = (answer, state) =>
+  [...answer.documents].sort((a, b) => a.rank - b.rank).filter((document) => isKept(document, state));
 
 export function asJson(results, state) {
   const rankings = results.answers.map((answer) => ({
     model: answer.model,
     tokens: answer.usage.total_tokens,
-    results: byRank(answer, state).map(({ index, rank, score, logit, truncated, tokens, keyword_rank, keyword_score }) => ({
+    results: keptByRank(answer, state).map(({ index, rank, score, logit, truncated, tokens, keyword_rank, keyword_score }) => ({
       ...{ rank, index, score, logit, truncated, tokens, keyword_rank, keyword_score },
       text: results.documents[index],
     })),
@@ -19,25 +20,25 @@ export function asJson(results, state) {
 
 export function asCsv(results, state) {
   const cell = (value) => {
-    // A spreadsheet takes what begins so for a formula, and runs it; behind a ' it is text.
+    // A spreadsheet would run such a text as a formula, unless a ' stands before it.
     const text = typeof value === "string" && /^[=+\-@\t\r]/.test(value) ? `'${value}` : String(value);
     return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };
   const names = ["rank", "index", "score", "logit", "keyword_rank", "keyword_score", "truncated", "tokens"];
   const rows = results.answers.flatMap((answer) =>
-    byRank(answer, state).map((each) => [answer.model, ...names.map((name) => each[name]), results.documents[each.index]]),
+    keptByRank(answer, state).map((document) => [answer.model, ...names.map((name) => document[name]), results.documents[document.index]]),
   );
-  // The mark at the start lets Excel know that it is UTF-8.
+  // The byte order mark tells Excel that the file is UTF-8.
   return `\ufeff${[["model", ...names, "text"], ...rows].map((row) => row.map(cell).join(",")).join("\r\n")}\r\n`;
 }
 
-/** The kept documents are the best n: a threshold is no more than that. */
+/** The kept documents are always the best n, so top_n alone expresses the threshold too. */
 export function asCurl(results, state, base, secured) {
   const header = secured ? ' \\\n  -H "Authorization: Bearer $CROSSRANK_API_KEY"' : "";
   return results.answers
     .map((answer) => {
-      const kept = byRank(answer, state).length;
-      if (!kept) return `# ${answer.model}: nothing has a score of ${state.threshold} or more`;
+      const kept = keptByRank(answer, state).length;
+      if (!kept) return `# ${answer.model}: no document has a score of at least ${state.threshold}`;
       const body = { model: answer.model, query: results.query, documents: results.documents, top_n: kept };
       return `curl -s '${base}v2/rerank'${header} --data-binary @- <<'END'\n${JSON.stringify(body)}\nEND`;
     })
@@ -49,10 +50,10 @@ export function asPython(results, state, infos) {
   if (state.topN && state.topN < results.documents.length) options.push(`top_n=${state.topN}`);
   if (state.threshold > 0) options.push(`threshold=${state.threshold}`);
   const lines = ["from crossrank import Reranker", ""];
-  // A JSON string is a Python string as well.
+  // A JSON string is a valid Python string.
   lines.push(`query = ${JSON.stringify(results.query)}`, "documents = [", ...results.documents.map((text) => `    ${JSON.stringify(text)},`), "]");
   for (const answer of results.answers) {
-    const info = infos.find((each) => each.name === answer.model);
+    const info = infos.find((model) => model.name === answer.model);
     const source = JSON.stringify(info?.source ?? answer.model);
     const revision = info?.revision ? `, revision=${JSON.stringify(info.revision)}` : "";
     const precise = info?.engine ? `, precision=${JSON.stringify(info.precision)}, max_length=${info.max_length}` : "";
@@ -62,7 +63,7 @@ export function asPython(results, state, infos) {
   return `${lines.join("\n")}\n`;
 }
 
-/** Let the browser save something under a name. */
+/** Let the browser download content as a file. */
 export function save(name, content, type) {
   const url = URL.createObjectURL(content instanceof Blob ? content : new Blob([content], { type }));
   const link = document.createElement("a");

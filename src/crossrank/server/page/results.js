@@ -1,24 +1,26 @@
-// The rankings side by side: keyword order, then one column for each model, and lines between them.
+// Show the rankings side by side: keyword search, then one column per model, with lines between them.
 
 import { $, h, marked } from "./dom.js";
 import { number, t } from "./i18n.js";
 
-const GAP = 8; // as --gap in style.css
-const SHOWN = 600; // characters of a document in its card; all of it is in the explanation
-const AT_ONCE = 40; // cards that are there at once; the rest follows while the browser is idle
-const ANIMATED = 100;
+const GAP = 8; // same as --gap in style.css
+const CARD_CHARACTERS = 600; // a card shows this much of its document; the explanation shows all of it
+const FIRST_CARDS = 40; // rows that are rendered at once; the others follow while the browser is idle
+const MORE_CARDS = 150; // rows per further step
+const MAX_ANIMATED = 100; // larger rankings are not animated
 
 export const figure = (value, scale) => value.toFixed(scale === "logit" ? 2 : 4);
 
-/** Which documents of a model's ranking are kept: the best n that have the score. */
+/** Whether a document of a model's ranking is kept: it is among the best n and has the minimum score. */
 export const isKept = (document, state) => document.rank <= (state.topN ?? Infinity) && document.score >= state.threshold;
 
 /** Whether any model keeps a document. */
 export const isKeptByAny = (answers, index, state) => answers.some((answer) => isKept(answer.documents[index], state));
 
-export const keptOf = (documents, state) => documents.filter((each) => isKept(each, state)).length;
+/** How many documents are kept. */
+export const countKept = (documents, state) => documents.filter((document) => isKept(document, state)).length;
 
-/** The orders to show: [{ name, title, note, order: documents, best first, model or null }] */
+/** The columns to show: [{ model or null, title, note, order: documents, best first }] */
 export function columnsOf(results, infos) {
   const by = (documents, name) => [...documents].sort((a, b) => a[name] - b[name]);
   const keywords = {
@@ -28,7 +30,7 @@ export function columnsOf(results, infos) {
     order: by(results.answers[0].documents, "keyword_rank"),
   };
   const models = results.answers.map((answer) => {
-    const info = infos.find((each) => each.name === answer.model);
+    const info = infos.find((model) => model.name === answer.model);
     return {
       model: answer.model,
       title: answer.model,
@@ -46,7 +48,7 @@ export class Results {
     this.shown = 1;
     this.results = null;
     this.columns = [];
-    this.cards = []; // for each column: the card of each document, by its index
+    this.cards = []; // for each column, the cards by document index
     this.lists = [];
     this.notes = [];
     this.version = 0;
@@ -62,7 +64,7 @@ export class Results {
     }).observe(this.element);
   }
 
-  /** Show results; ``fresh``: they have just come, so the cards move from the keyword order to their own. */
+  /** Show results. If they are ``fresh``, the cards move from the keyword order to their places. */
   show(results, infos, state, fresh) {
     this.results = results;
     this.state = state;
@@ -80,14 +82,14 @@ export class Results {
       return list;
     });
     this.element.replaceChildren(...children);
-    // Three columns fit beside the texts on a screen of 1280 pixels.
+    // With these widths, three columns fit beside the form on a screen of 1280 pixels.
     const [wide, links] = this.columns.length > 2 ? ["minmax(230px, 1fr)", " 44px "] : ["minmax(0, 1fr)", " 84px "];
     this.element.style.gridTemplateColumns = this.columns.map(() => wide).join(links);
     this.fillTabs();
     this.measure();
-    this.fill(0, AT_ONCE);
+    this.fill(0, FIRST_CARDS);
     this.update(state);
-    this.rest(AT_ONCE, this.version);
+    this.fillRest(FIRST_CARDS, this.version);
     if (fresh) this.animate();
   }
 
@@ -111,13 +113,13 @@ export class Results {
     this.element.querySelectorAll(".column").forEach((column, i) => column.classList.toggle("shown", i === shown));
   }
 
-  /** The height of a row: as many lines as the longest text needs, up to three. */
+  /** Set the height of the rows: as many lines as the longest text needs, up to three. */
   measure() {
     const column = this.element.querySelector(".column.shown");
     const width = Math.max(80, column.clientWidth - 62);
-    // About the width of a text; Chinese characters are twice as wide as Latin ones.
+    // The approximate width of a text in pixels; CJK characters are twice as wide as Latin ones.
     const length = (text) => 7.6 * (text.length + (text.slice(0, 300).match(/[\u1100-\uffdc]/g)?.length ?? 0));
-    const longest = Math.max(...this.results.documents.map((document) => length(document.slice(0, SHOWN))));
+    const longest = Math.max(...this.results.documents.map((document) => length(document.slice(0, CARD_CHARACTERS))));
     const lines = Math.min(3, Math.max(1, Math.ceil(longest / width)));
     this.row = 21 * lines + 21 + 22;
     this.element.style.setProperty("--lines", lines);
@@ -136,38 +138,38 @@ export class Results {
     });
   }
 
-  /** The cards that do not fit on a first screen, while nothing else is to do. */
-  rest(from, version) {
+  /** Render the remaining cards in steps, while the browser is idle. */
+  fillRest(from, version) {
     if (from >= this.results.documents.length) return;
     setTimeout(() => {
       if (version !== this.version) return;
-      this.fill(from, from + 150);
-      this.update(this.state, from, from + 150);
-      this.rest(from + 150, version);
+      this.fill(from, from + MORE_CARDS);
+      this.update(this.state, from, from + MORE_CARDS);
+      this.fillRest(from + MORE_CARDS, version);
     });
   }
 
   card(i, document, place) {
     const text = this.results.documents[document.index];
-    const spans = document.keyword_spans.filter(([, end]) => end <= SHOWN);
+    const spans = document.keyword_spans.filter(([, end]) => end <= CARD_CHARACTERS);
     const body = h(
       "span",
       "",
       {},
-      h("span", "text", { dir: "auto" }, ...marked(text.slice(0, SHOWN), spans)),
+      h("span", "text", { dir: "auto" }, ...marked(text.slice(0, CARD_CHARACTERS), spans)),
       h("span", "numbers", {}, h("span", "bar", {}, h("span")), h("span", "number"), ...this.tags(i, document)),
     );
-    const far = place >= 99 ? "place far" : "place";
+    const placeClass = place >= 99 ? "place far" : "place"; // three digits need a smaller font
     return h(
       "button",
       "card",
       { type: "button", tabindex: place ? -1 : 0, "data-index": document.index },
-      h("span", far, {}, String(place + 1)),
+      h("span", placeClass, {}, String(place + 1)),
       body,
     );
   }
 
-  /** How much better the place of a document is than in the column to the left, where its line comes from. */
+  /** How many places a document has risen from the column on the left, where its line starts. */
   rise(i, index) {
     return this.places[i - 1].get(index) - this.places[i].get(index);
   }
@@ -177,38 +179,38 @@ export class Results {
     const up = this.rise(i, document.index);
     const kind = up > 0 ? "up" : up < 0 ? "down" : "";
     const moved = { n: number(Math.abs(up)), from: number(document.rank + up), where: this.columns[i - 1].title };
-    const words = t(up > 0 ? "moved_up" : up < 0 ? "moved_down" : "stays", moved);
+    const label = t(up > 0 ? "moved_up" : up < 0 ? "moved_down" : "stays", moved);
     const move = h(
       "span",
       `move ${kind}`,
-      { title: words },
+      { title: label },
       h("span", "", { "aria-hidden": "true" }, up > 0 ? `▲ ${up}` : up < 0 ? `▼ ${-up}` : "="),
-      h("span", "unseen", {}, words),
+      h("span", "unseen", {}, label),
     );
     return [move, document.truncated ? h("span", "tag cut", { title: t("cut_title") }, t("cut")) : null];
   }
 
-  /** Numbers, bars, and what is kept: all that the switch and the sliders change. */
+  /** Update numbers, bars and hidden cards after a change of the switch or the sliders. */
   update(state, from = 0, to = Infinity) {
     this.state = state;
     this.columns.forEach((column, i) => {
-      const number = column.model ? state.scale : "keyword_score";
-      const values = column.order.map((document) => document[number]);
-      const most = Math.max(1e-9, ...values.map(Math.abs));
+      const field = column.model ? state.scale : "keyword_score";
+      const values = column.order.map((document) => document[field]);
+      const maxValue = Math.max(1e-9, ...values.map(Math.abs));
       column.order.slice(from, to).forEach((document) => {
         const card = this.cards[i][document.index];
         if (!card) return;
-        const value = document[number];
+        const value = document[field];
         const bar = card.querySelector(".bar");
         const filled = bar.firstElementChild.style;
-        bar.classList.toggle("both", number === "logit");
-        if (number === "logit") {
-          const half = (50 * Math.abs(value)) / most;
+        bar.classList.toggle("both", field === "logit");
+        if (field === "logit") {
+          const half = (50 * Math.abs(value)) / maxValue;
           filled.left = value < 0 ? `${50 - half}%` : "50%";
           filled.width = `${half}%`;
         } else {
           filled.left = "0";
-          filled.width = `${100 * (column.model ? value : value / most)}%`;
+          filled.width = `${100 * (column.model ? value : value / maxValue)}%`;
         }
         card.querySelector(".number").textContent = column.model ? figure(value, state.scale) : value.toFixed(2);
         if (column.model) {
@@ -222,23 +224,23 @@ export class Results {
     });
     for (const list of this.lists) {
       const first = list.querySelector("li:not([hidden]) > .card");
-      if (first && this.stopOf(list).parentElement.hidden) this.stopAt(first);
+      if (first && this.tabStop(list).parentElement.hidden) this.setTabStop(first);
     }
     if (from > 0) return;
     this.columns.forEach(({ model, order, note }, i) => {
-      const kept = model ? keptOf(order, state) : order.length;
+      const kept = model ? countKept(order, state) : order.length;
       this.notes[i].textContent = kept < order.length ? [t("kept", { n: number(kept) }), note].filter(Boolean).join(" · ") : note;
     });
     this.drawLinks();
   }
 
-  /** The card of a column at which the Tab key stops. */
-  stopOf(list) {
+  /** The card of a column that the Tab key moves to. */
+  tabStop(list) {
     return list.querySelector(".card[tabindex='0']");
   }
 
-  stopAt(card) {
-    this.stopOf(card.closest("ol")).tabIndex = -1;
+  setTabStop(card) {
+    this.tabStop(card.closest("ol")).tabIndex = -1;
     card.tabIndex = 0;
   }
 
@@ -253,14 +255,14 @@ export class Results {
       drawing.setAttribute("viewBox", `0 0 100 ${height}`);
       drawing.setAttribute("height", height);
       drawing.setAttribute("preserveAspectRatio", "none");
-      for (const each of this.columns[i + 1].order) {
-        const before = this.columns[i].order[left.get(each.index)];
-        if (!isKept(each, this.state) || (i && !isKept(before, this.state))) continue;
-        const [from, to] = [left.get(each.index), right.get(each.index)];
+      for (const hit of this.columns[i + 1].order) {
+        const before = this.columns[i].order[left.get(hit.index)];
+        if (!isKept(hit, this.state) || (i && !isKept(before, this.state))) continue;
+        const [from, to] = [left.get(hit.index), right.get(hit.index)];
         const path = document.createElementNS(svg, "path");
         path.setAttribute("d", `M3 ${y(from)}C50 ${y(from)} 50 ${y(to)} 97 ${y(to)}`);
         path.setAttribute("class", to < from ? "rise" : to > from ? "fall" : "level");
-        path.dataset.index = each.index;
+        path.dataset.index = hit.index;
         drawing.append(path);
       }
       links.classList.toggle("many", count > 60);
@@ -268,16 +270,16 @@ export class Results {
     });
   }
 
-  /** Cards of a model's column come from where the column to the left has them. */
+  /** Move the cards of each model's column from their places in the column on the left. */
   animate() {
-    if (this.results.documents.length > ANIMATED || matchMedia("(prefers-reduced-motion: reduce)").matches) return;
+    if (this.results.documents.length > MAX_ANIMATED || matchMedia("(prefers-reduced-motion: reduce)").matches) return;
     this.columns.forEach((column, i) => {
       if (!i) return;
       for (const document of column.order) {
-        const way = this.rise(i, document.index) * (this.row + GAP);
-        if (!way) continue;
+        const distance = this.rise(i, document.index) * (this.row + GAP);
+        if (!distance) continue;
         this.cards[i][document.index].parentElement.animate(
-          [{ transform: `translateY(${way}px)` }, { transform: "none" }],
+          [{ transform: `translateY(${distance}px)` }, { transform: "none" }],
           { duration: 650, easing: "cubic-bezier(.3, 0, .1, 1)" },
         );
       }
@@ -294,7 +296,7 @@ export class Results {
     this.onChoose(column.model ?? this.results.answers[0].model, Number(card.dataset.index));
   }
 
-  /** Arrow keys go through a column, so that it is one stop of the Tab key, and to the same document in the next. */
+  /** Move the focus with the arrow keys: within a column, or to the same document in the next column. */
   move(event) {
     const card = event.target.closest?.(".card");
     if (!card || event.altKey || event.ctrlKey || event.metaKey) return;
@@ -307,7 +309,7 @@ export class Results {
     const next = aside ? this.cards[this.lists.indexOf(list) + aside]?.[card.dataset.index] : cards[Math.max(0, Math.min(cards.length - 1, to))];
     if (!next || next.parentElement.hidden) return;
     event.preventDefault();
-    this.stopAt(next);
+    this.setTabStop(next);
     next.focus();
   }
 

@@ -1,6 +1,9 @@
-// The whole state in the URL's fragment, which no browser sends to a server: it reaches no log.
+// Keep the state of the page in the fragment of the URL, which browsers do not send to the server.
 
-const LONGEST = 200_000; // characters; longer links break on their way
+const MAX_LINK_CHARACTERS = 200_000; // mail and chat programs break longer links
+
+// A link of 200,000 characters can hold 150 MB, which would keep the page busy for minutes.
+const MAX_STATE_BYTES = 1 << 20;
 
 const through = async (bytes, stream) =>
   new Uint8Array(await new Response(new Blob([bytes]).stream().pipeThrough(stream)).arrayBuffer());
@@ -13,30 +16,48 @@ const toText = (bytes) => {
 
 const toBytes = (text) => Uint8Array.from(atob(text.replaceAll("-", "+").replaceAll("_", "/")), (c) => c.charCodeAt(0));
 
-/** A fragment for a state, or null where it would be too long. */
-export async function pack(state) {
-  const packed = await through(new TextEncoder().encode(JSON.stringify(state)), new CompressionStream("deflate-raw"));
-  const text = `#1.${toText(packed)}`;
-  return text.length > LONGEST ? null : text;
+/** Decompress bytes, or throw a RangeError as soon as there are too many of them. */
+async function decompressed(bytes) {
+  const reader = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate-raw")).getReader();
+  const parts = [];
+  let size = 0;
+  for (let next = await reader.read(); !next.done; next = await reader.read()) {
+    size += next.value.length;
+    if (size > MAX_STATE_BYTES) {
+      await reader.cancel();
+      throw new RangeError("the link holds too much");
+    }
+    parts.push(next.value);
+  }
+  return new Uint8Array(await new Blob(parts).arrayBuffer());
+}
+
+/** Encode a state as a fragment, or return null if it would be too long. */
+export async function encodeState(state) {
+  const bytes = new TextEncoder().encode(JSON.stringify(state));
+  if (bytes.length > MAX_STATE_BYTES) return null;
+  const compressed = await through(bytes, new CompressionStream("deflate-raw"));
+  const text = `#1.${toText(compressed)}`;
+  return text.length > MAX_LINK_CHARACTERS ? null : text;
 }
 
 export const isLink = (fragment) => fragment.startsWith("#1.");
 
-/** The state of a link's fragment, or null where it cannot be read: links are cut on their way. */
-export async function unpack(fragment) {
+/** Decode the state of a fragment, or return null if the link is damaged. */
+export async function decodeState(fragment) {
   try {
-    const bytes = await through(toBytes(fragment.slice(3)), new DecompressionStream("deflate-raw"));
-    return checked(JSON.parse(new TextDecoder().decode(bytes)));
+    const bytes = await decompressed(toBytes(fragment.slice(3)));
+    return validated(JSON.parse(new TextDecoder().decode(bytes)));
   } catch {
     return null;
   }
 }
 
-/** Anybody may have written a link: what is not as it should be is as if it were not there. */
-function checked(found) {
+/** Validate a state, since anybody can write a link: invalid values are replaced by defaults. */
+function validated(found) {
   const text = (value) => (typeof value === "string" ? value : "");
-  const within = (value, low, high, otherwise) =>
-    typeof value === "number" && value >= low && value <= high ? value : otherwise;
+  const within = (value, low, high, fallback) =>
+    typeof value === "number" && value >= low && value <= high ? value : fallback;
   return {
     query: text(found.query),
     documents: text(found.documents),

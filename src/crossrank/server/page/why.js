@@ -1,30 +1,30 @@
-// Why a document is where it is: its sentences, each alone, and the score without it.
+// Explain the rank of a document: the score of each sentence alone, and the score without it.
 
-import { Problem, explain } from "./api.js";
+import { RequestError, explain } from "./api.js";
 import { $, h, slicer } from "./dom.js";
 import { number, t } from "./i18n.js";
 import { figure } from "./results.js";
 
-const WARMEST = 40; // per cent of colour: what leaves the text readable
-const STRONG = 0.3; // a fall of the logit by which a sentence is coloured fully, at least
+const MAX_COLOUR = 40; // per cent; the text must stay readable
+const FULL_COLOUR_FALL = 0.3; // minimum fall of the logit for the full colour
 
 export class Why {
   constructor({ onClose }) {
     this.dialog = $("why");
     this.body = $("why-body");
-    this.asked = null;
+    this.request = null;
     $("why-close").addEventListener("click", () => this.dialog.close());
     this.dialog.addEventListener("click", (event) => event.target === this.dialog && this.dialog.close());
     this.dialog.addEventListener("close", () => {
-      this.asked?.abort();
+      this.request?.abort();
       onClose();
     });
   }
 
-  /** Ask for an explanation and show it. */
+  /** Request an explanation and show it. */
   async open(results, model, index, state) {
-    this.asked?.abort();
-    const asked = (this.asked = new AbortController());
+    this.request?.abort();
+    const request = (this.request = new AbortController());
     const document = results.answers.find((answer) => answer.model === model)?.documents[index];
     if (!document) return;
     $("why-title").textContent = t("why", { place: number(document.rank) });
@@ -36,18 +36,18 @@ export class Why {
     $("why-title").focus();
     const text = results.documents[index];
     try {
-      const found = await explain({ model, query: results.query, document: text }, asked.signal);
+      const found = await explain({ model, query: results.query, document: text }, request.signal);
       this.show(results, model, document, state, text, found);
-    } catch (problem) {
-      if (!(problem instanceof Problem)) throw problem;
-      if (problem.kind === "stopped") return;
-      const words = { busy: "busy", loading: "loading", lost: "lost", late: "late", key: "needs_key", refused: "refused" }[problem.kind] ?? "failed";
-      const again = h("button", "main", { type: "button" }, t("again"));
-      again.addEventListener("click", () => this.open(results, model, index, state));
+    } catch (error) {
+      if (!(error instanceof RequestError)) throw error;
+      if (error.kind === "stopped") return;
+      const key = { busy: "busy", loading: "loading", lost: "lost", late: "late", key: "needs_key", refused: "refused" }[error.kind] ?? "failed";
+      const retry = h("button", "main", { type: "button" }, t("again"));
+      retry.addEventListener("click", () => this.open(results, model, index, state));
       this.body.replaceChildren(
         this.facts(results, model, document, state),
-        h("p", "note", { role: "alert" }, `${t(words)}. ${problem.kind === "lost" ? "" : problem.message}`),
-        h("p", "actions", {}, again),
+        h("p", "note", { role: "alert" }, `${t(key)}. ${error.kind === "lost" ? "" : error.message}`),
+        h("p", "actions", {}, retry),
       );
     }
   }
@@ -71,7 +71,7 @@ export class Why {
     const pieces = [];
     const rows = [];
     let end = 0;
-    const light = (i, on) => {
+    const highlight = (i, on) => {
       pieces[i].classList.toggle("lit", on);
       rows[i].classList.toggle("lit", on);
     };
@@ -88,14 +88,14 @@ export class Why {
       } else {
         piece.append(part(sentence.start, sentence.end));
       }
-      piece.addEventListener("pointerenter", () => light(i, true));
-      piece.addEventListener("pointerleave", () => light(i, false));
+      piece.addEventListener("pointerenter", () => highlight(i, true));
+      piece.addEventListener("pointerleave", () => highlight(i, false));
       pieces.push(piece);
       strip.append(piece);
-      rows.push(this.row(sentence, state, (on) => light(i, on)));
+      rows.push(this.row(sentence, state, (on) => highlight(i, on)));
     });
     strip.append(h("span", found.sentences_left_out ? "unread" : "", {}, part(end)));
-    const best = found.sentences.reduce((top, each) => (top && top.logit >= each.logit ? top : each), null);
+    const best = found.sentences.reduce((top, sentence) => (top && top.logit >= sentence.logit ? top : sentence), null);
     const children = [this.facts(results, model, document, state)];
     if (found.read < length) {
       children.push(
@@ -114,12 +114,12 @@ export class Why {
     this.body.replaceChildren(...children);
     if (!found.sentences.length) return;
     this.colour("fall", found, pieces);
-    const warmest = found.sentences.reduce((top, each, i) => ((each.logit_fall ?? 0) > (found.sentences[top].logit_fall ?? 0) ? i : top), 0);
-    strip.scrollTop = pieces[warmest].offsetTop - strip.offsetTop - strip.clientHeight / 2;
-    if (!(found.sentences[warmest].logit_fall > 0)) return;
-    rows[warmest].classList.add("decisive");
+    const decisive = found.sentences.reduce((top, sentence, i) => ((sentence.logit_fall ?? 0) > (found.sentences[top].logit_fall ?? 0) ? i : top), 0);
+    strip.scrollTop = pieces[decisive].offsetTop - strip.offsetTop - strip.clientHeight / 2;
+    if (!(found.sentences[decisive].logit_fall > 0)) return;
+    rows[decisive].classList.add("decisive");
     const table = this.body.querySelector(".rows");
-    table.scrollTop = rows[warmest].offsetTop - table.clientHeight / 2;
+    table.scrollTop = rows[decisive].offsetTop - table.clientHeight / 2;
   }
 
   /** The switch between the two ways to colour the text. */
@@ -132,14 +132,14 @@ export class Why {
     return h("fieldset", "switch", {}, h("legend", "unseen", {}, t("why_colour")), choice("fall", "without"), choice("alone", "alone"));
   }
 
-  /** Colour each sentence: by what the document loses without it, or by its own score. */
+  /** Colour each sentence by how much the score falls without it, or by its own score. */
   colour(by, found, pieces) {
-    const most = Math.max(STRONG, ...found.sentences.map((each) => Math.abs(each.logit_fall ?? 0)));
+    const maxFall = Math.max(FULL_COLOUR_FALL, ...found.sentences.map((sentence) => Math.abs(sentence.logit_fall ?? 0)));
     found.sentences.forEach((sentence, i) => {
-      const share = by === "alone" ? sentence.score : (sentence.logit_fall ?? 0) / most;
+      const share = by === "alone" ? sentence.score : (sentence.logit_fall ?? 0) / maxFall;
       pieces[i].classList.toggle("cold", share < 0);
       pieces[i].classList.toggle("warm", share > 0);
-      pieces[i].style.setProperty("--heat", Math.round(WARMEST * Math.abs(share)));
+      pieces[i].style.setProperty("--heat", Math.round(MAX_COLOUR * Math.abs(share)));
     });
     const scale = this.body.querySelector("p.scale");
     scale.classList.toggle("one", by === "alone");
@@ -147,13 +147,13 @@ export class Why {
     scale.querySelector(".scale-end").textContent = by === "alone" ? t("why_high") : t("why_falls");
   }
 
-  row(sentence, state, light) {
+  row(sentence, state, highlight) {
     const alone = sentence[state.scale];
     const fall = sentence[`${state.scale}_fall`];
     const change = fall === null ? t("unread") : `${fall > 0 ? "−" : "+"}${figure(Math.abs(fall), state.scale)}`;
     const row = h("tr", "", {}, h("td", "", { dir: "auto" }, sentence.text), h("td", "", {}, figure(alone, state.scale)), h("td", fall > 0 ? "up" : "", {}, change));
-    row.addEventListener("pointerenter", () => light(true));
-    row.addEventListener("pointerleave", () => light(false));
+    row.addEventListener("pointerenter", () => highlight(true));
+    row.addEventListener("pointerleave", () => highlight(false));
     return row;
   }
 
