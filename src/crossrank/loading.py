@@ -55,12 +55,10 @@ def load_model(
     query_share: float = 0.5,
     progress: bool = False,
 ) -> LoadedModel:
-    """Find a model, fetch it if need be, and load it.
+    """Find a model, download it if needed, and load it. The options are those of ``Reranker``.
 
     Args:
         model: a name or a folder.
-        device, precision, max_length, batch_tokens, threads, revision, offline, source, truncation,
-        query_share, progress: as ``Reranker`` takes them.
 
     Raises:
         InputError: an option is out of range.
