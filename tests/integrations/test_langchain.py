@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import pickle
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,13 @@ def test_what_comes_back_shares_nothing_with_what_was_given(reranker: Reranker) 
     for document in found:
         document.metadata["page"].append("changed")
     assert given == documents()
+
+
+def test_metadata_that_cannot_be_copied_comes_back_as_it_is(reranker: Reranker) -> None:
+    lock = threading.Lock()
+    given = [Document(document.page_content, metadata={"lock": lock}) for document in documents()]
+    found = CrossRankCompressor(reranker, top_n=None).compress_documents(given, QUERY)
+    assert [document.metadata["lock"] for document in found] == [lock] * len(given)
 
 
 def test_copied_and_pickled(folder: Path, reranker: Reranker) -> None:
