@@ -405,7 +405,7 @@ def test_a_request_that_finds_nobody_before_it_may_take_longer_than_expected() -
 def test_where_large_requests_were_late_fewer_are_accepted() -> None:
     async def main() -> None:
         clock = Clock()
-        engine = clock.engine(10_000)
+        engine = clock.engine(1)  # a token a second: no deadline comes while this test runs
         async with registry(engine, clock=clock, quantum=20) as served:
             engine.gate.clear()
             hog = begin(served, pairs(400))  # of the texts below, or their tokens would be estimated anew
@@ -421,15 +421,19 @@ def test_where_large_requests_were_late_fewer_are_accepted() -> None:
 
             async def least(count: int) -> float:
                 """The least time, in steps of a fifth, with which so many pairs are accepted."""
-                seconds = 0.01
+                seconds = 5.0
                 while not await accepts(count, seconds):
                     seconds *= 1.2
                 return seconds
 
             large, small = await least(50), await least(1)
             for _ in range(16):
+                late = begin(served, pairs(5), deadline=clock() + large)
+                await until(lambda: value(served, "crossrank_queue_requests") == 2)
+                (job,) = (job for job in served._scheduler._jobs if len(job.work.texts) == 5)
+                served._scheduler.expire(job)  # its deadline has come
                 with pytest.raises(DeadlineError, match="pairs were left"):
-                    await served.score(asked(pairs(5), deadline=clock() + large))
+                    await late
             assert 1.6 * large < await least(50) < 5 * large
             assert await least(1) <= 1.5 * small  # it goes before the large ones
             hog.cancel()

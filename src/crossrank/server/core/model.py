@@ -32,7 +32,7 @@ within a few requests."""
 SAMPLE_TEXTS, SAMPLE_CHARACTERS = 8, 1000
 """What is tokenised of a request before it is refused as too large. It takes about 10 ms."""
 
-SLICE_CHARACTERS = 5000
+SLICE_COST = 5000
 """What a slice costs beside its characters, in characters: about 5 ms at a million a second. Without it a few
 tiny or empty texts would make the next request look as if it took days."""
 
@@ -140,7 +140,7 @@ class Model:
 
     def has_read(self, characters: int, seconds: float) -> None:
         """A thread took so long to tokenise a slice of so many characters."""
-        self._reading_speed.add(characters + SLICE_CHARACTERS, seconds, SLICES_KEPT)
+        self._reading_speed.add(characters + SLICE_COST, seconds, SLICES_KEPT)
 
     @property
     def reading_rate(self) -> float:

@@ -69,7 +69,7 @@ FAULTS: Mapping[Kind, _Row] = {
 """All kinds."""
 
 _LONGEST_MESSAGE = 400
-"""Characters of a message, which may quote what the client sent."""
+"""Characters of a message, which may quote what the client sent: five lines of a terminal."""
 
 
 class Fault(ServiceError):  # noqa: N818 - it is not an error of the server's alone

@@ -17,10 +17,8 @@ LogFormat = Literal["text", "json"]
 requests = logging.getLogger("crossrank.server.requests")
 """Its records have ``fields``: a dictionary of what is known of a request."""
 
-# Characters; what is longer loses its middle.
-_LONGEST_FIELD = 300
-_LONGEST_MESSAGE = 2000
-_LONGEST_TRACEBACK = 20_000
+_LONGEST_FIELD, _LONGEST_MESSAGE, _LONGEST_TRACEBACK = 300, 2000, 20_000
+"""Characters; what is longer loses its middle. A field may hold what a client sent; 200 frames fit."""
 
 
 class _Json(logging.Formatter):

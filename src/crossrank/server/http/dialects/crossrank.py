@@ -30,13 +30,14 @@ from crossrank.text.keywords import KeywordIndex, keywords, order_of, shared_spa
 __all__ = ["Compare", "Explain"]
 
 _MARKED = 4000
-"""Characters of a document in which keywords are marked."""
+"""Characters of a document in which keywords are marked: a screen or two, as people read them."""
 
 QUERY_CHARACTERS, DOCUMENT_CHARACTERS = 4000, 1_000_000
 """What the keyword order reads of a query, and of all documents together: the first so many characters of
-each document, the same number of all."""
+each document, the same number of all. Both are far beyond the model's window, and take less than a second."""
 
 MAX_SENTENCES = 1000
+"""Sentences of an explanation. Each is two pairs to score: about as many as a request may have documents."""
 
 
 class CompareRequest(Lenient):

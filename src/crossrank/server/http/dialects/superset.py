@@ -43,6 +43,7 @@ __all__ = [
 ]
 
 MAX_RANK_FIELDS = 64
+"""Every field is looked up in every document: 64 of 2,048 documents take some tens of milliseconds."""
 
 _DOCUMENT_SCHEMA = {
     "anyOf": [
