@@ -146,8 +146,6 @@ def width(line: str) -> int:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_lines_fit_into_a_window(page: Path) -> None:
-    if page.stem.startswith("architecture"):
-        pytest.skip("has long lines still")
     long = [line for line in lines_of_prose(page.read_text("utf-8")) if width(line) > 120]
     assert long == []
 
