@@ -1,5 +1,3 @@
-"""Numbers by name."""
-
 from __future__ import annotations
 
 import math
@@ -9,7 +7,7 @@ import numpy as np
 import pytest
 
 from crossrank import InputError
-from crossrank.inputs import check_integer, check_number
+from crossrank.inputs import Request, check_integer, check_number, read_pairs
 
 
 @pytest.mark.parametrize("value", [1, 7, np.int64(3), np.uint8(1)])
@@ -39,3 +37,16 @@ def test_numbers(value: object) -> None:
 def test_what_is_no_such_number(value: object) -> None:
     with pytest.raises(InputError, match=re.escape(f"n is {value!r}; it must be positive")):
         check_number("n", value, lambda number: number > 0, "positive")
+
+
+def test_pairs_are_one_query_or_as_many_as_texts() -> None:
+    assert read_pairs(("q", text) for text in "abc") == ("q", ["a", "b", "c"])
+    assert read_pairs([("q", "a"), ("r", "a")]) == (["q", "r"], ["a", "a"])
+    assert read_pairs([]) == ([], [])
+    with pytest.raises(InputError, match="the document of pair 1 is a int"):
+        read_pairs([("q", "a"), ("q", 7)])  # type: ignore[list-item]
+
+
+def test_a_request_keeps_the_other_fields_apart() -> None:
+    found = Request.read("q", ["a", {"text": "b", "id": 7}])
+    assert (found.query, found.texts, found.fields) == ("q", ["a", "b"], [{}, {"id": 7}])

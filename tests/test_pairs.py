@@ -174,8 +174,8 @@ def test_pairs_are_encoded_as_their_query_with_their_document(bundled: Path) -> 
     encoder = PairEncoder(bundled)
     pairs = [("q1", "a"), ("q2", "b"), ("q1", "c"), ("\ud800", "d")]
     expected = [encoder.encode(query, [document])[0] for query, document in pairs]
-    assert same(encoder.encode_pairs(pairs), expected)
-    assert encoder.encode_pairs([]) == []
+    assert same(encoder.encode([query for query, _ in pairs], [text for _, text in pairs]), expected)
+    assert encoder.encode([], []) == []
     assert encoder.encode("q", []) == []
 
 
@@ -239,7 +239,7 @@ DOCUMENT = " ".join(f"word{i}" for i in range(600))
 
 def test_from_the_left_the_end_of_a_document_is_kept(tokenizer_path: Path) -> None:
     encoder = PairEncoder(tokenizer_path, max_length=64)
-    pair = encoder.encode_pairs([("query", DOCUMENT)], Cut(side="left"))[0]
+    pair = encoder.encode("query", [DOCUMENT], Cut(side="left"))[0]
     whole = PairEncoder(tokenizer_path, max_length=4096).encode("query", [DOCUMENT])[0]
     assert pair.truncated
     assert len(pair.token_ids) == 64
@@ -250,14 +250,14 @@ def test_from_the_left_the_end_of_a_document_is_kept(tokenizer_path: Path) -> No
 @pytest.mark.parametrize("text", [DOCUMENT * 100, " " * 20_000 + DOCUMENT + " " * 20_000])
 def test_of_a_very_long_document_the_right_end_is_kept(bundled: Path, text: str) -> None:
     short, long = PairEncoder(bundled, max_length=64), PairEncoder(bundled, max_length=1 << 20)
-    pair = short.encode_pairs([("query", text)], Cut(side="left"))[0]
+    pair = short.encode("query", [text], Cut(side="left"))[0]
     whole = long.encode("query", [text])[0]
     assert pair.token_ids[-50:].tolist() == whole.token_ids[-50:].tolist()
 
 
 def test_a_call_cuts_document_query_and_pair_by_its_own_numbers(tokenizer_path: Path) -> None:
     encoder = PairEncoder(tokenizer_path)
-    alone = encoder.encode_pairs([("query", "")])[0]
+    alone = encoder.encode("query", [""])[0]
     for cut, tokens in [
         (Cut(document=7), len(alone.token_ids) + 7),
         (Cut(document=7, side="left"), len(alone.token_ids) + 7),
@@ -265,28 +265,26 @@ def test_a_call_cuts_document_query_and_pair_by_its_own_numbers(tokenizer_path: 
         (Cut(pair=100_000), 512),
         (Cut(pair=40, document=7), len(alone.token_ids) + 7),
     ]:
-        pair = encoder.encode_pairs([("query", DOCUMENT)], cut)[0]
+        pair = encoder.encode("query", [DOCUMENT], cut)[0]
         assert (len(pair.token_ids), pair.truncated) == (tokens, True)
-    cut_query = encoder.encode_pairs([(DOCUMENT, "")], Cut(query=3))[0]
-    assert len(cut_query.token_ids) == len(encoder.encode_pairs([("", "")])[0].token_ids) + 3
+    cut_query = encoder.encode(DOCUMENT, [""], Cut(query=3))[0]
+    assert len(cut_query.token_ids) == len(encoder.encode("", [""])[0].token_ids) + 3
     assert cut_query.truncated
-    unchanged = encoder.encode_pairs([("query", "short")], Cut(document=500, query=500, pair=500))[0]
+    unchanged = encoder.encode("query", ["short"], Cut(document=500, query=500, pair=500))[0]
     assert not unchanged.truncated
     assert unchanged.token_ids.tolist() == encoder.encode("query", ["short"])[0].token_ids.tolist()
 
 
 def test_a_window_without_room_is_an_error(tokenizer_path: Path) -> None:
     with pytest.raises(InputError, match=r"4 tokens for a pair are too few; it takes at least [56]"):
-        PairEncoder(tokenizer_path).encode_pairs([("query", "document")], Cut(pair=4))
+        PairEncoder(tokenizer_path).encode("query", ["document"], Cut(pair=4))
 
 
 def test_a_pair_that_may_not_be_cut_is_an_error_that_counts_it(tokenizer_path: Path) -> None:
     long = " ".join(f"word{i}" for i in range(50))
     tokens = len(PairEncoder(tokenizer_path, max_length=1 << 20).encode("query", [long])[0].token_ids)
     with pytest.raises(TooLongError, match=f"pair 1 has {tokens} tokens, and at most 64 fit") as caught:
-        PairEncoder(tokenizer_path, max_length=64).encode_pairs(
-            [("query", "short"), ("query", long)], Cut(allowed=False)
-        )
+        PairEncoder(tokenizer_path, max_length=64).encode("query", ["short", long], Cut(allowed=False))
     assert (caught.value.pair, caught.value.tokens, caught.value.limit) == (1, tokens, 64)
     assert caught.value.exact
 
@@ -310,7 +308,7 @@ def test_of_a_very_long_text_that_may_not_be_cut_only_a_part_is_read(
     for pair in (("query", text), (text, "document")):
         read.clear()
         with pytest.raises(TooLongError, match=r"pair 0 has more than \d+ tokens, and at most 64") as caught:
-            encoder.encode_pairs([pair], Cut(side, allowed=False))
+            encoder.encode(pair[0], [pair[1]], Cut(side, allowed=False))
         assert not caught.value.exact
         assert caught.value.tokens > 64
         # Spaces have no tokens, so a longer part of such a text is read.
@@ -322,7 +320,7 @@ def test_a_query_that_was_tokenised_before_is_not_again(
 ) -> None:
     encoder = PairEncoder(bundled)
     pairs = [("a query", f"document {i}") for i in range(4)]
-    expected = encoder.encode_pairs(pairs)
+    expected = encoder.encode([query for query, _ in pairs], [text for _, text in pairs])
     read: list[str] = []
     ids = encoder._words.ids
 
@@ -344,16 +342,16 @@ def test_a_query_that_was_tokenised_before_is_not_again(
 
 def test_what_a_call_wants_cut_is_not_too_long(tokenizer_path: Path) -> None:
     cut = Cut(document=7, allowed=False)
-    pair = PairEncoder(tokenizer_path, max_length=64).encode_pairs([("query", DOCUMENT)], cut)[0]
+    pair = PairEncoder(tokenizer_path, max_length=64).encode("query", [DOCUMENT], cut)[0]
     assert pair.truncated
 
 
 def test_a_pair_that_just_fits_is_not_too_long(bundled: Path) -> None:
     size = len(PairEncoder(bundled).encode("query", ["one two three"])[0].token_ids)
     cut = Cut(allowed=False)
-    assert len(PairEncoder(bundled, max_length=size).encode_pairs([("query", "one two three")], cut)) == 1
+    assert len(PairEncoder(bundled, max_length=size).encode("query", ["one two three"], cut)) == 1
     with pytest.raises(TooLongError):
-        PairEncoder(bundled, max_length=size - 1).encode_pairs([("query", "one two three")], cut)
+        PairEncoder(bundled, max_length=size - 1).encode("query", ["one two three"], cut)
 
 
 def with_template(bert: Path, to: Path, pair: str) -> Path:

@@ -98,7 +98,9 @@ def make(data: Path, tokenizer: Path, calibrate: int) -> Workloads:
 def _encode(texts: list[tuple[str, str]], tokenizer: Path, window: int) -> list[Pair]:
     from crossrank.pairs import PairEncoder
 
-    encoded = PairEncoder(tokenizer, max_length=window).encode_pairs(texts)
+    encoded = PairEncoder(tokenizer, max_length=window).encode(
+        [query for query, _ in texts], [text for _, text in texts]
+    )
     pairs = []
     for (query, document), pair in zip(texts, encoded, strict=True):
         ids = pair.token_ids.astype(np.int64)
@@ -123,7 +125,9 @@ def _equal(
     whole = PairEncoder(tokenizer, max_length=WINDOW, query_share=0.9)
     short = [
         text
-        for text, pair in zip(texts, whole.encode_pairs([(q, "") for q, _ in texts]), strict=True)
+        for text, pair in zip(
+            texts, whole.encode([query for query, _ in texts], [""] * len(texts)), strict=True
+        )
         if 2 * len(pair.token_ids) <= length
     ]
     pairs = [pair for pair in _encode(short, tokenizer, length) if len(pair) == length]

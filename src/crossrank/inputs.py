@@ -59,10 +59,10 @@ class Request:
 
 
 def read_one_of(index: int, request: object) -> Request:
-    """One of many requests.
+    """Check one of many requests.
 
     Raises:
-        InputError: as ``Request.read``, or it is no query with documents; the message says which it is.
+        InputError: as ``Request.read``, or it is not a query with documents; the message names the request.
     """
     if not isinstance(request, (tuple, list)) or len(request) != 2:
         raise InputError(f"request {index} is {request!r}; it must be (query, documents)")
@@ -94,10 +94,10 @@ def read_pairs(pairs: Iterable[tuple[str, str]]) -> tuple[str | list[str], list[
 
 
 def each(what: str, items: Iterable[Item]) -> Iterator[Item]:
-    """The items of what a caller gave, one after the other.
+    """Iterate over what a caller gave.
 
     Raises:
-        InputError: it has none, being no list.
+        InputError: it is not iterable.
     """
     if not isinstance(items, Iterable):
         raise InputError(f"{what} is {items!r}; it must be a list")
@@ -121,12 +121,12 @@ def _split_document(index: int, document: Mapping[str, Any]) -> tuple[str, dict[
 
 
 def check_integer(name: str, value: object, least: int = 1, most: float = math.inf, hint: str = "") -> None:
-    """Raise InputError unless a value is an integer of ``least`` to ``most``, numpy's included.
+    """Raise InputError unless a value is an integer from ``least`` to ``most``; numpy's integers are fine.
 
     Args:
-        hint: what else may be given, for the message.
+        hint: what else is allowed, for the message.
     """
-    # To Python, True is an integer.
+    # Python counts True as an integer.
     if not isinstance(value, bool) and isinstance(value, Integral) and least <= int(value) <= most:
         return
     wanted = f"an integer of {least} or more" if most == math.inf else f"an integer from {least} to {most}"
@@ -134,7 +134,7 @@ def check_integer(name: str, value: object, least: int = 1, most: float = math.i
 
 
 def check_number(name: str, value: object, allowed: Callable[[float], bool], wanted: str) -> None:
-    """Raise InputError unless a value is a number that is allowed; ``wanted`` says in words which are."""
+    """Raise InputError unless a value is an allowed number; ``wanted`` says in words which numbers are."""
     if not isinstance(value, bool) and isinstance(value, Real) and allowed(float(value)):
         return
     raise InputError(f"{name} is {value!r}; it must be {wanted}")

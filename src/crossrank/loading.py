@@ -14,7 +14,7 @@ from crossrank.models.checkpoint import Checkpoint
 from crossrank.models.resolve import BUNDLED, Source, resolve
 from crossrank.pairs import PairEncoder, Truncation
 
-__all__ = ["DEFAULT_MAX_LENGTH", "LoadedModel", "load_model"]
+__all__ = ["LoadedModel", "load_model"]
 
 DEFAULT_MAX_LENGTH = 512
 

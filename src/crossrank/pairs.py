@@ -28,8 +28,8 @@ Truncation = Literal["only_second", "longest_first"]
 Side = Literal["right", "left"]
 
 _END, _LONGER_END = 12, 6
-"""Characters of a long text that are tokenised first, for each token of the window: in most languages some
-more than needed, as a token has up to five. Where they have too few tokens, so many times as much is read."""
+"""Characters of a long text that are tokenised first, per token of the window. A token has up to five in most
+languages, so this is usually enough; if it is not, ``_LONGER_END`` times as many are read."""
 
 _Tokens = TypeVar("_Tokens", TokenIds, Encoding)
 
@@ -68,11 +68,11 @@ class Cut:
     """Per-call truncation limits, on top of the encoder's own.
 
     Attributes:
-        side: which end of a document is lost.
-        document: a document with more tokens is cut to so many; None: the window alone cuts.
-        query: the same for a query, which always loses its end.
-        pair: a narrower window than the encoder's, special tokens included.
-        allowed: False: a pair that the window would cut raises TooLongError.
+        side: which end of a document is cut.
+        document: max tokens of a document; None leaves it to the window.
+        query: max tokens of a query, which is always cut at its end; None leaves it to the window.
+        pair: max tokens of a pair, special tokens included, if fewer than the encoder's.
+        allowed: if False, a pair that the window would cut raises TooLongError.
     """
 
     side: Side = "right"
@@ -83,7 +83,7 @@ class Cut:
 
 
 WHOLE_WINDOW = Cut()
-"""Nothing is cut but what the encoder's window cuts."""
+"""Only the encoder's window cuts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ def _read_template(tokenizer: Tokenizer) -> _Template:
         for part, places in itertools.groupby(range(len(parts)), parts.__getitem__)
         if part is not None
     ]
-    # Of a text that stands twice, the library takes all but one for special tokens; the mask tells.
+    # If a text appears twice, sequence_ids mark all but one copy as special tokens; the mask does not.
     twice = any(
         part is None and not mask for part, mask in zip(parts, encoding.special_tokens_mask, strict=True)
     )
@@ -142,9 +142,9 @@ def _read_template(tokenizer: Tokenizer) -> _Template:
 
 
 def _check_ids(tokenizer: Tokenizer, vocabulary: int) -> None:
-    """Raise CheckpointError if the tokenizer has an id beyond a table of so many rows."""
+    """Raise CheckpointError if the tokenizer has an id that is not below ``vocabulary``."""
     added = tokenizer.get_added_tokens_decoder()
-    if isinstance(tokenizer.model, Unigram):  # a token's id is its place, and to list 250,000 takes long
+    if isinstance(tokenizer.model, Unigram):  # ids are 0 to size - 1, and listing 250,000 tokens is slow
         largest = tokenizer.get_vocab_size(with_added_tokens=False) - 1
     else:
         largest = max(tokenizer.get_vocab(with_added_tokens=False).values(), default=-1)
@@ -171,7 +171,7 @@ class PairEncoder:
             the query only where it alone has more than ``query_share`` of the window.
             ``longest_first`` takes tokens one by one from the longer of the two.
         query_share: with ``only_second``, the largest share of the window for the query.
-        vocabulary: rows of the model's embedding table; None: unknown, ids are not checked.
+        vocabulary: rows of the model's embedding table, to check the tokenizer's ids; None checks nothing.
 
     Raises:
         CheckpointError: the file is missing, is not a tokenizer that can encode pairs, or has ids beyond
@@ -190,7 +190,7 @@ class PairEncoder:
     ) -> None:
         if isinstance(tokenizer, Path):
             tokenizer = _load_tokenizer(tokenizer)
-        # The tokenizer's own truncation and padding would be shared state: off, once, here.
+        # Truncation and padding are state that threads would share, so they are turned off here for good.
         tokenizer.no_truncation()
         tokenizer.no_padding()
         if vocabulary is not None:
@@ -216,12 +216,12 @@ class PairEncoder:
 
     @property
     def special_tokens(self) -> int:
-        """How many tokens of a pair are none of its texts'."""
+        """The number of special tokens in a pair."""
         return self._template.size
 
     @property
     def first_characters(self) -> int:
-        """How much of a long text is tokenised at first; most often it suffices."""
+        """Characters of a long text that are tokenised first; usually they are enough."""
         return _END * self.max_length
 
     def encode(
@@ -280,12 +280,8 @@ class PairEncoder:
             for query, document in zip(asked, documents, strict=True)
         ]
 
-    def encode_pairs(self, pairs: Sequence[tuple[str, str]], cut: Cut = WHOLE_WINDOW) -> list[EncodedPair]:
-        """As ``encode``, of (query, document) pairs."""
-        return self.encode([query for query, _ in pairs], [text for _, text in pairs], cut)
-
     def kept(self, query: str, document: str) -> int | None:
-        """Characters of the document that its pair has, from its start; None: all of them."""
+        """How many characters of the document its pair contains, from its start; None if it contains all."""
         (query_ids,) = self._ids([query])
         (encoding,) = self._of_ends([document], "right", self._with_offsets)
         _, keep = self._window(len(query_ids), len(encoding.ids), self.max_length)
@@ -312,19 +308,19 @@ class PairEncoder:
         lengths = _capped((len(query.token_ids), len(document)), cut)
         if sum(lengths) + self._template.size <= window:
             return
-        # Of a very long text only a part was tokenised, and all of it would take long: it has that part's
-        # tokens and more, but for the last, which may be another in the whole text.
+        # Only a part of a very long text was tokenised, as all of it would take long, so the number of its
+        # tokens is a lower bound.
         least = _capped((query.min_tokens, self._counted(text, document)), cut)
         tokens = sum(least) + self._template.size
         raise TooLongError(index, tokens, window, exact=least == lengths)
 
     def _counted(self, text: str, ids: TokenIds) -> int:
-        """How many tokens a text surely has."""
+        """How many tokens a text has, or a lower bound if only a part of it was tokenised."""
         partial = len(text) > self.first_characters and len(ids) >= 2 * self.max_length
         return self.max_length if partial else len(ids)
 
     def _ids(self, texts: Sequence[str], side: Side = "right") -> list[TokenIds]:
-        """Token ids of each text, without special tokens; of a very long one as ``_of_ends``."""
+        """Token ids of each text, without special tokens; see ``_of_ends`` for very long texts."""
         return self._of_ends(texts, side, self._words.ids)
 
     def _with_offsets(self, texts: list[str]) -> list[Encoding]:
@@ -335,10 +331,10 @@ class PairEncoder:
     def _of_ends(
         self, texts: Sequence[str], side: Side, tokenize: Callable[[list[str]], list[_Tokens]]
     ) -> list[_Tokens]:
-        """What ``tokenize`` makes of each text; of a very long one, of at least what the window can use.
+        """Tokenise texts; of a very long text, only the end that the window can keep.
 
-        What is far from a token does not change it. So the end that is kept of a long text is tried
-        first, and trusted if it fills the window and as much again; if it does not, a longer one is.
+        A token does not depend on characters far from it. So the end of a long text is tokenised by itself,
+        and accepted if it has twice as many tokens as the window; otherwise a longer end is tokenised.
         """
         limit, enough = self.first_characters, 2 * self.max_length
         found = tokenize([text[:limit] if side == "right" else text[-limit:] for text in texts])

@@ -28,8 +28,8 @@ __all__ = [
 ]
 
 BLANK_LOGIT = -100.0
-"""The logit of a blank document in a ranking. Its sigmoid, 4e-44, is 0 to every reader, and no model's
-logit of a document with words comes near it."""
+"""The logit of a blank document in a ranking. Its score is 0, and no model gives a document with words a
+logit near it."""
 
 _SHOWN, _SHOWN_CHARACTERS = 3, 60
 """Hits, and characters of a text, in a ``repr``."""
@@ -42,16 +42,15 @@ class RankedDocument:
     """One document of a ranking.
 
     Attributes:
-        rank: its place, 1 is best.
+        rank: its place in the ranking; 1 is best.
         index: its place in the caller's list, from 0.
-        score: sigmoid of the logit, between 0 and 1.
-        logit: what the model gave; the order is by it.
+        score: the sigmoid of the logit, between 0 and 1.
+        logit: the model's output, by which documents are ordered.
         truncated: whether the pair was cut to fit the model's window.
-        text: the text that was scored, whole.
+        text: the whole text, cut or not.
         fields: the other fields of a document that was a mapping.
-        blank: the text has no letter and no digit, so the document ranks below every other one. Its
-            logit is ``BLANK_LOGIT``, whatever the model gave: no model was trained on such texts, and
-            what it says of them is noise.
+        blank: the text has no letter and no digit, so the document ranks below every other one. Its logit is
+            ``BLANK_LOGIT``, as no model is trained on such texts and its output for them is noise.
     """
 
     rank: int
@@ -70,17 +69,17 @@ class RankedDocument:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """All that is known of it, as JSON could hold it where ``fields`` can."""
+        """All attributes; JSON can hold them if it can hold ``fields``."""
         return {name: getattr(self, name) for name in self.__slots__} | {"fields": dict(self.fields)}
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredPair:
-    """What is known of a (query, document) pair by itself.
+    """The score of one (query, document) pair.
 
     Attributes:
-        score: sigmoid of the logit, between 0 and 1.
-        logit: what the model gave.
+        score: the sigmoid of the logit, between 0 and 1.
+        logit: the model's output.
         truncated: whether the pair was cut to fit the model's window.
     """
 
@@ -142,24 +141,24 @@ def _shortened(text: str) -> str:
 
 
 def sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """1 / (1 + exp(-x)), in float64: float32 has no number between 1 - 6e-8 and 1."""
-    with np.errstate(over="ignore"):  # infinity is right there: what is left of the score is below 1e-308
+    """1 / (1 + exp(-x)), in float64, as float32 has no number between 1 - 6e-8 and 1."""
+    with np.errstate(over="ignore"):  # exp is infinite only if the score is below 1e-308
         return 1.0 / (1.0 + np.exp(-np.asarray(logits, np.float64)))
 
 
 def is_blank(text: str) -> bool:
-    """Whether a text has no letter and no digit of any script: "", "---", "…", an emoji."""
+    """Whether a text has no letter and no digit of any script, such as "", "---", "…" or an emoji."""
     return _WORD_CHARACTER.search(text) is None
 
 
 def check_options(
     top_n: int | None, threshold: float | None, names: tuple[str, str] = ("top_n", "threshold")
 ) -> None:
-    """Raise InputError if top_n is no integer of 0 or more, or threshold is no number between 0 and 1.
+    """Raise InputError unless top_n is an integer of 0 or more, and threshold a number from 0 to 1.
 
     Args:
-        top_n, threshold: what was given.
-        names: what the caller knows them by.
+        top_n, threshold: the values; None is always allowed.
+        names: their names in messages.
     """
     if top_n is not None:
         check_integer(names[0], top_n, least=0, hint=", or None for all")
@@ -205,7 +204,7 @@ class Scored:
         return self._scores
 
     def pairs(self) -> list[ScoredPair]:
-        """All that is known of each pair."""
+        """The score, the logit and the truncation of each pair."""
         rows = zip(self.scores.tolist(), self.logits.tolist(), self.truncated, strict=True)
         return [ScoredPair(*row) for row in rows]
 

@@ -49,4 +49,4 @@ def encode(
         truncation=truncation,
         query_share=query_share,
     )
-    return encoder.encode_pairs(PAIRS)
+    return encoder.encode([query for query, _ in PAIRS], [text for _, text in PAIRS])

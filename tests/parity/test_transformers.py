@@ -85,4 +85,7 @@ def test_every_length_is_cut_as_the_tokenizer_cuts_it(folder: Path, window: int)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     ours = PairEncoder(folder / "tokenizer.json", max_length=window, truncation="longest_first")
     theirs = tokenizer(pairs, truncation="longest_first", max_length=window)["input_ids"]
-    assert theirs == [pair.token_ids.tolist() for pair in ours.encode_pairs(pairs)]
+    assert theirs == [
+        pair.token_ids.tolist()
+        for pair in ours.encode([query for query, _ in pairs], [text for _, text in pairs])
+    ]
