@@ -708,6 +708,7 @@ def test_the_next_pack_is_there_before_the_one_at_hand_is_done() -> None:
         async with registry(engine) as served:
             engine.gate.clear()
             task = begin(served, pairs(100))
+            await until(lambda: len(engine.packs) == 2)
             await until(lambda: value(served, "te_queue_size") == 100 - sum(map(len, engine.packs)))
             assert len(engine.packs) == 2  # all else waits: no more than it takes
             engine.gate.set()
