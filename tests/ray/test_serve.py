@@ -126,6 +126,14 @@ def test_a_killed_replica_is_replaced(url: str) -> None:
             time.sleep(0.2)
 
 
+@pytest.mark.parametrize(("cores", "cpus"), [(1, 1), (2, 2), (64, 4)])
+def test_a_replica_fits_this_machine(cores: int, cpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    replica: Any = deployment()._bound_deployment
+    assert replica.ray_actor_options["num_cpus"] == cpus
+    assert replica.init_args[0].model_options["threads"] == cpus
+
+
 def test_options_that_are_wrong() -> None:
     with pytest.raises(InputError, match="not both"):
         deployment(replicas=1, autoscaling={"max_replicas": 2})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,9 @@ from crossrank.server.http.tracing import tracer_of_environment
 from crossrank.server.settings import Settings
 
 __all__ = ["deployment"]
+
+_CPUS = 4
+"""Cores per replica, where a machine has so many."""
 
 _TARGET_REQUESTS = 8.0
 """Concurrent requests per replica that autoscaling aims at; enough to fill a replica's packs."""
@@ -59,7 +63,7 @@ def deployment(
     *,
     replicas: int | None = None,
     autoscaling: Mapping[str, Any] | AutoscalingConfig | None = None,
-    cpus: int = 4,
+    cpus: int | None = None,
     gpus: float = 0,
 ) -> serve.Application:
     """The server as a Ray Serve application, for ``serve.run`` or a Serve config file.
@@ -74,7 +78,8 @@ def deployment(
         autoscaling: Ray's autoscaling options, such as ``{"min_replicas": 1, "max_replicas": 8}``. Ray
             adds replicas while each has more than 8 concurrent requests, unless the options set another
             target. Without ``replicas`` and ``autoscaling``, there are 1 to 4 replicas.
-        cpus: cores per replica, and threads of its engine.
+        cpus: cores per replica, and threads of its engine; by default 4, or all cores of this machine if it
+            has fewer. Ray waits for ever for a machine with so many.
         gpus: GPUs per replica; with 0 the model runs on the CPU.
 
     Raises:
@@ -84,6 +89,8 @@ def deployment(
         raise InputError("give either replicas or autoscaling, not both")
     if replicas is not None:
         check_integer("replicas", replicas)
+    if cpus is None:
+        cpus = min(_CPUS, os.cpu_count() or 1)
     check_integer("cpus", cpus)
     settings = settings or Settings()
     own: dict[str, Any] = {"threads": cpus} if gpus else {"threads": cpus, "device": "cpu"}
