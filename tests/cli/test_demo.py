@@ -1,17 +1,23 @@
 import json
 
+import pytest
+
 from crossrank import Reranker
-from crossrank.cli.demo import EXAMPLES, compare
+from crossrank.cli.demo import EXAMPLES, Comparison, compare
 from tests.cli.conftest import Run
 
 SEED = ("北京是中国的政治中心。", "上海是中国最大的城市。", "首都机场位于北京市区东部。")
 
 
-def test_the_bundled_model_puts_every_answer_first() -> None:
+@pytest.fixture(scope="module")
+def comparisons() -> list[Comparison]:
     reranker = Reranker()
-    for example in EXAMPLES:
-        comparison = compare(reranker, example)
-        assert comparison.ranking[0].text == example.answer, example.query
+    return [compare(reranker, example) for example in EXAMPLES]
+
+
+def test_the_bundled_model_puts_every_answer_first(comparisons: list[Comparison]) -> None:
+    for comparison in comparisons:
+        assert comparison.ranking[0].text == comparison.example.answer, comparison.example.query
 
 
 def test_the_seed_example_is_there() -> None:
@@ -19,9 +25,7 @@ def test_the_seed_example_is_there() -> None:
     assert {example.answer, *example.others} == set(SEED)
 
 
-def test_keywords_get_most_examples_wrong_and_traps_are_seen() -> None:
-    reranker = Reranker()
-    comparisons = [compare(reranker, example) for example in EXAMPLES]
+def test_keywords_get_most_examples_wrong_and_traps_are_seen(comparisons: list[Comparison]) -> None:
     wrong = [c for c in comparisons if c.documents[c.keyword_order[0]] != c.example.answer]
     assert len(wrong) > len(comparisons) / 2
     for comparison in comparisons:

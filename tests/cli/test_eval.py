@@ -10,6 +10,7 @@ from tests.evaluation.test_pool import WORDS
 CRANFIELD = str(Path(__file__).parents[1] / "data" / "cranfield")
 
 
+@pytest.mark.full  # the report needs Matplotlib
 def test_cranfield_in_one_command(crossrank: Run, tiny: str, tmp_path: Path) -> None:
     html = tmp_path / "report.html"
     options = ["--precision", "fp32", "--precision", "int8", "--depth", "6", "--device", "cpu"]
@@ -60,6 +61,7 @@ def test_a_label_that_no_measure_bears_is_refused(crossrank: Run, tmp_path: Path
         assert f"rows.jsonl, line 1: the label is {label}; labels are -1000 to 1000" in done.err
 
 
+@pytest.mark.full  # the report needs Matplotlib
 def test_rows_with_labels(crossrank: Run, tiny: str, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     documents = ["<b>bad</b> & worse", "good"]

@@ -265,7 +265,9 @@ def test_read_only_arrays_will_do(xlm_roberta: Reference) -> None:
     prepared = native.prepare_weights(xlm_roberta.config, tensors, "fp32")
     for t in prepared.values():
         t.flags.writeable = False
-    run(native.Engine(xlm_roberta.config, prepared, "fp32", 1), xlm_roberta.pairs([4]))
+    pairs = xlm_roberta.pairs([4])
+    found = run(native.Engine(xlm_roberta.config, prepared, "fp32", 1), pairs)
+    np.testing.assert_array_equal(found, run(xlm_roberta.engine(), pairs))
 
 
 def test_wrong_packs_are_refused(reference: Reference) -> None:
