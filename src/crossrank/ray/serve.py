@@ -20,7 +20,7 @@ from crossrank.server.settings import Settings
 __all__ = ["deployment"]
 
 _CPUS = 4
-"""Cores per replica, where a machine has so many."""
+"""Default number of cores per replica, if the machine has that many."""
 
 _TARGET_REQUESTS = 8.0
 """Concurrent requests per replica that autoscaling aims at; enough to fill a replica's packs."""
@@ -79,7 +79,7 @@ def deployment(
             adds replicas while each has more than 8 concurrent requests, unless the options set another
             target. Without ``replicas`` and ``autoscaling``, there are 1 to 4 replicas.
         cpus: cores per replica, and threads of its engine; by default 4, or all cores of this machine if it
-            has fewer. Ray waits for ever for a machine with so many.
+            has fewer. Ray waits forever if no machine has that many cores.
         gpus: GPUs per replica; with 0 the model runs on the CPU.
 
     Raises:
