@@ -248,11 +248,10 @@ def attackers(port: int, seconds: float) -> None:
     """The other process: what it met goes to standard output as JSON, by attack and status."""
     os.nice(5)
     met: dict[str, Counter[int]] = defaultdict(Counter)
+    turns = itertools.cycle(attacks())
     end = time.monotonic() + seconds
 
     async def run() -> None:
-        turns = itertools.cycle(attacks())
-
         async def one() -> None:
             while time.monotonic() < end:
                 turn = next(turns)
@@ -510,6 +509,8 @@ def main() -> None:
     print("\n".join(table(quiet, rows, met)))
     print(f"\nmemory: {before:.0f} MB before, {after:.0f} MB after")
     broken = judge(quiet, rows, (before, after), met)
+    if not met:
+        broken.append("no attack was made: the machine is too busy, or --minutes too short")
     for line in broken:
         print(f"BROKEN {line}")
     if broken:
