@@ -18,6 +18,8 @@ VENV := .venv
 FLAG_VENV := .venv-flagembedding
 # The clients of other rerank services need older libraries than the rest: an environment of their own.
 CLIENTS_VENV := .venv-clients
+# litellm needs a newer httpx than they do.
+LITELLM_VENV := .venv-litellm
 # The engines of benchmarks/peers.py; those that go through Optimum need an older transformers.
 PEERS_VENVS := .venv-peers .venv-peers-optimum
 BIN := $(VENV)/bin
@@ -30,7 +32,7 @@ PIP := -m pip install --quiet --disable-pip-version-check --constraint constrain
 demo: $(VENV)/.demo
 	@$(BIN)/crossrank demo
 
-test: $(VENV)/.dev $(FLAG_VENV)/.ready $(CLIENTS_VENV)/.ready browser
+test: $(VENV)/.dev $(FLAG_VENV)/.ready $(CLIENTS_VENV)/.ready $(LITELLM_VENV)/.ready browser
 	$(BIN)/python -m pytest
 
 check: lint
@@ -103,7 +105,7 @@ attack: $(VENV)/.dev
 peers: $(VENV)/.dev $(PEERS_VENVS:%=%/.ready)
 
 clean:
-	rm -rf $(VENV) $(FLAG_VENV) $(CLIENTS_VENV) $(PEERS_VENVS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FLAG_VENV) $(CLIENTS_VENV) $(LITELLM_VENV) $(PEERS_VENVS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -131,6 +133,12 @@ $(CLIENTS_VENV)/.ready: tests/server/requirements-clients.txt
 	@echo "Setting up $(CLIENTS_VENV), for the tests of the server with other services' clients."
 	@$(PYTHON) -m venv $(CLIENTS_VENV)
 	@$(CLIENTS_VENV)/bin/python $(PIP) --no-compile --requirement tests/server/requirements-clients.txt
+	@touch $@
+
+$(LITELLM_VENV)/.ready: tests/server/requirements-litellm.txt
+	@echo "Setting up $(LITELLM_VENV), for the test of the server with litellm."
+	@$(PYTHON) -m venv $(LITELLM_VENV)
+	@$(LITELLM_VENV)/bin/python $(PIP) --requirement tests/server/requirements-litellm.txt
 	@touch $@
 
 .venv-%/.ready: benchmarks/requirements-%.txt constraints.txt

@@ -1,0 +1,74 @@
+"""litellm works unchanged against a real server, with every provider whose API the server speaks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crossrank import Reranker
+from tests.server.process import serving
+
+pytestmark = pytest.mark.full  # an environment of its own
+_PYTHON = Path(__file__).parents[3] / ".venv-litellm" / "bin" / "python"
+
+QUERY = "中国的首都是哪里？"
+DOCUMENTS = [
+    "上海是中国最大的城市。",
+    "首都机场位于北京市区东部。",
+    "北京是中国的政治中心。",
+    "Beijing is the capital of China.",
+]
+PROVIDERS = ["cohere", "hosted_vllm", "huggingface", "infinity", "jina_ai", "together_ai", "voyage"]
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What litellm returns for each provider; asked once, since its import is slow."""
+    assert _PYTHON.exists(), f"{_PYTHON} is missing: `make test` sets up this environment"
+    with ExitStack() as stack:
+        servers = {}
+        for dialect in ("cohere", "infinity", "vllm", "voyage"):
+            folder = tmp_path_factory.mktemp(dialect)
+            options = ["--model", "crossrank-mini", "--threads", "1", "--dialect", dialect]
+            servers[dialect] = stack.enter_context(serving(folder, *options))
+        for server in servers.values():
+            server.wait_until_ready()
+        request = tmp_path_factory.mktemp("litellm") / "request.json"
+        asked: dict[str, Any] = {"query": QUERY, "documents": DOCUMENTS, "model": "crossrank-mini"}
+        asked["servers"] = {dialect: server.url for dialect, server in servers.items()}
+        request.write_text(json.dumps(asked), encoding="utf-8")
+        own = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        done = subprocess.run(
+            [_PYTHON, "-W", "ignore", Path(__file__).with_name("litellm_clients.py"), request],
+            # No proxy, and nothing is fetched or sent elsewhere.
+            env=own | {"NO_PROXY": "*", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_TELEMETRY": "False"},
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_every_provider_is_tried(answers: dict[str, Any]) -> None:
+    assert list(answers) == PROVIDERS
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_litellm_gets_the_librarys_order_and_scores(provider: str, answers: dict[str, Any]) -> None:
+    found = answers[provider]
+    assert isinstance(found, list), found  # else what litellm raised
+    # litellm has no number of results for huggingface, and asks Cohere's for no texts.
+    ranking = Reranker(threads=1).rank(QUERY, DOCUMENTS, top_n=None if provider == "huggingface" else 3)
+    assert [index for index, _, _ in found] == [hit.index for hit in ranking]
+    assert [score for _, score, _ in found] == pytest.approx([hit.score for hit in ranking], abs=1e-3)
+    if provider != "cohere":
+        assert [text for _, _, text in found] == [hit.text for hit in ranking]
