@@ -97,7 +97,7 @@ async def ask(
 
 @asynccontextmanager
 async def app_of(
-    *models: ModelSpec | FakeEngine, options: Mapping[str, object] | None = None, **settings: Any
+    *models: ModelSpec | FakeEngine, options: Mapping[str, Any] | None = None, **settings: Any
 ) -> AsyncIterator[tuple[ASGIApp, Registry]]:
     """An application over a started registry of fake engines."""
     async with registry(*models, **(options or {})) as served:

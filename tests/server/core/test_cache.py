@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,7 +101,7 @@ def test_a_request_that_was_seen_before_does_not_reach_the_engine() -> None:
 def test_models_do_not_share_scores() -> None:
     async def main() -> None:
         one, two = fake(lambda ids: 1.0), fake(lambda ids: 2.0)
-        options = {"score_cache_bytes": 1 << 20}
+        options: dict[str, Any] = {"score_cache_bytes": 1 << 20}
         async with registry(serve(one, "one"), serve(two, "two"), **options) as served:
             assert (await served.score(asked(pairs(1)))).logits.tolist() == [1.0]
             other = await served.score(asked(pairs(1), model="two"))

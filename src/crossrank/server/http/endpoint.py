@@ -97,8 +97,9 @@ class Service:
         path = request.scope["path"]
         notes = notes_of(request.scope)
         request_id = notes["request_id"]
-        dialect = self.dialects.of_path(path)
-        assert dialect is not None  # only their paths lead here
+        of_path = self.dialects.of_path(path)
+        assert of_path is not None  # only their paths lead here
+        dialect: Dialect = of_path
         counted = False
         with self.tracer.request(path, request_id, request.headers) as span:
             try:
