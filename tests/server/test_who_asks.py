@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from functools import partial
 
 import pytest
 
@@ -70,7 +71,8 @@ def test_large_bodies_are_read_and_slow_answers_made_in_turns_of_clients(
 
             async def noted(client, deadline, function, *args, **kwargs):  # type: ignore[no-untyped-def]
                 assert deadline is not None
-                turns.append((client, function.__name__))
+                named = function.func if isinstance(function, partial) else function
+                turns.append((client, named.__name__))
                 return await run(client, deadline, function, *args, **kwargs)
 
             monkeypatch.setattr(registry.texts, "run", noted)
@@ -85,8 +87,8 @@ def test_large_bodies_are_read_and_slow_answers_made_in_turns_of_clients(
                 assert [function for _, function in turns] == wanted, (path, turns)
                 assert all(client.startswith("key ") for client, _ in turns)
             for path, wanted in (
-                ("/compare", ["_respond"]),
-                ("/explain", ["expand", "_measure"]),
+                ("/compare", ["_read", "_respond"]),
+                ("/explain", ["_read", "measure", "_respond"]),
                 ("/rerank", []),
             ):
                 turns.clear()

@@ -111,10 +111,15 @@ class Service:
                 with self.bodies(client) as take:
                     data = await read_body(request.scope, request.receive, self.limits, take)
                     with self.gate(client):  # only now: a body that comes slowly is no work
-                        slow = len(data) >= _LARGE_BODY or dialect.slow
-                        read = partial(self._read, path, data, context)
+                        large = len(data) >= _LARGE_BODY
+                        parse = partial(_object, data)
                         del data  # it is large, and soon of no use
-                        dialect, call, characters = await self._aside(slow, context, read)
+                        body = await self._aside(large, context, parse)
+                        dialect = self.dialects.of_body(path, body)  # an error from here on is in its shape
+                        slow = large or dialect.slow
+                        read = partial(self._read, dialect, body, context)
+                        del parse, body
+                        call, characters = await self._aside(slow, context, read)
                         del read
                         notes["documents"] = len(call.work.texts)
                         if call.work.model is not None:
@@ -145,15 +150,13 @@ class Service:
             span.ended(response.status_code)
         return response
 
-    def _read(self, path: str, data: bytearray, context: Context) -> tuple[Dialect, Call, int]:
-        """What a body asks, in which dialect, and how many characters its texts have."""
-        body = _object(data)
-        dialect = self.dialects.of_body(path, body)
+    def _read(self, dialect: Dialect, body: dict[str, Any], context: Context) -> tuple[Call, int]:
+        """What a body asks, and how many characters its texts have."""
         call = dialect.read(body, context)
         work = call.work
         check_texts(self.limits, work.queries, work.texts)
         characters = sum(map(len, work.texts))
-        return dialect, dialect.expand(call, lambda: self.registry.encoder(work.model)), characters
+        return dialect.expand(call, lambda: self.registry.encoder(work.model)), characters
 
     async def _aside(self, slow: bool, context: Context, function: Callable[[], Result]) -> Result:
         """Call a function; in the threads for texts, where others would wait for it."""
