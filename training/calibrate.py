@@ -1,4 +1,4 @@
-"""Step 5: find the scale and shift that turn logits into probabilities.
+"""Step 6: find the scale and shift that turn logits into probabilities.
 
 This is a logistic regression on the mixture that training draws from. Groups of encyclopaedia and public
 data are ones that training has not seen; written groups are a sample of all. Right and wrong texts have equal

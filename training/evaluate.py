@@ -1,4 +1,4 @@
-r"""Step 8: compare rerankers with BM25, the starting bi-encoder, and the fusion of the two.
+r"""Step 9: compare rerankers with BM25, the starting bi-encoder, and the fusion of the two.
 
 Every system ranks the same candidates of the same questions, and ir-measures computes nDCG@10 and MRR@10
 for each question. The scores of each set are saved, so that an interrupted run can be resumed and a system

@@ -1,4 +1,4 @@
-"""Step 6: compress a trained model into the folder that ships with the package.
+"""Step 7: compress a trained model into the folder that ships with the package.
 
 The embedding table was not trained, so it is stored in exactly the 4 bits that it came from. The other
 matrices become int8 with a scale per row; vectors stay fp32. The calibrated scale and shift are applied to

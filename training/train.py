@@ -1,4 +1,4 @@
-"""Step 4: fine-tune the starting model as a cross-encoder.
+"""Step 5: fine-tune the starting model as a cross-encoder.
 
 The main loss is a listwise cross-entropy with the targets of each group, which come from a known positive,
 the teacher, or both. A second loss compares logits with the constant 0, which right texts must exceed and
