@@ -695,3 +695,10 @@ def test_what_is_no_explanation(body: dict[str, Any]) -> None:
         pytest.raises(ServiceError, match="without an explanation; is it CrossRank"),
     ):
         client.explain("q", "a")
+
+
+def test_a_repr_says_where_and_keeps_the_key() -> None:
+    with Client("http://127.0.0.1:8080", api_key="secret", model="m") as client:
+        assert repr(client) == "<Client http://127.0.0.1:8080/, model 'm'>"
+    assert repr(client) == "<Client http://127.0.0.1:8080/, model 'm', closed>"
+    assert repr(AsyncClient("http://127.0.0.1:8080")) == "<AsyncClient http://127.0.0.1:8080/>"

@@ -66,6 +66,11 @@ class BaseClient(Generic[Http, Transport]):
             self._headers["authorization"] = f"Bearer {api_key}"
         self._open(transport)
 
+    def __repr__(self) -> str:
+        # Not the key: a repr ends up in logs.
+        model = "" if self._model is None else f", model {self._model!r}"
+        return f"<{type(self).__name__} {self._route}{model}{', closed' if self._http.is_closed else ''}>"
+
     def _open(self, transport: Transport | None) -> None:
         raise NotImplementedError
 
