@@ -303,7 +303,7 @@ def test_what_is_kept_and_moved_is_said_of_each_model(page: Page, server: Server
         path = page.locator(f".links >> nth=1 >> path[data-index='{document['index']}']")
         kind = "rise" if up > 0 else "fall" if up < 0 else "level"
         assert path.get_attribute("class") == kind
-    threshold = 0.5
+    threshold = 0.9
     slide(page, "threshold", threshold)
     kept = [{d["index"] for d in order if d["score"] >= threshold} for order in orders]
     assert len(kept[0]) != len(kept[1])
@@ -534,7 +534,9 @@ def test_a_picture_says_what_the_page_says(page: Page) -> None:
         assert picture.format == "PNG"
     written = page.evaluate("() => window.written")
     assert "CrossRank: top 30 of 1,000 documents" in written
-    fill(page, QUERY, [*DOCUMENTS, "Sunlight is scattered by air molecules, so the sky is blue. " * 60])
+    long = "Sunlight is scattered by air molecules, so the sky is blue. " * 60
+    # The long one is first by keywords, too; of the others some move and some do not.
+    fill(page, QUERY, [*DOCUMENTS[:2], "Dogs bark at night.", *DOCUMENTS[3:], long])
     slide(page, "top-n", 5)
     page.evaluate("() => { window.written = []; }")
     export(page, "png")

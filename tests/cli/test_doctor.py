@@ -91,7 +91,7 @@ def test_a_cpu_only_torch_on_a_gpu_machine(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(doctor, "_nvidia_gpu", lambda: "NVIDIA H100")
     gpu = findings()["GPU"]
     assert gpu.state is State.WARNING
-    assert "NVIDIA H100 is there" in gpu.found
+    assert "NVIDIA H100 was found" in gpu.found
     assert "CUDA build" in gpu.cure
 
 
