@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +11,10 @@ import pytest
 
 from crossrank import Reranker
 from tests.checkpoints import write_bert, write_xlm_roberta
+from tests.environments import run_in
 from tests.parity import PAIRS, WINDOWS, encode
 
 pytestmark = pytest.mark.full  # an environment of its own
-_ROOT = Path(__file__).parents[2]
-_PYTHON = _ROOT / ".venv-flagembedding" / "bin" / "python"
 _WRITERS = {"xlm-roberta": write_xlm_roberta, "bert": write_bert}
 
 Case = tuple[Path, int, dict[str, Any]]
@@ -26,7 +23,6 @@ Case = tuple[Path, int, dict[str, Any]]
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What FlagEmbedding says; asked once, since its start is slow."""
-    assert _PYTHON.exists(), f"{_PYTHON} is missing: `make test` sets up this environment for FlagEmbedding"
     base = tmp_path_factory.mktemp("flagembedding")
     folders = {}
     for kind, write in _WRITERS.items():
@@ -34,12 +30,9 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         folders[kind] = str(write(base / kind))
     source, target = base / "request.json", base / "answer.json"
     source.write_text(json.dumps({"folders": list(folders.values()), "windows": WINDOWS, "pairs": PAIRS}))
-    command = [_PYTHON, Path(__file__).with_name("flagembedding_scores.py"), source, target]
-    # Without PYTHONPATH: this environment's packages are not for that Python.
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    script = Path(__file__).with_name("flagembedding_scores.py")
+    alone = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    run_in(".venv-flagembedding", "python", script, source, target, variables=alone)
     return {"folders": folders, **json.loads(target.read_text(encoding="utf-8"))}
 
 

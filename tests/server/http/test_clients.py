@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +10,10 @@ from typing import Any
 import pytest
 
 from crossrank import Reranker
+from tests.environments import run_in
 from tests.server.process import Server, serving
 
 pytestmark = pytest.mark.full  # an environment of its own
-_PYTHON = Path(__file__).parents[3] / ".venv-clients" / "bin" / "python"
 
 QUERY = "中国的首都是哪里？"
 DOCUMENTS = [
@@ -42,11 +40,10 @@ COUNTS = {
 }
 
 
-def _environment() -> dict[str, str]:
-    # Without PYTHONPATH: this environment's packages are not for that Python. No proxy is on the way, and
-    # nothing is sent to anybody but the server.
-    own = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    return own | {"NO_PROXY": "*", "HAYSTACK_TELEMETRY_ENABLED": "False", "LANGSMITH_TRACING": "false"}
+def _run(program: str, *arguments: str | Path, cwd: Path | None = None) -> str:
+    # No proxy is on the way, and nothing is sent to anybody but the server.
+    alone = {"NO_PROXY": "*", "HAYSTACK_TELEMETRY_ENABLED": "False", "LANGSMITH_TRACING": "false"}
+    return run_in(".venv-clients", program, *arguments, variables=alone, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
@@ -66,26 +63,12 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:
 @pytest.fixture(scope="module")
 def answers(servers: list[Server], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the clients say; asked once, since their imports are slow."""
-    assert _PYTHON.exists(), f"{_PYTHON} is missing: `make test` sets up this environment"
     request = tmp_path_factory.mktemp("clients") / "request.json"
     asked = {"query": QUERY, "documents": DOCUMENTS, "model": "crossrank-mini"}
     request.write_text(json.dumps(asked), encoding="utf-8")
-    # Their own deprecations are theirs.
-    command: list[str | Path] = [
-        _PYTHON,
-        "-W",
-        "ignore",
-        Path(__file__).with_name("clients.py"),
-        servers[0].url,
-        servers[1].url,
-        servers[2].url,
-        request,
-    ]
-    done = subprocess.run(
-        command, env=_environment(), capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
+    script = Path(__file__).with_name("clients.py")
+    urls = [server.url for server in servers]
+    found: dict[str, Any] = json.loads(_run("python", "-W", "ignore", script, *urls, request))
     return found
 
 
@@ -122,19 +105,11 @@ def test_nobody_finds_what_the_openapi_description_does_not_say(
 ) -> None:
     """Schemathesis sends what the description allows and what it forbids, the same each time."""
     checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
-    done = subprocess.run(
-        [
-            *(str(_PYTHON.with_name("schemathesis")), "run", f"{servers[0].url}/openapi.json"),
-            *("--checks", checks, "--phases", "coverage,fuzzing", "--max-examples", "15", "--seed", "1"),
-            # A time that is too short is an error of the server's kind, 504.
-            *("--header", "X-Request-Timeout: 30", "--generation-database", "none", "--no-color"),
-        ],
+    output = _run(
+        *("schemathesis", "run", f"{servers[0].url}/openapi.json"),
+        *("--checks", checks, "--phases", "coverage,fuzzing", "--max-examples", "15", "--seed", "1"),
+        # A time that is too short is an error of the server's kind, 504.
+        *("--header", "X-Request-Timeout: 30", "--generation-database", "none", "--no-color"),
         cwd=tmp_path,  # it leaves a folder behind
-        env=_environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
     )
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr
-    assert "Tested: 16" in done.stdout, done.stdout[-2000:]
+    assert "Tested: 16" in output, output[-2000:]

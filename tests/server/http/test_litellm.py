@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,10 +10,10 @@ from typing import Any
 import pytest
 
 from crossrank import Reranker
+from tests.environments import run_in
 from tests.server.process import serving
 
 pytestmark = pytest.mark.full  # an environment of its own
-_PYTHON = Path(__file__).parents[3] / ".venv-litellm" / "bin" / "python"
 
 QUERY = "中国的首都是哪里？"
 DOCUMENTS = [
@@ -30,7 +28,6 @@ PROVIDERS = ["cohere", "hosted_vllm", "huggingface", "infinity", "jina_ai", "tog
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What litellm returns for each provider; asked once, since its import is slow."""
-    assert _PYTHON.exists(), f"{_PYTHON} is missing: `make test` sets up this environment"
     with ExitStack() as stack:
         servers = {}
         for dialect in ("cohere", "infinity", "vllm", "voyage"):
@@ -43,18 +40,13 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         asked: dict[str, Any] = {"query": QUERY, "documents": DOCUMENTS, "model": "crossrank-mini"}
         asked["servers"] = {dialect: server.url for dialect, server in servers.items()}
         request.write_text(json.dumps(asked), encoding="utf-8")
-        own = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        done = subprocess.run(
-            [_PYTHON, "-W", "ignore", Path(__file__).with_name("litellm_clients.py"), request],
-            # No proxy, and nothing is fetched or sent elsewhere.
-            env=own | {"NO_PROXY": "*", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_TELEMETRY": "False"},
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
+        # No proxy, and nothing is fetched or sent elsewhere.
+        alone = {"NO_PROXY": "*", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_TELEMETRY": "False"}
+        script = Path(__file__).with_name("litellm_clients.py")
+        output = run_in(
+            ".venv-litellm", "python", "-W", "ignore", script, request, variables=alone, timeout=600
         )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
+    found: dict[str, Any] = json.loads(output)
     return found
 
 
