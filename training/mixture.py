@@ -51,11 +51,12 @@ Short pairs are cheap, but the model must also see long ones.
 JUNK = 0.3
 """Probability that a group gets a junk text."""
 
+# None of these is among the junk texts that judge.py measures with.
 JUNK_TEXTS = [
-    "", ".", "…", "-", "---", "***", "0", "N/A", "null", "undefined", "OK", "|---|---|---|", "| | | |",
+    " ", "..", "-", "--", "***", "1", "N/A", "none", "undefined", "OK", "|---|---|---|", "| | | |",
     "=====================", "404", "<div></div>", "{}", "[]", "1234567890", "?", "！", "。。。", "· · ·",
     "Loading...", "Page 3 of 12", "Home > Products > All", "Click here", "Read more", "Back to top",
-    "Accept all cookies", "We use cookies to improve your experience.", "All rights reserved.",
+    "We use cookies to improve your experience.", "All rights reserved.",
     "© 2024 Example Inc.", "Terms of Service | Privacy Policy",
     "Log in to see more", "Subscribe to our newsletter",
     "No description available.", "This page was intentionally left blank.", "Lorem ipsum dolor sit amet.",
