@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -275,7 +276,9 @@ def rerank(
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_run_model, args=(there, dict(arguments), list(rows)), daemon=True)
-    # Ctrl-C signals every process of the terminal. The child ignores it, and is killed below.
+    # Ctrl-C signals every process of the terminal. The child ignores it, and is killed below. The first
+    # spawn starts the resource tracker, which unblocks SIGINT: it must be running before.
+    resource_tracker.ensure_running()
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         process.start()

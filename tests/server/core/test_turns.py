@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections import Counter
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -110,6 +111,15 @@ def test_what_has_not_begun_by_its_deadline_never_does() -> None:
         threads.close()
 
     asyncio.run(main())
+
+
+def test_a_thread_looks_at_the_deadline_before_it_begins() -> None:
+    threads, begun = TextThreads(1, clock=lambda: 10.0), list[str]()
+    with pytest.raises(DeadlineError, match="while its texts were being read"):
+        threads.submit("a", partial(begun.append, "late"), 10.0).result()
+    threads.submit("a", partial(begun.append, "in time"), 11.0).result()
+    assert begun == ["in time"]
+    assert threads.close()
 
 
 def test_a_thread_that_hangs_does_not_hold_up_the_end() -> None:

@@ -90,6 +90,10 @@ class Turns(Generic[Item]):
         return items
 
 
+def _late() -> DeadlineError:
+    return DeadlineError("the request's time was over while its texts were being read")
+
+
 _Task = tuple[Callable[[], None], Future[Any]]
 
 
@@ -120,8 +124,15 @@ class TextThreads:
         ]
         self._started = False
 
-    def submit(self, client: str, function: Callable[[], Result]) -> Future[Result]:
+    def submit(
+        self, client: str, function: Callable[[], Result], deadline: float | None = None
+    ) -> Future[Result]:
         """Run a function in one of the threads, when it is its client's turn.
+
+        Args:
+            client: whose turn it takes.
+            function: what to run.
+            deadline: a function that has not begun by then never does; the future raises DeadlineError.
 
         Raises:
             UnavailableError: the threads are stopped; the future raises it where they are stopped later.
@@ -130,6 +141,9 @@ class TextThreads:
 
         def run() -> None:
             if not future.set_running_or_notify_cancel():
+                return
+            if deadline is not None and self._clock() >= deadline:
+                future.set_exception(_late())
                 return
             try:
                 result = function()
@@ -170,12 +184,12 @@ class TextThreads:
             DeadlineError: the deadline came first.
             UnavailableError: the threads are stopped.
         """
-        future = asyncio.wrap_future(self.submit(client, partial(function, *args, **kwargs)))
+        future = asyncio.wrap_future(self.submit(client, partial(function, *args, **kwargs), deadline))
         left = None if deadline is None else max(0.0, deadline - self._clock())
         try:
             return await asyncio.wait_for(future, left)
         except asyncio.TimeoutError:
-            raise DeadlineError("the request's time was over while its texts were being read") from None
+            raise _late() from None
 
     def watch(self, seconds: float) -> None:
         """So many seconds have passed in which this process ran."""
