@@ -1,0 +1,261 @@
+"""What a model is made of, in one plain description that the engines run.
+
+``models/families.py`` reads a checkpoint's config into an ``Architecture`` and says which of its tensors
+is which. Engines know no family by name, and no name of a checkpoint's tensors.
+
+Canonical names of tensors (H hidden, E embedding, F intermediate; matrices are (outputs, inputs)):
+
+    embedding.words.weight (V, E), embedding.positions.weight, embedding.segments.weight
+    embedding.norm.weight, .bias (E)                  if embedding_norm
+    embedding.projection.weight (H, E), .bias         if E is not H
+    layer.I.query | key | value | attention_output .weight, .bias
+    layer.I.intermediate.weight (F, H), .bias         and layer.I.gate.weight, .bias (F, H) if gated
+    layer.I.output.weight (H, F), .bias
+    layer.I.attention_norm | output_norm .weight, .bias (H)
+    final_norm.weight, .bias (H)                      if final_norm
+    head.N.weight, .bias                              of step N of the head, if it is a Dense or a HeadNorm
+
+A bias that a checkpoint does not have is zero. ``layer.0.attention_norm`` is absent if
+``first_norm`` is False.
+
+A block computes, with ``norm_first`` (and without):
+
+    x = x + attention(norm(x))          x = norm(x + attention(x))
+    x = x + feed_forward(norm(x))       x = norm(x + feed_forward(x))
+
+where feed_forward(x) is output(activation(intermediate(x))), or output(activation(gate(x)) *
+intermediate(x)) if ``gated``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "Activation",
+    "Alibi",
+    "Architecture",
+    "Dense",
+    "Function",
+    "HeadNorm",
+    "HeadStep",
+    "Learned",
+    "Rotary",
+    "Source",
+    "alibi_slopes",
+]
+
+Activation: TypeAlias = Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"]
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """A table with a vector for each position.
+
+    Attributes:
+        rows: of the table.
+        first: the row of the first token.
+        padding_id: a token with this id is not counted, and has the row before ``first``; None: all are
+            counted.
+    """
+
+    rows: int
+    first: int = 0
+    padding_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rotary:
+    """Queries and keys are turned by an angle that grows with the position.
+
+    Value i of the first half of a head and value i of its second half are turned together, by
+    ``position * frequencies[i]``.
+
+    Attributes:
+        frequencies: radians per position, for each pair of values in a head.
+        scale: factor on the sine and cosine.
+    """
+
+    frequencies: tuple[float, ...]
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Alibi:
+    """Head h's scores get ``-slopes[h] * distance`` between query and key (arXiv 2108.12409)."""
+
+    slopes: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """A linear layer of the head."""
+
+    inputs: int
+    outputs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """An activation function in the head."""
+
+    name: Activation
+
+
+@dataclass(frozen=True, slots=True)
+class HeadNorm:
+    """A LayerNorm in the head."""
+
+    size: int
+    epsilon: float
+
+
+HeadStep: TypeAlias = Dense | Function | HeadNorm
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """A model, as the engines see it.
+
+    Attributes:
+        family: for messages, such as "ModernBERT".
+        hidden: values of a token between the blocks.
+        layers: blocks.
+        heads: of attention; each has ``hidden / heads`` values.
+        intermediate: values of a token within the feed-forward part.
+        vocabulary: rows of the word embeddings.
+        embedding: values of a word embedding; if it is not ``hidden``, a projection follows.
+        max_tokens: of a pair.
+        positions: a table, or ALiBi; None with rotary positions.
+        rotary: for each layer; empty without rotary positions.
+        windows: for each layer, the largest distance at which a token sees another; None is no limit.
+        segments: rows of the segment embeddings; 0: there are none.
+        embedding_norm: embeddings are normalised.
+        norm_first: blocks normalise their input; else the sum that they return.
+        first_norm: False: the first block's attention does not normalise its input.
+        final_norm: the last block's result is normalised.
+        epsilon: of the LayerNorms.
+        activation: of the feed-forward part.
+        gated: the feed-forward part has a gate.
+        pooling: what the head gets: the first token, or the mean of all.
+        head: steps from the pooled vector to one logit.
+        labels: of the checkpoint; with 2, the logit is the second minus the first.
+    """
+
+    family: str
+    hidden: int
+    layers: int
+    heads: int
+    intermediate: int
+    vocabulary: int
+    embedding: int
+    max_tokens: int
+    positions: Learned | Alibi | None
+    head: tuple[HeadStep, ...]
+    rotary: tuple[Rotary, ...] = ()
+    windows: tuple[int | None, ...] = ()
+    segments: int = 0
+    embedding_norm: bool = True
+    norm_first: bool = False
+    first_norm: bool = True
+    final_norm: bool = False
+    epsilon: float = 1e-12
+    activation: Activation = "gelu"
+    gated: bool = False
+    pooling: Literal["first", "mean"] = "first"
+    labels: int = 1
+
+    @property
+    def head_size(self) -> int:
+        """Values of an attention head."""
+        return self.hidden // self.heads
+
+    def flat(self) -> dict[str, Any]:
+        """The same as numbers, strings and lists, for the native module.
+
+        Layers that share a ``Rotary`` share an entry of ``rotary``: ``rotary_of_layer`` has its index.
+        """
+        kinds = list(dict.fromkeys(self.rotary))
+        learned = self.positions if isinstance(self.positions, Learned) else None
+        return {
+            "hidden": self.hidden,
+            "layers": self.layers,
+            "heads": self.heads,
+            "intermediate": self.intermediate,
+            "vocabulary": self.vocabulary,
+            "embedding": self.embedding,
+            "max_tokens": self.max_tokens,
+            "position_rows": learned.rows if learned else 0,
+            "first_position": learned.first if learned else 0,
+            "padding_id": -1 if learned is None or learned.padding_id is None else learned.padding_id,
+            "alibi": list(self.positions.slopes) if isinstance(self.positions, Alibi) else [],
+            "rotary": [list(kind.frequencies) for kind in kinds],
+            "rotary_scale": [kind.scale for kind in kinds],
+            "rotary_of_layer": [kinds.index(kind) for kind in self.rotary],
+            "windows": [-1 if window is None else window for window in self.windows],
+            "segments": self.segments,
+            "embedding_norm": self.embedding_norm,
+            "norm_first": self.norm_first,
+            "first_norm": self.first_norm,
+            "final_norm": self.final_norm,
+            "epsilon": self.epsilon,
+            "activation": self.activation,
+            "gated": self.gated,
+            "pooling": self.pooling,
+            "head": [{"kind": type(step).__name__, **asdict(step)} for step in self.head],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a canonical tensor is in a checkpoint.
+
+    Attributes:
+        name: of the checkpoint's tensor, as transformers calls it today.
+        part: which of its equal parts, counted in rows.
+        parts: their number.
+        minus: the tensor is row ``minus[0]`` minus row ``minus[1]``, fp32 with one row.
+    """
+
+    name: str
+    part: int = 0
+    parts: int = 1
+    minus: tuple[int, int] | None = None
+
+    def take(self, stored: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any] | None:
+        """The tensor, a view where that is possible; None if the checkpoint does not have it.
+
+        Raises:
+            ValueError: it does not divide into its parts.
+        """
+        whole = stored.get(self.name)
+        if whole is None:
+            return None
+        if self.minus is not None:
+            first, second = (_to_float32(whole[row : row + 1]) for row in self.minus)
+            return first - second
+        if len(whole) % self.parts:
+            raise ValueError(f"tensor '{self.name}' does not divide into {self.parts} parts")
+        rows = len(whole) // self.parts
+        return whole if self.parts == 1 else whole[self.part * rows : (self.part + 1) * rows]
+
+
+def _to_float32(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    if array.dtype == np.uint16:  # bf16
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return array.astype(np.float32)
+
+
+def alibi_slopes(heads: int) -> tuple[float, ...]:
+    """ALiBi's slopes: a geometric series for a power of two, and for other numbers of heads every second
+    value of the next series too, as its authors' code does (arXiv 2108.12409)."""
+    power = 1 << int(math.log2(heads))
+    series = [2.0 ** (-8.0 * (i + 1) / power) for i in range(power)]
+    between = [2.0 ** (-8.0 * (i + 1) / (2 * power)) for i in range(0, 2 * (heads - power), 2)]
+    return tuple(series + between)
