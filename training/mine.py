@@ -31,7 +31,7 @@ CANDIDATES = {"reading": 16, "public": 24, "written": 40}
 SAME_PILE = 0.6
 """Share of candidates from the query's own pile; the others come from any pile."""
 
-KEPT = 6
+KEPT = 8
 """Number of rivals per query."""
 
 MAX_TOKENS = 128

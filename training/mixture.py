@@ -26,13 +26,13 @@ from training.written import apart_from, capital_groups, read_folder, trap_group
 SHARES = {"reading": 0.15, "public": 0.4, "written": 0.45}
 """Share of each pile in a step."""
 
-OWN = 6
+OWN = 5
 """Maximum number of a group's own texts in a step, not counting a second right text."""
 
-STRANGERS = 5
+STRANGERS = 7
 """Number of texts of other groups that are added; a swap may add two more."""
 
-RIVALS = 3
+RIVALS = 5
 """Maximum number of these that are rivals found by mine.py."""
 
 SWAP = 0.25

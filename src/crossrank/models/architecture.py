@@ -254,7 +254,8 @@ def _to_float32(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 
 def alibi_slopes(heads: int) -> tuple[float, ...]:
     """ALiBi's slopes: a geometric series for a power of two, and for other numbers of heads every second
-    value of the next series too, as its authors' code does (arXiv 2108.12409)."""
+    value of the next series too, as its authors' code does (arXiv 2108.12409).
+    """
     power = 1 << int(math.log2(heads))
     series = [2.0 ** (-8.0 * (i + 1) / power) for i in range(power)]
     between = [2.0 ** (-8.0 * (i + 1) / (2 * power)) for i in range(0, 2 * (heads - power), 2)]
