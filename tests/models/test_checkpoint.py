@@ -86,15 +86,14 @@ def test_more_than_one_label_is_refused(tmp_path: Path) -> None:
         Checkpoint(write_bert(tmp_path / "nli", labels=3))
 
 
-def test_a_config_that_says_nothing_has_two_labels(folder: Path) -> None:
+@pytest.mark.parametrize("labels", [1, 2])
+def test_a_config_that_says_nothing_has_the_labels_of_its_classifier(tmp_path: Path, labels: int) -> None:
+    folder = write_bert(tmp_path / "m", labels=labels)
     config = json.loads((folder / "config.json").read_text())
     for key in ("id2label", "label2id", "num_labels"):
         config.pop(key, None)
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UnsupportedModelError, match=r"has 2 labels, as .* neither id2label nor num_labels"):
-        Checkpoint(folder)
-    change_config(folder, num_labels=1)
-    Checkpoint(folder)
+    assert Checkpoint(folder).labels == labels
 
 
 def compressed(folder: Path, **tensors: np.ndarray[Any, Any]) -> Checkpoint:
@@ -223,11 +222,15 @@ def test_a_language_model_is_told_from_an_embedding_model(folder: Path) -> None:
 
 
 def test_labels_are_named(folder: Path) -> None:
-    change_config(folder, id2label={"0": "irrelevant", "1": "relevant"})
+    change_config(folder, id2label={"0": "contradiction", "1": "entailment", "2": "neutral"})
     with pytest.raises(
-        UnsupportedModelError, match=r"has 2 labels \(irrelevant, relevant\); a reranker has one"
+        UnsupportedModelError,
+        match=r"has 3 labels \(contradiction, entailment, neutral\); a reranker has one",
     ):
         Checkpoint(folder)
+    change_config(folder, id2label={"0": "irrelevant", "1": "relevant"})
+    with pytest.raises(CheckpointError, match=r"out_proj.weight' has 1 rows; with two labels it has 2"):
+        Checkpoint(folder).description.tensors()
 
 
 def test_a_pointer_of_git_lfs_is_named(folder: Path) -> None:

@@ -30,7 +30,7 @@ intermediate(x)) if ``gated``.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -176,6 +176,35 @@ class Architecture:
         """Values of an attention head."""
         return self.hidden // self.heads
 
+    def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Each canonical tensor's name and shape, with biases that a checkpoint may not have."""
+        yield "embedding.words.weight", (self.vocabulary, self.embedding)
+        if isinstance(self.positions, Learned):
+            yield "embedding.positions.weight", (self.positions.rows, self.embedding)
+        if self.segments:
+            yield "embedding.segments.weight", (self.segments, self.embedding)
+        if self.embedding_norm:
+            yield from _norm("embedding.norm", self.embedding)
+        if self.embedding != self.hidden:
+            yield from _dense("embedding.projection", self.hidden, self.embedding)
+        for layer in range(self.layers):
+            at = f"layer.{layer}."
+            for name in ("query", "key", "value", "attention_output"):
+                yield from _dense(at + name, self.hidden, self.hidden)
+            if layer or self.first_norm:
+                yield from _norm(f"{at}attention_norm", self.hidden)
+            for name in ("intermediate", "gate") if self.gated else ("intermediate",):
+                yield from _dense(at + name, self.intermediate, self.hidden)
+            yield from _dense(f"{at}output", self.hidden, self.intermediate)
+            yield from _norm(f"{at}output_norm", self.hidden)
+        if self.final_norm:
+            yield from _norm("final_norm", self.hidden)
+        for number, step in enumerate(self.head):
+            if isinstance(step, Dense):
+                yield from _dense(f"head.{number}", step.outputs, step.inputs)
+            elif isinstance(step, HeadNorm):
+                yield from _norm(f"head.{number}", step.size)
+
     def flat(self) -> dict[str, Any]:
         """The same as numbers, strings and lists, for the native module.
 
@@ -212,6 +241,16 @@ class Architecture:
         }
 
 
+def _dense(name: str, outputs: int, inputs: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield f"{name}.weight", (outputs, inputs)
+    yield f"{name}.bias", (outputs,)
+
+
+def _norm(name: str, size: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield f"{name}.weight", (size,)
+    yield f"{name}.bias", (size,)
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """Where a canonical tensor is in a checkpoint.
@@ -232,15 +271,17 @@ class Source:
         """The tensor, a view where that is possible; None if the checkpoint does not have it.
 
         Raises:
-            ValueError: it does not divide into its parts.
+            ValueError: it does not divide into its parts, or lacks a row.
         """
         whole = stored.get(self.name)
         if whole is None:
             return None
         if self.minus is not None:
+            if len(whole) != len(self.minus):
+                raise ValueError(f"tensor '{self.name}' has {len(whole)} rows; with two labels it has 2")
             first, second = (_to_float32(whole[row : row + 1]) for row in self.minus)
             return first - second
-        if len(whole) % self.parts:
+        if not whole.ndim or len(whole) % self.parts:
             raise ValueError(f"tensor '{self.name}' does not divide into {self.parts} parts")
         rows = len(whole) // self.parts
         return whole if self.parts == 1 else whole[self.part * rows : (self.part + 1) * rows]

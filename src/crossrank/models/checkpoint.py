@@ -20,7 +20,6 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-import re
 import reprlib
 from collections.abc import Collection, Mapping
 from functools import cached_property
@@ -33,28 +32,25 @@ from safetensors import SafetensorError, safe_open
 
 from crossrank.errors import CheckpointError, UnsupportedModelError
 from crossrank.models.content import Content, read_content
-from crossrank.models.files import SAFETENSORS, check_no_pointer, no_weights, weight_files
+from crossrank.models.families import Module, UndescribedError, describe, todays_name
+from crossrank.models.files import (
+    SAFETENSORS,
+    check_no_pointer,
+    module_files,
+    module_folders,
+    no_weights,
+    weight_files,
+)
 
-__all__ = ["BLOCK", "Checkpoint", "map_tensors", "view_tensors"]
+__all__ = ["BLOCK", "Checkpoint", "Description", "map_tensors", "view_tensors"]
 
 BLOCK = 32
 """Values that share one scale in a 4-bit tensor."""
 
-# Model types whose position embeddings start at pad_token_id + 1.
-_OFFSET_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert")
-
-# By model_type, the prefix of the encoder's tensor names. Tensors without it belong to the head.
-_PREFIXES = {"bert": "bert.", "roberta": "roberta.", "xlm-roberta": "roberta."}
-_WITHOUT_PREFIX = re.compile(r"(embeddings|encoder|pooler)\.")
-_OLD_NORM = re.compile(r"(LayerNorm\.)(gamma|beta)$")
-
-# Fields of config.json that are read here or by an engine, and their types. A bool does not pass for an int.
+# Fields of config.json that are read for every family, and their types. A bool does not pass for an int.
 _FIELDS: Mapping[str, tuple[tuple[type, ...], str]] = {
-    **dict.fromkeys(("model_type", "hidden_act", "position_embedding_type"), ((str,), "a string")),
-    **dict.fromkeys(
-        ("max_position_embeddings", "num_labels", "pad_token_id", "type_vocab_size", "vocab_size"),
-        ((int,), "a whole number"),
-    ),
+    "model_type": ((str,), "a string"),
+    **dict.fromkeys(("max_position_embeddings", "num_labels", "vocab_size"), ((int,), "a whole number")),
     "architectures": ((list,), "a list of names"),
     "id2label": ((dict,), "an object"),
     "crossrank": ((dict,), "an object"),
@@ -72,26 +68,29 @@ class Checkpoint:
         folder: the folder.
         name: the model's name in messages.
         config: the object in config.json.
+        modules: the modules of sentence-transformers' that are its head; empty if it is a classifier.
+        labels: of its classifier: 1, or 2, whose scores are the second's logit minus the first's.
+        weight_files: the files that hold its weights.
 
     Raises:
         CheckpointError: a file is missing or damaged.
-        UnsupportedModelError: the model is not a cross-encoder with one label.
+        UnsupportedModelError: the model is not a cross-encoder, or has more than two labels.
     """
 
     def __init__(self, folder: Path, *, name: str | None = None) -> None:
         self.folder = folder
         self.name = name or folder.name
         self.config, self._config_text = _read_config(folder)
-        self._check_kind()
-        if self.max_length < 1:
-            raise CheckpointError(
-                f"{folder / 'config.json'}: max_position_embeddings leaves no room for tokens"
-            )
+        if not self.config.get("model_type"):
+            raise CheckpointError(f'{self.folder / "config.json"} has no model_type, such as "bert"')
+        self.modules = self._read_modules()
         self.weight_files = _weight_files(folder)
         for path in self.weight_files:
             check_no_pointer(path)
             if path.suffix == ".safetensors":
                 open_safetensors(path)
+        self._check_kind()
+        self.labels = self._count_labels()
 
     @property
     def tokenizer_path(self) -> Path:
@@ -108,14 +107,23 @@ class Checkpoint:
         size: int | None = self.config.get("vocab_size")
         return size
 
+    @cached_property
+    def description(self) -> Description:
+        """What the model is made of, and its tensors by their canonical names.
+
+        Raises:
+            CheckpointError: config.json lacks a field, or has a wrong one.
+            UndescribedError: an ``Architecture`` cannot say what the model does.
+        """
+        return Description(self)
+
     @property
     def max_length(self) -> int:
-        """Tokens in the longest sequence that the position embeddings allow."""
-        positions: int = self.config.get("max_position_embeddings") or 1 << 20
-        if self.config.get("model_type") in _OFFSET_POSITIONS:
-            padding: int | None = self.config.get("pad_token_id")
-            return positions - (1 if padding is None else padding) - 1
-        return positions
+        """Tokens in the longest sequence that the model reads."""
+        try:
+            return self.description.architecture.max_tokens
+        except UndescribedError:
+            return self.config.get("max_position_embeddings") or 1 << 20
 
     @cached_property
     def content(self) -> Content:
@@ -125,7 +133,7 @@ class Checkpoint:
             CheckpointError: a file cannot be read, or changes while it is read.
         """
         folder = self.folder.absolute()
-        return read_content(folder, [folder / path.name for path in self.weight_files])
+        return read_content(folder, [folder / path.relative_to(self.folder) for path in self.weight_files])
 
     def fingerprint(self) -> str:
         """32 hexadecimal digits that are equal for equal configs and weights, wherever the folder is."""
@@ -188,9 +196,12 @@ class Checkpoint:
         """
         stored: dict[str, npt.NDArray[Any]] = {}
         for path in self.weight_files:
-            stored |= map_tensors(path)[0]
+            place = path.parent.relative_to(self.folder).as_posix()
+            start = "" if place == "." else f"{place}/"
+            stored |= {start + name: value for name, value in map_tensors(path)[0].items()}
         if not self.compressed:
-            return {self._canonical(name): _as_float32(value) for name, value in stored.items()}
+            kind = self.config.get("model_type")
+            return {todays_name(kind, name): _as_float32(value) for name, value in stored.items()}
         weights: dict[str, npt.NDArray[Any]] = {}
         for name, value in stored.items():
             base, _, form = name.rpartition(".")
@@ -204,12 +215,6 @@ class Checkpoint:
             elif form != "scale":
                 weights[name] = value
         return weights
-
-    def _canonical(self, name: str) -> str:
-        """The name that transformers uses today for a tensor."""
-        name = _OLD_NORM.sub(lambda found: found[1] + {"gamma": "weight", "beta": "bias"}[found[2]], name)
-        prefix = _PREFIXES.get(self.config.get("model_type") or "")
-        return prefix + name if prefix and _WITHOUT_PREFIX.match(name) else name
 
     def _scale(
         self, stored: dict[str, npt.NDArray[Any]], base: str, value: npt.NDArray[Any], density: float | None
@@ -231,33 +236,149 @@ class Checkpoint:
             raise CheckpointError(f"{self.folder}: the tensor {base}.scale is missing or of the wrong shape")
         return np.asarray(scale, np.float32).reshape(value.shape[0], columns)
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the tensors in safetensors files, by the names of ``mapped``; bundled ones as stored."""
+        found: dict[str, tuple[int, ...]] = {}
+        for path in self.weight_files:
+            if path.suffix == ".safetensors":
+                with open_safetensors(path) as tensors:
+                    for name in tensors.keys():  # noqa: SIM118 - a safe_open is not a mapping
+                        shape = tuple(tensors.get_slice(name).get_shape())
+                        found[todays_name(self.config.get("model_type"), name)] = shape
+        return found
+
+    def _read_modules(self) -> list[Module]:
+        """The modules that are the model's head: those up to a Dense with one output."""
+        modules = []
+        for kind, place in module_folders(self.folder):
+            path = self.folder / place / "config.json"
+            config: dict[str, Any] = {}
+            if path.is_file():
+                config, text = _read_config(self.folder / place)
+                self._config_text += text
+            modules.append(Module(kind, place, config))
+        ends = any(module.kind == "Dense" and module.config.get("out_features") == 1 for module in modules)
+        return modules if ends else []
+
     def _check_kind(self) -> None:
+        """Raise UnsupportedModelError unless the model is a cross-encoder."""
         names: list[str] = self.config.get("architectures") or []
-        kind = next((name for name in names if name.endswith("ForSequenceClassification")), None)
-        if names and kind is None:
-            what, reason = ", ".join(names), "an embedding model cannot rerank pairs"
-            if any(name.endswith(("ForCausalLM", "ForConditionalGeneration")) for name in names):
-                reason = (
-                    "a language model ranks by its answer to a prompt, which CrossRank does not support: "
-                    "use a reranker that is a sequence classifier with one label"
-                )
-            raise UnsupportedModelError(
-                f"{self.folder} is not a cross-encoder: its config.json names {what}, "
-                f"and a cross-encoder's name ends in ForSequenceClassification ({reason})"
+        if self.modules or not names or any(name.endswith("ForSequenceClassification") for name in names):
+            return
+        # Jina's first rerankers name another class, and have the classifier all the same.
+        own = self.config.get("auto_map")
+        if isinstance(own, dict) and "AutoModelForSequenceClassification" in own and self._classifier_rows():
+            return
+        reason = "an embedding model cannot rerank pairs"
+        if any(name.endswith(("ForCausalLM", "ForConditionalGeneration")) for name in names):
+            reason = (
+                "a language model ranks by its answer to a prompt, which CrossRank does not support: "
+                "use a reranker that is a sequence classifier"
             )
+        raise UnsupportedModelError(
+            f"{self.folder} is not a cross-encoder: its config.json names {', '.join(names)}, "
+            f"and a cross-encoder's name ends in ForSequenceClassification ({reason})"
+        )
+
+    def _count_labels(self) -> int:
+        """The labels that the config names; if it names none, the rows of the classifier.
+
+        Raises:
+            UnsupportedModelError: there are more than two.
+        """
+        if self.modules:
+            return 1
         labels = self.config.get("id2label")
         count = len(labels) if labels else self.config.get("num_labels")
         if count is None:
-            raise UnsupportedModelError(
-                f"{self.folder} has 2 labels, as its config.json has neither id2label nor num_labels; "
-                'a reranker has one. If this model is a reranker, add "num_labels": 1 to its config.json'
-            )
-        if count != 1:
+            count = self._classifier_rows() or 2  # transformers' default
+        if count not in (1, 2):
             listed = f" ({', '.join(map(str, list(labels.values())[:5]))})" if labels else ""
             raise UnsupportedModelError(
-                f"{self.folder} has {count} labels{listed}; a reranker has one, its score "
-                "(id2label or num_labels in config.json): models with several are not supported"
+                f"{self.folder} has {count} labels{listed}; a reranker has one, its score, or two, "
+                "of which the second means relevant (id2label or num_labels in config.json)"
             )
+        return int(count)
+
+    def _classifier_rows(self) -> int:
+        """Rows of the classifier's weights; 0 if there is none, or its file is not safetensors."""
+        shapes = self.shapes()
+        names = ("classifier.out_proj.weight", "classifier.weight", "score.weight")
+        return next((shapes[name][0] for name in names if shapes.get(name)), 0)
+
+
+class Description:
+    """What a checkpoint is made of, for engines.
+
+    Args:
+        checkpoint: the checkpoint.
+
+    Attributes:
+        architecture: the model.
+        sources: for each canonical tensor that the checkpoint must have, where it is.
+
+    Raises:
+        CheckpointError: config.json lacks a field, or has a wrong one.
+        UndescribedError: an ``Architecture`` cannot say what the model does.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self.architecture, self.sources = describe(
+            checkpoint.config,
+            str(checkpoint.folder / "config.json"),
+            checkpoint.shapes().keys(),
+            checkpoint.labels,
+            checkpoint.modules,
+        )
+
+    def tensors(self, only: Collection[str] | None = None) -> dict[str, npt.NDArray[Any]]:
+        """The weights by their canonical names, mapped from safetensors files as ``Checkpoint.mapped``.
+
+        A 4-bit table NAME comes with NAME.scales.
+
+        Args:
+            only: canonical names; None means all.
+
+        Raises:
+            CheckpointError: a tensor is missing, or of the wrong shape.
+        """
+        if only is None:
+            return self.pick(self._checkpoint.mapped())
+        wanted = {name.removesuffix(".scales") for name in only} & self.sources.keys()
+        stored = self._checkpoint.mapped({self.sources[name].name for name in wanted})
+        return self.pick(stored, wanted)
+
+    def pick(
+        self, stored: Mapping[str, npt.NDArray[Any]], only: Collection[str] | None = None
+    ) -> dict[str, npt.NDArray[Any]]:
+        """The canonical tensors out of a checkpoint's, which have the names that transformers uses today.
+
+        Raises:
+            CheckpointError: a tensor is missing, or of the wrong shape.
+        """
+        shapes = dict(self.architecture.shapes())
+        folder = self._checkpoint.folder
+        found: dict[str, npt.NDArray[Any]] = {}
+        for name, source in self.sources.items():
+            if only is not None and name not in only:
+                continue
+            try:
+                value = source.take(stored)
+            except ValueError as error:
+                raise CheckpointError(f"{folder} cannot be loaded: {error}") from error
+            if value is None:
+                raise CheckpointError(f"{folder} cannot be loaded: tensor '{source.name}' is missing")
+            scales = stored.get(f"{source.name}.scales")
+            if scales is not None:
+                found[f"{name}.scales"] = scales
+            elif value.shape != shapes[name]:
+                raise CheckpointError(
+                    f"{folder} cannot be loaded: tensor '{source.name}' is {value.shape}, and what "
+                    f"config.json says needs {shapes[name]}"
+                )
+            found[name] = value
+        return found
 
 
 def _as_float32(value: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -344,7 +465,7 @@ def _weight_files(folder: Path) -> list[Path]:
     Raises:
         CheckpointError: a file is missing.
     """
-    files = weight_files(folder)
+    files = [*weight_files(folder), *(file for file in module_files(folder) if not file.endswith(".json"))]
     missing = next((file for file in files if not (folder / file).is_file()), None)
     if missing == SAFETENSORS:
         raise CheckpointError(no_weights(folder))

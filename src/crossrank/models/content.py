@@ -191,7 +191,13 @@ def _read_record(path: Path) -> tuple[Path, Content] | None:
 def _write_record(path: Path, folder: Path, content: Content) -> None:
     """Save a content for the next start. If that fails, the next start reads the weight files again."""
     files = {
-        file.name: [content.digests[file], state.inode, state.size, state.modified_ns, state.changed_ns]
+        file.relative_to(folder).as_posix(): [
+            content.digests[file],
+            state.inode,
+            state.size,
+            state.modified_ns,
+            state.changed_ns,
+        ]
         for file, state in content.states.items()
     }
     text = json.dumps({"folder": str(folder), "files": files})

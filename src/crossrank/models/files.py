@@ -6,6 +6,7 @@ The modules that find, fetch and read models share it.
 from __future__ import annotations
 
 import json
+import re
 import reprlib
 from pathlib import Path
 
@@ -15,6 +16,7 @@ __all__ = [
     "ADAPTER",
     "INDEX",
     "LOCAL",
+    "MODULES",
     "NEEDED",
     "SAFETENSORS",
     "TOKENIZER_HINT",
@@ -25,6 +27,8 @@ __all__ = [
     "is_complete",
     "local_place",
     "missing_file",
+    "module_files",
+    "module_folders",
     "no_weights",
     "shards",
     "weight_files",
@@ -36,7 +40,7 @@ LOCAL = Path("models")
 NEEDED = ("config.json", "tokenizer.json")
 """Files that every model has, apart from its weights."""
 
-USEFUL = ("tokenizer_config.json", "special_tokens_map.json")
+USEFUL = ("tokenizer_config.json", "special_tokens_map.json", "modules.json")
 """Files that a model may have, and that are fetched with it."""
 
 SAFETENSORS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -49,6 +53,12 @@ ADAPTER = "adapter_config.json"
 """The file by which a folder of LoRA weights, which is not a whole model, is recognised."""
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
+
+MODULES = "modules.json"
+"""sentence-transformers' list of modules: a cross-encoder may have its head in some of them."""
+
+_MODULE_FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_MODULES_WITH_WEIGHTS = ("Dense", "LayerNorm")
 
 TOKENIZER_HINT = (
     "write one into a copy of it: transformers.AutoTokenizer.from_pretrained(...).save_pretrained(...)"
@@ -70,7 +80,9 @@ def missing_file(folder: Path) -> str | None:
     for file in NEEDED:
         if _lacks(folder, file):
             return file
-    return next((file for file in weight_files(folder) if _lacks(folder, file)), None)
+    return next(
+        (file for file in [*module_files(folder), *weight_files(folder)] if _lacks(folder, file)), None
+    )
 
 
 def is_complete(folder: Path) -> bool:
@@ -94,6 +106,51 @@ def weight_files(folder: Path) -> list[str]:
         if (folder / index).is_file():
             return shards(folder / index)
     return [SAFETENSORS]
+
+
+def module_folders(folder: Path) -> list[tuple[str, str]]:
+    """The modules after the transformer: the class of each, without its package, and its folder.
+
+    Raises:
+        CheckpointError: modules.json is damaged, or names a folder elsewhere.
+    """
+    path = folder / MODULES
+    if not path.is_file():
+        return []
+    try:
+        modules = [(str(entry["type"]).rpartition(".")[2], str(entry["path"])) for entry in _entries(path)]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        check_no_pointer(path)
+        raise CheckpointError(f"{path} is damaged: it is no list of modules ({error})") from error
+    for kind, place in modules:
+        if place and not _MODULE_FOLDER.fullmatch(place):
+            raise CheckpointError(
+                f"{path} names {reprlib.repr(place)} for {kind}, which is no folder beside it"
+            )
+    return [(kind, place) for kind, place in modules[1:] if place]
+
+
+def _entries(path: Path) -> list[dict[str, object]]:
+    found = json.loads(path.read_bytes())
+    if not isinstance(found, list):
+        raise TypeError("it holds no list")
+    return found
+
+
+def module_files(folder: Path) -> list[str]:
+    """Names of the configs and weights of the modules after the transformer.
+
+    Raises:
+        CheckpointError: as ``module_folders``.
+    """
+    found = []
+    for kind, place in module_folders(folder):
+        if kind in ("Pooling", *_MODULES_WITH_WEIGHTS):
+            found.append(f"{place}/config.json")
+        if kind in _MODULES_WITH_WEIGHTS:
+            whole = next((f for f in (SAFETENSORS, TORCH) if (folder / place / f).is_file()), SAFETENSORS)
+            found.append(f"{place}/{whole}")
+    return found
 
 
 def shards(index: Path) -> list[str]:

@@ -26,6 +26,7 @@ from crossrank.errors import (
 from crossrank.models.files import (
     ADAPTER,
     INDEX,
+    MODULES,
     NEEDED,
     SAFETENSORS,
     TOKENIZER_HINT,
@@ -35,6 +36,7 @@ from crossrank.models.files import (
     is_complete,
     local_place,
     missing_file,
+    module_folders,
     shards,
 )
 from crossrank.models.network import environment_fault
@@ -142,8 +144,17 @@ def _pull(name: str, revision: str | None, progress: bool) -> Path:
                 hf_hub_download(name, file, revision=info.sha, cache_dir=hub_cache(), endpoint=endpoint)
 
     # Weights are fetched last: if they are there, so is everything else.
-    for file in _choose_files(name, [sibling.rfilename for sibling in info.siblings or []]):
+    files = [sibling.rfilename for sibling in info.siblings or []]
+    for file in _choose_files(name, files):
         fetch(file)
+        if file == MODULES:
+            for _, place in module_folders(folder):
+                for part in (
+                    "config.json",
+                    next((f for f in (SAFETENSORS, TORCH) if f"{place}/{f}" in files), ""),
+                ):
+                    if part and f"{place}/{part}" in files:
+                        fetch(f"{place}/{part}")
         if file in (INDEX, TORCH_INDEX):
             for shard in shards(folder / file):
                 fetch(shard)

@@ -47,11 +47,13 @@ def from_modelscope(name: str, revision: str | None, offline: bool, progress: bo
     with needs("modelscope", f"{name} from ModelScope"):
         if importlib.util.find_spec("modelscope") is None:
             raise ModuleNotFoundError(name="modelscope")
+    # A pattern with a slash is of a module's folder, such as 2_Dense.
     first = [*NEEDED, *USEFUL, SAFETENSORS, INDEX, "model-*-of-*.safetensors"]
-    second = [TORCH, TORCH_INDEX, "pytorch_model-*-of-*.bin"]
+    first += ["[0-9]*_*/config.json", f"[0-9]*_*/{SAFETENSORS}"]
+    second = [TORCH, TORCH_INDEX, "pytorch_model-*-of-*.bin", f"[0-9]*_*/{TORCH}"]
     missing: str | None = SAFETENSORS
     for patterns in (first, second):
-        if missing == SAFETENSORS:
+        if missing and missing.endswith(SAFETENSORS):
             options = {"revision": revision, "allow_patterns": patterns, "local_files_only": offline}
             answer = _ask({"name": name, "progress": progress, "options": options})
             if "folder" not in answer:
