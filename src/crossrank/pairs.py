@@ -227,6 +227,15 @@ class PairEncoder:
     def encode(
         self, queries: str | Sequence[str], texts: Sequence[str], cut: Cut = WHOLE_WINDOW
     ) -> list[EncodedPair]:
+    @property
+    def template(self) -> str:
+        """A pair with its special tokens, such as ``<s> query </s></s> document </s>``."""
+        parts = [
+            "".join(self._tokenizer.id_to_token(int(i)) or "?" for i in ids)
+            for ids in (self._template.before, self._template.between, self._template.after)
+        ]
+        return " ".join(part for part in (parts[0], "query", parts[1], "document", parts[2]) if part)
+
         """One pair for each text, in their order.
 
         Args:

@@ -195,3 +195,13 @@ def test_nothing_in_a_model_commands_the_terminal(
         assert "owned" in done.out + done.err
         assert "\ufffd" in done.out + done.err
     assert "[red]" in crossrank("models", "list").out
+
+
+def test_show(run: CommandLine) -> None:
+    shown = run("models", "show")
+    assert "family    BERT" in shown.out
+    assert "native on cpu" in shown.out
+    facts = json.loads(run("models", "show", "crossrank-mini", "--json").out)
+    assert facts["family"] == "BERT"
+    assert facts["template"] == "<s> query </s></s> document </s>"
+    assert facts["max_tokens"] == 512

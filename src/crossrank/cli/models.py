@@ -1,24 +1,27 @@
-"""``crossrank models``: list the models on this machine, fetch models and remove them."""
+"""``crossrank models``: list the models on this machine, describe, fetch and remove them."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 from rich.filesize import decimal
 from rich.table import Table
 
+from crossrank._facts import model_facts
 from crossrank.cli import options as o
 from crossrank.cli.writing import console, one_line, printable, write_json
+from crossrank.models.checkpoint import Checkpoint
 from crossrank.models.content import cache_folder
-from crossrank.models.resolve import Source, cached_folder, resolve, stored_models
+from crossrank.models.resolve import BUNDLED, Source, cached_folder, resolve, stored_models
 from crossrank.models.resolve import remove as remove_model
 from crossrank.models.weight_cache import PreparedFile, prepared_files
 
 __all__ = ["app"]
 
-app = typer.Typer(help="List, fetch and remove models.", no_args_is_help=True)
+app = typer.Typer(help="List, describe, fetch and remove models.", no_args_is_help=True)
 
 Name = Annotated[
     str, typer.Argument(help="A model's name, such as BAAI/bge-reranker-v2-m3.", show_default=False)
@@ -58,6 +61,43 @@ def list_models(
 def pull(name: Name, revision: o.Revision = None, source: o.SourceOption = "hub") -> None:
     """Fetch or update a model, and print its folder. An interrupted pull resumes where it stopped."""
     typer.echo(resolve(name, revision=revision, source=cast("Source", source), progress=True, refresh=True))
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A model's name or folder.")] = BUNDLED,
+    as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object.")] = False,
+    revision: o.Revision = None,
+    source: o.SourceOption = "hub",
+) -> None:
+    """Say what a model is, and which engine would run it here. The model must be on this machine."""
+    folder = resolve(name, revision=revision, source=cast("Source", source), offline=True)
+    facts = model_facts(Checkpoint(folder, name=Path(name).name))
+    if as_json:
+        write_json(asdict(facts), indent=2)
+        return
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    sizes = ", ".join(f"{label} {number:,}" for label, number in facts.sizes.items())
+    runs = f"{facts.engine} on {facts.device} in {facts.precision}" if facts.engine else "nothing here"
+    for label, text in (
+        ("model", facts.name),
+        ("folder", facts.folder),
+        ("family", facts.family),
+        ("weights", f"{facts.parameters / 1e6:,.1f} million"),
+        ("sizes", sizes),
+        ("encoder", facts.encoder),
+        ("window", f"{facts.max_tokens:,} tokens; {facts.default_max_length:,} by default (max_length)"),
+        ("template", facts.template),
+        ("head", facts.head),
+        ("score", facts.label_rule),
+        ("licence", facts.licence or "the folder does not say"),
+        ("engine", f"{runs}: {facts.reason}"),
+    ):
+        if text:
+            table.add_row(label, printable(text, 4096))
+    console().print(table)
 
 
 @app.command()
