@@ -220,14 +220,6 @@ class PairEncoder:
         return self._template.size
 
     @property
-    def first_characters(self) -> int:
-        """Characters of a long text that are tokenised first; usually they are enough."""
-        return _END * self.max_length
-
-    def encode(
-        self, queries: str | Sequence[str], texts: Sequence[str], cut: Cut = WHOLE_WINDOW
-    ) -> list[EncodedPair]:
-    @property
     def template(self) -> str:
         """A pair with its special tokens, such as ``<s> query </s></s> document </s>``."""
         parts = [
@@ -236,6 +228,14 @@ class PairEncoder:
         ]
         return " ".join(part for part in (parts[0], "query", parts[1], "document", parts[2]) if part)
 
+    @property
+    def first_characters(self) -> int:
+        """Characters of a long text that are tokenised first; usually they are enough."""
+        return _END * self.max_length
+
+    def encode(
+        self, queries: str | Sequence[str], texts: Sequence[str], cut: Cut = WHOLE_WINDOW
+    ) -> list[EncodedPair]:
         """One pair for each text, in their order.
 
         Args:
