@@ -30,8 +30,7 @@ def _dialects() -> list[type[Dialect]]:
     """Every dialect, by the one that has its requests."""
     found: list[type[Dialect]] = []
     for name in DIALECTS:
-        all_of = Dialects(name)
-        found += [type(each) for each in vars(all_of).values() if isinstance(each, Dialect)]
+        found += [type(each) for _, kinds in Dialects(name).paths.values() for each in kinds]
     return list({kind.Request: kind for kind in found}.values())
 
 
@@ -422,6 +421,19 @@ def test_a_header_says_which_documents_were_cut(path: str) -> None:
         async with app_of(fake()) as (app, _):
             documents = ["short", "long " * 100, "short", "long " * 200]
             assert (await ask(app, path, body_of(path, documents))).headers["x-truncated"] == "1,3"
+
+    asyncio.run(main())
+
+
+def test_a_header_says_that_the_query_was_cut(path: str) -> None:
+    async def main() -> None:
+        async with app_of(fake()) as (app, _):
+            body = body_of(path, ["short", "short"])
+            assert "x-query-truncated" not in (await ask(app, path, body)).headers
+            body["queries" if "score" in path else "query"] = "long " * 100
+            headers = (await ask(app, path, body)).headers
+            assert headers["x-query-truncated"] == "true"
+            assert "x-truncated" not in headers
 
     asyncio.run(main())
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import operator
+from functools import cache, partial, reduce
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
+from jinja2 import Environment
 from prometheus_client import CONTENT_TYPE_LATEST, ProcessCollector, generate_latest
-from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -21,7 +24,6 @@ from crossrank.server.http.auth import keys_of
 from crossrank.server.http.browsers import Browsers
 from crossrank.server.http.dialects import Dialect, Dialects
 from crossrank.server.http.dialects.openai import OpenAIError
-from crossrank.server.http.docs import page
 from crossrank.server.http.endpoint import Service, json_response, notes_of
 from crossrank.server.http.faults import FAULTS, Fault, Kind, fault_of
 from crossrank.server.http.middleware import OPEN_PATHS, Edge, path_fault
@@ -62,22 +64,12 @@ def create_app(settings: Settings, registry: Registry, tracer: Tracer = NO_TRACE
         )
     ProcessCollector(registry=registry.metrics.registry)
 
-    documented: list[type[BaseModel]] = []
-    for path, summary, kinds in (
-        ("/rerank", "Order texts (TEI) or documents", [dialects.tei, dialects.documents]),
-        ("/v1/rerank", "Order documents", [dialects.v1]),
-        ("/v2/rerank", "Order documents", [dialects.v2]),
-        ("/score", "Score pairs", [dialects.score]),
-        ("/v1/score", "Score pairs", [dialects.score]),
-        ("/compare", "Order documents by keywords (BM25) and by the model", [dialects.compare]),
-        ("/explain", "Which sentences of a document carry its score", [dialects.explain]),
-    ):
-        documented += [kind.Request for kind in kinds]
+    for path, (summary, kinds) in dialects.paths.items():
         app.add_api_route(
             path,
             service.handle,
             methods=["POST"],
-            summary=f"{summary}: {' or '.join(_titles(kinds))}",
+            summary=f"{summary}: {' or '.join(kind.name for kind in kinds)}",
             operation_id=path.strip("/").replace("/", "_"),
             openapi_extra={"requestBody": _body(kinds), "parameters": _HEADERS},
             responses=_responses(kinds),
@@ -162,7 +154,8 @@ def create_app(settings: Settings, registry: Registry, tracer: Tracer = NO_TRACE
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        return HTMLResponse(page(app.openapi()))
+        template = Path(__file__).with_name("docs.html.jinja").read_text("utf-8")
+        return HTMLResponse(Environment(autoescape=True).from_string(template).render(app.openapi()))
 
     add_playground(app)
 
@@ -181,17 +174,8 @@ def create_app(settings: Settings, registry: Registry, tracer: Tracer = NO_TRACE
 
     app.add_exception_handler(HTTPException, no_such_path)
 
-    def describe() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            app.openapi_schema = _describe(app, documented, secured=settings.has_keys)
-        return app.openapi_schema
-
-    app.openapi = describe  # type: ignore[method-assign]
+    app.openapi = cache(partial(_describe, app, dialects, secured=settings.has_keys))  # type: ignore[method-assign]
     return app
-
-
-def _titles(kinds: list[Dialect]) -> list[str]:
-    return [kind.name for kind in kinds]
 
 
 def _body(kinds: list[Dialect]) -> dict[str, Any]:
@@ -201,13 +185,7 @@ def _body(kinds: list[Dialect]) -> dict[str, Any]:
 
 
 _HEADERS = [
-    {
-        "name": name,
-        "in": "header",
-        "required": False,
-        "description": description,
-        "schema": schema,
-    }
+    {"name": name, "in": "header", "required": False, "description": description, "schema": schema}
     for name, description, schema in (
         ("X-Request-Id", "comes back in the answer and the log", {"type": "string", "maxLength": 128}),
         ("X-Client-Name", "who asks, for the log", {"type": "string"}),
@@ -221,25 +199,17 @@ _HEADERS = [
 
 
 def _responses(kinds: list[Dialect]) -> dict[int | str, dict[str, Any]]:
-    answers = [kind.Response for kind in kinds]
-    errors = [kind.Error for kind in kinds]
-    responses: dict[int | str, dict[str, Any]] = {200: {"model": _either(answers)}}
+    errors: Any = reduce(operator.or_, (kind.Error for kind in kinds))
+    answers = reduce(operator.or_, (kind.Response for kind in kinds))
+    meanings: dict[int, dict[str, None]] = {}
     for kind in kinds:
         for fault, row in FAULTS.items():
-            if not row.meaning:
-                continue
-            status = kind.status_of(fault)
-            response = responses.setdefault(status, {"model": _either(errors), "description": ""})
-            if row.meaning not in response["description"]:
-                response["description"] += ("; " if response["description"] else "") + row.meaning
+            if row.meaning:
+                meanings.setdefault(kind.status_of(fault), {})[row.meaning] = None
+    responses: dict[int | str, dict[str, Any]] = {200: {"model": answers}}
+    for status, each in meanings.items():
+        responses[status] = {"model": errors, "description": "; ".join(each)}
     return responses
-
-
-def _either(models: list[Any]) -> Any:
-    either = models[0]
-    for model in models[1:]:
-        either = either | model
-    return either
 
 
 def _info(settings: Settings, registry: Registry) -> dict[str, Any]:
@@ -285,7 +255,7 @@ def _model(model: ModelInfo) -> dict[str, Any]:
     return {name: getattr(model, name) for name in names.split()}
 
 
-def _describe(app: FastAPI, requests: list[type[BaseModel]], *, secured: bool) -> dict[str, Any]:
+def _describe(app: FastAPI, dialects: Dialects, *, secured: bool) -> dict[str, Any]:
     """FastAPI's description, and the bodies that ``Service`` reads."""
     schema = get_openapi(
         title=app.title,
@@ -293,13 +263,11 @@ def _describe(app: FastAPI, requests: list[type[BaseModel]], *, secured: bool) -
         description="Rerank search results with cross-encoders.",
         routes=app.routes,
     )
-    _, definitions = models_json_schema(
-        [(model, "validation") for model in dict.fromkeys(requests)], ref_template=_REF
-    )
-    components = schema.setdefault("components", {})
-    components.setdefault("schemas", {}).update(definitions["$defs"])
+    requests = dict.fromkeys(kind.Request for _, kinds in dialects.paths.values() for kind in kinds)
+    _, definitions = models_json_schema([(model, "validation") for model in requests], ref_template=_REF)
+    schema["components"]["schemas"] |= definitions["$defs"]
     if secured:
-        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         schema["security"] = [{"key": []}]
         for path in OPEN_PATHS:
             schema["paths"][path]["get"]["security"] = []

@@ -1,4 +1,4 @@
-"""The rerank APIs that clients know, one module each: requests, answers and errors in their shapes."""
+"""The rerank APIs that clients know: requests, answers and errors in their shapes."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from crossrank.server.http.dialects.base import Call, Context, Dialect
-from crossrank.server.http.dialects.cohere import CohereV1, CohereV2
 from crossrank.server.http.dialects.crossrank import Compare, Explain
-from crossrank.server.http.dialects.infinity import Infinity, InfinityObjects
-from crossrank.server.http.dialects.jina import Jina
 from crossrank.server.http.dialects.tei import Tei
+from crossrank.server.http.dialects.v1 import CohereV1, CohereV2, Infinity, InfinityObjects, Jina, Xinference
 from crossrank.server.http.dialects.vllm import Vllm, VllmScore
 from crossrank.server.http.dialects.voyage import Voyage
-from crossrank.server.http.dialects.xinference import Xinference
 
 __all__ = ["Call", "Context", "Dialect", "Dialects"]
 
@@ -27,32 +24,32 @@ class Dialects:
 
     Args:
         name: whose API /v1/rerank is. vllm and infinity change /rerank, too.
+
+    Attributes:
+        paths: what each path does, and the dialects that it speaks: the first is that of its errors, as long
+            as nothing is known of the body.
     """
 
     def __init__(self, name: str) -> None:
-        self.tei = Tei()
-        self.v1: Dialect = _V1[name]()
-        self.documents: Dialect = self.v1 if isinstance(self.v1, Vllm | Infinity) else InfinityObjects()
-        self.v2: Dialect = self.v1 if isinstance(self.v1, Vllm) else CohereV2()
-        self.score: Dialect = VllmScore()
-        self.compare: Dialect = Compare()
-        self.explain: Dialect = Explain()
-        self._paths: Mapping[str, Dialect] = {
-            "/rerank": self.tei,
-            "/v1/rerank": self.v1,
-            "/v2/rerank": self.v2,
-            "/score": self.score,
-            "/v1/score": self.score,
-            "/compare": self.compare,
-            "/explain": self.explain,
+        v1 = _V1[name]()
+        documents = v1 if isinstance(v1, Vllm | Infinity) else InfinityObjects()
+        v2 = v1 if isinstance(v1, Vllm) else CohereV2()
+        self.paths: Mapping[str, tuple[str, list[Dialect]]] = {
+            "/rerank": ("Order texts (TEI) or documents", [Tei(), documents]),
+            "/v1/rerank": ("Order documents", [v1]),
+            "/v2/rerank": ("Order documents", [v2]),
+            "/score": ("Score pairs", [VllmScore()]),
+            "/v1/score": ("Score pairs", [VllmScore()]),
+            "/compare": ("Order documents by keywords (BM25) and by the model", [Compare()]),
+            "/explain": ("Which sentences of a document carry its score", [Explain()]),
         }
 
     def of_path(self, path: str) -> Dialect | None:
         """The dialect of a path, before anything of the body is known; None: it has none."""
-        return self._paths.get(path)
+        found = self.paths.get(path)
+        return None if found is None else found[1][0]
 
     def of_body(self, path: str, body: Mapping[str, Any]) -> Dialect:
         """The dialect of a request: on /rerank what its body has says which."""
-        if path == "/rerank" and "documents" in body and "texts" not in body:
-            return self.documents
-        return self._paths[path]
+        _, (first, *others) = self.paths[path]
+        return others[0] if others and "documents" in body and "texts" not in body else first
