@@ -117,9 +117,9 @@ def test_a_query_is_cut_only_where_it_has_more_than_half_of_the_window(bundled: 
     encoder = PairEncoder(bundled, max_length=20)
     exactly_half = " x" * 10
     pair = encoder.encode(exactly_half, [" y"])[0]
-    assert not pair.truncated
+    assert (pair.query_truncated, pair.truncated) == (False, False)
     pair = encoder.encode(exactly_half + " x", [" y"])[0]
-    assert pair.truncated
+    assert (pair.query_truncated, pair.truncated) == (True, False)
     assert encoder.kept(exactly_half + " x", " y") is None  # it is the query that was cut
     assert len(pair.token_ids) == 1 + 10 + 2 + 1 + 1
 
@@ -130,7 +130,30 @@ def test_no_pair_is_longer_than_the_window(bundled: Path, max_length: int, trunc
     encoder = PairEncoder(bundled, max_length=max_length, truncation=truncation, query_share=0.99)
     pairs = encoder.encode("query " * 600, ["document " * 600, "", "a"])
     assert max(len(pair.token_ids) for pair in pairs) <= max_length
-    assert all(pair.truncated for pair in pairs)
+    assert all(pair.query_truncated for pair in pairs)
+    assert [pair.truncated for pair in pairs[:2]] == [True, False]
+
+
+def test_which_text_was_cut_is_said_of_each_pair(bundled: Path) -> None:
+    texts = ["document " * 40, "short", ""]
+    encoder = PairEncoder(bundled, max_length=32)
+    assert [(p.query_truncated, p.truncated) for p in encoder.encode("q", texts)] == [
+        (False, True),
+        (False, False),
+        (False, False),
+    ]
+    assert [(p.query_truncated, p.truncated) for p in encoder.encode("query " * 40, texts)] == [
+        (True, True),
+        (True, False),
+        (True, False),
+    ]
+    of_both = PairEncoder(bundled, max_length=32, truncation="longest_first")
+    query = " x" * 20  # it is cut for a long document, and read whole beside a short one
+    assert [(p.query_truncated, p.truncated) for p in of_both.encode(query, texts)] == [
+        (True, True),
+        (False, False),
+        (False, False),
+    ]
 
 
 def test_lone_surrogates_become_replacement_characters(bundled: Path) -> None:
@@ -266,10 +289,10 @@ def test_a_call_cuts_document_query_and_pair_by_its_own_numbers(tokenizer_path: 
         (Cut(pair=40, document=7), len(alone.token_ids) + 7),
     ]:
         pair = encoder.encode("query", [DOCUMENT], cut)[0]
-        assert (len(pair.token_ids), pair.truncated) == (tokens, True)
+        assert (len(pair.token_ids), pair.truncated, pair.query_truncated) == (tokens, True, False)
     cut_query = encoder.encode(DOCUMENT, [""], Cut(query=3))[0]
     assert len(cut_query.token_ids) == len(encoder.encode("", [""])[0].token_ids) + 3
-    assert cut_query.truncated
+    assert (cut_query.query_truncated, cut_query.truncated) == (True, False)
     unchanged = encoder.encode("query", ["short"], Cut(document=500, query=500, pair=500))[0]
     assert not unchanged.truncated
     assert unchanged.token_ids.tolist() == encoder.encode("query", ["short"])[0].token_ids.tolist()

@@ -129,6 +129,19 @@ def test_scored_has_all_that_is_known_of_pairs_in_their_order() -> None:
     assert (len(scored), len(Scored([]))) == (3, 0)
 
 
+def test_a_query_that_was_cut_is_told_apart_from_a_document() -> None:
+    scored = Scored([0.0, 1.0], [True, False], [False, True])
+    assert [(pair.truncated, pair.query_truncated) for pair in scored.pairs()] == [
+        (True, False),
+        (False, True),
+    ]
+    ranking = scored.rank(Request("query", ["a", "b"]))
+    assert [(hit.index, hit.truncated, hit.query_truncated) for hit in ranking] == [
+        (1, False, True),
+        (0, True, False),
+    ]
+
+
 def _names(tree: ast.AST) -> set[str]:
     """The functions that a module calls and the names that it imports."""
     calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
@@ -168,4 +181,5 @@ def test_a_repr_is_short_and_to_dict_is_whole() -> None:
         "text": "x" * 5000,
         "fields": {"a": 1},
         "blank": False,
+        "query_truncated": False,
     }

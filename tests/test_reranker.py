@@ -218,6 +218,22 @@ def test_score_pairs_says_all_of_a_pair(tmp_path: Path) -> None:
     assert reranker.score_pairs([]) == []
 
 
+def test_a_query_that_was_cut_is_called_the_query(tmp_path: Path) -> None:
+    reranker = Reranker(write_xlm_roberta(tmp_path / "m"), device="cpu", max_length=32)
+    query, documents = "long " * 100, ["Paris", "long " * 100]
+    ranking = reranker.rank(query, documents)
+    assert {hit.index: (hit.query_truncated, hit.truncated) for hit in ranking} == {
+        0: (True, False),
+        1: (True, True),
+    }
+    assert list(reranker.rank_many([("capital", documents), (query, documents)]))[1] == ranking
+    found = reranker.score_pairs([(query, "Paris"), ("capital", "Paris")])
+    assert [(pair.query_truncated, pair.truncated) for pair in found] == [(True, False), (False, False)]
+    explained = reranker.explain(query, "Paris")
+    assert (explained.query_truncated, explained.truncated, explained.read) == (True, False, 5)
+    assert not reranker.explain("capital", "Paris").query_truncated
+
+
 def test_many_queries_share_packs_and_come_back_in_order(folder: Path, tiny: Reranker) -> None:
     engine = FakeEngine(batch_tokens=200)
     reranker = fake(engine, folder)

@@ -56,10 +56,11 @@ class Explanation:
     Attributes:
         query, document: what was explained.
         score, logit: of the pair, as ``rank`` gives them.
-        truncated: whether the pair was cut to fit the model's window.
+        truncated: whether the document was cut to fit the model's window.
         read: how many characters of the document the model read, from its start.
         sentences: in the document's order.
         sentences_left_out: how many more it has that were not looked at.
+        query_truncated: whether the query was cut to fit the model's window.
     """
 
     query: str
@@ -70,6 +71,7 @@ class Explanation:
     read: int
     sentences: tuple[ExplainedSentence, ...]
     sentences_left_out: int
+    query_truncated: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,7 @@ class ExplanationPlan:
             self.read,
             tuple(sentences),
             self.sentences_left_out,
+            scored.query_truncated[0],
         )
 
 

@@ -42,12 +42,20 @@ class EncodedPair:
         token_ids: int32 (T,), special tokens included.
         segment_ids: int32 (T,), 0 for the query and 1 for the document, or None where the
             tokenizer does not tell them apart.
-        truncated: whether the query or the document was cut to fit the window.
+        truncated: whether the document was cut to fit.
+        query_truncated: whether the query was cut to fit. With ``longest_first`` that depends on the
+            document, too.
     """
 
     token_ids: npt.NDArray[np.int32]
     segment_ids: npt.NDArray[np.int32] | None
     truncated: bool
+    query_truncated: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens it has."""
+        return len(self.token_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,20 +365,17 @@ class PairEncoder:
         return found
 
     def _join(self, query: TokenIds, document: TokenIds, cut: Cut, window: int) -> EncodedPair:
-        lengths = len(query), len(document)
-        kept = self._window(*_capped(lengths, cut), window)
-        truncated = kept != lengths
-        if truncated:
-            keep_query, keep_document = kept
-            first = len(document) - keep_document if cut.side == "left" else 0
-            query, document = query[:keep_query], document[first : first + keep_document]
+        keep_query, keep_document = self._window(*_capped((len(query), len(document)), cut), window)
+        query_truncated, truncated = keep_query < len(query), keep_document < len(document)
+        first = len(document) - keep_document if cut.side == "left" else 0
+        query, document = query[:keep_query], document[first : first + keep_document]
         t = self._template
         token_ids = np.concatenate((t.before, query, t.between, document, t.after))
         if not self._with_segments:
-            return EncodedPair(token_ids, None, truncated)
+            return EncodedPair(token_ids, None, truncated, query_truncated)
         before, of_query, between, of_document, after = t.segments
         parts = [*before, *[of_query] * len(query), *between, *[of_document] * len(document), *after]
-        return EncodedPair(token_ids, np.array(parts, np.int32), truncated)
+        return EncodedPair(token_ids, np.array(parts, np.int32), truncated, query_truncated)
 
     def _window(self, query: int, document: int, window: int) -> tuple[int, int]:
         """Tokens to keep of a query and a document of these lengths."""

@@ -46,11 +46,12 @@ class RankedDocument:
         index: its place in the caller's list, from 0.
         score: the sigmoid of the logit, between 0 and 1.
         logit: the model's output, by which documents are ordered.
-        truncated: whether the pair was cut to fit the model's window.
+        truncated: whether the document was cut to fit the model's window.
         text: the whole text, cut or not.
         fields: the other fields of a document that was a mapping.
         blank: the text has no letter and no digit, so the document ranks below every other one. Its logit is
             ``BLANK_LOGIT``, as no model is trained on such texts and its output for them is noise.
+        query_truncated: whether the query was cut to fit the model's window.
     """
 
     rank: int
@@ -61,6 +62,7 @@ class RankedDocument:
     text: str
     fields: Mapping[str, Any] = field(default_factory=dict)
     blank: bool = False
+    query_truncated: bool = False
 
     def __repr__(self) -> str:
         return (
@@ -80,12 +82,14 @@ class ScoredPair:
     Attributes:
         score: the sigmoid of the logit, between 0 and 1.
         logit: the model's output.
-        truncated: whether the pair was cut to fit the model's window.
+        truncated: whether the document was cut to fit the model's window.
+        query_truncated: whether the query was.
     """
 
     score: float
     logit: float
     truncated: bool
+    query_truncated: bool = False
 
 
 class Ranking(Sequence[RankedDocument]):
@@ -172,25 +176,32 @@ class Scored:
 
     Args:
         logits: one for each pair.
-        truncated: for each pair, whether it was cut to fit the model's window; None: none was.
+        truncated: for each pair, whether its document was cut to fit the model's window; None: none was.
+        query_truncated: for each pair, whether its query was; None: none was.
 
     Attributes:
         logits: float32 (n,), all finite.
-        truncated: n times, whether the pair was cut.
+        truncated, query_truncated: n times, whether the document or the query was cut.
 
     Raises:
         NonFiniteLogitError: a logit is NaN or infinite.
     """
 
-    __slots__ = ("_scores", "logits", "truncated")
+    __slots__ = ("_scores", "logits", "query_truncated", "truncated")
 
-    def __init__(self, logits: npt.ArrayLike, truncated: Sequence[bool] | None = None) -> None:
+    def __init__(
+        self,
+        logits: npt.ArrayLike,
+        truncated: Sequence[bool] | None = None,
+        query_truncated: Sequence[bool] | None = None,
+    ) -> None:
         self.logits: npt.NDArray[np.float32] = np.asarray(logits, np.float32)
         finite = np.isfinite(self.logits)
         if not finite.all():
             index = int(finite.argmin())
             raise NonFiniteLogitError(index, float(self.logits[index]))
         self.truncated = [False] * len(self) if truncated is None else truncated
+        self.query_truncated = [False] * len(self) if query_truncated is None else query_truncated
         self._scores: npt.NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
@@ -205,8 +216,8 @@ class Scored:
 
     def pairs(self) -> list[ScoredPair]:
         """The score, the logit and the truncation of each pair."""
-        rows = zip(self.scores.tolist(), self.logits.tolist(), self.truncated, strict=True)
-        return [ScoredPair(*row) for row in rows]
+        numbers, cuts = (self.scores.tolist(), self.logits.tolist()), (self.truncated, self.query_truncated)
+        return [ScoredPair(*row) for row in zip(*numbers, *cuts, strict=True)]
 
     def rank(self, request: Request, *, top_n: int | None = None, threshold: float | None = None) -> Ranking:
         """Order the documents by logit, best first; equal logits keep their order, and blank texts come last.
@@ -239,6 +250,7 @@ class Scored:
                 request.texts[i],
                 request.fields[i] if request.fields else {},
                 blank[i],
+                self.query_truncated[i],
             )
             for place, i in enumerate(order[:top_n], start=1)
         ]

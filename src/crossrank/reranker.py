@@ -231,8 +231,8 @@ class Reranker:
             start = 0
             for request in window.requests:
                 part = slice(start, start := start + len(request.texts))
-                truncated = [pair.truncated for pair in window.pairs[part]]
-                yield Scored(logits[part], truncated).rank(request, top_n=top_n, threshold=threshold)
+                scored = _scored(logits[part], window.pairs[part])
+                yield scored.rank(request, top_n=top_n, threshold=threshold)
 
     def _windows(self, requests: Iterator[Request], pace: _Pace) -> Iterator[_Window]:
         """Encoded requests, as many at a time as are scored together."""
@@ -300,13 +300,17 @@ class Reranker:
     def _score(self, queries: str | Sequence[str], texts: Sequence[str]) -> Scored:
         """Score texts for one query, or for one each."""
         pairs = self.model.encoder.encode(queries, texts)
-        return Scored(self._logits(pairs), [pair.truncated for pair in pairs])
+        return _scored(self._logits(pairs), pairs)
 
     def _logits(self, pairs: Sequence[EncodedPair]) -> npt.NDArray[np.float32]:
         logits, model = np.empty(len(pairs), np.float32), self.model
         for indices in plan_packs([len(pair.token_ids) for pair in pairs], model.batch_tokens):
             logits[indices] = model.engine.logits(build_pack([pairs[i] for i in indices]))
         return logits
+
+
+def _scored(logits: npt.NDArray[np.float32], pairs: Sequence[EncodedPair]) -> Scored:
+    return Scored(logits, [pair.truncated for pair in pairs], [pair.query_truncated for pair in pairs])
 
 
 @dataclass(slots=True)

@@ -88,6 +88,21 @@ def test_pairs_are_answered_as_pairs(tiny: Reranker, tmp_path: Path) -> None:
     assert [row["score"] for row in found] == pytest.approx(scores.tolist(), abs=1e-5)
 
 
+def test_a_query_that_was_cut_is_called_the_query(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text(
+        json.dumps({"query": "long " * 100, "documents": ["a", "b"]})
+        + "\n"
+        + json.dumps({"query": "q", "documents": ["a", "long " * 100]})
+    )
+    short = Reranker(folder, threads=1, max_length=32)
+    bulk.run(Source(str(tmp_path / "in.jsonl")), tmp_path / "o.jsonl", answer_with(short), {})
+    first, second = read(tmp_path / "o.jsonl")
+    assert first["query_truncated"]
+    assert "query_truncated" not in second
+    cut = [{hit["index"]: hit["truncated"] for hit in answer["results"]} for answer in (first, second)]
+    assert cut == [{0: False, 1: False}, {0: False, 1: True}]
+
+
 BLOCK_BYTES = 2000  # so that a kill finds it in the middle of many
 KILLED = f"""
 import sys

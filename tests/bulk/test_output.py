@@ -81,12 +81,14 @@ def test_other_programs_read_what_was_written(tmp_path: Path) -> None:
 
 def test_parquet_of_pairs_of_texts_and_of_nothing(tmp_path: Path) -> None:
     pair = {"id": "0", "score": 0.5, "logit": 0.25, "truncated": True}
-    for name, rows in (("pairs", [pair]), ("texts", [{**pair, "query": "q", "text": "d"}]), ("none", [])):
+    long_query = {**pair, "query": "q", "text": "d", "query_truncated": True}
+    for name, rows in (("pairs", [pair]), ("texts", [long_query]), ("none", [])):
         with Output(tmp_path / f"{name}.parquet", JOB) as out:
             for one in rows:
                 out.write(one)
             out.finish()
-        assert pq.read_table(tmp_path / f"{name}.parquet").to_pylist() == rows
+        found = pq.read_table(tmp_path / f"{name}.parquet").to_pylist()
+        assert found == [{**row, "query_truncated": name == "texts"} for row in rows]
 
 
 def test_rows_of_another_job_are_not_gone_on_with(tmp_path: Path) -> None:

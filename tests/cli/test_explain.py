@@ -55,6 +55,9 @@ def test_a_table_says_what_was_not_read(crossrank: Run, tiny: str) -> None:
     whole = crossrank("explain", QUERY, DOCUMENT, "--model", tiny, "--raw").out
     assert "logit" in whole
     assert "not read" not in whole
+    assert "The query was truncated" not in whole
+    asked = crossrank("explain", "long " * 100, "One. Two.", "--model", tiny, "--max-length", "64").out
+    assert asked.count("truncated") == asked.count("The query was truncated") == 1
 
 
 def test_a_file_is_one_document_as_it_stands(crossrank: Run, tiny: str, tmp_path: Path) -> None:

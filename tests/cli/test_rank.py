@@ -22,6 +22,16 @@ def test_a_table(crossrank: Run, tiny: str) -> None:
     for document in DOCUMENTS[:2]:
         assert document in done.out
     assert "(truncated)" in done.out
+    assert "The query was truncated" not in done.out
+
+
+def test_a_query_that_was_cut_is_called_the_query(crossrank: Run, tiny: str) -> None:
+    command = ["rank", "long " * 100, "one", "two", "--model", tiny, "--max-length", "32"]
+    done = crossrank(*command)
+    assert "(truncated)" not in done.out
+    assert done.out.count("The query was truncated") == 1
+    results = json.loads(crossrank(*command, "--json").out)["results"]
+    assert [(hit["query_truncated"], hit["truncated"]) for hit in results] == [(True, False)] * 2
 
 
 def test_json_has_all_of_a_hit(crossrank: Run, tiny: str) -> None:

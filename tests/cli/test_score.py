@@ -62,6 +62,17 @@ def test_a_pair_that_was_cut_says_so(crossrank: Run, tiny: str, tmp_path: Path) 
     assert ["(truncated)" in line for line in table if " q " in line] == [False, True]
 
 
+def test_a_query_that_was_cut_says_so(crossrank: Run, tiny: str, tmp_path: Path) -> None:
+    file = tmp_path / "pairs.tsv"
+    file.write_text(f"{'long ' * 20}\tshort\nq\tshort\n")
+    command = ["score", str(file), "--model", tiny, "--max-length", "16"]
+    rows = [json.loads(line) for line in crossrank(*command, "--jsonl").out.splitlines()]
+    assert [(row["query_truncated"], row["truncated"]) for row in rows] == [(True, False), (False, False)]
+    table = crossrank(*command).out
+    assert table.count("(truncated)") == 1
+    assert table.index("long") < table.index("(truncated)") < table.index("short")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

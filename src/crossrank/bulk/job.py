@@ -247,7 +247,8 @@ def answers(
     """Yield an answer for each row, in their order.
 
     The answer to a query is ``{"id", "results": [{"index", "id", "score", "logit", "truncated"}, ...]}``
-    with the best result first, and the answer to a pair is ``{"id", "score", "logit", "truncated"}``.
+    with the best result first, and the answer to a pair is ``{"id", "score", "logit", "truncated"}``. If the
+    query was truncated, the answer also has ``"query_truncated": true``.
 
     Args:
         reranker: the model.
@@ -318,6 +319,8 @@ def _answer(row: Row, ranking: Ranking, with_text: bool) -> dict[str, Any]:
     answer: dict[str, Any] = {"id": row.id}
     if with_text:
         answer["query"] = row.query
+    if any(hit.query_truncated for hit in ranking):
+        answer["query_truncated"] = True
     if row.is_pair:
         return answer | _hit_fields(ranking[0], with_text)
     answer["results"] = [

@@ -281,7 +281,7 @@ def _write_parquet(partial: Path, to: Path) -> None:
 
     try:
         for place, line in read_lines(partial):
-            row = read_object(place, line)
+            row = {"query_truncated": False} | read_object(place, line)
             if query_id == pa.string():
                 row["id"] = str(row["id"])
             if document_id == pa.string():
@@ -291,6 +291,7 @@ def _write_parquet(partial: Path, to: Path) -> None:
                 text = [("text", pa.string())] if "query" in row else []
                 fields = [("id", query_id)]
                 fields += [("query", pa.string())] if text else []
+                fields += [("query_truncated", pa.bool_())]
                 if "results" in row:
                     fields += [("results", pa.list_(pa.struct([*hit, *text])))]
                 else:

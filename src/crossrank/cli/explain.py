@@ -12,7 +12,7 @@ from rich.text import Text
 
 from crossrank.cli import options as o
 from crossrank.cli.reading import read_text
-from crossrank.cli.writing import bar, console, one_line, printable, write_json, write_tsv
+from crossrank.cli.writing import QUERY_TRUNCATED, bar, console, one_line, printable, write_json, write_tsv
 from crossrank.data.lines import UTF_8
 from crossrank.errors import InputError
 from crossrank.explain import DEFAULT_SENTENCES, ExplainedSentence, Explanation
@@ -112,6 +112,8 @@ def _print(found: Explanation, raw: bool) -> None:
             printable(sentence.text) + note,
         )
     out.print(table)
+    if found.query_truncated:
+        out.print(QUERY_TRUNCATED)
     if found.read < len(found.document):
         out.print(
             f"The model read the first {found.read} of {len(found.document)} characters; "

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from crossrank.cli import options as o
 from crossrank.cli.reading import read_documents
-from crossrank.cli.writing import bar, console, printable, write_json, write_tsv
+from crossrank.cli.writing import QUERY_TRUNCATED, bar, console, printable, write_json, write_tsv
 from crossrank.data.lines import UTF_8
 from crossrank.errors import InputError
 from crossrank.models.resolve import BUNDLED
@@ -142,12 +142,15 @@ def _write(ranking: Ranking, form: o.Format, raw: bool, query: str, model: str) 
             write_tsv([hit.rank, hit.index, hit.logit if raw else hit.score, hit.text])
     else:
         console().print(_table(ranking, raw))
+        if any(hit.query_truncated for hit in ranking):
+            console().print(QUERY_TRUNCATED)
 
 
 def _as_object(hit: RankedDocument) -> dict[str, Any]:
     # A document's own fields never hide CrossRank's.
     own: dict[str, Any] = {"rank": hit.rank, "index": hit.index, "score": hit.score, "logit": hit.logit}
-    own |= {"truncated": hit.truncated, "text": hit.text} | ({"blank": True} if hit.blank else {})
+    own |= {"truncated": hit.truncated, "query_truncated": hit.query_truncated, "text": hit.text}
+    own |= {"blank": True} if hit.blank else {}
     return own | {key: value for key, value in hit.fields.items() if key not in own}
 
 

@@ -77,7 +77,8 @@ def score(
         return
     table = Table(name, "", "query", "document", box=box.SIMPLE_HEAD, pad_edge=False)
     for pair, number, found in zip(pairs, shown, scored, strict=True):
-        note = " [dim](truncated)[/dim]" if found.truncated else ""
         cells = [f"{number:.4f}", f"[cyan]{bar(found.score)}[/cyan]"]
-        table.add_row(*cells, printable(pair.query), printable(pair.document) + note)
+        texts = ((pair.query, found.query_truncated), (pair.document, found.truncated))
+        cells += [printable(text) + (" [dim](truncated)[/dim]" if cut else "") for text, cut in texts]
+        table.add_row(*cells)
     console().print(table)

@@ -11,7 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-__all__ = ["bar", "console", "one_line", "printable", "write_json", "write_tsv"]
+__all__ = ["QUERY_TRUNCATED", "bar", "console", "one_line", "printable", "write_json", "write_tsv"]
+
+QUERY_TRUNCATED = "The query was truncated: it is longer than its share of the model's window."
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _EIGHTHS = " ▏▎▍▌▋▊▉"

@@ -87,12 +87,14 @@ class Answers:
         try:
             data = sorted(body["data"], key=lambda each: int(each["index"]))
             logits = np.array([float(each["score"]) for each in data], np.float32)
-            truncated = [bool(each.get("truncated")) for each in data]
+            document_cut, query_cut = (
+                [bool(each.get(name)) for each in data] for name in ("truncated", "query_truncated")
+            )
         except (LookupError, TypeError, ValueError, AttributeError):
             data = None
         if data is None or [each["index"] for each in data] != list(range(count)):
             raise ServiceError(f"{self._server} gave an answer without {count} scores; is it CrossRank?")
-        return Scored(logits, truncated)
+        return Scored(logits, document_cut, query_cut)
 
     def explained(self, body: dict[str, Any], query: str, text: str) -> Explanation:
         """The explanation of an answer.
@@ -106,7 +108,7 @@ class Answers:
                 ExplainedSentence(**each | {"text": text[each["start"] : each["end"]]})
                 for each in body["sentences"]
             )
-            names = ("score", "logit", "truncated", "read", "sentences_left_out")
+            names = ("score", "logit", "truncated", "read", "sentences_left_out", "query_truncated")
             return Explanation(query, text, sentences=sentences, **{name: body[name] for name in names})
         except (LookupError, TypeError):
             raise ServiceError(

@@ -123,7 +123,7 @@ class CrossRankCrossEncoder:
         truncated = 0
         for ranking in self._ranker.sync.rank_many(requests):
             logits += [hit.logit for hit in sorted(ranking, key=lambda hit: hit.index)]
-            truncated += sum(hit.truncated for hit in ranking)
+            truncated += sum(hit.truncated or hit.query_truncated for hit in ranking)
         if truncated:  # MTEB's results have no field for this
             _logger.warning("%d of %d pairs were truncated to fit the model's window", truncated, len(logits))
         return np.array(logits, np.float32)

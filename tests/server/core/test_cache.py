@@ -21,6 +21,8 @@ def test_what_comes_back_is_exact(logit: float, count: int, truncated: bool) -> 
     cache = ScoreCache(1000)
     cache.keep(b"key", logit, count, truncated)
     assert cache.find([b"key"]) == [CachedPair(logit, count, truncated)]
+    cache.keep(b"key", logit, count, truncated, not truncated)
+    assert cache.find([b"key"]) == [CachedPair(logit, count, truncated, not truncated)]
 
 
 def test_the_least_lately_used_make_room() -> None:
@@ -86,6 +88,11 @@ def test_a_request_that_was_seen_before_does_not_reach_the_engine() -> None:
             assert value(served, "crossrank_cache_hits_total") == 111
             assert value(served, "crossrank_cache_misses_total") == 61
             assert value(served, "crossrank_cache_bytes") == 61 * ENTRY_BYTES
+            of_query = [("long " * 200, "document"), ("short", "document")]
+            for cached in (0, 2):
+                answer = await served.score(asked(of_query))
+                assert (answer.cached, answer.query_truncated) == (cached, [True, False])
+                assert answer.truncated == [False, False]
             assert value(served, "crossrank_queue_tokens") == 0
             # Other settings are other scores, and what may not be cut is still too long.
             assert (await served.score(asked(mixed, cut=Cut(document=1)))).cached == 0

@@ -15,16 +15,17 @@ __all__ = ["ENTRY_BYTES", "CachedPair", "ScoreCache", "pair_keys"]
 ENTRY_BYTES = 232
 """Memory of one entry, measured on CPython 3.11: its key, its value and its place in the table."""
 
-_VALUE = struct.Struct("<fi?")
+_VALUE = struct.Struct("<fi??")
 
 
 @dataclass(frozen=True, slots=True)
 class CachedPair:
-    """What is kept of a pair: its logit, its tokens as scored, and whether it was cut."""
+    """What is kept of a pair: its logit, its tokens as scored, and whether its texts were cut."""
 
     logit: float
     tokens: int
     truncated: bool
+    query_truncated: bool = False
 
 
 class ScoreCache:
@@ -70,10 +71,12 @@ class ScoreCache:
                     found.append(CachedPair(*_VALUE.unpack(value)))
         return found
 
-    def keep(self, key: bytes, logit: float, tokens: int, truncated: bool) -> None:
+    def keep(
+        self, key: bytes, logit: float, tokens: int, truncated: bool, query_truncated: bool = False
+    ) -> None:
         """Remember a pair; the least lately used make room. ``logit`` is a float32 and stays exact."""
         with self._lock:
-            self._entries[key] = _VALUE.pack(logit, tokens, truncated)
+            self._entries[key] = _VALUE.pack(logit, tokens, truncated, query_truncated)
             self._entries.move_to_end(key)
             while len(self._entries) > self._most:
                 self._entries.popitem(last=False)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from crossrank.errors import NonFiniteLogitError
 from crossrank.pairs import EncodedPair, EncodedQuery
+from crossrank.server.core.cache import CachedPair
 from crossrank.server.core.fair import Flow
 from crossrank.server.core.model import Model
 from crossrank.server.core.work import Answer, Work
@@ -28,7 +29,7 @@ class WaitingPair:
 
     @property
     def tokens(self) -> int:
-        return len(self.pair.token_ids)
+        return self.pair.tokens
 
 
 @dataclass(slots=True, eq=False)
@@ -59,6 +60,7 @@ class Job:
     flow: Flow[WaitingPair, Model] = field(init=False)
     logits: npt.NDArray[np.float32] = field(init=False)
     truncated: list[bool] = field(init=False)
+    query_truncated: list[bool] = field(init=False)
     tokens: list[int] = field(init=False)
     keys: list[bytes] = field(default_factory=list)
     reserved: int = field(init=False)
@@ -75,6 +77,7 @@ class Job:
         count = len(self.work.texts)
         self.logits = np.full(count, np.nan, np.float32)
         self.truncated = [False] * count
+        self.query_truncated = [False] * count
         self.tokens = [0] * count
         self.reserved = sum(self.estimates)
         self.large = self.reserved > self.quantum
@@ -96,10 +99,11 @@ class Job:
         """Seconds that a turn in the engine takes; 0: the speed is not known."""
         return _time(self.quantum, self.model.rate)
 
-    def expect(self, index: int, tokens: int, truncated: bool) -> None:
+    def expect(self, index: int, pair: EncodedPair | CachedPair) -> None:
         """A pair is tokenised."""
-        self.tokens[index] = tokens
-        self.truncated[index] = truncated
+        self.tokens[index] = pair.tokens
+        self.truncated[index] = pair.truncated
+        self.query_truncated[index] = pair.query_truncated
 
     def take(self, index: int, logit: float) -> None:
         """A pair has its logit.
@@ -119,6 +123,7 @@ class Job:
             logits=self.logits,
             truncated=self.truncated,
             tokens=self.tokens,
+            query_truncated=self.query_truncated,
             cached=self.cached,
             tokenization_s=self.tokenization_s,
             queue_s=max(0.0, now - self.begun - self.tokenization_s - self.inference_s),

@@ -116,7 +116,9 @@ class Metrics:
         )
         self._model_pairs = counter("crossrank_pairs", "Pairs that the engine scored", "model")
         self._model_tokens = counter("crossrank_tokens", "Tokens that the engine read", "model")
-        self._truncated = counter("crossrank_truncated_pairs", "Pairs answered that were cut", "model")
+        self._truncated = counter(
+            "crossrank_truncated_pairs", "Pairs answered whose document was cut", "model"
+        )
         self._refused = counter("crossrank_refused", "Requests refused before they were queued", "reason")
         for reason in _REASONS:
             self._refused.labels(reason)

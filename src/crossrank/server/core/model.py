@@ -199,7 +199,7 @@ class Model:
         """Tokens of the texts of whole pairs, without special ones, and their bytes."""
         tokens = total = 0
         for size, pair in zip(_sizes(queries, texts), pairs, strict=True):
-            if not pair.truncated:
+            if not (pair.truncated or pair.query_truncated):
                 tokens += len(pair.token_ids) - self.encoder.special_tokens
                 total += size
         return tokens, total

@@ -204,9 +204,9 @@ class Scheduler:
             job.unread = max(0, job.unread - characters)
             job.next = first + len(pairs)
             for each in waiting:
-                job.expect(each.index, each.tokens, each.pair.truncated)
+                job.expect(each.index, each.pair)
             for index, pair in known:
-                job.expect(index, pair.tokens, pair.truncated)
+                job.expect(index, pair)
                 job.take(index, pair.logit)
             job.cached += len(known)
             tokens = sum(each.tokens for each in waiting)
@@ -369,8 +369,8 @@ class Scheduler:
         if self._cache is not None:
             for each, logit in zip(part, logits.tolist(), strict=True):
                 if math.isfinite(logit):
-                    key = each.job.keys[each.index]
-                    self._cache.keep(key, logit, each.tokens, each.pair.truncated)
+                    key, pair = each.job.keys[each.index], each.pair
+                    self._cache.keep(key, logit, pair.tokens, pair.truncated, pair.query_truncated)
 
     def _fail_pack(self, pack: list[WaitingPair], error: CrossRankError) -> None:
         with self._changed:

@@ -108,7 +108,11 @@ class Tokenisers:
         job.keys += keys
         found = self._cache.find(keys)
         # What may not be cut is encoded anew, which raises the error that it should.
-        return [None if pair and pair.truncated and not cut.allowed else pair for pair in found]
+        return [pair if pair and (cut.allowed or not _was_cut(pair)) else None for pair in found]
+
+
+def _was_cut(pair: CachedPair) -> bool:
+    return pair.truncated or pair.query_truncated
 
 
 def _end_of_slice(work: Work, first: int) -> int:

@@ -83,12 +83,13 @@ class Answer(Scored):
         truncated: Sequence[bool],
         tokens: Sequence[int],
         *,
+        query_truncated: Sequence[bool] | None = None,
         cached: int = 0,
         tokenization_s: float = 0.0,
         queue_s: float = 0.0,
         inference_s: float = 0.0,
     ) -> None:
-        super().__init__(logits, truncated)
+        super().__init__(logits, truncated, query_truncated)
         self.model = model
         self.tokens = tokens
         self.cached = cached

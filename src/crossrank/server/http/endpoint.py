@@ -251,6 +251,8 @@ def _headers(answer: Answer, characters: int) -> dict[str, str]:
     cut = [str(index) for index, truncated in enumerate(answer.truncated) if truncated]
     if cut:
         headers["x-truncated"] = ",".join(cut[:100]) + (",..." if len(cut) > 100 else "")
+    if any(answer.query_truncated):
+        headers["x-query-truncated"] = "true"
     return headers
 
 
@@ -263,6 +265,7 @@ def _notes(answer: Answer) -> dict[str, Any]:
         "model": answer.model,
         "tokens": sum(answer.tokens),
         "truncated": sum(answer.truncated),
+        **({"query_truncated": True} if any(answer.query_truncated) else {}),
         "queue_ms": round(1000 * answer.queue_s, 1),
         "inference_ms": round(1000 * answer.inference_s, 1),
     }

@@ -54,6 +54,7 @@ class _Span(Span):
                 "crossrank.pairs": len(answer),
                 "crossrank.tokens": sum(answer.tokens),
                 "crossrank.truncated": sum(answer.truncated),
+                "crossrank.query_truncated": sum(answer.query_truncated),
                 "crossrank.cached": answer.cached,
                 "crossrank.tokenization_seconds": answer.tokenization_s,
                 "crossrank.queue_seconds": answer.queue_s,

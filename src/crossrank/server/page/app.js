@@ -210,7 +210,8 @@ function applyOptions(show = () => view.update(state)) {
   const tokens = results.answers.reduce((sum, answer) => sum + answer.usage.total_tokens, 0);
   $("summary").textContent =
     t("summary", { documents: counted(total), tokens: number(tokens), ms: number(Math.round(results.ms)) }) +
-    (truncated ? t("summary_cut", { n: number(truncated) }) : "");
+    (truncated ? t("summary_cut", { n: number(truncated) }) : "") +
+    (results.answers.some((answer) => answer.query_truncated) ? t("summary_query_cut") : "");
 }
 
 /** How many documents each model keeps, as a text. */

@@ -9,6 +9,7 @@ export function asJson(results, state) {
   const rankings = results.answers.map((answer) => ({
     model: answer.model,
     tokens: answer.usage.total_tokens,
+    query_truncated: answer.query_truncated,
     results: keptByRank(answer, state).map(({ index, rank, score, logit, truncated, tokens, keyword_rank, keyword_score }) => ({
       ...{ rank, index, score, logit, truncated, tokens, keyword_rank, keyword_score },
       text: results.documents[index],

@@ -51,6 +51,9 @@ def test_compare_has_both_orders_in_the_order_of_the_documents() -> None:
     assert [d["keyword_score"] for d in documents] == pytest.approx(index.scores(QUERY).tolist())
     assert sum(document["tokens"] for document in documents) == found["usage"]["total_tokens"]
     assert all(seconds >= 0 for seconds in found["seconds"].values())
+    assert found["query_truncated"] is False
+    found = post("/compare", {"query": "long " * 100, "documents": ["one"]}).json
+    assert (found["query_truncated"], found["documents"][0]["truncated"]) == (True, False)
 
 
 def test_compare_marks_what_a_document_repeats_of_the_query() -> None:
@@ -121,7 +124,7 @@ def test_explain_says_what_the_library_says() -> None:
     for document in (TEXT, {"text": TEXT, "id": 3}):
         found = post("/explain", {"query": QUERY, "document": document, "max_sentences": 9}).json
         assert (found["object"], found["model"]) == ("explanation", "model")
-        for name in ("score", "logit", "truncated", "read", "sentences_left_out"):
+        for name in ("score", "logit", "truncated", "query_truncated", "read", "sentences_left_out"):
             assert found[name] == getattr(expected, name)
         assert found["truncated"]
         assert found["sentences_left_out"] == 14

@@ -236,6 +236,24 @@ def test_what_was_cut_is_said() -> None:
     assert [hit.get("truncated") for hit in answer["results"]] == [True, True, None]
 
 
+LONG_QUERY = "query " * 100
+
+
+def test_a_query_that_was_cut_is_called_the_query() -> None:
+    answer = rerank(query=LONG_QUERY, documents=["short", LONG]).json
+    assert answer["meta"]["warnings"] == [
+        "the query was cut to fit",
+        "1 of 2 documents were cut to fit; their indices: 1",
+    ]
+    assert [hit["query_truncated"] for hit in answer["results"]] == [True, True]
+    assert [hit.get("truncated") for hit in answer["results"]] == [True, None]
+    answer = rerank(query=LONG_QUERY, documents=["short"], max_tokens_per_doc=5).json
+    assert answer["meta"]["warnings"] == ["the query was cut to fit"]
+    assert "truncated" not in answer["results"][0]
+    answer = rerank(query="one two three", documents=["short"], max_tokens_per_query=2).json
+    assert answer["meta"]["warnings"] == ["the query was cut to fit"]
+
+
 def test_a_warning_stays_short() -> None:
     warning = rerank(documents=[LONG] * 101).json["meta"]["warnings"][0]
     assert warning.endswith("98, 99 and others")

@@ -75,6 +75,11 @@ def test_the_answer() -> None:
     }
 
 
+def test_a_query_that_was_cut_is_called_the_query() -> None:
+    data = score({"text_1": ["a", "long " * 100], "text_2": ["x", "y"]}).json["data"]
+    assert [(d.get("query_truncated"), d.get("truncated")) for d in data] == [(None, None), (True, None)]
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [

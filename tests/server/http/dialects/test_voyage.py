@@ -31,6 +31,11 @@ def test_the_answer() -> None:
     }
 
 
+def test_a_query_that_was_cut_is_called_the_query() -> None:
+    (hit,) = rerank(query="long " * 100, documents=["one"]).json["data"]
+    assert (hit["query_truncated"], "truncated" in hit) == (True, False)
+
+
 def test_top_k_and_documents() -> None:
     data = rerank(top_k=2, return_documents=True).json["data"]
     assert [hit["document"] for hit in data] == TEXTS[:0:-1]

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from crossrank.inputs import Request
 from crossrank.pairs import PairEncoder
-from crossrank.ranking import RankedDocument, Ranking
+from crossrank.ranking import RankedDocument, Ranking, ScoredPair
 from crossrank.server.core.work import Answer, Work
 from crossrank.server.http.dialects.openai import OpenAIError, openai_error
 from crossrank.server.http.faults import FAULTS, Fault, Kind
@@ -26,8 +26,11 @@ __all__ = [
     "Lenient",
     "Name",
     "Priority",
+    "QueryTruncated",
     "Texts",
     "TokenCount",
+    "Truncated",
+    "cuts_of",
     "parse",
     "positive",
     "usage_of",
@@ -41,6 +44,9 @@ Priority = Annotated[int, Field(ge=0, le=999, description="lower goes first")]
 Name = Annotated[str, Field(max_length=512)]
 # One mistake is reported, so none is looked for behind it: each would cost hundreds of bytes.
 Texts = Annotated[list[str], Field(fail_fast=True)]
+
+Truncated = Annotated[bool | None, Field(description="true: the document was cut to fit; else absent")]
+QueryTruncated = Annotated[bool | None, Field(description="true: the query was cut to fit; else absent")]
 
 
 class Lenient(BaseModel):
@@ -111,6 +117,11 @@ class Call:
 def positive(count: int | None) -> int | None:
     """A limit of a request; None for 0 and -1, with which clients say that there is none."""
     return count if count is not None and count > 0 else None
+
+
+def cuts_of(hit: RankedDocument | ScoredPair) -> dict[str, bool]:
+    """What an answer says of the texts of a pair that were cut to fit; nothing of whole ones."""
+    return {name: True for name in ("truncated", "query_truncated") if getattr(hit, name)}
 
 
 def usage_of(answer: Answer) -> dict[str, int]:

@@ -84,6 +84,7 @@ class CompareResponse(BaseModel):
     model: str
     usage: Usage
     seconds: Times
+    query_truncated: bool = Field(description="the query was cut to fit the model's window")
     documents: list[ComparedDocument]
 
 
@@ -132,6 +133,7 @@ class Compare(Dialect):
                 "queue": answer.queue_s,
                 "inference": answer.inference_s,
             },
+            "query_truncated": any(answer.query_truncated),
             "documents": documents,
         }
 
@@ -186,7 +188,8 @@ class ExplainResponse(BaseModel):
     usage: Usage
     score: float
     logit: float
-    truncated: bool = Field(description="query or document were cut to fit the model's window")
+    truncated: bool = Field(description="the document was cut to fit the model's window")
+    query_truncated: bool = Field(description="the query was cut to fit the model's window")
     read: int = Field(description="how many characters of the document the model read, from its start")
     sentences: list[ExplainedSentence]
     sentences_left_out: int = Field(description="how many more it has that were not looked at")

@@ -24,7 +24,10 @@ from crossrank.server.http.dialects.base import (
     Lax,
     Name,
     Priority,
+    QueryTruncated,
     TokenCount,
+    Truncated,
+    cuts_of,
     parse,
     positive,
     usage_of,
@@ -112,12 +115,13 @@ class TextDocument(BaseModel):
 
 
 class SupersetResult(BaseModel):
-    """One document's place; `truncated` is there where it was cut to fit."""
+    """One document's place."""
 
     index: int
     relevance_score: float
     document: TextDocument | str | None = None
-    truncated: bool | None = None
+    truncated: Truncated = None
+    query_truncated: QueryTruncated = None
 
 
 class Usage(BaseModel):
@@ -218,17 +222,16 @@ class Superset(Dialect):
                 result["document"] = {"text": hit.text} | own
         elif self.null_documents:
             result["document"] = None
-        if hit.truncated:
-            result["truncated"] = True
-        return result
+        return result | cuts_of(hit)
 
 
 def _warnings(call: Call, answer: Answer) -> list[str]:
-    """Which documents were cut, and which have nothing to read, a sentence each."""
+    """Whether the query was cut, which documents were, and which have nothing to read, a sentence each."""
     cut = [index for index, truncated in enumerate(answer.truncated) if truncated]
     blank = [index for index, text in enumerate(call.work.texts) if is_blank(text)]
     found = ((cut, "were cut to fit"), (blank, "have no letter or digit and were ranked last"))
-    return [_warning(len(call.work.texts), indices, what) for indices, what in found if indices]
+    of_query = ["the query was cut to fit"] if any(answer.query_truncated) else []
+    return of_query + [_warning(len(call.work.texts), indices, what) for indices, what in found if indices]
 
 
 def _warning(count: int, indices: list[int], what: str) -> str:

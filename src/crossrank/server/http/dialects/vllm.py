@@ -8,7 +8,16 @@ from pydantic import AliasChoices, BaseModel, Field
 
 from crossrank.ranking import RankedDocument
 from crossrank.server.core.work import Answer, Work
-from crossrank.server.http.dialects.base import Call, Context, Dialect, parse, usage_of
+from crossrank.server.http.dialects.base import (
+    Call,
+    Context,
+    Dialect,
+    QueryTruncated,
+    Truncated,
+    cuts_of,
+    parse,
+    usage_of,
+)
 from crossrank.server.http.dialects.superset import Documents, Options, Superset, Usage, listed, read_texts
 from crossrank.server.http.faults import Fault
 
@@ -42,12 +51,13 @@ class ScoreRequest(Options):
 
 
 class ScoreDatum(BaseModel):
-    """One pair's score; `truncated` is there where it was cut to fit."""
+    """One pair's score."""
 
     index: int
     object: Literal["score"]
     score: float
-    truncated: bool | None = None
+    truncated: Truncated = None
+    query_truncated: QueryTruncated = None
 
 
 class ScoreUsage(Usage):
@@ -94,14 +104,15 @@ class VllmScore(Dialect):
         return Call(work, raw=request.use_activation is False)
 
     def answer(self, call: Call, answer: Answer, context: Context) -> object:
-        numbers = answer.logits if call.raw else answer.scores
-        data: list[dict[str, Any]] = [
-            {"index": index, "object": "score", "score": number}
-            for index, number in enumerate(numbers.tolist())
+        data = [
+            {
+                "index": index,
+                "object": "score",
+                "score": pair.logit if call.raw else pair.score,
+                **cuts_of(pair),
+            }
+            for index, pair in enumerate(answer.pairs())
         ]
-        for datum, truncated in zip(data, answer.truncated, strict=True):
-            if truncated:
-                datum["truncated"] = True
         return {
             "id": f"score-{context.request_id}",
             "object": "list",

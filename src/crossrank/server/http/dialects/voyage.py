@@ -15,7 +15,10 @@ from crossrank.server.http.dialects.base import (
     Dialect,
     Lax,
     Name,
+    QueryTruncated,
     Texts,
+    Truncated,
+    cuts_of,
     parse,
     positive,
 )
@@ -36,12 +39,13 @@ class VoyageRequest(Lax):
 
 
 class VoyageResult(BaseModel):
-    """One document's place; `truncated` is there where it was cut to fit."""
+    """One document's place."""
 
     index: int
     relevance_score: float
     document: str | None = None
-    truncated: bool | None = None
+    truncated: Truncated = None
+    query_truncated: QueryTruncated = None
 
 
 class VoyageUsage(BaseModel):
@@ -81,8 +85,6 @@ class Voyage(DetailErrors, Dialect):
             result: dict[str, Any] = {"index": hit.index, "relevance_score": hit.score}
             if call.with_documents:
                 result["document"] = hit.text
-            if hit.truncated:
-                result["truncated"] = True
-            data.append(result)
+            data.append(result | cuts_of(hit))
         usage = {"total_tokens": sum(answer.tokens)}
         return {"object": "list", "data": data, "model": answer.model, "usage": usage}
