@@ -21,8 +21,9 @@ pairs side by side, or which pad, waste little.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 __all__ = ["FairQueue", "Flow", "Item", "Room"]
@@ -68,52 +69,69 @@ G = TypeVar("G", bound=Hashable)
 Allowed = Callable[[G], bool]
 
 
+@dataclass(eq=False, slots=True)
 class Flow(Generic[T, G]):
     """The waiting pairs of one request.
 
-    Args:
+    Attributes:
         group: what must not share a pack with another group: the model.
         priority: lower goes first.
         small: it has about a quantum of tokens in all; where it has more, the rest goes as that of
             a large one.
         client: whose request it is.
-
-    Attributes:
-        group, priority, small, client: the same.
         waiting: its pairs, the next last.
-        tokens: theirs.
         deficit: tokens that it may still send in this turn.
     """
 
-    __slots__ = ("client", "deficit", "group", "priority", "small", "tokens", "waiting")
+    group: G
+    priority: int = 0
+    small: bool = field(default=False, kw_only=True)
+    client: str = field(default="", kw_only=True)
+    waiting: list[T] = field(default_factory=list, init=False)
+    deficit: int = field(default=0, init=False)
 
-    def __init__(self, group: G, priority: int = 0, *, small: bool = False, client: str = "") -> None:
-        self.group = group
-        self.priority = priority
-        self.client = client
-        self.waiting: list[T] = []
-        self.tokens = 0
-        self.small = small
-        self.deficit = 0
+
+class _Share:
+    """Some go first, but leave the others one in ``parts`` tokens while these wait."""
+
+    def __init__(self, parts: int, quantum: int) -> None:
+        self._times = parts - 1
+        self._most = self._times * quantum
+        self._ahead = 0  # tokens that the first had beyond their share while the others waited
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the others go next, where they wait."""
+        return self._ahead >= self._most
+
+    def spend(self, tokens: int, *, first: bool, others_wait: bool) -> None:
+        """So many tokens were sent, by the first or by the others."""
+        if first:
+            self._ahead = self._ahead + tokens if others_wait else 0
+        else:
+            self._ahead = max(0, self._ahead - self._times * tokens)
 
 
 class _Client(Generic[T, G]):
     """The flows of one client and priority.
 
     Attributes:
-        small, large: those that have pairs waiting, the next first.
+        flows: the small (True) and the large (False) that have pairs waiting, the next first.
         deficit: tokens that it may still send in this turn.
     """
 
-    __slots__ = ("deficit", "large", "small")
+    __slots__ = ("deficit", "flows")
 
     def __init__(self, deficit: int) -> None:
-        self.small: OrderedDict[Flow[T, G], None] = OrderedDict()
-        self.large: OrderedDict[Flow[T, G], None] = OrderedDict()
+        self.flows: dict[bool, OrderedDict[Flow[T, G], None]] = {True: OrderedDict(), False: OrderedDict()}
         self.deficit = deficit
 
-    def flows(self, of: Flow[T, G]) -> OrderedDict[Flow[T, G], None]:
-        return self.small if of.small else self.large
+    @property
+    def is_idle(self) -> bool:
+        return not self.flows[True] and not self.flows[False]
+
+    def first(self, kinds: Sequence[bool], allowed: Allowed[G]) -> Flow[T, G] | None:
+        return next((flow for kind in kinds for flow in self.flows[kind] if allowed(flow.group)), None)
 
 
 class _Band(Generic[T, G]):
@@ -122,118 +140,66 @@ class _Band(Generic[T, G]):
     Attributes:
         clients: in the order of their turns. One without flows stays until its turn comes: had it left, it
             would come back with the tokens of a new turn.
-        quick: those with small flows and tokens left; they wait for nobody's turn.
-        ahead: tokens that small flows had beyond their share while large ones waited.
-        larges: clients with large flows.
-        count: of the flows.
+        count: of the small flows (True) and the large ones (False).
     """
 
-    __slots__ = ("ahead", "clients", "count", "larges", "quantum", "quick")
-
     def __init__(self, quantum: int) -> None:
-        self.quantum = quantum
         self.clients: OrderedDict[str, _Client[T, G]] = OrderedDict()
-        self.quick: OrderedDict[str, _Client[T, G]] = OrderedDict()
-        self.larges: set[str] = set()
-        self.ahead = 0
-        self.count = 0
-
-    def flows(self) -> Iterator[Flow[T, G]]:
-        for client in self.clients.values():
-            yield from client.small
-            yield from client.large
+        self.count: Counter[bool] = Counter()
+        self._quantum = quantum
+        self._share = _Share(LARGE_SHARE, quantum)
 
     def put(self, flow: Flow[T, G]) -> None:
         """A flow has pairs waiting."""
-        self.count += 1
-        client = self.clients.get(flow.client)
-        if client is None:
-            if len(self.clients) > 2 * self.count + _REMEMBERED:
-                kept = {name: each for name, each in self.clients.items() if each.small or each.large}
+        self.count[flow.small] += 1
+        if flow.client not in self.clients:
+            if len(self.clients) > 2 * self.count.total() + _REMEMBERED:
+                kept = {name: client for name, client in self.clients.items() if not client.is_idle}
                 self.clients = OrderedDict(kept)
-            client = self.clients[flow.client] = _Client(self.quantum)
-        client.flows(flow)[flow] = None
-        self._changed(flow.client, client)
+            self.clients[flow.client] = _Client(self._quantum)
+        self.clients[flow.client].flows[flow.small][flow] = None
 
     def drop(self, flow: Flow[T, G]) -> None:
         """A flow has no pairs waiting."""
-        self.count -= 1
-        client = self.clients[flow.client]
-        del client.flows(flow)[flow]
-        self._changed(flow.client, client)
+        self.count[flow.small] -= 1
+        del self.clients[flow.client].flows[flow.small][flow]
 
     def end_turn(self, flow: Flow[T, G]) -> None:
         """A flow waits for its next turn, in which it has another quantum; it is a large one from now on."""
-        client = self.clients[flow.client]
-        del client.flows(flow)[flow]
+        self.drop(flow)
         flow.small = False
-        flow.deficit += self.quantum
-        client.large[flow] = None
-        self._changed(flow.client, client)
+        flow.deficit += self._quantum
+        self.put(flow)
 
     def spend(self, flow: Flow[T, G], tokens: int) -> None:
         """A flow sends so many tokens."""
-        client = self.clients[flow.client]
-        client.deficit -= tokens
-        if client.deficit <= 0:
-            self.quick.pop(flow.client, None)
-        if not flow.small:
-            self.ahead = max(0, self.ahead - (LARGE_SHARE - 1) * tokens)
-        elif self.larges:
-            self.ahead += tokens
-        else:
-            self.ahead = 0
+        self.clients[flow.client].deficit -= tokens
+        self._share.spend(tokens, first=flow.small, others_wait=self.count[False] > 0)
 
     def choose(self, allowed: Allowed[G]) -> Flow[T, G] | None:
         """The flow whose turn it is."""
-        if self.larges and self.ahead >= (LARGE_SHARE - 1) * self.quantum:
-            flow = self._by_turns(allowed, larges_only=True)
-            if flow is not None:
-                return flow
-        for client in self.quick.values():
-            flow = _first_of(client.small, allowed)
-            if flow is not None:
-                return flow
-        return self._by_turns(allowed)
+        flow = None
+        if self.count[False] and self._share.is_due:
+            flow = self._by_turns((False,), allowed)
+        if flow is None and self.count[True]:  # small flows wait for nobody's turn
+            able = (client for client in self.clients.values() if client.deficit > 0)
+            flow = next((found for client in able if (found := client.first((True,), allowed))), None)
+        return flow or self._by_turns((True, False), allowed)
 
-    def _by_turns(self, allowed: Allowed[G], *, larges_only: bool = False) -> Flow[T, G] | None:
+    def _by_turns(self, kinds: Sequence[bool], allowed: Allowed[G]) -> Flow[T, G] | None:
         """The flow of the first client that may send; those that have sent their quantum go to the end."""
         while True:
-            found = self._first(allowed, larges_only)
-            if found is None:
+            while self.clients and next(iter(self.clients.values())).is_idle:
+                self.clients.popitem(last=False)
+            for name, client in self.clients.items():
+                if flow := client.first(kinds, allowed):
+                    if client.deficit > 0:
+                        return flow
+                    client.deficit += self._quantum
+                    self.clients.move_to_end(name)
+                    break
+            else:
                 return None
-            name, client, flow = found
-            if client.deficit > 0:
-                return flow
-            client.deficit += self.quantum
-            self.clients.move_to_end(name)
-            self._changed(name, client)
-
-    def _first(self, allowed: Allowed[G], larges_only: bool) -> tuple[str, _Client[T, G], Flow[T, G]] | None:
-        gone: list[str] = []
-        found = None
-        for name, client in self.clients.items():
-            if not client.small and not client.large:
-                gone.append(name)
-                continue
-            flow = None if larges_only else _first_of(client.small, allowed)
-            flow = flow or _first_of(client.large, allowed)
-            if flow is not None:
-                found = name, client, flow
-                break
-        for name in gone:
-            del self.clients[name]
-        return found
-
-    def _changed(self, name: str, client: _Client[T, G]) -> None:
-        if client.large:
-            self.larges.add(name)
-        else:
-            self.larges.discard(name)
-        if not client.small or client.deficit <= 0:
-            self.quick.pop(name, None)
-        elif name not in self.quick:
-            self.quick[name] = client
 
 
 class FairQueue(Generic[T, G]):
@@ -250,34 +216,27 @@ class FairQueue(Generic[T, G]):
         self.quantum = quantum
         self.tokens = 0
         self.pairs = 0
-        self._bands: dict[int, _Band[T, G]] = {}
-        self._lower_turn: OrderedDict[int, None] = OrderedDict()  # priorities, least lately served first
-        self._ahead = 0  # tokens that the first priority had beyond its share while others waited
+        self._bands: OrderedDict[int, _Band[T, G]] = OrderedDict()  # by priority, least lately served first
+        self._share = _Share(LOWER_SHARE, quantum)
 
     def add(self, flow: Flow[T, G], items: Iterable[T]) -> None:
         """Put pairs into a flow."""
-        before, count = flow.tokens, len(flow.waiting)
-        for item in items:
-            flow.waiting.append(item)
-            flow.tokens += item.tokens
+        before = len(flow.waiting)
+        flow.waiting += items
+        self.tokens += sum(item.tokens for item in flow.waiting[before:])
+        self.pairs += len(flow.waiting) - before
         flow.waiting.sort(key=lambda item: item.tokens)  # what is sorted already costs little
-        self.tokens += flow.tokens - before
-        self.pairs += len(flow.waiting) - count
-        if not count and flow.waiting:
-            if not flow.deficit:
-                flow.deficit = self.quantum
-            band = self._bands.setdefault(flow.priority, _Band(self.quantum))
-            band.put(flow)
-            self._lower_turn.setdefault(flow.priority)
+        if not before and flow.waiting:
+            flow.deficit = flow.deficit or self.quantum
+            self._bands.setdefault(flow.priority, _Band(self.quantum)).put(flow)
 
     def remove(self, flow: Flow[T, G]) -> int:
         """Take all pairs of a flow out; returns how many."""
         count = len(flow.waiting)
         if count:
-            self.tokens -= flow.tokens
+            self.tokens -= sum(item.tokens for item in flow.waiting)
             self.pairs -= count
             flow.waiting.clear()
-            flow.tokens = 0
             self._retire(flow)
         return count
 
@@ -289,19 +248,16 @@ class FairQueue(Generic[T, G]):
     def flows(self) -> Iterator[Flow[T, G]]:
         """Flows with pairs waiting."""
         for band in self._bands.values():
-            yield from band.flows()
+            for client in band.clients.values():
+                yield from [*client.flows[True], *client.flows[False]]
 
     def take(self, group: G, room: Room) -> list[T]:
         """The next pairs of a group, for a pack."""
-
-        def allowed(other: G) -> bool:
-            return other is group
-
         taken: list[T] = []
         tokens, small = 0, False
         enough = room.budget if room.enough is None else room.enough
         while tokens < room.budget or len(taken) % room.lanes:
-            flow = self._choose(allowed)
+            flow = self._choose(lambda other: other is group)
             if flow is None:
                 break
             size = flow.waiting[-1].tokens
@@ -315,42 +271,27 @@ class FairQueue(Generic[T, G]):
 
     def _choose(self, allowed: Allowed[G]) -> Flow[T, G] | None:
         """The flow whose turn it is, with a deficit that covers its first pair."""
-        while True:
-            flow = self._turn(allowed)
-            if flow is None or flow.deficit >= flow.waiting[-1].tokens:
-                return flow
+        while (flow := self._turn(allowed)) and flow.deficit < flow.waiting[-1].tokens:
             self._bands[flow.priority].end_turn(flow)
+        return flow
 
     def _turn(self, allowed: Allowed[G]) -> Flow[T, G] | None:
         order = sorted(self._bands)
-        if len(order) > 1 and self._ahead >= (LOWER_SHARE - 1) * self.quantum:
-            for priority in self._lower_turn:
-                if priority != order[0]:
-                    flow = self._bands[priority].choose(allowed)
-                    if flow is not None:
-                        return flow
-        for priority in order:
-            flow = self._bands[priority].choose(allowed)
-            if flow is not None:
-                return flow
-        return None
+        if len(order) > 1 and self._share.is_due:
+            order = [priority for priority in self._bands if priority != order[0]] + order[:1]
+        found = (self._bands[priority].choose(allowed) for priority in order)
+        return next((flow for flow in found if flow), None)
 
     def _serve(self, flow: Flow[T, G]) -> T:
         item = flow.waiting.pop()
-        size = item.tokens
-        flow.tokens -= size
-        flow.deficit -= size
-        self.tokens -= size
+        self.tokens -= item.tokens
         self.pairs -= 1
-        first = min(self._bands)
-        if flow.priority != first:
-            self._ahead = max(0, self._ahead - (LOWER_SHARE - 1) * size)
-            self._lower_turn.move_to_end(flow.priority)
-        elif len(self._bands) > 1:
-            self._ahead += size
-        else:
-            self._ahead = 0
-        self._bands[flow.priority].spend(flow, size)
+        flow.deficit -= item.tokens
+        is_first = flow.priority == min(self._bands)
+        self._share.spend(item.tokens, first=is_first, others_wait=len(self._bands) > 1)
+        if not is_first:
+            self._bands.move_to_end(flow.priority)
+        self._bands[flow.priority].spend(flow, item.tokens)
         if not flow.waiting:
             self._retire(flow)
         return item
@@ -363,10 +304,5 @@ class FairQueue(Generic[T, G]):
             flow.deficit = 0
         elif not flow.deficit:
             flow.small = False
-        if not band.count:
+        if not band.count.total():
             del self._bands[flow.priority]
-            del self._lower_turn[flow.priority]
-
-
-def _first_of(flows: Iterable[Flow[T, G]], allowed: Allowed[G]) -> Flow[T, G] | None:
-    return next((flow for flow in flows if allowed(flow.group)), None)

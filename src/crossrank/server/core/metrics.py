@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import Metric
+from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from crossrank.errors import (
@@ -25,6 +25,7 @@ from crossrank.errors import (
 
 if TYPE_CHECKING:
     from crossrank.server.core.cache import ScoreCache
+    from crossrank.server.core.model import ServedModel
     from crossrank.server.core.work import Answer
 
 __all__ = ["Metrics"]
@@ -38,25 +39,10 @@ _REASONS = ("concurrency", "deadline", "queue", "too_large", "unavailable")
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
-class _PlainCounter(Collector):
+class _PlainCounter(Gauge):
     """A counter whose name has no ``_total``, which prometheus_client would add."""
 
-    def __init__(
-        self, name: str, description: str, label: str, known: Sequence[str], registry: CollectorRegistry
-    ) -> None:
-        self._name, self._description, self._label = name, description, label
-        self._values = dict.fromkeys(known, 0.0)
-        registry.register(self)
-
-    def add(self, label: str, amount: float = 1.0) -> None:
-        """Only the event loop's thread may call this."""
-        self._values[label] = self._values.get(label, 0.0) + amount
-
-    def collect(self) -> Iterator[Metric]:
-        metric = Metric(self._name, self._description, "unknown")
-        for label, value in list(self._values.items()):
-            metric.add_sample(self._name, {self._label: label}, value)
-        yield metric
+    _type = "unknown"
 
 
 class _CacheCollector(Collector):
@@ -67,16 +53,12 @@ class _CacheCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         cache = self._cache
-        for name, description, kind, value in (
-            ("hits", "Pairs that the score cache answered", "counter", cache.hits),
-            ("misses", "Pairs that the score cache did not know", "counter", cache.misses),
-            ("evicted", "Pairs that made room for others", "counter", cache.evicted),
-            ("bytes", "Memory of the score cache", "gauge", cache.size),
-            ("limit_bytes", "Most memory that the score cache may take", "gauge", cache.limit),
+        for name, description, value in (
+            ("hits", "Pairs that the score cache answered", cache.hits),
+            ("misses", "Pairs that the score cache did not know", cache.misses),
+            ("evicted", "Pairs that made room for others", cache.evicted),
         ):
-            metric = Metric(f"crossrank_cache_{name}", description, kind)
-            metric.add_sample(f"crossrank_cache_{name}{'_total' if kind == 'counter' else ''}", {}, value)
-            yield metric
+            yield CounterMetricFamily(f"crossrank_cache_{name}", description, value)
 
 
 class Metrics:
@@ -84,15 +66,20 @@ class Metrics:
 
     Attributes:
         registry: what ``prometheus_client.generate_latest`` writes out; more may be added to it.
+        refused: requests that were not accepted, by the reason, one of _REASONS.
+        engine_failures: packs that failed, and with them the requests that they touched, by the model.
+        engine_restarts: engines that were loaded anew after a failure, by the model.
+        out_of_memory: packs that did not fit into memory and were halved, by the model.
     """
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
-        self._requests = _PlainCounter("te_request_count", "Requests", "method", ["batch"], registry)
-        self._successes = _PlainCounter(
-            "te_request_success", "Requests answered", "method", ["batch"], registry
-        )
-        self._failures = _PlainCounter("te_request_failure", "Requests failed", "err", _ERRORS, registry)
+
+        def plain(name: str, description: str, label: str, *values: str) -> _PlainCounter:
+            made = _PlainCounter(name, description, [label], registry=registry)
+            for value in values:
+                made.labels(value)
+            return made
 
         def histogram(name: str, description: str, buckets: Sequence[float], *labels: str) -> Histogram:
             return Histogram(name, description, labels, registry=registry, buckets=buckets)
@@ -100,6 +87,9 @@ class Metrics:
         def counter(name: str, description: str, *labels: str) -> Counter:
             return Counter(name, description, labels, registry=registry)
 
+        self._requests = plain("te_request_count", "Requests", "method", "batch")
+        self._successes = plain("te_request_success", "Requests answered", "method", "batch")
+        self._failures = plain("te_request_failure", "Requests failed", "err", *_ERRORS)
         self._duration = histogram("te_request_duration", "From a request to its answer", _SECONDS)
         self._tokenization = histogram(
             "te_request_tokenization_duration", "Tokenising of a request", _SECONDS
@@ -119,26 +109,26 @@ class Metrics:
         self._truncated = counter(
             "crossrank_truncated_pairs", "Pairs answered whose document was cut", "model"
         )
-        self._refused = counter("crossrank_refused", "Requests refused before they were queued", "reason")
+        self.refused = counter("crossrank_refused", "Requests refused before they were queued", "reason")
         for reason in _REASONS:
-            self._refused.labels(reason)
+            self.refused.labels(reason)
         self._cancelled = counter("crossrank_cancelled", "Requests whose client went away")
         self._cancelled_pairs = counter("crossrank_cancelled_pairs", "Pairs of theirs that were not scored")
         self._deadline = counter("crossrank_deadline", "Requests whose time was over")
-        self._engine_failures = counter("crossrank_engine_failures", "Packs that failed", "model")
-        self._engine_restarts = counter("crossrank_engine_restarts", "Engines restarted", "model")
+        self.engine_failures = counter("crossrank_engine_failures", "Packs that failed", "model")
+        self.engine_restarts = counter("crossrank_engine_restarts", "Engines restarted", "model")
         self._model_ready = Gauge("crossrank_model_ready", "1: it scores", ["model"], registry=registry)
         self._model_rate = Gauge(
             "crossrank_tokens_per_second", "Of the last packs", ["model"], registry=registry
         )
-        self._memory = counter("crossrank_out_of_memory", "Packs halved for lack of memory", "model")
+        self.out_of_memory = counter("crossrank_out_of_memory", "Packs halved for lack of memory", "model")
 
     def watch(self, **gauges: tuple[str, Callable[[], float]]) -> None:
         """Add gauges that are read when they are asked for: name=(description, function)."""
         for name, (description, function) in gauges.items():
             Gauge(name, description, registry=self.registry).set_function(function)
 
-    def watch_model(self, name: str, ready: Callable[[], float], rate: Callable[[], float]) -> None:
+    def watch_model(self, served: ServedModel) -> None:
         """Show whether a model is ready (1 or 0), its measured tokens per second, and counters at 0.
 
         A counter that began with its first event would hide that event from Prometheus' ``increase``.
@@ -147,37 +137,37 @@ class Metrics:
             self._model_pairs,
             self._model_tokens,
             self._truncated,
-            self._engine_failures,
-            self._engine_restarts,
-            self._memory,
+            self.engine_failures,
+            self.engine_restarts,
+            self.out_of_memory,
         ):
-            counter.labels(name)
+            counter.labels(served.spec.name)
         for outcome in _OUTCOMES:
-            self._model_requests.labels(name, outcome)
-        self._model_ready.labels(name).set_function(ready)
-        self._model_rate.labels(name).set_function(rate)
+            self._model_requests.labels(served.spec.name, outcome)
+        self._model_ready.labels(served.spec.name).set_function(lambda: float(served.ready))
+        self._model_rate.labels(served.spec.name).set_function(lambda: served.rate)
 
     def watch_cache(self, cache: ScoreCache) -> None:
         """Show what a score cache counts."""
         self.registry.register(_CacheCollector(cache))
+        self.watch(
+            crossrank_cache_bytes=("Memory of the score cache", lambda: cache.size),
+            crossrank_cache_limit_bytes=("Most memory that the score cache may take", lambda: cache.limit),
+        )
 
     @contextmanager
     def request(self) -> Iterator[None]:
         """Counts a call of ``Registry.score``, whatever its end."""
-        self._requests.add("batch")
+        self._requests.labels("batch").inc()
         try:
             yield
         except CrossRankError as error:
-            self.failed(_kind(error))
+            self._failures.labels(_kind(error)).inc()
             raise
-
-    def failed(self, kind: str) -> None:
-        """A request failed; ``kind`` is TEI's, of _ERRORS."""
-        self._failures.add(kind)
 
     def answered(self, answer: Answer, seconds: float) -> None:
         """A request has its answer."""
-        self._successes.add("batch")
+        self._successes.labels("batch").inc()
         self._duration.observe(seconds)
         self._tokenization.observe(answer.tokenization_s)
         self._queue.observe(answer.queue_s)
@@ -214,24 +204,9 @@ class Metrics:
             self._cancelled_pairs.inc(pairs)
         self._model_requests.labels(model, outcome).inc()
 
-    def refused(self, reason: str) -> None:
-        """A request was not accepted; ``reason`` is one of _REASONS."""
-        self._refused.labels(reason).inc()
-
-    def engine_failed(self, model: str) -> None:
-        """A pack failed, and with it the requests that it touched."""
-        self._engine_failures.labels(model).inc()
-
-    def engine_restarted(self, model: str) -> None:
-        """An engine was loaded anew after a failure."""
-        self._engine_restarts.labels(model).inc()
-
-    def out_of_memory(self, model: str) -> None:
-        """A pack did not fit into memory and was halved."""
-        self._memory.labels(model).inc()
-
 
 def _kind(error: CrossRankError) -> str:
+    """TEI's word for an error."""
     if isinstance(error, OverloadedError):
         return "overloaded"
     if isinstance(error, (DeadlineError, EngineError, UnavailableError)):

@@ -66,7 +66,7 @@ class ModelInfo:
         batch_tokens: the largest pack, in tokens.
         state: "loading", "ready" or "failed" (its engine is being restarted).
         why: what is wrong, where it is not ready.
-        id2label: of the model's config.
+        id2label: of the model's config, where that has one.
         created: when it was loaded, in seconds since 1970.
     """
 
@@ -80,7 +80,7 @@ class ModelInfo:
     batch_tokens: int = 0
     state: Literal["loading", "ready", "failed"] = "loading"
     why: str = ""
-    id2label: Mapping[str, str] = field(default_factory=dict)
+    id2label: Mapping[str, str] = field(default_factory=lambda: {"0": "LABEL_0"})
     created: int = 0
 
 
@@ -149,7 +149,7 @@ class Model:
 
     def budget(self, pack_seconds: float) -> int:
         """Tokens of a pack: what takes ``pack_seconds``, but enough to keep the engine full."""
-        least = self.engine.fill_tokens if self.engine is not None else 1
+        least = self.engine.fill_tokens if self.engine else 1
         return max(1, min(self.max_tokens, max(least, int(self.rate * pack_seconds))))
 
     # --- tokens ---
@@ -229,16 +229,15 @@ class ServedModel:
         return self.current.rate if self.current else 0.0
 
     def info(self) -> ModelInfo:
-        spec, model = self.spec, self.current
+        name, source, model = self.spec.name, self.spec.source or self.spec.name, self.current
         if model is None:
-            return ModelInfo(spec.name, spec.source or spec.name, why=self.why)
-        engine = model.loaded.engine
-        checkpoint = model.loaded.checkpoint
+            return ModelInfo(name, source, why=self.why)
+        engine, checkpoint = model.loaded.engine, model.loaded.checkpoint
         folder = checkpoint.folder if checkpoint else None
         labels = checkpoint.config.get("id2label") if checkpoint else None
         return ModelInfo(
-            name=spec.name,
-            source=spec.source or spec.name,
+            name,
+            source,
             # The hub's cache names a folder by its commit: models--NAME/snapshots/COMMIT.
             revision=folder.name if folder and folder.parent.name == "snapshots" else "",
             engine=engine.name,

@@ -27,7 +27,7 @@ from crossrank.server.core.cache import ScoreCache
 from crossrank.server.core.job import Job
 from crossrank.server.core.metrics import Metrics
 from crossrank.server.core.model import Model, ModelInfo, ModelSpec, ServedModel
-from crossrank.server.core.scheduler import Scheduler
+from crossrank.server.core.scheduler import Options, Scheduler
 from crossrank.server.core.tokenise import Tokenisers
 from crossrank.server.core.turns import TextThreads
 from crossrank.server.core.work import Answer, Work
@@ -48,34 +48,6 @@ _STUCK_RETRY = 10.0
 
 _SHORT = 50_000
 """Characters of a request that are measured on the event loop. It takes less than a millisecond."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """Numbers of the scheduler.
-
-    Attributes:
-        max_queue_tokens: of all requests that wait or run; what would exceed it is refused.
-            A request counts with an estimate from its characters until it is tokenised, so the queue
-            may exceed the limit by what the estimates are wrong.
-        tokenizer_threads: for all work on texts, beside the engine's; None: 1 on one core, otherwise
-            2, or one for every four cores, at most 8.
-        score_cache_bytes: 0: no cache.
-        pack_seconds: a pack takes about so long, or longer where fewer tokens would not fill the
-            engine.
-        quantum: tokens of a request's turn; a request with no more in all goes before larger ones.
-        stuck_seconds: where an engine does not answer for longer, and for 20 times as long as expected, or
-            no text is done in that time, requests are refused and ``Registry.on_stuck`` is called.
-        warm_up: run a few packs before a model is called ready, which also measures its speed.
-    """
-
-    max_queue_tokens: int = 1_000_000
-    tokenizer_threads: int | None = None
-    score_cache_bytes: int = 0
-    pack_seconds: float = 0.01
-    quantum: int = 2048
-    stuck_seconds: float = 60.0
-    warm_up: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,23 +101,14 @@ class Registry:
         self.texts = TextThreads(options.tokenizer_threads or _text_threads(), clock)
         self._admission = Admission(options.max_queue_tokens, self.texts.threads)
         self._scheduler = Scheduler(
-            admission=self._admission,
-            pack_seconds=options.pack_seconds,
-            quantum=options.quantum,
-            metrics=self.metrics,
-            cache=cache,
-            stuck_seconds=options.stuck_seconds,
-            on_failure=self._engine_failed,
-            clock=clock,
+            options, self._admission, self.metrics, self._engine_failed, cache=cache, clock=clock
         )
         self._tokenisers = Tokenisers(self._scheduler, cache, self.texts, clock)
         if cache is not None:
             self.metrics.watch_cache(cache)
         self.metrics.watch(crossrank_ready=("1: /health says yes", lambda: float(self.state.ready)))
-        for name, served in self._served.items():
-            self.metrics.watch_model(
-                name, partial(getattr, served, "ready"), partial(getattr, served, "rate")
-            )
+        for served in self._served.values():
+            self.metrics.watch_model(served)
 
     async def start(self) -> None:
         """Load every model and warm it up; the server is ready afterwards.
@@ -264,20 +227,17 @@ class Registry:
 
     def _model(self, name: str | None) -> Model:
         """The loading that a new request goes to."""
-        if self._draining:
-            self.metrics.refused("unavailable")
-            raise UnavailableError("the server is stopping", 1.0)
-        if self._stuck:
-            self.metrics.refused("unavailable")
-            raise UnavailableError(self._stuck, _STUCK_RETRY)
-        served = next(iter(self._served.values())) if name is None else self._served.get(name)
-        if served is None:
-            raise UnknownModelError(str(name), list(self._served))
-        model = served.current
-        if model is None or model.engine is None:
-            self.metrics.refused("unavailable")
-            raise UnavailableError(served.why, 1.0 if model is None else max(1.0, model.retry_after))
-        return model
+        why, after = ("the server is stopping", 1.0) if self._draining else (self._stuck, _STUCK_RETRY)
+        if not why:
+            served = next(iter(self._served.values())) if name is None else self._served.get(name)
+            if served is None:
+                raise UnknownModelError(str(name), list(self._served))
+            model = served.current
+            if model is not None and model.engine is not None:
+                return model
+            why, after = served.why, 1.0 if model is None else max(1.0, model.retry_after)
+        self.metrics.refused.labels("unavailable").inc()
+        raise UnavailableError(why, after)
 
     async def reload(self, name: str | None = None) -> None:
         """Load a model anew (None: all), and give it new requests once it is ready.
@@ -361,7 +321,7 @@ class Registry:
                     return
                 pause = min(LONGEST_PAUSE, 2 * pause)
                 continue
-            self.metrics.engine_restarted(model.name)
+            self.metrics.engine_restarts.labels(model.name).inc()
             _logger.warning("the engine of %s is restarted", model.name)
             self._scheduler.resume(model)
             return

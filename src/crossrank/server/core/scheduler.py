@@ -19,7 +19,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +35,7 @@ from crossrank.errors import (
     OutOfMemoryError,
     UnavailableError,
 )
+from crossrank.packing import build_pack
 from crossrank.pairs import EncodedPair
 from crossrank.server.core.admission import Admission
 from crossrank.server.core.cache import CachedPair, ScoreCache
@@ -42,9 +43,8 @@ from crossrank.server.core.fair import FairQueue, Room
 from crossrank.server.core.job import Job, WaitingPair
 from crossrank.server.core.metrics import Metrics
 from crossrank.server.core.model import Model
-from crossrank.server.core.runner import run_pack
 
-__all__ = ["Scheduler"]
+__all__ = ["Options", "Scheduler"]
 
 _logger = logging.getLogger(__name__)
 
@@ -55,6 +55,34 @@ Swapping, or another process on most of the cores, makes a pack several times as
 QUIET_SECONDS, LONGER = 30.0, 2.5
 """Seconds without a small request after which packs take ``LONGER`` times as long: the engine's threads wait
 less for each other. The first small request after that waits for one pack of 25 ms instead of 10."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Numbers of the scheduler.
+
+    Attributes:
+        max_queue_tokens: of all requests that wait or run; what would exceed it is refused.
+            A request counts with an estimate from its characters until it is tokenised, so the queue
+            may exceed the limit by what the estimates are wrong.
+        tokenizer_threads: for all work on texts, beside the engine's; None: 1 on one core, otherwise
+            2, or one for every four cores, at most 8.
+        score_cache_bytes: 0: no cache.
+        pack_seconds: a pack takes about so long, or longer where fewer tokens would not fill the
+            engine.
+        quantum: tokens of a request's turn; a request with no more in all goes before larger ones.
+        stuck_seconds: where an engine does not answer for longer, and for 20 times as long as expected, or
+            no text is done in that time, requests are refused and ``Registry.on_stuck`` is called.
+        warm_up: run a few packs before a model is called ready, which also measures its speed.
+    """
+
+    max_queue_tokens: int = 1_000_000
+    tokenizer_threads: int | None = None
+    score_cache_bytes: int = 0
+    pack_seconds: float = 0.01
+    quantum: int = 2048
+    stuck_seconds: float = 60.0
+    warm_up: bool = True
 
 
 @dataclass(eq=False, slots=True)
@@ -82,11 +110,9 @@ class Scheduler:
     """Runs jobs, fairly. ``start`` it once.
 
     Args:
+        options: see ``Options``.
         admission: which jobs are accepted.
-        pack_seconds: how long a pack may take where it need not be longer to fill the engine.
-        quantum: tokens of a request's turn; see ``FairQueue``.
         metrics: what is counted where.
-        stuck_seconds: an engine that does not answer for longer is stuck; see ``stuck``.
         on_failure: called in the engine thread after a model's engine failed; the model has no
             engine then, and waits for ``resume``.
         cache: keeps what was scored; None: nothing is kept.
@@ -95,25 +121,22 @@ class Scheduler:
 
     def __init__(
         self,
-        *,
+        options: Options,
         admission: Admission,
-        pack_seconds: float,
-        quantum: int,
         metrics: Metrics,
         on_failure: Callable[[Model], None],
-        stuck_seconds: float = 60.0,
+        *,
         cache: ScoreCache | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.pack_seconds = pack_seconds
-        self.stuck_seconds = stuck_seconds
+        self._options = options
         self._admission = admission
         self._clock = clock
         self._metrics = metrics
         self._cache = cache
         self._on_failure = on_failure
         self._changed = threading.Condition()
-        self._queue: FairQueue[WaitingPair, Model] = FairQueue(quantum)
+        self._queue: FairQueue[WaitingPair, Model] = FairQueue(options.quantum)
         self._jobs: set[Job] = set()
         self._reserved = 0
         self._blocked: set[Model] = set()
@@ -152,7 +175,7 @@ class Scheduler:
             now = self._clock()
             refusal = self._admission.refusal(job, self._jobs, now)
             if refusal is not None:
-                self._metrics.refused(refusal.reason)
+                self._metrics.refused.labels(refusal.reason).inc()
                 raise refusal.error
             self._jobs.add(job)
             self._reserved += job.reserved
@@ -190,25 +213,20 @@ class Scheduler:
             seconds: that it took.
             characters: that are read now.
         """
-        waiting: list[WaitingPair] = []
-        known: list[tuple[int, CachedPair]] = []
-        for index, pair in enumerate(pairs, start=first):
-            if isinstance(pair, EncodedPair):
-                waiting.append(WaitingPair(job, index, pair))
-            else:
-                known.append((index, pair))
         with self._changed:
             if job.ended:
                 return
             job.tokenization_s += seconds
             job.unread = max(0, job.unread - characters)
             job.next = first + len(pairs)
-            for each in waiting:
-                job.expect(each.index, each.pair)
-            for index, pair in known:
+            waiting: list[WaitingPair] = []
+            for index, pair in enumerate(pairs, start=first):
                 job.expect(index, pair)
-                job.take(index, pair.logit)
-            job.cached += len(known)
+                if isinstance(pair, EncodedPair):
+                    waiting.append(WaitingPair(job, index, pair))
+                else:
+                    job.take(index, pair.logit)
+                    job.cached += 1
             tokens = sum(each.tokens for each in waiting)
             self._reserve(job, tokens - sum(job.estimates[first : job.next]))
             if waiting:
@@ -246,14 +264,12 @@ class Scheduler:
     def stuck(self) -> float:
         """Seconds for which the engine has not answered, where that is beyond all expectation; else 0."""
         with self._changed:
-            return max(
-                (
-                    running.watched
-                    for running in self._running
-                    if running.watched > max(self.stuck_seconds, STUCK_FACTOR * running.expected)
-                ),
-                default=0.0,
-            )
+            waited = [
+                running.watched
+                for running in self._running
+                if running.watched > max(self._options.stuck_seconds, STUCK_FACTOR * running.expected)
+            ]
+            return max(waited, default=0.0)
 
     def close(self, timeout: float = 10.0) -> bool:
         """Fail what is left and stop the threads, once the packs that they run are done.
@@ -323,7 +339,7 @@ class Scheduler:
     def _room(self, model: Model) -> Room:
         """How large a pack is; smaller beside one that runs, as it has a part of the engine's threads."""
         quiet = self._clock() - self._small_came > QUIET_SECONDS
-        budget = model.budget(self.pack_seconds * (LONGER if quiet else 1.0))
+        budget = model.budget(self._options.pack_seconds * (LONGER if quiet else 1.0))
         if self._running:
             half = budget // (2 * model.calls)
             return Room(-(-budget // model.calls), model.max_tokens, enough=half)
@@ -390,7 +406,7 @@ class Scheduler:
                 self._end(job, error)
         if first:
             _logger.error("the engine of %s failed: %s", model.name, error)
-            self._metrics.engine_failed(model.name)
+            self._metrics.engine_failures.labels(model.name).inc()
             self._on_failure(model)
 
     # --- under the lock ---
@@ -424,3 +440,79 @@ def _resolve(job: Job, error: BaseException | None, clock: Callable[[], float]) 
         job.future.cancel()
     else:
         job.future.set_exception(error)
+
+
+Outcome = npt.NDArray[np.float32] | EngineError | InputError
+
+
+def run_pack(
+    model: Model, engine: Engine, pack: list[WaitingPair], metrics: Metrics
+) -> Iterator[tuple[list[WaitingPair], Outcome]]:
+    """Run a pack. Where memory does not suffice, its halves, and later packs are no larger. Where the
+    engine refuses what is in it, each request's pairs by themselves, and then each pair, so that nobody
+    fails for another's texts.
+
+    Yields:
+        Parts of the pack, each with float32 (len(part),) logits or an error: InputError for a
+        pair that the engine refuses and OutOfMemoryError for one that does not fit alone (the engine
+        is as it was), or another EngineError (the engine may be broken).
+    """
+    try:
+        logits = engine.logits(build_pack([each.pair for each in pack]))
+    except (OutOfMemoryError, MemoryError) as error:
+        if len(pack) == 1:
+            yield (
+                pack,
+                OutOfMemoryError(f"a pair of {pack[0].tokens} tokens does not fit into memory: {error}"),
+            )
+            return
+        tokens = sum(each.tokens for each in pack)
+        model.max_tokens = max(1, min(model.max_tokens, tokens // 2))
+        metrics.out_of_memory.labels(model.name).inc()
+        _logger.warning(
+            "%s: a pack of %d tokens does not fit into memory; from now on at most %d",
+            model.name,
+            tokens,
+            model.max_tokens,
+        )
+        middle = (len(pack) + 1) // 2
+        parts = [pack[:middle], pack[middle:]]
+    except InputError as error:
+        if len(pack) == 1:
+            yield pack, _of_pair(pack[0], error)
+            return
+        parts = _by_request(pack)
+    except EngineError as error:
+        yield pack, error
+        return
+    except Exception as error:  # noqa: BLE001 - an engine is anybody's code
+        failure = EngineError(f"{type(error).__name__}: {error}")
+        failure.__cause__ = error
+        yield pack, failure
+        return
+    else:
+        if np.shape(logits) == (len(pack),):
+            yield pack, np.asarray(logits, np.float32)
+        else:
+            shape = np.shape(logits)
+            yield pack, EngineError(f"the engine gave logits of shape {shape} for {len(pack)} pairs")
+        return
+    # Outside of the handler, or the parts would run while the error holds its memory.
+    for part in parts:
+        if not all(each.job.ended for each in part):
+            yield from run_pack(model, engine, part, metrics)
+
+
+def _by_request(pack: list[WaitingPair]) -> list[list[WaitingPair]]:
+    """The pairs of each request; of a single request, each pair."""
+    parts: dict[Job, list[WaitingPair]] = {}
+    for each in pack:
+        parts.setdefault(each.job, []).append(each)
+    return list(parts.values()) if len(parts) > 1 else [[each] for each in pack]
+
+
+def _of_pair(pair: WaitingPair, error: InputError) -> InputError:
+    """What the engine says of the only pair of its pack, said of that pair of its request."""
+    message = str(error)
+    what = message.removeprefix("pair 0 ") if message.startswith("pair 0 ") else f"is refused: {message}"
+    return InputError(f"pair {pair.index} {what}")

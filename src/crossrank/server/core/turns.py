@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -28,21 +29,19 @@ Result = TypeVar("Result")
 P = ParamSpec("P")
 
 
+@dataclass(slots=True)
 class _Client(Generic[Item]):
     """One client's items.
 
     Attributes:
-        waiting: the next first.
-        running: how many of its items threads work on.
         used: seconds that threads spent on its items, on a scale common to all clients.
+        running: how many of its items threads work on.
+        waiting: the next first.
     """
 
-    __slots__ = ("running", "used", "waiting")
-
-    def __init__(self, used: float) -> None:
-        self.waiting: deque[Item] = deque()
-        self.running = 0
-        self.used = used
+    used: float
+    running: int = 0
+    waiting: deque[Item] = field(default_factory=deque)
 
 
 class Turns(Generic[Item]):
@@ -58,20 +57,19 @@ class Turns(Generic[Item]):
 
     def add(self, client: str, item: Item) -> None:
         """Put an item at the end of its client's line."""
-        found = self._clients.get(client)
-        if found is None:
+        if client not in self._clients:
             used = min((other.used for other in self._clients.values()), default=0.0)
-            found = self._clients[client] = _Client(used)
-        found.waiting.append(item)
+            self._clients[client] = _Client(used)
+        self._clients[client].waiting.append(item)
 
     def take(self) -> tuple[str, Item] | None:
         """The next item and its client; None: nothing waits."""
-        waiting = [(name, client) for name, client in self._clients.items() if client.waiting]
+        waiting = [name for name, client in self._clients.items() if client.waiting]
         if not waiting:
             return None
-        name, client = min(waiting, key=lambda each: (each[1].running, each[1].used))
-        client.running += 1
-        return name, client.waiting.popleft()
+        name = min(waiting, key=lambda name: (self._clients[name].running, self._clients[name].used))
+        self._clients[name].running += 1
+        return name, self._clients[name].waiting.popleft()
 
     def done(self, client: str, seconds: float) -> None:
         """An item that was taken is done, and took so long."""
@@ -83,9 +81,8 @@ class Turns(Generic[Item]):
 
     def clear(self) -> list[Item]:
         """Take out all that waits."""
-        items: list[Item] = []
+        items = [item for client in self._clients.values() for item in client.waiting]
         for client in self._clients.values():
-            items += client.waiting
             client.waiting.clear()
         return items
 
@@ -117,12 +114,7 @@ class TextThreads:
         self._turns: Turns[_Task] = Turns()
         self._closing = False
         self._running: dict[int, float] = {}  # seconds that each thread's function took so far
-        # Daemons: the process may end although one of them hangs in a library.
-        self._threads = [
-            threading.Thread(target=self._run, args=(number,), name=f"crossrank-texts-{number}", daemon=True)
-            for number in range(threads)
-        ]
-        self._started = False
+        self._threads: list[threading.Thread] = []  # none before there is something to do
 
     def submit(
         self, client: str, function: Callable[[], Result], deadline: float | None = None
@@ -142,26 +134,24 @@ class TextThreads:
         def run() -> None:
             if not future.set_running_or_notify_cancel():
                 return
-            if deadline is not None and self._clock() >= deadline:
-                future.set_exception(_late())
-                return
             try:
-                result = function()
+                if deadline is not None and self._clock() >= deadline:
+                    raise _late()  # noqa: TRY301 - as what the function itself raises
+                future.set_result(function())
             except Exception as error:  # noqa: BLE001 - it is raised where somebody waits for it
                 future.set_exception(error)
             except BaseException as error:  # a panic of the tokenizers library is no Exception
                 _logger.exception("a text could not be read")
                 future.set_exception(EngineError(f"a text could not be read: {error}"))
-            else:
-                future.set_result(result)
 
         with self._changed:
             if self._closing:
                 raise UnavailableError("the server is stopping", 1.0)
-            if not self._started:
-                self._started = True
-                for thread in self._threads:
-                    thread.start()
+            for number in range(len(self._threads), self.threads):
+                # Daemons: the process may end although one of them hangs in a library.
+                self._threads.append(threading.Thread(target=self._run, args=(number,), daemon=True))
+                self._threads[-1].name = f"crossrank-texts-{number}"
+                self._threads[-1].start()
             self._turns.add(client, (run, future))
             self._changed.notify()
         return future
@@ -214,7 +204,7 @@ class TextThreads:
             if future.set_running_or_notify_cancel():
                 future.set_exception(UnavailableError("the server is stopping", 1.0))
         end = time.monotonic() + timeout
-        for thread in self._threads if self._started else ():
+        for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 

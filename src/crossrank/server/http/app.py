@@ -215,7 +215,7 @@ def _responses(kinds: list[Dialect]) -> dict[int | str, dict[str, Any]]:
 def _info(settings: Settings, registry: Registry) -> dict[str, Any]:
     models = registry.models()
     first = models[0]
-    labels = dict(first.id2label) or {"0": "LABEL_0"}
+    labels = dict(first.id2label)
     return {
         "model_id": first.source,
         "model_sha": first.revision or None,

@@ -56,7 +56,7 @@ class Keys:
 
     def __init__(self, keys: Iterable[str] = (), admin: str = "") -> None:
         self._keys = [_digest(key) for key in keys]
-        self._admin = _digest(admin) if admin else None
+        self._admin = [_digest(admin)] if admin else []
 
     def check(self, authorization: str | None) -> str:
         """Raise Fault "unauthorized" unless the header holds a key (the admin's is one too).
@@ -64,45 +64,43 @@ class Keys:
         Returns:
             A name of the key that tells nothing of it; "" where everybody may ask.
         """
-        if not self._keys:
-            return ""
-        if not self._matches(authorization, [*self._keys, *self._admins()]):
-            raise Fault("unauthorized", _missing(authorization, "an API key"))
-        return "key " + _given(authorization).hex()[:16]
+        given = _given(authorization)
+        if self._keys and not _matches(given, [*self._keys, *self._admin]):
+            raise _missing(authorization, "an API key")
+        return "key " + given.hex()[:16] if self._keys else ""
 
     def check_admin(self, authorization: str | None) -> None:
         """Raise Fault unless the header holds the admin key.
 
         "forbidden": there is no admin key, or the key is one that may only rank.
         """
-        if self._admin is None:
+        if not self._admin:
             raise Fault("forbidden", "this server has no admin key; start it with --admin-key to allow this")
-        if self._matches(authorization, [self._admin]):
-            return
-        if self._matches(authorization, self._keys):
-            raise Fault("forbidden", "this takes the admin key")
-        raise Fault("unauthorized", _missing(authorization, "the admin key"))
-
-    def _admins(self) -> list[bytes]:
-        return [self._admin] if self._admin is not None else []
-
-    def _matches(self, authorization: str | None, keys: list[bytes]) -> bool:
-        if not (authorization or "").lower().startswith("bearer "):
-            return False
         given = _given(authorization)
-        # Every comparison is made: the time does not tell which key it was.
-        return sum(hmac.compare_digest(given, key) for key in keys) > 0
+        if _matches(given, self._keys) and not _matches(given, self._admin):
+            raise Fault("forbidden", "this takes the admin key")
+        if not _matches(given, self._admin):
+            raise _missing(authorization, "the admin key")
+
+
+def _matches(given: bytes, keys: list[bytes]) -> bool:
+    # Every comparison is made: the time does not tell which key it was.
+    return sum(hmac.compare_digest(given, key) for key in keys) > 0
 
 
 def _given(authorization: str | None) -> bytes:
-    return _digest((authorization or "").partition(" ")[2].strip())
+    """The digest of the key in a header; b"" where there is none."""
+    scheme, space, key = (authorization or "").partition(" ")
+    return _digest(key.strip()) if space and scheme.lower() == "bearer" else b""
 
 
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
-def _missing(authorization: str | None, what: str) -> str:
+def _missing(authorization: str | None, what: str) -> Fault:
     if authorization is None:
-        return f"this server takes {what}: send the header Authorization: Bearer KEY"
-    return f"the header Authorization does not hold {what} of this server"
+        message = f"this server takes {what}: send the header Authorization: Bearer KEY"
+    else:
+        message = f"the header Authorization does not hold {what} of this server"
+    return Fault("unauthorized", message)

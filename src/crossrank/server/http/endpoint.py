@@ -97,9 +97,7 @@ class Service:
         path = request.scope["path"]
         notes = notes_of(request.scope)
         request_id = notes["request_id"]
-        of_path = self.dialects.of_path(path)
-        assert of_path is not None  # only their paths lead here
-        dialect: Dialect = of_path
+        dialect = self.dialects.paths[path].dialects[0]
         counted = False
         with self.tracer.request(path, request_id, request.headers) as span:
             try:
@@ -168,7 +166,7 @@ class Service:
         """A request that never came to the registry is one that failed, too."""
         metrics = self.registry.metrics
         if fault.kind == "overloaded":
-            metrics.refused("concurrency")
+            metrics.refused.labels("concurrency").inc()
         with contextlib.suppress(CrossRankError), metrics.request():
             if fault.kind == "overloaded":
                 raise OverloadedError(str(fault), fault.retry_after or 1.0)
@@ -209,6 +207,9 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
+_from_json = partial(from_json, allow_inf_nan=False, cache_strings="keys")
+
+
 def _object(data: bytearray) -> dict[str, Any]:
     """A body's JSON object.
 
@@ -229,10 +230,6 @@ def _object(data: bytearray) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise Fault("invalid", "the body must be a JSON object")
     return body
-
-
-def _from_json(data: bytes | bytearray) -> object:
-    return from_json(data, allow_inf_nan=False, cache_strings="keys")
 
 
 def _respond(dialect: Dialect, call: Call, answer: Answer, context: Context) -> Response:

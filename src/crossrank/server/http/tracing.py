@@ -14,40 +14,21 @@ from crossrank.server.core.work import Answer
 
 if TYPE_CHECKING:
     from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
 
 __all__ = ["NO_TRACES", "Span", "Tracer", "tracer_of_environment"]
 
 
 class Span:
-    """One request's trace; this one notes nothing."""
+    """One request's trace; without a span, it notes nothing."""
 
-    def answered(self, answer: Answer) -> None:
-        """Note what it was and where its time went."""
-
-    def ended(self, status: int) -> None:
-        """Note its HTTP status."""
-
-
-class Tracer:
-    """Makes spans; this one, those that note nothing."""
-
-    @contextmanager
-    def request(self, path: str, request_id: str, headers: Mapping[str, str]) -> Iterator[Span]:  # noqa: ARG002
-        """The span of a request, a child of the one that its headers name (W3C traceparent)."""
-        yield Span()
-
-    def close(self) -> None:
-        """Send what was not sent yet."""
-
-
-NO_TRACES = Tracer()
-
-
-class _Span(Span):
-    def __init__(self, span: trace.Span) -> None:
+    def __init__(self, span: trace.Span | None = None) -> None:
         self._span = span
 
     def answered(self, answer: Answer) -> None:
+        """Note what it was and where its time went."""
+        if self._span is None:
+            return
         self._span.set_attributes(
             {
                 "crossrank.model": answer.model,
@@ -63,6 +44,9 @@ class _Span(Span):
         )
 
     def ended(self, status: int) -> None:
+        """Note its HTTP status."""
+        if self._span is None:
+            return
         from opentelemetry.trace import StatusCode
 
         self._span.set_attribute("http.response.status_code", status)
@@ -70,24 +54,19 @@ class _Span(Span):
             self._span.set_status(StatusCode.ERROR)
 
 
-class _Traces(Tracer):
-    """Spans go to the collector that the environment names, in batches, from a thread."""
+class Tracer:
+    """Makes spans, which a provider sends; without one, spans that note nothing."""
 
-    def __init__(self) -> None:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
-
-        own = {"service.version": __version__}
-        if "OTEL_SERVICE_NAME" not in os.environ:
-            own["service.name"] = "crossrank"
-        self._provider = TracerProvider(resource=Resource.create(own), shutdown_on_exit=False)
-        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-        self._tracer = self._provider.get_tracer("crossrank", __version__)
+    def __init__(self, provider: TracerProvider | None = None) -> None:
+        self._provider = provider
+        self._tracer = provider.get_tracer("crossrank", __version__) if provider else None
 
     @contextmanager
     def request(self, path: str, request_id: str, headers: Mapping[str, str]) -> Iterator[Span]:
+        """The span of a request, a child of the one that its headers name (W3C traceparent)."""
+        if self._tracer is None:
+            yield Span()
+            return
         from opentelemetry.trace import SpanKind
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -102,12 +81,32 @@ class _Traces(Tracer):
             },
         )
         try:
-            yield _Span(span)
+            yield Span(span)
         finally:
             span.end()
 
     def close(self) -> None:
-        self._provider.shutdown()
+        """Send what was not sent yet."""
+        if self._provider is not None:
+            self._provider.shutdown()
+
+
+NO_TRACES = Tracer()
+
+
+def _provider() -> TracerProvider:
+    """What sends spans to the collector that the environment names, in batches, from a thread."""
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    own = {"service.version": __version__}
+    if "OTEL_SERVICE_NAME" not in os.environ:
+        own["service.name"] = "crossrank"
+    provider = TracerProvider(resource=Resource.create(own), shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return provider
 
 
 def tracer_of_environment() -> Tracer:
@@ -130,4 +129,4 @@ def tracer_of_environment() -> Tracer:
             "(OTEL_EXPORTER_OTLP_PROTOCOL, usually port 4318)"
         )
     with needs("otel", "tracing, which OTEL_EXPORTER_OTLP_ENDPOINT asks for,"):
-        return _Traces()
+        return Tracer(_provider())

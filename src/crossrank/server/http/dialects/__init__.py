@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from crossrank.server.http.dialects.base import Call, Context, Dialect
 from crossrank.server.http.dialects.crossrank import Compare, Explain
@@ -17,6 +17,11 @@ __all__ = ["Call", "Context", "Dialect", "Dialects"]
 _V1: Mapping[str, type[Dialect]] = {
     kind.name: kind for kind in (CohereV1, Jina, Vllm, Xinference, Infinity, Voyage)
 }
+
+
+class _Path(NamedTuple):
+    summary: str
+    dialects: list[Dialect]
 
 
 class Dialects:
@@ -34,20 +39,20 @@ class Dialects:
         v1 = _V1[name]()
         documents = v1 if isinstance(v1, Vllm | Infinity) else InfinityObjects()
         v2 = v1 if isinstance(v1, Vllm) else CohereV2()
-        self.paths: Mapping[str, tuple[str, list[Dialect]]] = {
-            "/rerank": ("Order texts (TEI) or documents", [Tei(), documents]),
-            "/v1/rerank": ("Order documents", [v1]),
-            "/v2/rerank": ("Order documents", [v2]),
-            "/score": ("Score pairs", [VllmScore()]),
-            "/v1/score": ("Score pairs", [VllmScore()]),
-            "/compare": ("Order documents by keywords (BM25) and by the model", [Compare()]),
-            "/explain": ("Which sentences of a document carry its score", [Explain()]),
+        self.paths: Mapping[str, _Path] = {
+            "/rerank": _Path("Order texts (TEI) or documents", [Tei(), documents]),
+            "/v1/rerank": _Path("Order documents", [v1]),
+            "/v2/rerank": _Path("Order documents", [v2]),
+            "/score": _Path("Score pairs", [VllmScore()]),
+            "/v1/score": _Path("Score pairs", [VllmScore()]),
+            "/compare": _Path("Order documents by keywords (BM25) and by the model", [Compare()]),
+            "/explain": _Path("Which sentences of a document carry its score", [Explain()]),
         }
 
     def of_path(self, path: str) -> Dialect | None:
         """The dialect of a path, before anything of the body is known; None: it has none."""
         found = self.paths.get(path)
-        return None if found is None else found[1][0]
+        return found and found.dialects[0]
 
     def of_body(self, path: str, body: Mapping[str, Any]) -> Dialect:
         """The dialect of a request: on /rerank what its body has says which."""
