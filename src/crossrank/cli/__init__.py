@@ -56,7 +56,9 @@ class _LazyCommand(TyperCommand):
         return command
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **options: Any) -> Any:
-        return self.load(parent).make_context(info_name, args, parent, **options)
+        context = self.load(parent).make_context(info_name, args, parent, **options)
+        import_module(f"{__name__}.unused").warn_of_unused_options(self.name, context)
+        return context
 
 
 _COMMANDS = (

@@ -1,0 +1,124 @@
+"""Options without effect: a line on stderr for each that was given, in every command.
+
+Options that contradict each other are errors of the commands themselves.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crossrank.models.files import local_place
+from crossrank.models.resolve import BUNDLED
+
+__all__ = ["warn_of_unused_options"]
+
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """Parameters that have no effect where ``when`` is true of a command's values, and why."""
+
+    names: tuple[str, ...]
+    when: Callable[[Values], object]
+    why: str
+
+
+_FETCH = _Rule(
+    ("source",), lambda v: not v.get("server") and _are_here(v["model"]), "the model is on this machine"
+)
+_RAW = _Rule(
+    ("raw",), lambda v: v["json"] or v["jsonl"], "with --json and --jsonl, results have scores and logits"
+)
+_ENCODING = _Rule(("encoding",), lambda v: v["file"] is None, "it is for --file")
+_MODEL_OPTIONS = ("revision", "source", "max_length", "batch_tokens", "device", "threads", "offline")
+
+_RULES: dict[str, tuple[_Rule, ...]] = {
+    "rank": (_RAW, _ENCODING, _FETCH),
+    "score": (_RAW, _FETCH),
+    "explain": (_RAW, _ENCODING, _FETCH),
+    "eval": (
+        _Rule(_MODEL_OPTIONS, lambda v: not v["model"], "it is for models; give a --model"),
+        _Rule(("depth",), lambda v: v["pool"], "with --pool, all relevant texts are ranked"),
+        _Rule(("text_field",), lambda v: not _is_rows(v["data"]), "it is for a file of rows"),
+        _Rule(
+            ("encoding",),
+            lambda v: (
+                _is_named(v["data"])
+                and not any(v[name] for name in ("queries", "qrels", "run", "first_stage"))
+            ),
+            "no text file is read",
+        ),
+        _Rule(("split",), lambda v: v["qrels"] and not _is_named(v["data"]), "--qrels replaces the split's"),
+        _FETCH,
+    ),
+    "bulk": (
+        _Rule(("overwrite",), lambda v: v["output"] == "-", "standard output cannot be resumed"),
+        _Rule(("text",), lambda v: _ends(v["output"], ".run", ".trec"), "a run has no texts"),
+        _Rule(("encoding",), lambda v: _ends(v["file"], ".parquet"), "Parquet is UTF-8"),
+        _Rule(("text_field",), lambda v: _ends(v["file"], ".tsv"), "TSV has no fields"),
+        _Rule(
+            ("top_n", "depth"), lambda v: _ends(v["file"], ".tsv"), "TSV has pairs, with one document each"
+        ),
+        _FETCH,
+    ),
+    "serve": (
+        _Rule(("host", "port"), lambda v: v["uds"], "the server listens on the Unix socket of --uds"),
+        _Rule(
+            ("allowed_host",),
+            lambda v: v["api_key"] or v["api_key_file"],
+            "with keys, no request is refused for its host",
+        ),
+        _FETCH,
+    ),
+    "play": (_FETCH,),
+    "verify": (
+        _FETCH,
+        _Rule(
+            ("revision", "batch_tokens", "precision", "device", "threads", "offline"),
+            lambda v: v.get("server") and v.get("golden"),
+            "with --server and --golden, no model runs here",
+        ),
+    ),
+}
+
+
+def warn_of_unused_options(command: str, context: Any) -> None:
+    """Write a line for each option that was given to a command and has no effect."""
+    parameters = {parameter.name: parameter for parameter in context.command.params}
+    for rule in _RULES.get(command, ()):
+        given = [name for name in rule.names if _is_given(context, name)]
+        if given and rule.when(context.params):
+            for name in given:
+                option = max(parameters[name].opts, key=len)
+                print(f"warning: {option} has no effect: {rule.why}", file=sys.stderr)
+
+
+def _is_given(context: Any, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")
+
+
+def _are_here(models: str | list[str] | None) -> bool:
+    """Whether no model is fetched: all are bundled, or folders."""
+    names = [models] if isinstance(models, str) else models or []
+    sources = [name.partition("=")[2] or name for name in names]
+    return bool(sources) and all(
+        source == BUNDLED or Path(source).is_dir() or local_place(source).is_dir() for source in sources
+    )
+
+
+def _is_named(data: str) -> bool:
+    return data.startswith(("irds:", "mteb:"))
+
+
+def _is_rows(data: str) -> bool:
+    return not _is_named(data) and not Path(data).is_dir()
+
+
+def _ends(path: str, *endings: str) -> bool:
+    return path.removesuffix(".gz").removesuffix(".zst").endswith(endings)
