@@ -44,6 +44,22 @@ def test_a_file_is_read_in_its_encoding(command: str, crossrank: Run, tiny: str)
     assert command == "eval" or RIGHT in read.out
 
 
+@pytest.mark.usefixtures("_folder")
+@pytest.mark.parametrize("option", ["--run", "--first-stage"])
+def test_a_run_is_read_in_the_encoding_of_the_others(option: str, crossrank: Run, tiny: str) -> None:
+    row = ROW | {"documents": [{"id": "甲", "text": RIGHT}, {"id": "乙", "text": WRONG}]}
+    Path("ids.jsonl").write_bytes(json.dumps(row, ensure_ascii=False).encode("gb18030"))
+    Path("ids.run").write_bytes("0 Q0 0/甲 1 2.0 x\n0 Q0 0/乙 2 1.0 x\n".encode("gb18030"))
+    done = crossrank(
+        *("eval", "--data", "ids.jsonl", option, "ids.run", "--encoding", "gb18030", "--json"),
+        *("--metric", "MRR@10", "--model", tiny),
+    )
+    assert done.code == 0, done.err
+    first_stage, *others = json.loads(done.out)["systems"]
+    given = first_stage if option == "--first-stage" else others[0]
+    assert given["metrics"]["MRR@10"]["mean"] == 1.0
+
+
 def test_an_unknown_encoding_is_one_line(crossrank: Run) -> None:
     done = crossrank("rank", "q", "a", "--encoding", "klingon")
     assert done.code == 2

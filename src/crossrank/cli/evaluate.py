@@ -137,8 +137,8 @@ def evaluate(
         _evaluate_pool(collection, kinds, options, limit or MAX_QUERIES, json)
         return
     if first_stage:
-        collection.first_stage = read_run(first_stage)
-    given = [ev.System(Path(path).name, read_run(path), is_given=True) for path in run or ()]
+        collection.first_stage = read_run(first_stage, encoding)
+    given = [ev.System(Path(path).name, read_run(path, encoding), is_given=True) for path in run or ()]
     if limit is not None:
         collection.queries = dict(list(collection.queries.items())[:limit])
         collection.qrels = {query: collection.qrels[query] for query in collection.queries}

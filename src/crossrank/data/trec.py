@@ -142,7 +142,7 @@ def best_first(scores: dict[str, float]) -> dict[str, float]:
     return dict(sorted(scores.items(), key=lambda item: -item[1]))
 
 
-def read_run(path: str | Path) -> Run:
+def read_run(path: str | Path, encoding: str = UTF_8) -> Run:
     """Read a whole run.
 
     Raises:
@@ -150,7 +150,7 @@ def read_run(path: str | Path) -> Run:
             consecutive.
     """
     run: Run = {}
-    for place, query, scores in read_run_queries(path):
+    for place, query, scores in read_run_queries(path, encoding=encoding):
         if query in run:
             raise InputError(
                 f"{place}: query {query} appeared before; all lines of a query must be consecutive"
