@@ -10,7 +10,7 @@ import torch
 
 from crossrank.cli import doctor
 from crossrank.cli.doctor import State, examine
-from crossrank.engines import choose
+from crossrank.engines import choose, native
 from tests.cli.conftest import Run
 from tests.hub import Hub
 
@@ -26,6 +26,17 @@ def test_a_machine_that_can_rerank(crossrank: Run, monkeypatch: pytest.MonkeyPat
     assert "Reranking can run here." in done.out
     for part in ("Python", "Processor", "native on cpu", "crossrank-mini", "models"):
         assert part in done.out
+
+
+def test_the_precision_that_auto_takes_is_said_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose, "gpu_is_possible", lambda: False)
+    for precision in ("int8", "bf16", "fp32"):
+        monkeypatch.setattr(native, "auto_precision", lambda precision=precision: precision)
+        found = findings()["Engine"].found
+        assert f"the precision auto is {precision} here: the first of int8, bf16 and fp32" in found
+    gpu = choose.Choice("torch", "cuda:0", "fp16", "a CUDA GPU is there")
+    monkeypatch.setattr(doctor, "choose_engine", lambda: gpu)
+    assert "the precision auto is fp16 here: what a GPU computes fastest" in doctor._engine().found
 
 
 def test_json(crossrank: Run) -> None:
