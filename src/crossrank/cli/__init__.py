@@ -93,12 +93,12 @@ _COMMANDS = (
     _LazyCommand(
         "doctor",
         "doctor:doctor",
-        "Report what can run here, and what prevents the rest; exit 1 if reranking cannot run.",
+        "Report what can run here, and what prevents the rest; exit 1 if it cannot, or scores are wrong.",
     ),
     _LazyCommand(
         "verify",
         "verify:verify",
-        "Measure what each precision costs against fp32 in logits, scores and order.",
+        "Measure what each precision costs against fp32, or whether scores are right; else exit 1.",
     ),
     _LazyCommand("models", "models:app", "List, fetch and remove models."),
 )

@@ -20,13 +20,16 @@ from typing import Annotated
 import typer
 
 from crossrank.cli import options as o
+from crossrank.cli.checking import compared_with
 from crossrank.cli.writing import console, printable, write_json
 from crossrank.engines import choose_engine
 from crossrank.engines.choose import gpu_is_possible, import_torch
-from crossrank.errors import CrossRankError, EngineError
+from crossrank.errors import CrossRankError, EngineError, InputError
+from crossrank.evaluation.golden import published_scores
 from crossrank.models.checkpoint import Checkpoint
 from crossrank.models.hub import hub_cache, hub_endpoint
 from crossrank.models.resolve import BUNDLED, resolve
+from crossrank.reranker import Reranker
 
 __all__ = ["Finding", "State", "examine"]
 
@@ -71,11 +74,15 @@ def examine(model: str = BUNDLED, *, network: bool = True) -> Iterator[Finding]:
     """Examine everything that reranking needs, the cheapest first."""
     yield Finding("Python", State.OK, f"{platform.python_version()} on {platform.platform(terse=True)}")
     yield _processor()
-    yield _engine()
+    engine = _engine()
+    yield engine
     yield from _graphics()
     yield from _tensorflow()
     yield _folders()
-    yield from _model(model)
+    found = list(_model(model))
+    yield from found
+    if model != BUNDLED and all(finding.state is not State.ERROR for finding in (engine, *found)):
+        yield _scores(model)
     if network:
         yield _hub()
 
@@ -85,7 +92,7 @@ def doctor(
     json: o.Json = False,
     network: Annotated[bool, typer.Option(help="Check that the hub answers.")] = True,
 ) -> None:
-    """Report what can run here, and what prevents the rest; exit 1 if reranking cannot run."""
+    """Report what can run here, and what prevents the rest; exit 1 if it cannot, or scores are wrong."""
     findings = list(examine(model, network=network))
     failed = any(finding.state is State.ERROR for finding in findings)
     if json:
@@ -100,11 +107,18 @@ def doctor(
             )
             if f.cure:
                 out.print(f"         → {printable(f.cure, 400)}", soft_wrap=True)
-        out.print(
-            "[red]Reranking cannot run here.[/red]" if failed else "[green]Reranking can run here.[/green]"
-        )
+        out.print(_verdict([finding.subject for finding in findings if finding.state is State.ERROR]))
     if failed:
         raise typer.Exit(1)
+
+
+def _verdict(failed: list[str]) -> str:
+    """The last line, by the subjects of errors."""
+    if not failed:
+        return "[green]Reranking can run here.[/green]"
+    if failed == ["Scores"]:
+        return "[red]Reranking can run here, but the model's scores are not right.[/red]"
+    return "[red]Reranking cannot run here.[/red]"
 
 
 def _processor() -> Finding:
@@ -231,6 +245,37 @@ def _model(model: str) -> Iterator[Finding]:
         f"Model {model}", State.OK, f"{parameters / 1e6:.0f} million weights in {checkpoint.folder}"
     )
     yield from _memory(parameters)
+
+
+def _scores(model: str) -> Finding:
+    """Compare the model, as it is loaded here, with the scores that were published for it."""
+    try:
+        known = published_scores(model)
+    except InputError as error:
+        return Finding("Scores", State.OK, f"not compared: {str(error).partition(';')[0]}")
+    try:
+        with Reranker(model, offline=True) as reranker:
+            rows = compared_with(reranker, known)
+            precision = reranker.engine.precision
+    except CrossRankError as error:
+        message, _, cure = str(error).partition("; ")
+        return Finding("Scores", State.ERROR, message, cure)
+    worst = max(rows, key=lambda row: row.difference - row.tolerance)
+    wrong = sum(not row.right for row in rows)
+    differs = f"the logits differ by up to {max(row.difference for row in rows):.4f}"
+    if not wrong:
+        found = (
+            f"{len(rows)} published scores are met in {precision}: {differs} (tolerance {worst.tolerance})"
+        )
+        return Finding("Scores", State.OK, found)
+    return Finding(
+        "Scores",
+        State.ERROR,
+        f"{wrong} of {len(rows)} published scores are not met in {precision}: {differs} "
+        f"(tolerance {worst.tolerance})",
+        f"crossrank verify --golden --model {model} --precision fp32 shows each; if they differ there, too, "
+        "fetch the model again",
+    )
 
 
 def _memory(parameters: int) -> Iterator[Finding]:

@@ -1,8 +1,10 @@
-"""``crossrank verify``: what each precision costs against fp32, on the user's own texts."""
+"""``crossrank verify``: what a precision costs, and whether scores are right ones, here and on a server."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, cast
 
 import typer
@@ -17,11 +19,15 @@ from crossrank.errors import InputError
 from crossrank.evaluation.verify import TOP, Cost, Question, Verification, sample_questions
 from crossrank.evaluation.verify import verify as measure
 from crossrank.models.resolve import BUNDLED
+from crossrank.reranker import Reranker
 
 __all__ = ["group"]
 
+_SERVER = "Server options"
+
 
 def verify(
+    context: typer.Context,
     pairs: Annotated[
         str | None,
         typer.Option(
@@ -30,11 +36,16 @@ def verify(
             '"label"; - is standard input. By default, a few real questions that come with CrossRank.',
         ),
     ] = None,
+    golden: Annotated[
+        bool,
+        typer.Option("--golden", help="Compare with the scores that the model's authors published."),
+    ] = False,
     precision: Annotated[
         list[str] | None,
         typer.Option(
             "--precision",
-            help="A precision to compare with fp32. Can be given several times; by default all of them.",
+            help="A precision to compare with fp32, or to compare in. Can be given several times; by default "
+            "all of them, with --golden the one that is used here, and with --server fp32.",
         ),
     ] = None,
     json: o.Json = False,
@@ -46,28 +57,94 @@ def verify(
     device: o.Device = "auto",
     threads: o.Threads = None,
     offline: o.Offline = False,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare any rerank server at this address with the model here, or with published scores.",
+            rich_help_panel=_SERVER,
+        ),
+    ] = None,
+    dialect: Annotated[
+        str | None,
+        typer.Option(
+            help="The API to ask it in: tei, rerank, v1, v2, ollama or score; by default what works.",
+            rich_help_panel=_SERVER,
+        ),
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            help="The server's key. Other users see a command's options: prefer the variable.",
+            envvar="CROSSRANK_API_KEY",
+            rich_help_panel=_SERVER,
+        ),
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds to wait for each of the server's answers.", rich_help_panel=_SERVER)
+    ] = 120.0,
 ) -> None:
-    """Measure what each precision costs against fp32 in logits, scores and order."""
+    """Measure what each precision costs against fp32, or whether scores are right; else exit 1."""
+    if pairs is not None and (golden or server is not None):
+        raise InputError(f"--pairs is not for {'--golden' if server is None else '--server'}")
+    if server is None:
+        for name in ("dialect", "timeout", "api_key"):
+            given = context.get_parameter_source(name)
+            if given is not None and given.name == "COMMANDLINE":
+                option = f"--{name.replace('_', '-')}"
+                raise InputError(f"{option} is for a server; give its address with --server")
     for name in precision or ():
         choose_engine(device, cast(Precision, name))  # report mistakes before anything is scored
+    load = partial(
+        o.open_reranker,
+        model,
+        revision=revision,
+        source=source,
+        batch_tokens=batch_tokens,
+        device=device,
+        threads=threads,
+        offline=offline,
+    )
+    if server is not None:
+        if len(precision or ()) > 1:
+            raise InputError("--precision is given twice; the model here is compared with in one precision")
+        from crossrank.cli.checking import check
+
+        local = None if golden else partial(load, precision=(precision or ["fp32"])[0])
+        right = check(
+            server,
+            model,
+            local,
+            dialect=dialect,
+            api_key=api_key,
+            timeout=timeout,
+            max_length=max_length,
+            json=json,
+        )
+    elif golden:
+        from crossrank.cli.checking import compare_published
+
+        right = compare_published(
+            model, partial(load, max_length=max_length), precision or ["auto"], json=json
+        )
+    else:
+        right = True
+        _costs(model, partial(load, max_length=max_length), pairs, precision, json=json)
+    if not right:
+        raise typer.Exit(1)
+
+
+def _costs(
+    model: str,
+    load: Callable[..., Reranker],
+    pairs: str | None,
+    precisions: list[str] | None,
+    *,
+    json: bool,
+) -> None:
     questions = sample_questions() if pairs is None else group(read_pairs(pairs))
     if not questions:
         raise InputError(f"no pairs in {pairs}")
-    found = measure(
-        lambda name: o.open_reranker(
-            model,
-            revision=revision,
-            source=source,
-            max_length=max_length,
-            batch_tokens=batch_tokens,
-            precision=name,
-            device=device,
-            threads=threads,
-            offline=offline,
-        ),
-        questions,
-        precision,
-    )
+    found = measure(lambda name: load(precision=name), questions, precisions)
     if json:
         write_json({"model": model, **asdict(found)}, indent=2)
         return

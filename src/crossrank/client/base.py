@@ -105,9 +105,9 @@ class BaseClient(Generic[Http, Transport]):
     def _info_request(self, seconds: float) -> httpx.Request:
         return self._request("GET", "info", seconds)
 
-    def _post(self, path: str, body: dict[str, Any], seconds: float) -> httpx.Request:
-        """A request to a model."""
-        if self._model is not None:
+    def _post(self, path: str, body: dict[str, Any], seconds: float, *, named: bool = True) -> httpx.Request:
+        """A request to a model, which the body names unless the API has no field for it."""
+        if self._model is not None and named:
             body["model"] = self._model
         if self._priority:
             body["priority"] = self._priority

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import numpy as np
@@ -21,6 +21,9 @@ from crossrank.inputs import Document, Request, each, read_one_of, read_pairs
 from crossrank.ranking import Ranking, Scored, ScoredPair, check_options
 
 __all__ = ["Client"]
+
+Own = TypeVar("Own", bound="Client")
+Read = TypeVar("Read")
 
 
 class Client(BaseClient[httpx.Client, httpx.BaseTransport]):
@@ -155,7 +158,7 @@ class Client(BaseClient[httpx.Client, httpx.BaseTransport]):
             CrossRankError: as ``rank``.
         """
         (text,) = Request.read(query, [document]).texts
-        body = self._call(partial(self._explain_request, query, text, max_sentences))
+        body = self._call(partial(self._explain_request, query, text, max_sentences), self._answers.read)
         if body is None:
             raise UnknownModelError(str(self._model), self.models())
         return self._answers.explained(body, query, text)
@@ -166,7 +169,8 @@ class Client(BaseClient[httpx.Client, httpx.BaseTransport]):
         Raises:
             ServiceError: as ``rank``.
         """
-        return self._answers.names(self._call(self._models_request) or {})
+        body = self._call(self._models_request, self._answers.read)
+        return self._answers.names(body or {})
 
     def info(self) -> dict[str, Any]:
         """What GET /info says of the server and its models.
@@ -174,22 +178,28 @@ class Client(BaseClient[httpx.Client, httpx.BaseTransport]):
         Raises:
             ServiceError: as ``rank``.
         """
-        return self._call(self._info_request) or {}
+        body = self._call(self._info_request, self._answers.read)
+        return body or {}
 
     def _score(self, queries: str | Sequence[str], texts: Sequence[str]) -> Scored:
         if not texts:
             return Scored([])
-        body = self._call(partial(self._score_request, queries, texts))
+        body = self._call(partial(self._score_request, queries, texts), self._answers.read)
         if body is None:
             raise UnknownModelError(str(self._model), self.models())
         return self._answers.scored(body, len(texts))
 
-    def _call(self, request: Callable[[float], httpx.Request]) -> dict[str, Any] | None:
+    def _call(
+        self,
+        request: Callable[[float], httpx.Request],
+        read: Callable[[httpx.Response, bytearray], Read],
+    ) -> Read:
+        """What ``read`` makes of the response."""
         tries = self._tries()
         while True:
             try:
                 try:
-                    return self._answers.read(*self._send(request(tries.seconds()), tries))
+                    return read(*self._send(request(tries.seconds()), tries))
                 except httpx.HTTPError as error:
                     raise self._not_sent(error, tries) from error
             except Failure as failure:
@@ -215,7 +225,7 @@ class Client(BaseClient[httpx.Client, httpx.BaseTransport]):
         """Close the connections."""
         self._http.close()
 
-    def __enter__(self) -> Client:
+    def __enter__(self: Own) -> Own:
         return self
 
     def __exit__(self, *_: object) -> None:
