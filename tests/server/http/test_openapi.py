@@ -67,6 +67,69 @@ def test_bodies_answers_and_errors_are_described(path: str, dialect: str) -> Non
     }
 
 
+DIALECTS = ["cohere", "jina", "vllm", "xinference", "infinity", "voyage"]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_everything_is_described(dialect: str) -> None:
+    found = description(dialect=dialect)
+    schemas = found["components"]["schemas"]
+    undescribed = [name for name, schema in schemas.items() if not schema.get("description")]
+    undescribed += [
+        f"{name}.{field}"
+        for name, schema in schemas.items()
+        for field, of in schema["properties"].items()
+        if not of.get("description") or not (of.get("title") or "$ref" in of or "anyOf" in of)
+    ]
+    for path, methods in found["paths"].items():
+        for method, operation in methods.items():
+            parts = {f"{path} {code}": each for code, each in operation["responses"].items()}
+            parts |= {f"{path} {each['name']}": each for each in operation.get("parameters", ())}
+            fastapis = ("", "Successful Response", "Validation Error")
+            undescribed += [name for name, each in parts.items() if each.get("description", "") in fastapis]
+            if not operation.get("summary"):
+                undescribed.append(f"{method} {path}")
+    assert undescribed == []
+    assert all(schema["title"] for schema in schemas.values())
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_every_body_has_an_example_that_is_so(dialect: str) -> None:
+    found = description(dialect=dialect)
+    schemas = found["components"]["schemas"]
+
+    def examples_of(body: object) -> list[Any]:
+        names = dict.fromkeys(re.findall(r"#/components/schemas/(\w+)", str(body)))
+        assert names, body
+        return [example for name in names for example in schemas[name]["examples"]]
+
+    async def main() -> None:
+        async with app_of(fake(lambda ids: len(ids) / 8), dialect=dialect) as (app, _):
+            for path, methods in found["paths"].items():
+                if "post" not in methods or "reload" in path:
+                    continue
+                operation = methods["post"]
+                answers = [example.keys() for example in examples_of(operation["responses"]["200"])]
+                for asked in examples_of(operation["requestBody"]):
+                    response = await ask(
+                        app, path, {**asked, **({"model": "model"} if "model" in asked else {})}
+                    )
+                    assert response.status == 200, (path, asked, response.content)
+                    given = response.json[0] if isinstance(response.json, list) else response.json
+                    assert given.keys() in answers
+                errors = [example.keys() for example in examples_of(operation["responses"]["400"])]
+                assert (await ask(app, path, b"{")).json.keys() in errors
+
+    asyncio.run(main())
+
+
+def test_what_has_no_schema_has_an_example_too() -> None:
+    for path, methods in description()["paths"].items():
+        for operation in methods.values():
+            good = operation["responses"]["200"]["content"].get("application/json")
+            assert good is None or "$ref" in str(good["schema"]) or good["example"], path
+
+
 def test_the_documented_fields() -> None:
     schemas = description()["components"]["schemas"]
     assert {"query", "texts", "truncate", "truncation_direction", "raw_scores", "return_text"} == set(
@@ -98,6 +161,8 @@ def test_the_page_shows_everything_and_asks_no_other_host() -> None:
     html = asyncio.run(main())
     for path, method in PATHS:
         assert f"{method.upper()} {path}</code>" in html
+    assert html.count("For example:") > 20
+    assert "Paris is the seat of government." in html
     for field in ("texts", "rank_fields", "truncate_prompt_tokens", "error_type", "X-Request-Timeout"):
         assert f"<td>{field}" in html
     assert "://" not in html

@@ -5,9 +5,10 @@ from __future__ import annotations
 import operator
 from functools import cache, partial, reduce
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Query, Request
+from fastapi import Path as PathParameter
 from fastapi.openapi.utils import get_openapi
 from jinja2 import Environment
 from prometheus_client import CONTENT_TYPE_LATEST, ProcessCollector, generate_latest
@@ -80,7 +81,14 @@ def create_app(settings: Settings, registry: Registry, tracer: Tracer = NO_TRACE
     def state() -> State:
         return State(False, app.state.failure) if app.state.failure else registry.state
 
-    @app.get("/health", tags=["operations"], responses={503: {"description": "Not ready, and why"}})
+    @app.get(
+        "/health",
+        tags=["operations"],
+        responses={
+            **_answer("every model is ready", {"status": "ready"}),
+            503: {"description": "not ready, and why"},
+        },
+    )
     async def health() -> Response:
         """Whether every model is ready, or why not."""
         now = state()
@@ -90,28 +98,55 @@ def create_app(settings: Settings, registry: Registry, tracer: Tracer = NO_TRACE
         status = "loading" if loading and not app.state.failure else "unavailable"
         return json_response({"status": status, "message": now.why}, 503, {"retry-after": "1"})
 
-    @app.get("/health/live", tags=["operations"])
+    @app.get(
+        "/health/live", tags=["operations"], responses=_answer("the process answers", {"status": "live"})
+    )
     async def live() -> Response:
         """Whether the process answers."""
         return json_response({"status": "live"})
 
-    @app.get("/info", tags=["operations"])
+    @app.get(
+        "/info",
+        tags=["operations"],
+        responses=_answer(
+            "the models, and the limits of a request",
+            {"model_id": "crossrank-mini", "max_input_length": 512, "max_client_batch_size": 2048},
+        ),
+    )
     async def info() -> Response:
         """The first model as text-embeddings-inference describes it, and all models."""
         return json_response(_info(settings, registry))
 
-    @app.get("/metrics", tags=["operations"], response_class=PlainTextResponse)
+    @app.get(
+        "/metrics",
+        tags=["operations"],
+        response_class=PlainTextResponse,
+        responses={200: {"description": "lines of Prometheus' text format"}},
+    )
     async def metrics() -> Response:
         """Numbers for Prometheus."""
         return Response(generate_latest(registry.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    @app.get("/v1/models", tags=["models"])
+    @app.get(
+        "/v1/models",
+        tags=["models"],
+        responses=_answer("a list of models", {"object": "list", "data": [_LISTED]}),
+    )
     async def models() -> Response:
         """The served models, as OpenAI lists them."""
         return json_response({"object": "list", "data": [_listed(model) for model in registry.models()]})
 
-    @app.get("/v1/models/{name:path}", tags=["models"], responses={404: {"model": OpenAIError}})
-    async def one_model(request: Request, name: str) -> Response:
+    @app.get(
+        "/v1/models/{name:path}",
+        tags=["models"],
+        responses={
+            **_answer("the model", _LISTED),
+            404: {"model": OpenAIError, "description": "no such model"},
+        },
+    )
+    async def one_model(
+        request: Request, name: Annotated[str, PathParameter(description="the model's name")]
+    ) -> Response:
         """A served model, as OpenAI and Xinference describe it."""
         models = {model.name: model for model in registry.models()}
         if name not in models:
@@ -119,12 +154,16 @@ def create_app(settings: Settings, registry: Registry, tracer: Tracer = NO_TRACE
             return path_fault(None, fault, notes_of(request.scope)["request_id"])
         return json_response(_listed(models[name]))
 
-    @app.get("/v1/cluster/auth", tags=["models"])
+    @app.get("/v1/cluster/auth", tags=["models"], responses=_answer("whether they are", {"auth": False}))
     async def cluster_auth() -> Response:
         """Whether keys are asked for: Xinference's client sends its key only then."""
         return json_response({"auth": settings.has_keys})
 
-    @app.get("/models", tags=["models"])
+    @app.get(
+        "/models",
+        tags=["models"],
+        responses=_answer("a list of models", {"object": "list", "data": [_LISTED]}),
+    )
     async def infinity_models() -> Response:
         """The served models, as infinity lists them."""
         # Its client takes no other owner, and no list without statistics.
@@ -136,9 +175,18 @@ def create_app(settings: Settings, registry: Registry, tracer: Tracer = NO_TRACE
     @app.post(
         "/models/reload",
         tags=["models"],
-        responses={code: {"model": OpenAIError} for code in (401, 403, 404, 500)},
+        responses={
+            **_answer("the models that were loaded", {"reloaded": ["crossrank-mini"]}),
+            401: {"model": OpenAIError, "description": "no key"},
+            403: {"model": OpenAIError, "description": "another key, or the server has no admin key"},
+            404: {"model": OpenAIError, "description": "no such model"},
+            500: {"model": OpenAIError, "description": "the model cannot be loaded; the old one stays"},
+        },
     )
-    async def reload(request: Request, model: str | None = None) -> Response:
+    async def reload(
+        request: Request,
+        model: Annotated[str | None, Query(description="the model's name; default: all")] = None,
+    ) -> Response:
         """Load a model anew (by default all) without dropping a request. It takes the admin key."""
         try:
             keys.check_admin(request.headers.get("authorization"))
@@ -178,6 +226,14 @@ def create_app(settings: Settings, registry: Registry, tracer: Tracer = NO_TRACE
     return app
 
 
+_LISTED = {"id": "crossrank-mini", "object": "model", "model_type": "rerank", "state": "ready"}
+
+
+def _answer(meaning: str, example: object) -> dict[int | str, dict[str, Any]]:
+    """The description of a good answer in JSON."""
+    return {200: {"description": meaning, "content": {"application/json": {"example": example}}}}
+
+
 def _body(kinds: list[Dialect]) -> dict[str, Any]:
     refs = [{"$ref": _REF.format(model=kind.Request.__name__)} for kind in kinds]
     schema = refs[0] if len(refs) == 1 else {"anyOf": refs}
@@ -205,8 +261,8 @@ def _responses(kinds: list[Dialect]) -> dict[int | str, dict[str, Any]]:
     for kind in kinds:
         for fault, row in FAULTS.items():
             if row.meaning:
-                meanings.setdefault(kind.status_of(fault), {})[row.meaning] = None
-    responses: dict[int | str, dict[str, Any]] = {200: {"model": answers}}
+                meanings.setdefault(kind.statuses.get(fault, row.status), {})[row.meaning] = None
+    responses: dict[int | str, dict[str, Any]] = {200: {"model": answers, "description": "the answer"}}
     for status, each in meanings.items():
         responses[status] = {"model": errors, "description": "; ".join(each)}
     return responses
@@ -266,6 +322,12 @@ def _describe(app: FastAPI, dialects: Dialects, *, secured: bool) -> dict[str, A
     requests = dict.fromkeys(kind.Request for _, kinds in dialects.paths.values() for kind in kinds)
     _, definitions = models_json_schema([(model, "validation") for model in requests], ref_template=_REF)
     schema["components"]["schemas"] |= definitions["$defs"]
+    # FastAPI adds an error for parameters that are no strings; here, all are.
+    for path in ("/v1/models/{name}", "/models/reload"):
+        for operation in schema["paths"][path].values():
+            operation["responses"].pop("422", None)
+    for name in ("HTTPValidationError", "ValidationError"):
+        schema["components"]["schemas"].pop(name, None)
     if secured:
         schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         schema["security"] = [{"key": []}]

@@ -20,17 +20,23 @@ __all__ = [
     "Call",
     "Context",
     "Count",
+    "Created",
     "DetailErrors",
     "Dialect",
+    "Id",
+    "Index",
     "Lax",
     "Lenient",
+    "ModelName",
     "Name",
     "Priority",
+    "Query",
     "QueryTruncated",
     "Texts",
     "TokenCount",
     "Truncated",
     "cuts_of",
+    "example",
     "parse",
     "positive",
     "usage_of",
@@ -45,8 +51,19 @@ Name = Annotated[str, Field(max_length=512)]
 # One mistake is reported, so none is looked for behind it: each would cost hundreds of bytes.
 Texts = Annotated[list[str], Field(fail_fast=True)]
 
+# Fields that several dialects have.
+Id = Annotated[str, Field(description="the request's id")]
+Query = Annotated[str, Field(description="a question, or words to search for")]
+Index = Annotated[int, Field(description="its place in the request, from 0")]
+ModelName = Annotated[str, Field(description="the served model that answered")]
+Created = Annotated[int, Field(description="when, in seconds since 1970")]
 Truncated = Annotated[bool | None, Field(description="true: the document was cut to fit; else absent")]
 QueryTruncated = Annotated[bool | None, Field(description="true: the query was cut to fit; else absent")]
+
+
+def example(**fields: object) -> ConfigDict:
+    """A model's configuration with an example for the description of the API."""
+    return ConfigDict(json_schema_extra={"examples": [fields]})
 
 
 class Lenient(BaseModel):
@@ -206,17 +223,15 @@ class Dialect(ABC):
 
     def status(self, fault: Fault) -> int:
         """The HTTP status of a fault."""
-        return self.status_of(fault.kind)
-
-    def status_of(self, kind: Kind) -> int:
-        """The HTTP status of all faults of a kind."""
-        return self.statuses.get(kind, FAULTS[kind].status)
+        return self.statuses.get(fault.kind, FAULTS[fault.kind].status)
 
 
 class DetailError(BaseModel):
     """What went wrong."""
 
-    detail: str
+    model_config = example(detail="missing field `documents`")
+
+    detail: str = Field(description="what is wrong, and where")
 
 
 class DetailErrors:

@@ -16,10 +16,15 @@ from crossrank.server.http.dialects.base import (
     Call,
     Context,
     Dialect,
+    Id,
+    Index,
     Lenient,
+    ModelName,
     Name,
     Priority,
+    Query,
     Texts,
+    example,
     parse,
     usage_of,
 )
@@ -43,16 +48,20 @@ MAX_SENTENCES = 1000
 class CompareRequest(Lenient):
     """A query and documents to order twice."""
 
+    model_config = example(
+        query="capital of France", documents=["Lyon is a city.", "Paris is the seat of government."]
+    )
+
     model: Name | None = Field(None, description="a served model; default: the first")
-    query: str
-    documents: Texts
+    query: Query
+    documents: Texts = Field(description="the texts to order")
     priority: Priority = 0
 
 
 class ComparedDocument(BaseModel):
     """One document, in both orders."""
 
-    index: int
+    index: Index
     rank: int = Field(description="its place by the model; 1 is best")
     score: float = Field(description="from 0 to 1")
     logit: float = Field(description="the model's own number")
@@ -71,21 +80,43 @@ class ComparedDocument(BaseModel):
 class Times(BaseModel):
     """Seconds on the server."""
 
-    tokenization: float
-    queue: float
-    inference: float
+    tokenization: float = Field(description="for making tokens of texts")
+    queue: float = Field(description="in which pairs waited")
+    inference: float = Field(description="in which the model ran")
 
 
 class CompareResponse(BaseModel):
     """The documents in the order they were sent."""
 
-    id: str
-    object: Literal["comparison"]
-    model: str
-    usage: Usage
-    seconds: Times
+    model_config = example(
+        id="0c1cf3e6b5b94f0f8a3c6e2f6f0d8a11",
+        object="comparison",
+        model="crossrank-mini",
+        usage={"prompt_tokens": 12, "total_tokens": 12},
+        seconds={"tokenization": 0.001, "queue": 0.0, "inference": 0.004},
+        query_truncated=False,
+        documents=[
+            {
+                "index": 0,
+                "rank": 1,
+                "score": 0.361,
+                "logit": -0.57,
+                "truncated": False,
+                "tokens": 12,
+                "keyword_rank": 1,
+                "keyword_score": 0.0,
+                "keyword_spans": [],
+            }
+        ],
+    )
+
+    id: Id
+    object: Literal["comparison"] = Field(description="the kind of answer")
+    model: ModelName
+    usage: Usage = Field(description="what was read")
+    seconds: Times = Field(description="how long each step took")
     query_truncated: bool = Field(description="the query was cut to fit the model's window")
-    documents: list[ComparedDocument]
+    documents: list[ComparedDocument] = Field(description="each document, in both orders")
 
 
 class Compare(Dialect):
@@ -154,8 +185,10 @@ _Document = Annotated[
 class ExplainRequest(Lenient):
     """A query and the document to explain."""
 
+    model_config = example(query="capital of France", document="Lyon is a city. Paris is the capital.")
+
     model: Name | None = Field(None, description="a served model; default: the first")
-    query: str
+    query: Query
     document: _Document = Field(description="a string, or an object with a `text`")
     max_sentences: int = Field(
         DEFAULT_SENTENCES, ge=1, le=MAX_SENTENCES, description="a longer document is explained up to this one"
@@ -168,30 +201,56 @@ class ExplainedSentence(BaseModel):
 
     start: int = Field(description="its first character's place in the document, in code points")
     end: int = Field(description="the place behind its last")
-    text: str
+    text: str = Field(description="the sentence")
     score: float = Field(description="of this sentence alone, from 0 to 1")
-    logit: float
+    logit: float = Field(description="of this sentence alone, the model's own number")
     truncated: bool = Field(description="alone it is too long for the model's window")
     read: int = Field(description="how many of its characters the model read as part of the document")
     score_fall: float | None = Field(
         description="how much lower the document's score is without it; null: the model read none of it"
     )
-    logit_fall: float | None
+    logit_fall: float | None = Field(description="the same of the logit")
 
 
 class ExplainResponse(BaseModel):
     """What carries the document's score."""
 
-    id: str
-    object: Literal["explanation"]
-    model: str
-    usage: Usage
-    score: float
-    logit: float
+    model_config = example(
+        id="5f6340bb89b12ff8cfe0090e3a21f0c7",
+        object="explanation",
+        model="crossrank-mini",
+        usage={"prompt_tokens": 36, "total_tokens": 36},
+        score=0.997,
+        logit=5.81,
+        truncated=False,
+        query_truncated=False,
+        read=15,
+        sentences=[
+            {
+                "start": 0,
+                "end": 15,
+                "text": "Lyon is a city.",
+                "score": 0.361,
+                "logit": -0.57,
+                "truncated": False,
+                "read": 15,
+                "score_fall": 0.002,
+                "logit_fall": 0.64,
+            }
+        ],
+        sentences_left_out=0,
+    )
+
+    id: Id
+    object: Literal["explanation"] = Field(description="the kind of answer")
+    model: ModelName
+    usage: Usage = Field(description="what was read")
+    score: float = Field(description="of the document, from 0 to 1")
+    logit: float = Field(description="of the document, the model's own number")
     truncated: bool = Field(description="the document was cut to fit the model's window")
     query_truncated: bool = Field(description="the query was cut to fit the model's window")
     read: int = Field(description="how many characters of the document the model read, from its start")
-    sentences: list[ExplainedSentence]
+    sentences: list[ExplainedSentence] = Field(description="in the document's order")
     sentences_left_out: int = Field(description="how many more it has that were not looked at")
 
 

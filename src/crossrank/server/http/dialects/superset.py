@@ -20,14 +20,20 @@ from crossrank.server.http.dialects.base import (
     Call,
     Context,
     Count,
+    Created,
     Dialect,
+    Id,
+    Index,
     Lax,
+    ModelName,
     Name,
     Priority,
+    Query,
     QueryTruncated,
     TokenCount,
     Truncated,
     cuts_of,
+    example,
     parse,
     positive,
     usage_of,
@@ -88,7 +94,14 @@ class Options(Lax):
 class SupersetRequest(Options):
     """A query and documents to order."""
 
-    query: str
+    model_config = example(
+        model="crossrank-mini",
+        query="capital of France",
+        documents=["Lyon is a city.", {"text": "Paris is the seat of government.", "page": 7}],
+        top_n=1,
+    )
+
+    query: Query
     documents: Documents = Field(
         description="strings, or objects whose `text` (or `rank_fields`) is ranked; in place of `text` an "
         "object may have `content`: a list of parts of the type `text`"
@@ -110,16 +123,16 @@ class SupersetRequest(Options):
 class TextDocument(BaseModel):
     """A document that comes back, with all its fields."""
 
-    text: str
-    multi_modal: None = None
+    text: str = Field(description="the text that was ranked")
+    multi_modal: None = Field(None, description="always null; vLLM's clients read it")
 
 
 class SupersetResult(BaseModel):
     """One document's place."""
 
-    index: int
-    relevance_score: float
-    document: TextDocument | str | None = None
+    index: Index
+    relevance_score: float = Field(description="from 0 to 1, or with `raw_scores` the model's own number")
+    document: TextDocument | str | None = Field(None, description="the document, with `return_documents`")
     truncated: Truncated = None
     query_truncated: QueryTruncated = None
 
@@ -127,20 +140,36 @@ class SupersetResult(BaseModel):
 class Usage(BaseModel):
     """Tokens as the model read them."""
 
-    prompt_tokens: int
-    total_tokens: int
+    prompt_tokens: int = Field(description="of all queries and documents")
+    total_tokens: int = Field(description="the same")
 
 
 class SupersetResponse(BaseModel):
     """The documents, best first."""
 
-    id: str
-    object: Literal["rerank"]
-    model: str
-    created: int
-    usage: Usage
-    meta: dict[str, Any]
-    results: list[SupersetResult]
+    model_config = example(
+        id="b7d068515f6340bb89b12ff8cfe0090e",
+        object="rerank",
+        model="crossrank-mini",
+        created=1795540781,
+        usage={"prompt_tokens": 27, "total_tokens": 27},
+        meta={
+            "api_version": {"version": "1"},
+            "billed_units": {"search_units": 1},
+            "tokens": {"input_tokens": 27, "output_tokens": 0},
+        },
+        results=[{"index": 1, "relevance_score": 0.998}],
+    )
+
+    id: Id
+    object: Literal["rerank"] = Field(description="the kind of answer")
+    model: ModelName
+    created: Created
+    usage: Usage = Field(description="what was read")
+    meta: dict[str, Any] = Field(
+        description="as Cohere has it; `warnings` says what was cut, and which documents have nothing to read"
+    )
+    results: list[SupersetResult] = Field(description="the results, best first")
 
 
 class Superset(Dialect):

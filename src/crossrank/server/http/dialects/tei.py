@@ -9,7 +9,17 @@ from pydantic import BaseModel, Field
 from crossrank.errors import TooLongError
 from crossrank.pairs import Cut, Side
 from crossrank.server.core.work import Answer, Work
-from crossrank.server.http.dialects.base import Call, Context, Dialect, Lenient, Texts, parse
+from crossrank.server.http.dialects.base import (
+    Call,
+    Context,
+    Dialect,
+    Index,
+    Lenient,
+    Query,
+    Texts,
+    example,
+    parse,
+)
 from crossrank.server.http.faults import Fault, Kind
 
 __all__ = ["Tei"]
@@ -18,8 +28,12 @@ __all__ = ["Tei"]
 class TeiRequest(Lenient):
     """A query and texts to order."""
 
-    query: str
-    texts: Texts
+    model_config = example(
+        query="capital of France", texts=["Lyon is a city.", "Paris is the seat of government."]
+    )
+
+    query: Query
+    texts: Texts = Field(description="the texts to order")
     truncate: bool | None = Field(
         None, description="false: a text that is too long is an error; otherwise it is cut"
     )
@@ -27,22 +41,28 @@ class TeiRequest(Lenient):
         "Right", description="which end of a text that is too long is lost"
     )
     raw_scores: bool = Field(False, description="the model's own numbers, not 0 to 1")
-    return_text: bool = False
+    return_text: bool = Field(False, description="whether texts come back")
 
 
 class TeiRank(BaseModel):
     """One text's place; the list is best first."""
 
-    index: int
-    text: str | None = None
-    score: float
+    model_config = example(index=1, score=0.998)
+
+    index: Index
+    text: str | None = Field(None, description="the text, with `return_text`")
+    score: float = Field(description="from 0 to 1, or with `raw_scores` the model's own number")
 
 
 class TeiError(BaseModel):
     """What went wrong."""
 
-    error: str
-    error_type: str
+    model_config = example(error="`texts` cannot be empty", error_type="Empty")
+
+    error: str = Field(description="what is wrong, and where")
+    error_type: str = Field(
+        description="Validation, Empty, Overloaded, Unhealthy (not ready) or Backend (the server failed)"
+    )
 
 
 _ERROR_TYPES: dict[Kind, str] = {

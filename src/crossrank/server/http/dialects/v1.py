@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from crossrank.server.http.dialects.base import DetailErrors
+from crossrank.server.http.dialects.base import DetailErrors, Id, example
 from crossrank.server.http.dialects.superset import Superset
 from crossrank.server.http.faults import Fault, Kind
 
@@ -16,8 +16,10 @@ _UNPROCESSABLE: dict[Kind, int] = dict.fromkeys(("invalid", "empty", "limit", "t
 class CohereError(BaseModel):
     """What went wrong."""
 
-    id: str
-    message: str
+    model_config = example(id="3984915a5656439693348eb4214d4f7d", message="missing field `documents`")
+
+    id: Id
+    message: str = Field(description="what is wrong, and where")
 
 
 class CohereV1(Superset):

@@ -11,10 +11,15 @@ from crossrank.server.core.work import Answer, Work
 from crossrank.server.http.dialects.base import (
     Call,
     Context,
+    Created,
     Dialect,
+    Id,
+    Index,
+    ModelName,
     QueryTruncated,
     Truncated,
     cuts_of,
+    example,
     parse,
     usage_of,
 )
@@ -46,16 +51,26 @@ class ScoreRequest(Options):
     and ``data_2``. A text is a string, or an object as in the documents of a rerank request.
     """
 
-    queries: Documents = Field(validation_alias=AliasChoices("queries", "text_1", "data_1"))
-    documents: Documents = Field(validation_alias=AliasChoices("documents", "items", "text_2", "data_2"))
+    model_config = example(
+        queries="capital of France", documents=["Lyon is a city.", "Paris is the seat of government."]
+    )
+
+    queries: Documents = Field(
+        validation_alias=AliasChoices("queries", "text_1", "data_1"),
+        description="one query for all documents, or one for each",
+    )
+    documents: Documents = Field(
+        validation_alias=AliasChoices("documents", "items", "text_2", "data_2"),
+        description="the texts to score",
+    )
 
 
 class ScoreDatum(BaseModel):
     """One pair's score."""
 
-    index: int
-    object: Literal["score"]
-    score: float
+    index: Index
+    object: Literal["score"] = Field(description="the kind of result")
+    score: float = Field(description="from 0 to 1, or without `use_activation` the model's own number")
     truncated: Truncated = None
     query_truncated: QueryTruncated = None
 
@@ -63,19 +78,36 @@ class ScoreDatum(BaseModel):
 class ScoreUsage(Usage):
     """Tokens as the model read them."""
 
-    completion_tokens: int = 0
-    prompt_tokens_details: None = None
+    completion_tokens: int = Field(0, description="always 0")
+    prompt_tokens_details: None = Field(None, description="always null")
 
 
 class ScoreResponse(BaseModel):
     """Scores in the order of the pairs."""
 
-    id: str
-    object: Literal["list"]
-    created: int
-    model: str
-    data: list[ScoreDatum]
-    usage: ScoreUsage
+    model_config = example(
+        id="score-a4346626312c4290932997b2589fae79",
+        object="list",
+        created=1795540781,
+        model="crossrank-mini",
+        data=[
+            {"index": 0, "object": "score", "score": 0.361},
+            {"index": 1, "object": "score", "score": 0.998},
+        ],
+        usage={
+            "prompt_tokens": 27,
+            "total_tokens": 27,
+            "completion_tokens": 0,
+            "prompt_tokens_details": None,
+        },
+    )
+
+    id: Id
+    object: Literal["list"] = Field(description="the kind of answer")
+    created: Created
+    model: ModelName
+    data: list[ScoreDatum] = Field(description="the scores, in the order of the pairs")
+    usage: ScoreUsage = Field(description="what was read")
 
 
 class VllmScore(Dialect):

@@ -13,12 +13,16 @@ from crossrank.server.http.dialects.base import (
     Context,
     DetailErrors,
     Dialect,
+    Index,
     Lax,
+    ModelName,
     Name,
+    Query,
     QueryTruncated,
     Texts,
     Truncated,
     cuts_of,
+    example,
     parse,
     positive,
 )
@@ -30,20 +34,26 @@ __all__ = ["Voyage"]
 class VoyageRequest(Lax):
     """A query and documents to order."""
 
+    model_config = example(
+        query="capital of France",
+        documents=["Lyon is a city.", "Paris is the seat of government."],
+        top_k=1,
+    )
+
     model: Name | None = Field(None, description="a served model; default: the first")
-    query: str
-    documents: Texts
+    query: Query
+    documents: Texts = Field(description="the texts to order")
     top_k: int | None = Field(None, ge=0, lt=1 << 31, description="how many results; 0: all")
-    return_documents: bool = False
+    return_documents: bool = Field(False, description="whether documents come back")
     truncation: bool = Field(True, description="false: a document that is too long is an error")
 
 
 class VoyageResult(BaseModel):
     """One document's place."""
 
-    index: int
-    relevance_score: float
-    document: str | None = None
+    index: Index
+    relevance_score: float = Field(description="from 0 to 1")
+    document: str | None = Field(None, description="the text, with `return_documents`")
     truncated: Truncated = None
     query_truncated: QueryTruncated = None
 
@@ -51,16 +61,23 @@ class VoyageResult(BaseModel):
 class VoyageUsage(BaseModel):
     """Tokens as the model read them."""
 
-    total_tokens: int
+    total_tokens: int = Field(description="of all queries and documents")
 
 
 class VoyageResponse(BaseModel):
     """The documents, best first."""
 
-    object: Literal["list"]
-    data: list[VoyageResult]
-    model: str
-    usage: VoyageUsage
+    model_config = example(
+        object="list",
+        data=[{"index": 1, "relevance_score": 0.998}],
+        model="crossrank-mini",
+        usage={"total_tokens": 27},
+    )
+
+    object: Literal["list"] = Field(description="the kind of answer")
+    data: list[VoyageResult] = Field(description="the results, best first")
+    model: ModelName
+    usage: VoyageUsage = Field(description="what was read")
 
 
 class Voyage(DetailErrors, Dialect):
