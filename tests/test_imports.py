@@ -236,6 +236,7 @@ def test_rank_loads_no_server_and_no_other_command() -> None:
         "crossrank.cli.options",
         "crossrank.cli.rank",
         "crossrank.cli.reading",
+        "crossrank.cli.unused",
         "crossrank.cli.writing",
     }
     rest = {name.split(".")[1] for name in own(names) if "." in name}

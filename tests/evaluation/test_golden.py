@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,16 @@ def test_every_text_is_used_and_every_name_means_one_model() -> None:
     assert (
         len({name.lower().rpartition("/")[2] for name in names}) >= len(set(names)) - 3
     )  # the same, by others
+
+
+@pytest.mark.parametrize("page", ["parity.md", "parity.zh-CN.md"])
+def test_the_documentation_counts_them(page: str) -> None:
+    text = (Path(__file__).parents[2] / "docs" / page).read_text("utf-8")
+    assert re.search(rf"{len(EVERY)} (?:lists|组得分)", text)
+    assert re.search(rf"{len(known_models())} (?:models|个模型)", text)
+    for precision, tolerance in {"fp32": 0.02, "fp16": 0.05}.items():
+        assert f"| {precision} | {tolerance} |" in text
+        assert all(p.tolerance == tolerance for _, p in EVERY if p.precision == precision)
 
 
 def test_two_publications_of_the_same_scores_agree() -> None:

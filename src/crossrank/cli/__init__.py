@@ -100,7 +100,7 @@ _COMMANDS = (
         "verify:verify",
         "Measure what each precision costs against fp32, or whether scores are right; else exit 1.",
     ),
-    _LazyCommand("models", "models:app", "List, fetch and remove models."),
+    _LazyCommand("models", "models:app", "List, describe, fetch and remove models."),
 )
 
 
