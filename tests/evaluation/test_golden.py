@@ -143,6 +143,7 @@ def test_old_names_and_copies_are_the_same_model() -> None:
     ("name", "message"),
     [
         ("crossrank-mini", "no published scores of crossrank-mini are known; there are scores of"),
+        ("BAAI/bge-reranker-v3", r"there are scores of 41 models, such as BAAI/bge-reranker-(base|v2-m3)"),
         ("BAAI/bge-reranker-v2-gemma", "pages were searched and have none"),
     ],
 )

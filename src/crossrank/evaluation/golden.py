@@ -5,6 +5,7 @@ golden.json has the pairs and the scores, each with where it was published and w
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -114,8 +115,12 @@ def published_scores(model: str, *, template: bool = True) -> list[Published]:
             return [published for published in found if published.template == template]
     if any(_is_same(model, name) for name in contents["nothing_found"]):
         raise InputError(f"no scores of {model} are known: its authors' pages were searched and have none")
-    names = ", ".join(known_models())
-    raise InputError(f"no published scores of {model} are known; there are scores of {names}")
+    names = {name.rpartition("/")[2].lower(): name for name in known_models()}
+    near = difflib.get_close_matches(model.rstrip("/").rpartition("/")[2].lower(), names, n=3)
+    like = ", ".join(names[name] for name in near) or "BAAI/bge-reranker-v2-m3"
+    raise InputError(
+        f"no published scores of {model} are known; there are scores of {len(names)} models, such as {like}"
+    )
 
 
 def tolerance_of(published: Published, precision: str) -> float:
