@@ -127,11 +127,9 @@ def test_without_published_scores_there_is_one_line(
         (["--dialect", "tei"], "--dialect is for a server"),
         (["--timeout", "3"], "--timeout is for a server"),
         (["--api-key", "k"], "--api-key is for a server"),
-        (
-            ["--server", "http://x", "--precision", "fp32", "--precision", "bf16"],
-            "--precision is given twice",
-        ),
-        (["--server", "nonsense"], "'nonsense' is not an address"),
+        (["--server", "http://x"], "which model does the server have? Name it with --model"),
+        (["--server", "http://x", "-m", "m", "--precision", "fp32", "--precision", "bf16"], "is given twice"),
+        (["--server", "nonsense", "-m", "m"], "'nonsense' is not an address"),
     ],
 )
 def test_options_that_do_not_go_together(crossrank: Run, arguments: list[str], message: str) -> None:
@@ -142,7 +140,8 @@ def test_options_that_do_not_go_together(crossrank: Run, arguments: list[str], m
 
 def test_a_right_server_beside_the_model_here(crossrank: Run) -> None:
     with serve(app(Wrong(Reranker(device="cpu", precision="fp32")))) as url:
-        done = crossrank("verify", "--server", url, "--device", "cpu", "--timeout", "300")
+        options = ("--model", "crossrank-mini", "--device", "cpu", "--timeout", "300")
+        done = crossrank("verify", "--server", url, *options)
     assert (done.code, done.err) == (0, "")
     assert f"{url} (tei) beside this machine's model in fp32" in done.out
     assert "Scores: sigmoids of the logits;" in done.out
@@ -205,6 +204,6 @@ def test_a_server_that_has_lost_the_template(crossrank: Run) -> None:
 def test_a_server_that_does_not_answer_is_no_mistake_of_the_user(crossrank: Run) -> None:
     with serve(app(Wrong(Reranker(device="cpu")))) as url:
         pass
-    done = crossrank("verify", "--server", url, "--timeout", "2")
+    done = crossrank("verify", "--server", url, "--timeout", "2", "--model", "crossrank-mini")
     assert (done.code, done.out) == (1, "")
     assert "does not answer" in done.err
