@@ -485,6 +485,14 @@ def code(page: Page, name: str) -> str:
     return text
 
 
+def test_a_query_that_was_cut_is_called_the_query(page: Page) -> None:
+    fill(page, "long " * 1000, ["one", "two"])
+    expect(page.locator("#summary")).to_contain_text("query truncated")
+    expect(page.locator(".tag.cut")).to_have_count(0)
+    fill(page, QUERY, ["one", "two"])
+    expect(page.locator("#summary")).not_to_contain_text("truncated")
+
+
 def test_what_is_shown_can_be_taken_along(page: Page, server: Server) -> None:
     documents = ['He said "blue", and left', "the sky\tis 蓝色的 😀", "=1+1", "Air scatters sunlight."]
     fill(page, QUERY, documents)

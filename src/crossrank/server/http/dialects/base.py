@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from crossrank.inputs import Request
 from crossrank.pairs import PairEncoder
@@ -61,7 +61,7 @@ Truncated = Annotated[bool | None, Field(description="true: the document was cut
 QueryTruncated = Annotated[bool | None, Field(description="true: the query was cut to fit; else absent")]
 
 
-def example(**fields: object) -> ConfigDict:
+def example(**fields: JsonValue) -> ConfigDict:
     """A model's configuration with an example for the description of the API."""
     return ConfigDict(json_schema_extra={"examples": [fields]})
 
