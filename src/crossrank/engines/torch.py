@@ -1,75 +1,40 @@
-"""The torch engine: any cross-encoder that transformers knows, on CUDA, MPS or the CPU."""
+"""The torch engine: cross-encoders on CUDA, MPS or the CPU.
+
+What an ``Architecture`` describes runs in plain PyTorch, everything else in transformers.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import logging
-import pickle
 import threading
-from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import transformers
 
-from crossrank.errors import (
-    CheckpointError,
-    EngineError,
-    InputError,
-    OutOfMemoryError,
-    UnsupportedModelError,
-)
-from crossrank.models.checkpoint import Checkpoint
+from crossrank.engines._failures import first_line, is_out_of_memory
+from crossrank.engines._plain import PlainModel
+from crossrank.errors import CheckpointError, EngineError, InputError, OutOfMemoryError
+from crossrank.models.checkpoint import Checkpoint, map_tensors
+from crossrank.models.families import UndescribedError, todays_name
 from crossrank.packing import Pack
 
-__all__ = ["TorchEngine", "tight_batches"]
+if TYPE_CHECKING:
+    from crossrank.engines._transformers import TransformersModel
+
+__all__ = ["TorchEngine"]
 
 _logger = logging.getLogger(__name__)
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
-MAX_PADDING = 0.10
-"""Share of a batch's tokens that may be padding; with more, a new batch is started."""
-
-MIN_BATCH_TOKENS = 256
-"""Tokens of a batch below which its overhead costs more than its padding."""
-
-
-def tight_batches(lengths: npt.NDArray[np.int32], *, padded: bool = True) -> list[npt.NDArray[np.intp]]:
-    """Group pairs of similar length, so that padding to a group's longest pair wastes little.
-
-    Args:
-        lengths: tokens of each pair, int32 (B,).
-        padded: if False, group only pairs of equal length, which need no padding.
-
-    Returns:
-        Index arrays into ``lengths``, every pair exactly once, longest first.
-    """
-    order = np.argsort(-lengths, kind="stable")
-    batches: list[npt.NDArray[np.intp]] = []
-    start, real = 0, 0
-    for at, index in enumerate(order):
-        longest, length = int(lengths[order[start]]), int(lengths[index])
-        tokens = longest * (at - start + 1)
-        waste = tokens - real - length
-        is_large = longest * (at - start) >= MIN_BATCH_TOKENS
-        if waste and (not padded or (is_large and waste > MAX_PADDING * tokens)):
-            batches.append(order[start:at])
-            start, real = at, 0
-        real += length
-    if start < len(order):
-        batches.append(order[start:])
-    return batches
-
 
 class TorchEngine:
-    """Runs a checkpoint with transformers' AutoModelForSequenceClassification.
+    """Runs a checkpoint with PyTorch.
 
-    The classification head (and BERT's pooler) is computed in fp32 in every precision, since 16-bit logits
-    tie.
+    The head is computed in fp32 in every precision, since 16-bit logits tie.
 
     Args:
         checkpoint: the model.
@@ -80,7 +45,7 @@ class TorchEngine:
 
     Raises:
         CheckpointError: weights are missing, damaged or of the wrong shape.
-        UnsupportedModelError: transformers does not support the architecture.
+        UnsupportedModelError: neither an ``Architecture`` nor transformers knows the model.
         OutOfMemoryError: the model does not fit into the device's memory, and ``fall_back_to_cpu`` is False.
     """
 
@@ -104,7 +69,7 @@ class TorchEngine:
         try:
             self._model = _load(checkpoint, device, _DTYPES[precision])
         except Exception as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             if not fall_back_to_cpu:
                 raise OutOfMemoryError(
@@ -119,28 +84,22 @@ class TorchEngine:
         self.batch_tokens = 2048 if device == "cpu" else 16384
         self.fill_tokens = 512 if device == "cpu" else 4096
         self.lanes = self.calls = 1
-        self._vocabulary = int(self._model.get_input_embeddings().num_embeddings)
-        config = self._model.config.get_text_config()
-        pad = getattr(config, "pad_token_id", None)
-        self._pads = pad is not None
-        self._pad = int(pad) if pad is not None else 0
-        if not self._pads:
-            # A decoder is scored at its last token that is not padding. No token may count as padding here.
-            config.pad_token_id = -1
 
     def logits(self, pack: Pack) -> npt.NDArray[np.float32]:
         """One logit for each pair: float32 (B,); see ``Engine.logits``."""
         if not len(pack):
             return np.zeros(0, np.float32)
-        wrong = np.flatnonzero((pack.token_ids < 0) | (pack.token_ids >= self._vocabulary))
+        vocabulary = self._model.vocabulary
+        wrong = np.flatnonzero((pack.token_ids < 0) | (pack.token_ids >= vocabulary))
         if len(wrong):
             # On a GPU it would break every later call of the process, too.
             pair = int(np.searchsorted(pack.offsets, wrong[0], "right")) - 1
             raise InputError(
                 f"pair {pair} has the token id {pack.token_ids[wrong[0]]}; "
-                f"the model has embeddings for 0 to {self._vocabulary - 1}"
+                f"the model has embeddings for 0 to {vocabulary - 1}"
             )
-        batches = tight_batches(pack.lengths, padded=self._pads)
+        self._model.check(pack)
+        batches = self._model.batches(pack.lengths)
         with torch.inference_mode():
             try:
                 parts = [part for batch in batches for part in self._halving(pack, batch)]
@@ -149,7 +108,7 @@ class TorchEngine:
             except EngineError:
                 raise
             except Exception as error:  # a transformers model may raise anything
-                raise EngineError(f"{self.device} failed: {_first_line(error)}") from error
+                raise EngineError(f"{self.device} failed: {first_line(error)}") from error
         logits = np.empty(len(pack), np.float32)
         logits[np.concatenate(batches)] = values
         return logits
@@ -163,9 +122,9 @@ class TorchEngine:
         # The retry is outside the except clause: inside it, the traceback would keep the failed attempt's
         # tensors alive.
         try:
-            return [self._forward(pack, batch)]
+            return [self._model(_pick(pack, batch))]
         except Exception as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         if self.device.startswith("cuda"):
             torch.cuda.empty_cache()
@@ -193,111 +152,68 @@ class TorchEngine:
         with self._lock:
             if self._cpu_engine is None:
                 self._cpu_engine = TorchEngine(self._checkpoint)
-        return [self._cpu_engine._forward(pack, batch)]
-
-    def _forward(self, pack: Pack, batch: npt.NDArray[np.intp]) -> torch.Tensor:
-        """Logits of a batch, float32 (len(batch),), on the device."""
-        lengths = pack.lengths[batch]
-        longest = int(lengths.max())
-        inside = np.arange(longest) < lengths[:, None]  # (pairs, longest)
-        starts = pack.offsets[:-1][batch]
-        take = np.where(inside, starts[:, None] + np.arange(longest), 0)
-        ids = np.where(inside, pack.token_ids[take], self._pad)
-        inputs = {"input_ids": torch.from_numpy(ids).long()}
-        if pack.segment_ids is not None and getattr(self._model.config, "type_vocab_size", 0) > 1:
-            inputs["token_type_ids"] = torch.from_numpy(np.where(inside, pack.segment_ids[take], 0)).long()
-        # Without a mask, transformers may read padding as text.
-        inputs["attention_mask"] = torch.from_numpy(inside).long()
-        inputs = {key: value.to(self.device) for key, value in inputs.items()}
-        logits: torch.Tensor = self._model(**inputs).logits
-        return logits[:, 0].float()
+        return [self._cpu_engine._model(_pick(pack, batch))]
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    """True if memory ran out. CUDA and MPS raise a type of their own, the CPU a plain RuntimeError."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Turn off transformers' progress bars and reports within the block. This module raises the errors."""
-    log = transformers.utils.logging
-    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
+def _load(checkpoint: Checkpoint, device: str, dtype: torch.dtype) -> PlainModel | TransformersModel:
+    """Load the model onto the device, ready to run."""
     try:
-        yield
-    finally:
-        log.set_verbosity(verbosity)
-        if bars:
-            log.enable_progress_bar()
+        architecture = checkpoint.description.architecture
+    except UndescribedError:
+        from crossrank.engines._transformers import TransformersModel
+
+        return TransformersModel(checkpoint, device, dtype)
+    return PlainModel(architecture, _weights(checkpoint), device, dtype).eval()
 
 
-def _load(checkpoint: Checkpoint, device: str, dtype: torch.dtype) -> Any:
-    """Load the model onto the device, ready to run, with its head in fp32."""
-    folder = checkpoint.folder
+def _weights(checkpoint: Checkpoint) -> dict[str, npt.NDArray[Any]]:
+    """The tensors by their canonical names, bf16 as uint16.
+
+    Raises:
+        CheckpointError: one is missing or of the wrong shape, or a file is damaged.
+    """
+    if checkpoint.compressed:
+        return checkpoint.description.pick(checkpoint.tensors())
+    if all(path.suffix == ".safetensors" for path in checkpoint.weight_files):
+        return checkpoint.description.tensors()
+    stored: dict[str, npt.NDArray[Any]] = {}
+    for path in checkpoint.weight_files:
+        place = path.parent.relative_to(checkpoint.folder).as_posix()
+        start = "" if place == "." else f"{place}/"
+        found = map_tensors(path)[0] if path.suffix == ".safetensors" else _read_pickle(path)
+        stored |= {start + name: value for name, value in found.items()}
+    kind = checkpoint.config.get("model_type")
+    return checkpoint.description.pick({todays_name(kind, name): value for name, value in stored.items()})
+
+
+def _read_pickle(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """The tensors of a pytorch_model.bin, bf16 as uint16. Code in it is not run.
+
+    Raises:
+        CheckpointError: the file is damaged, or holds something else.
+    """
     try:
-        config = transformers.AutoConfig.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-        # The class that AutoModelForSequenceClassification would choose. Unlike that, it can load weights
-        # that are already in memory.
-        mapping: Any = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
-        model_class = mapping[type(config)]
-        weights = None
-        if checkpoint.compressed:
-            weights = {name: torch.from_numpy(value) for name, value in checkpoint.tensors().items()}
-        with _quiet():
-            model, report = model_class.from_pretrained(
-                None if weights else str(folder),
-                config=config,
-                state_dict=weights,
-                dtype=dtype,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-    except (OSError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{folder} cannot be loaded: {_first_line(error)}") from error
-    except Exception as error:  # a config.json may make transformers raise anything
-        if _is_out_of_memory(error):
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        tensors = {name: value.detach() for name, value in loaded.items() if isinstance(value, torch.Tensor)}
+        return {
+            name: value.view(torch.int16).numpy().view(np.uint16)
+            if value.dtype == torch.bfloat16
+            else value.numpy()
+            for name, value in tensors.items()
+        }
+    except MemoryError:
+        raise
+    except Exception as error:  # torch.load may raise anything
+        if is_out_of_memory(error):
             raise
-        if isinstance(error, RuntimeError) and not isinstance(error, RecursionError):
-            raise CheckpointError(
-                f"the weights in {folder} do not fit its config.json: {_first_line(error)}"
-            ) from error
-        raise UnsupportedModelError(
-            f"transformers {transformers.__version__} cannot load {folder}: {_first_line(error)}"
-        ) from error
-    # transformers fills a missing weight with random numbers.
-    wrong = sorted(report["missing_keys"]) or sorted(map(str, report.get("mismatched_keys", [])))
-    if wrong:
-        raise CheckpointError(
-            f"{folder} lacks {len(wrong)} of the model's weights, for example {wrong[0]}: "
-            "the file is damaged, or config.json belongs to another model"
-        )
-    model = model.eval().to(device)
-    if device == "cpu":
-        # Weights that needed no conversion are still mapped from their file, which may change.
-        for tensor in itertools.chain(model.parameters(), model.buffers()):
-            tensor.data = tensor.data.clone()
-    for part in _head(model):
-        part.float()
-        part.register_forward_pre_hook(_to_float)
-    return model
+        raise CheckpointError(f"{path} cannot be loaded: {first_line(error)}") from error
 
 
-def _head(model: Any) -> list[torch.nn.Module]:
-    base = getattr(model, model.base_model_prefix, model)
-    parts = [getattr(base, "pooler", None), getattr(model, "classifier", None), getattr(model, "score", None)]
-    return [part for part in parts if isinstance(part, torch.nn.Module)]
-
-
-def _to_float(_: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(x.float() if isinstance(x, torch.Tensor) else x for x in inputs)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _pick(pack: Pack, batch: npt.NDArray[np.intp]) -> Pack:
+    """Some pairs of a pack, in the order given."""
+    lengths = pack.lengths[batch]
+    offsets = np.zeros(len(batch) + 1, np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    tokens = np.repeat(pack.offsets[:-1][batch] - offsets[:-1], lengths) + np.arange(offsets[-1])
+    segments = None if pack.segment_ids is None else pack.segment_ids[tokens]
+    return Pack(pack.token_ids[tokens], offsets, segments)
