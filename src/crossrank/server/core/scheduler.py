@@ -19,7 +19,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -349,14 +349,11 @@ class Scheduler:
 
     def _execute(self, running: _Running) -> None:
         model, pack = running.model, running.pack
-        for part, outcome in run_pack(model, running.engine, pack, self._metrics):
-            if isinstance(outcome, (InputError, OutOfMemoryError)):
-                self._fail_pack(part, outcome)
-                continue
-            if isinstance(outcome, EngineError):
-                self._fail_engine(running, outcome)
-                return
-            self._deliver(part, outcome)
+        try:
+            self._run_pack(running, pack)
+        except EngineError as error:
+            self._fail_engine(running, error)
+            return
         now = self._clock()
         self._done(running)
         # Before anybody has an answer, who may look at them.
@@ -370,6 +367,51 @@ class Scheduler:
                 job.inference_s += seconds
                 if not job.remaining:
                     self._end(job, None)
+
+    def _run_pack(self, running: _Running, pack: list[WaitingPair]) -> None:
+        """Give logits or an error to each pair of a pack, or of a part of one.
+
+        Where memory does not suffice, its halves are run, and later packs are no larger; a pair that does
+        not fit alone fails. Where the engine refuses what is in it, each request's pairs are run by
+        themselves, and then each pair, so that nobody fails for another's texts.
+
+        Raises:
+            EngineError: the engine may be broken.
+        """
+        model = running.model
+        try:
+            logits = running.engine.logits(build_pack([each.pair for each in pack]))
+        except (OutOfMemoryError, MemoryError) as error:
+            if len(pack) == 1:
+                message = f"a pair of {pack[0].tokens} tokens does not fit into memory: {error}"
+                self._fail_pack(pack, OutOfMemoryError(message))
+                return
+            tokens = sum(each.tokens for each in pack)
+            model.max_tokens = max(1, min(model.max_tokens, tokens // 2))
+            self._metrics.out_of_memory.labels(model.name).inc()
+            what = "%s: a pack of %d tokens does not fit into memory; from now on at most %d"
+            _logger.warning(what, model.name, tokens, model.max_tokens)
+            middle = (len(pack) + 1) // 2
+            parts = [pack[:middle], pack[middle:]]
+        except InputError as error:
+            if len(pack) == 1:
+                self._fail_pack(pack, _of_pair(pack[0], error))
+                return
+            parts = _by_request(pack)
+        except EngineError:
+            raise
+        except Exception as error:  # an engine is anybody's code
+            raise EngineError(f"{type(error).__name__}: {error}") from error
+        else:
+            if np.shape(logits) != (len(pack),):
+                shape = np.shape(logits)
+                raise EngineError(f"the engine gave logits of shape {shape} for {len(pack)} pairs")
+            self._deliver(pack, np.asarray(logits, np.float32))
+            return
+        # Outside of the handler, or the parts would run while the error holds its memory.
+        for part in parts:
+            if not all(each.job.ended for each in part):
+                self._run_pack(running, part)
 
     def _deliver(self, part: list[WaitingPair], logits: npt.NDArray[np.float32]) -> None:
         with self._changed:
@@ -440,67 +482,6 @@ def _resolve(job: Job, error: BaseException | None, clock: Callable[[], float]) 
         job.future.cancel()
     else:
         job.future.set_exception(error)
-
-
-Outcome = npt.NDArray[np.float32] | EngineError | InputError
-
-
-def run_pack(
-    model: Model, engine: Engine, pack: list[WaitingPair], metrics: Metrics
-) -> Iterator[tuple[list[WaitingPair], Outcome]]:
-    """Run a pack. Where memory does not suffice, its halves, and later packs are no larger. Where the
-    engine refuses what is in it, each request's pairs by themselves, and then each pair, so that nobody
-    fails for another's texts.
-
-    Yields:
-        Parts of the pack, each with float32 (len(part),) logits or an error: InputError for a
-        pair that the engine refuses and OutOfMemoryError for one that does not fit alone (the engine
-        is as it was), or another EngineError (the engine may be broken).
-    """
-    try:
-        logits = engine.logits(build_pack([each.pair for each in pack]))
-    except (OutOfMemoryError, MemoryError) as error:
-        if len(pack) == 1:
-            yield (
-                pack,
-                OutOfMemoryError(f"a pair of {pack[0].tokens} tokens does not fit into memory: {error}"),
-            )
-            return
-        tokens = sum(each.tokens for each in pack)
-        model.max_tokens = max(1, min(model.max_tokens, tokens // 2))
-        metrics.out_of_memory.labels(model.name).inc()
-        _logger.warning(
-            "%s: a pack of %d tokens does not fit into memory; from now on at most %d",
-            model.name,
-            tokens,
-            model.max_tokens,
-        )
-        middle = (len(pack) + 1) // 2
-        parts = [pack[:middle], pack[middle:]]
-    except InputError as error:
-        if len(pack) == 1:
-            yield pack, _of_pair(pack[0], error)
-            return
-        parts = _by_request(pack)
-    except EngineError as error:
-        yield pack, error
-        return
-    except Exception as error:  # noqa: BLE001 - an engine is anybody's code
-        failure = EngineError(f"{type(error).__name__}: {error}")
-        failure.__cause__ = error
-        yield pack, failure
-        return
-    else:
-        if np.shape(logits) == (len(pack),):
-            yield pack, np.asarray(logits, np.float32)
-        else:
-            shape = np.shape(logits)
-            yield pack, EngineError(f"the engine gave logits of shape {shape} for {len(pack)} pairs")
-        return
-    # Outside of the handler, or the parts would run while the error holds its memory.
-    for part in parts:
-        if not all(each.job.ended for each in part):
-            yield from run_pack(model, engine, part, metrics)
 
 
 def _by_request(pack: list[WaitingPair]) -> list[list[WaitingPair]]:
