@@ -4,6 +4,10 @@
 // weights are. Keys are taken 512 at a time and a running maximum and sum are kept for each row
 // (Milakov and Gimelshein 2018), so the scores of a block of rows stay in the second-level cache however
 // long the pair is. Blocks are counted from the pair's own first token: other pairs cannot change a sum.
+//
+// Where queries see only keys that are near to them, a block of queries goes to the panels of keys that one
+// of them sees, and a key that a query does not see has the weight zero. That changes no sum either: panels
+// are counted from the pair's first token, too.
 #pragma once
 
 #include "linear.h"
@@ -16,12 +20,15 @@ constexpr int kQueries = CR_DOT_ROWS == CR_ROWS ? 4 * kRows : 2 * kDotRows;  // 
 // Offsets into the scratch memory.
 struct AttentionScratch {
     std::ptrdiff_t keys, values, scores, weights, sums, size;
+    std::ptrdiff_t keys_of_block, values_of_block;  // bytes; there are two blocks
 
     // Sized for fp32, which needs the most; bf16 uses part.
-    explicit AttentionScratch(int head_dim) {
-        keys = 0;                                                           // 512 keys x head_dim
-        values = keys + std::ptrdiff_t{kKeys} * round_up(head_dim, 2) * 4;  // head_dim x 512
-        scores = values + std::ptrdiff_t{kKeys} * round_up(head_dim, kPanel) * 4;
+    explicit AttentionScratch(int head_dim)
+        : keys_of_block(std::ptrdiff_t{kKeys} * round_up(head_dim, 2) * 4),          // 512 keys x head_dim
+          values_of_block(std::ptrdiff_t{kKeys} * round_up(head_dim, kPanel) * 4) {  // head_dim x 512
+        keys = 0;
+        values = keys + 2 * keys_of_block;
+        scores = values + 2 * values_of_block;
         weights = scores + std::ptrdiff_t{kQueries} * (kKeys + 16) * 4;
         sums = weights + std::ptrdiff_t{kQueries} * (kKeys + 32) * 2;
         size = sums + std::ptrdiff_t{kMostRows} * kPanel * 4;
@@ -84,9 +91,10 @@ inline void keys_to_panels(const char* k, std::ptrdiff_t stride, int count, int 
     }
 }
 
-// Values (count, dim) as a layer with `count` inputs and `dim` outputs.
-inline void values_to_panels_fp32(const char* v, std::ptrdiff_t stride, int count, int dim, float* panels) {
+// Values (count, dim) as a layer with `count` inputs and `dim` outputs. A panel has room for 512 inputs.
+inline void values_to_panels_fp32(const char* v, std::ptrdiff_t stride, int count, int dim, float* to) {
     for (int column = 0; column < dim; column += kPanel) {
+        float* panels = to + std::ptrdiff_t{column} * kKeys;
         const int width = dim - column < kPanel ? dim - column : kPanel;
         for (int i = 0; i < count; ++i, panels += kPanel) {
             __builtin_memcpy(panels, v + i * stride + column * 4, static_cast<std::size_t>(width) * 4);
@@ -96,8 +104,9 @@ inline void values_to_panels_fp32(const char* v, std::ptrdiff_t stride, int coun
 }
 
 inline void values_to_panels_bf16(const char* v, std::ptrdiff_t stride, int count, int dim,
-                                  std::uint32_t* panels) {
+                                  std::uint32_t* to) {
     for (int column = 0; column < dim; column += kPanel) {
+        std::uint32_t* panels = to + std::ptrdiff_t{column} * (kKeys / 2);
         const int width = dim - column < kPanel ? dim - column : kPanel;
         for (int i = 0; i < count; i += 2, panels += kPanel) {
             const char* even = v + i * stride + column * 2;
@@ -166,72 +175,179 @@ CR_INLINE void collect(const float* sums, int width, bool first, float rescale, 
     }
 }
 
+// Keys and values of up to 512 tokens as panels; those of the two last blocks are kept. A pair's panels are
+// made as they are wanted, each once for all queries unless the pair is longer than two blocks.
+class KeyBlocks {
+  public:
+    KeyBlocks(const Attention& t, const AttentionScratch& layout)
+        : t_(t),
+          units_(static_cast<int>(ceil_div(t.head_dim, t.bf16 ? 2 : 1))),
+          layout_(layout),
+          scratch_(static_cast<char*>(t.scratch)) {}
+
+    // The panels of keys [first, last), which are of one block; `first` is that of a panel.
+    void want(int first, int last) {
+        const int number = first / kKeys, from = number * kKeys;
+        Made& made = made_[number % 2];
+        if (made.number != number || first < made.first || first > made.last) made = {number, first, first};
+        if (last <= made.last) return;
+        const char* k = static_cast<const char*>(t_.k) + made.last * t_.kv_stride;
+        const char* v = static_cast<const char*>(t_.v) + made.last * t_.kv_stride;
+        const int count = last - made.last, place = made.last - from;
+        keys_to_panels(k, t_.kv_stride, count, units_,
+                       reinterpret_cast<std::uint32_t*>(keys(number) + key_bytes(place)));
+        char* to = values(number) + value_bytes(place);
+        if (t_.bf16)
+            values_to_panels_bf16(v, t_.kv_stride, count, t_.head_dim, reinterpret_cast<std::uint32_t*>(to));
+        else values_to_panels_fp32(v, t_.kv_stride, count, t_.head_dim, reinterpret_cast<float*>(to));
+        made.last = last;
+    }
+
+    // Of a key that is `place` keys behind its block's first one.
+    const char* keys_at(int number, int place) const { return keys(number) + key_bytes(place); }
+    // The panel of values from `column` on, likewise.
+    const char* values_at(int number, int place, int column) const {
+        return values(number) + std::ptrdiff_t{column} * (t_.bf16 ? kKeys / 2 : kKeys) * kUnit +
+               value_bytes(place);
+    }
+    int units() const { return units_; }
+
+  private:
+    struct Made {
+        int number = -1, first = 0, last = 0;
+    };
+
+    std::ptrdiff_t key_bytes(int place) const { return std::ptrdiff_t{place} * units_ * kUnit; }
+    std::ptrdiff_t value_bytes(int place) const {
+        return std::ptrdiff_t{place} / (t_.bf16 ? 2 : 1) * kPanel * kUnit;
+    }
+    char* keys(int number) const { return scratch_ + layout_.keys + number % 2 * layout_.keys_of_block; }
+    char* values(int number) const {
+        return scratch_ + layout_.values + number % 2 * layout_.values_of_block;
+    }
+
+    const Attention& t_;
+    const int units_;
+    const AttentionScratch& layout_;
+    char* const scratch_;
+    Made made_[2];
+};
+
+// What a query has come to, block by block.
+struct Running {
+    float maximum, total;
+    float rescale;  // what `out` has so far is multiplied by
+};
+
+// Less than every score.
+constexpr float kLeast = -1e30f;
+
+// ALiBi: scores of keys that are `distance`, `distance` + 1, ... behind the query.
+CR_INLINE void add_distances(float* scores, int count, int distance, float slope) {
+    const Vi lane = kLane;
+    for (int i = 0; i < count; i += kLanes) {
+        const Vf away = abs(__builtin_convertvector(lane + (distance + i), Vf));
+        store(scores + i, load<Vf>(scores + i) - away * slope);
+    }
+}
+
+// One row of scores to weights, of which [from, to) of `count` are seen by the query.
+template <bool bf16>
+CR_INLINE void weigh_row(float* scores, int from, int to, int count, bool first_block, std::uint16_t* as_bf16,
+                         Running* row) {
+    // Whole vectors: what they have beside the keys that are seen weighs next to nothing, and then nothing.
+    const int start = from / kLanes * kLanes;
+    int end = to;
+    if (first_block) *row = {kLeast, 0, 0};
+    if (from > 0 || to < count) {
+        end = static_cast<int>(round_up(to, kLanes));
+        for (int i = start; i < from; ++i) scores[i] = kLeast;
+        for (int i = to; i < end; ++i) scores[i] = kLeast;
+    }
+    if (from < to) {
+        const float block_maximum = maximum_of(scores + start, end - start);
+        if (first_block) {
+            row->maximum = block_maximum;
+        } else {
+            const float m = block_maximum > row->maximum ? block_maximum : row->maximum;
+            row->rescale = exp2_nonpositive<false>(splat(row->maximum - m))[0];
+            row->maximum = m;
+        }
+        const float block_total = weigh<bf16>(scores + start, end - start, row->maximum, as_bf16 + start);
+        row->total = row->total * row->rescale + block_total;
+    } else if (!first_block) {
+        row->rescale = 1;
+    }
+    if (from == 0 && to == count) return;
+    const int whole = static_cast<int>(round_up(count, 2));
+    if constexpr (bf16) {
+        for (int i = 0; i < from; ++i) as_bf16[i] = 0;
+        for (int i = to; i < whole; ++i) as_bf16[i] = 0;
+    } else {
+        for (int i = 0; i < from; ++i) scores[i] = 0;
+        for (int i = to; i < count; ++i) scores[i] = 0;
+    }
+}
+
 inline void attention(const Attention& t) {
     const Precision precision = t.bf16 ? Precision::bf16 : Precision::fp32;
     const Tile* tile = tiles(precision);
     const int value_bytes = t.bf16 ? 2 : 4;
-    const int key_units = static_cast<int>(ceil_div(t.head_dim, inputs_per_unit(precision)));
     const AttentionScratch layout(t.head_dim);
     Session session;
     char* scratch = static_cast<char*>(t.scratch);
-    char* keys = scratch + layout.keys;
-    char* values = scratch + layout.values;
     float* scores = reinterpret_cast<float*>(scratch + layout.scores);
     constexpr std::ptrdiff_t kScores = kKeys + 16, kWeights = kKeys + 32;  // not a power of two: cache sets
     auto* weights = reinterpret_cast<std::uint16_t*>(scratch + layout.weights);
     float* sums = reinterpret_cast<float*>(scratch + layout.sums);
+    KeyBlocks key_blocks(t, layout);
 
     for (int first_query = 0; first_query < t.q_rows; first_query += kQueries) {
         const int queries = t.q_rows - first_query < kQueries ? t.q_rows - first_query : kQueries;
         const RowBlocks blocks(queries, tile_rows(precision));
         const char* q = static_cast<const char*>(t.q) + first_query * t.q_stride;
         char* out = reinterpret_cast<char*>(t.out) + first_query * t.out_stride;
-        float maximum[kQueries], total[kQueries], rescale[kQueries], inverse[kQueries];
+        const int position = t.first_query + first_query;
+        Running running[kQueries];
 
-        for (int first_key = 0; first_key < t.kv_rows; first_key += kKeys) {
-            const int count = t.kv_rows - first_key < kKeys ? t.kv_rows - first_key : kKeys;
+        // Keys that one of the queries sees, in whole panels.
+        int first_seen = 0, end_seen = t.kv_rows;
+        if (t.window >= 0) {
+            if (position > t.window) first_seen = (position - t.window) / kPanel * kPanel;
+            const std::ptrdiff_t end = round_up(std::ptrdiff_t{position} + queries + t.window, kPanel);
+            if (end < end_seen) end_seen = static_cast<int>(end);
+        }
+        for (int first_key = first_seen, end_key; first_key < end_seen; first_key = end_key) {
+            const int number = first_key / kKeys, place = first_key % kKeys;
+            end_key = (number + 1) * kKeys < end_seen ? (number + 1) * kKeys : end_seen;
+            const int count = end_key - first_key;
             const int panels = static_cast<int>(ceil_div(count, kPanel));
             const int weight_units = static_cast<int>(ceil_div(count, inputs_per_unit(precision)));
-            const bool first = first_key == 0, last = first_key + kKeys >= t.kv_rows;
-
-            // Where one block holds all keys, they are put into panels once for all queries.
-            if (first_query == 0 || t.kv_rows > kKeys) {
-                const char* k = static_cast<const char*>(t.k) + first_key * t.kv_stride;
-                const char* v = static_cast<const char*>(t.v) + first_key * t.kv_stride;
-                keys_to_panels(k, t.kv_stride, count, key_units, reinterpret_cast<std::uint32_t*>(keys));
-                if (t.bf16)
-                    values_to_panels_bf16(v, t.kv_stride, count, t.head_dim,
-                                          reinterpret_cast<std::uint32_t*>(values));
-                else
-                    values_to_panels_fp32(v, t.kv_stride, count, t.head_dim,
-                                          reinterpret_cast<float*>(values));
-            }
+            const bool first = first_key == first_seen, last = end_key == end_seen;
+            key_blocks.want(first_key, end_key);
 
             // scores: (queries, count)
             for (int p = 0; p < panels; ++p) {
-                const char* panel = keys + std::ptrdiff_t{p} * key_units * kPanel * kUnit;
+                const char* panel = key_blocks.keys_at(number, place + p * kPanel);
                 for (int block = 0, row = 0; block < blocks.count; row += blocks.size(block++))
-                    tile[blocks.size(block) - 1]({q + row * t.q_stride, t.q_stride, panel, key_units,
+                    tile[blocks.size(block) - 1]({q + row * t.q_stride, t.q_stride, panel, key_blocks.units(),
                                                   scores + row * kScores + p * kPanel, kScores, panel, 0,
                                                   &session});
             }
 
             for (int r = 0; r < queries; ++r) {
                 float* row = scores + r * kScores;
-                const float block_maximum = maximum_of(row, count);
-                if (first) {
-                    maximum[r] = block_maximum;
-                    total[r] = 0;
-                    rescale[r] = 0;
-                } else {
-                    const float m = block_maximum > maximum[r] ? block_maximum : maximum[r];
-                    rescale[r] = exp2_nonpositive<false>(splat(maximum[r] - m))[0];
-                    maximum[r] = m;
+                int from = 0, to = count;
+                if (t.window >= 0) {
+                    const int query = position + r - first_key;  // counted from the first of these keys
+                    from = query - t.window > 0 ? query - t.window : 0;
+                    if (from > count) from = count;
+                    if (query + t.window < count - 1) to = query + t.window + 1;
+                    if (to < from) to = from;
                 }
-                const float block_total = t.bf16 ? weigh<true>(row, count, maximum[r], weights + r * kWeights)
-                                                 : weigh<false>(row, count, maximum[r], nullptr);
-                total[r] = total[r] * rescale[r] + block_total;
-                inverse[r] = last ? 1.0f / total[r] : 1.0f;
+                if (t.slope != 0) add_distances(row, count, first_key - (position + r), t.slope);
+                if (t.bf16) weigh_row<true>(row, from, to, count, first, weights + r * kWeights, running + r);
+                else weigh_row<false>(row, from, to, count, first, weights, running + r);
             }
 
             // out = out * rescale + weights values, and / total after the last block
@@ -240,13 +356,14 @@ inline void attention(const Attention& t) {
             const std::ptrdiff_t left_stride = (t.bf16 ? kWeights : kScores) * value_bytes;
             for (int column = 0; column < t.head_dim; column += kPanel) {
                 const int width = t.head_dim - column < kPanel ? t.head_dim - column : kPanel;
-                const char* panel = values + std::ptrdiff_t{column} * weight_units * kUnit;
+                const char* panel = key_blocks.values_at(number, place, column);
                 for (int block = 0, row = 0; block < blocks.count; row += blocks.size(block++)) {
                     const int rows = blocks.size(block);
                     tile[rows - 1]({left + row * left_stride, left_stride, panel, weight_units, sums, kPanel,
                                     panel, 0, &session});
                     for (int r = row; r < row + rows; ++r)
-                        collect(sums + (r - row) * kPanel, width, first, rescale[r], inverse[r],
+                        collect(sums + (r - row) * kPanel, width, first, running[r].rescale,
+                                last ? 1.0f / running[r].total : 1.0f,
                                 reinterpret_cast<float*>(out + r * t.out_stride) + column);
                 }
             }

@@ -44,16 +44,22 @@ class Encoder {
 
   private:
     struct Chunk {
-        int pair, row, queries;  // `row` has the first of the queries
+        int pair, row, queries;  // `row` has the first of the queries,
+        int position;            // which is that of the pair's token
     };
 
     void attend(std::size_t layer, const std::vector<Chunk>& chunks, int rows);
-    void rest_of_layer(const Layer& layer, int rows);
-    void feed_forward(const Layer& layer, int first, int rows, int rows_to_normalise);
+    void rest_of_layer(std::size_t layer, int rows);
+    void feed_forward(std::size_t layer, int first, int rows, int rows_to_normalise);
     void keep_first_rows() const;
-    void classify(int pairs);
+    void pool();
+    void classify(float* pooled);
 
+    void first_input(int r) const;
     void normalise(const Norm& norm, int r) const;
+    void end_layer(std::size_t layer, int r) const;
+    void rotate(std::size_t layer, char* queries_or_keys, int position) const;
+    void finish_part(const HeadPart& part, float* values) const;
     void set_input(const float* values, std::ptrdiff_t r, bool rotated = true) const;
 
     int length(std::size_t pair) const { return first_row_[pair + 1] - first_row_[pair]; }
@@ -61,6 +67,8 @@ class Encoder {
     char* keys(std::size_t layer) const { return w_.k + (layer % 2 ? w_.next_keys : 0); }
     char* values(std::size_t layer) const { return w_.v + (layer % 2 ? w_.next_keys : 0); }
     char* own(char* of_all) const { return of_all + rows_.from * w_.head_stride; }
+    bool rotary() const { return !model_.config.rotary_of_layer.empty(); }
+    char* scratch() const { return w_.scratch + static_cast<std::size_t>(share_.rank()) * w_.scratch_bytes; }
     Activations input(int rows, std::ptrdiff_t first = 0) const;
     Output heads(char* to) const;
     Output residual(std::ptrdiff_t first) const;
@@ -75,8 +83,9 @@ class Encoder {
     const int hidden_;
     const Precision precision_;
     std::vector<std::int32_t> first_row_;  // of each pair in the group; and the number of rows
+    std::vector<int> position_;            // of each row in its pair
     std::vector<Chunk> chunks_;            // the queries of one task of attention
-    std::vector<Chunk> firsts_;            // the same for the last layer
+    std::vector<Chunk> firsts_;            // the same for the last layer, of which the head gets first tokens
 };
 
 }  // namespace crossrank

@@ -91,9 +91,9 @@ void Engine::check(const std::int32_t* token_ids, std::int64_t tokens, const std
             "; they must go from 0 to the number of tokens, " + std::to_string(tokens));
     for (std::int64_t pair = 0; pair < pairs; ++pair) {
         const std::int64_t length = std::int64_t{offsets[pair + 1]} - offsets[pair];
-        if (length < 1 || length > config.max_tokens())
+        if (length < 1 || length > config.max_tokens)
             throw std::invalid_argument("pair " + std::to_string(pair) + " has " + std::to_string(length) +
-                                        " tokens; it must have 1 to " + std::to_string(config.max_tokens()));
+                                        " tokens; it must have 1 to " + std::to_string(config.max_tokens));
     }
     for (std::int64_t pair = 0; pair < pairs; ++pair)
         for (std::int64_t i = offsets[pair]; i < offsets[pair + 1]; ++i) {

@@ -189,7 +189,7 @@ constexpr std::ptrdiff_t kChunkBytes = 1 << 20;  // of activations: half of the 
 // What a core does between the products of tiles, by units that would be idle: finished sums go to their
 // place, a row at a time, and the next panel is fetched. A few instructions at a time, or the products would
 // have to wait for them.
-template <bool int8, Gelu gelu_kind, bool bf16>
+template <bool int8, Finish kind, bool bf16>
 class Meanwhile {
   public:
     struct Row {
@@ -200,15 +200,15 @@ class Meanwhile {
     // `rows` are those of the chunk that begins with row `from` of `out`. (They are not a member: an object
     // that something points into cannot live in registers.)
     Meanwhile(const Linear& w, const Output& out, const Row* rows, int from)
-        : w_(w), out_(out), rows_(rows), from_(from), stride_(out.stride), add_(out.add) {}
+        : w_(w), out_(out), rows_(rows), from_(from), stride_(out.stride) {}
 
-    // `rows` rows of sums from row `row` of the chunk on, in the panel from `column` on.
-    void finish(const float* sums, int row, int rows, int column) {
-        finisher_ = Finisher<int8, gelu_kind, bf16>(w_, column);
+    // `rows` rows of sums from row `row` of the chunk on, of a panel.
+    void finish(const float* sums, int row, int rows, int panel) {
+        finisher_ = Finisher<int8, kind, bf16>(w_, panel, out_);
         sums_ = sums;
         end_ = sums + rows * kPanel;
         row_ = rows_ + (int8 ? row : 0);
-        to_ = place_of(out_, from_ + row, column);
+        to_ = place_of(out_, from_ + row, panel);
     }
 
     // What there is to finish is spread over `times` calls.
@@ -238,7 +238,7 @@ class Meanwhile {
     static constexpr int kWhole = 1 << 16;  // a row of credit
 
     CR_INLINE void row() {
-        finisher_.row(sums_, row_->factor, row_->shift, add_, to_);
+        finisher_.row(sums_, row_->factor, row_->shift, to_);
         sums_ += kPanel;
         to_ += stride_;
         if constexpr (int8) ++row_;
@@ -249,9 +249,8 @@ class Meanwhile {
     const Row* const rows_;
     const int from_;
     const std::ptrdiff_t stride_;
-    const bool add_;
 
-    Finisher<int8, gelu_kind, bf16> finisher_;
+    Finisher<int8, kind, bf16> finisher_;
     const float *sums_ = nullptr, *end_ = nullptr;
     const Row* row_ = nullptr;
     char* to_ = nullptr;
@@ -262,7 +261,7 @@ class Meanwhile {
 // Tiles multiply so fast that the caches cannot follow: 32 rows and a panel have as many bytes. So a block of
 // the panel's inputs stays in the first-level cache while all rows pass by it, and where there are more
 // inputs, sums wait in memory for the next block.
-template <bool int8, Gelu gelu_kind, bool bf16_out>
+template <bool int8, Finish kind, bool bf16_out>
 void multiply_rows(const Linear& w, const Activations& x, int first, int last, const Output& out, int from,
                    int count) {
     const RowBlocks blocks(count, kDotRows);
@@ -278,7 +277,7 @@ void multiply_rows(const Linear& w, const Activations& x, int first, int last, c
     const auto products = [&](int rows, int units) {
         return (rows > kTileRows ? 4 : 2) * (units / kTileUnits);
     };
-    using Doing = Meanwhile<int8, gelu_kind, bf16_out>;
+    using Doing = Meanwhile<int8, kind, bf16_out>;
     typename Doing::Row scales[int8 ? kMostChunkRows : 1];
     if constexpr (int8)
         for (int r = 0; r < count; ++r) scales[r] = {x.scale[from + r], shift_of(x, from + r)};
@@ -303,7 +302,7 @@ void multiply_rows(const Linear& w, const Activations& x, int first, int last, c
                                kPanel * 4, meanwhile);
                 if (group + units == groups) {
                     meanwhile.finish_rest();
-                    meanwhile.finish(sums, block_row, rows, p * kPanel);
+                    meanwhile.finish(sums, block_row, rows, p);
                 }
                 block_row += rows;
             }
@@ -314,16 +313,23 @@ void multiply_rows(const Linear& w, const Activations& x, int first, int last, c
 
 using MultiplyRows = void (*)(const Linear&, const Activations&, int, int, const Output&, int, int);
 
-template <bool int8, Gelu gelu_kind>
+template <bool int8, Finish kind>
 MultiplyRows multiply_rows_for(const Output& out) {
-    return out.bf16 ? multiply_rows<int8, gelu_kind, true> : multiply_rows<int8, gelu_kind, false>;
+    return out.bf16 ? multiply_rows<int8, kind, true> : multiply_rows<int8, kind, false>;
 }
 
 template <bool int8>
 MultiplyRows multiply_rows_for(const Output& out) {
-    return out.gelu == Gelu::none   ? multiply_rows_for<int8, Gelu::none>(out)
-           : out.gelu == Gelu::fine ? multiply_rows_for<int8, Gelu::fine>(out)
-                                    : multiply_rows_for<int8, Gelu::coarse>(out);
+    switch (finish_of(out)) {
+        case Finish::none:
+            return multiply_rows_for<int8, Finish::none>(out);
+        case Finish::gelu_coarse:
+            return multiply_rows_for<int8, Finish::gelu_coarse>(out);
+        case Finish::gated_gelu_coarse:
+            return multiply_rows<int8, Finish::gated_gelu_coarse, true>;
+        default:  // exact to fp32 is for products in fp32, which are not made here
+            return multiply_rows_for<int8, Finish::other>(out);
+    }
 }
 
 void linear_amx(const Linear& w, const Activations& x, int first, int last, const Output& out) {

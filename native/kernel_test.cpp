@@ -96,7 +96,9 @@ double linear_error(const Kernels& kernels, Precision precision, int rows, int o
     return worst / std::sqrt(inputs);
 }
 
-double attention_error(const Kernels& kernels, int queries, int keys, int dim) {
+// Of queries that are the last of the keys' tokens, where there are fewer.
+double attention_error(const Kernels& kernels, int queries, int keys, int dim, int window = -1,
+                       float slope = 0) {
     const auto n = [](int a, int b) { return static_cast<std::size_t>(a) * static_cast<std::size_t>(b); };
     const std::vector<float> q = normal(n(queries, dim)), k = normal(n(keys, dim)), v = normal(n(keys, dim));
     std::vector<float> out(n(queries, dim));
@@ -109,6 +111,9 @@ double attention_error(const Kernels& kernels, int queries, int keys, int dim) {
     args.q_rows = queries;
     args.kv_rows = keys;
     args.head_dim = dim;
+    args.first_query = std::max(0, keys - queries);
+    args.window = window;
+    args.slope = slope;
     args.out = out.data();
     args.scratch = scratch.get();
     kernels.attention(args);
@@ -119,7 +124,9 @@ double attention_error(const Kernels& kernels, int queries, int keys, int dim) {
         double total = 0;
         std::fill(expected.begin(), expected.end(), 0.0);
         for (int j = 0; j < keys; ++j) {
-            double score = 0;
+            const int distance = std::abs(args.first_query + i - j);
+            if (window >= 0 && distance > window) continue;
+            double score = -static_cast<double>(slope) * distance;
             for (int d = 0; d < dim; ++d)
                 score += static_cast<double>(q[n(i, dim) + static_cast<std::size_t>(d)]) *
                          static_cast<double>(k[n(j, dim) + static_cast<std::size_t>(d)]);
@@ -153,11 +160,20 @@ void test(const Kernels& kernels) {
         const double error = attention_error(kernels, queries, keys, dim);
         expect(error < 2e-5, kernels.name, "attention", error);
     }
+    for (const auto& [queries, keys, window] : {std::array{40, 40, 0}, std::array{150, 700, 20},
+                                                std::array{600, 1500, 300}, std::array{9, 520, 40}}) {
+        const double seen = attention_error(kernels, queries, keys, 32, window),
+                     near = attention_error(kernels, queries, keys, 32, -1, 0.1f),
+                     both = attention_error(kernels, queries, keys, 32, window, 0.1f);
+        expect(seen < 2e-5, kernels.name, "attention with a window", seen);
+        expect(near < 2e-5, kernels.name, "attention with ALiBi", near);
+        expect(both < 2e-5, kernels.name, "attention with both", both);
+    }
 
     std::vector<float> x, y;
     for (float value = -6; value < 6; value += 0.001f) x.push_back(value);
     y.resize(x.size());
-    kernels.gelu(x.data(), static_cast<std::ptrdiff_t>(x.size()), y.data());
+    kernels.activate(Activation::gelu, x.data(), static_cast<std::ptrdiff_t>(x.size()), y.data());
     double worst = 0;
     for (std::size_t i = 0; i < x.size(); ++i) {
         const double v = static_cast<double>(x[i]);
@@ -193,7 +209,7 @@ void test(const Kernels& kernels) {
     }
 }
 
-// A random XLM-RoBERTa of two layers.
+// A random model of two layers: XLM-RoBERTa's, or one that has what that one has not.
 struct RandomModel {
     Config config;
     std::map<std::string, std::vector<float>> values;
@@ -209,41 +225,70 @@ struct RandomModel {
 
     void linear(const std::string& name, int outputs, int inputs) {
         add(name + ".weight", {outputs, inputs}, 1.5f / std::sqrt(static_cast<float>(inputs)));
-        add(name + ".bias", {outputs}, 0.1f);
+        if (!config.gated) add(name + ".bias", {outputs}, 0.1f);
     }
 
-    void norm(const std::string& name) {
-        add(name + ".weight", {config.hidden}, 0.1f, 1.0f);
-        add(name + ".bias", {config.hidden}, 0.1f);
+    void norm(const std::string& name, int size) {
+        add(name + ".weight", {size}, 0.1f, 1.0f);
+        if (!config.gated) add(name + ".bias", {size}, 0.1f);
     }
 
-    explicit RandomModel(int hidden) {
+    explicit RandomModel(int hidden, bool modern = false) {
         constexpr int kIntermediate = 200, kWords = 300, kPositions = 202;
         config.hidden = hidden;
+        config.embedding = modern ? 64 : hidden;
         config.layers = 2;
         config.heads = hidden / 32;
         config.intermediate = kIntermediate;
         config.vocabulary = kWords;
-        config.positions = kPositions;
-        config.segments = 1;
-        config.padding_id = 1;
+        config.max_tokens = kPositions - 2;
         config.epsilon = 1e-5;
-        add("roberta.embeddings.word_embeddings.weight", {kWords, hidden}, 1);
-        add("roberta.embeddings.position_embeddings.weight", {kPositions, hidden}, 1);
-        add("roberta.embeddings.token_type_embeddings.weight", {1, hidden}, 1);
-        norm("roberta.embeddings.LayerNorm");
-        for (int i = 0; i < config.layers; ++i) {
-            const std::string at = "roberta.encoder.layer." + std::to_string(i) + ".";
-            for (const char* part : {"query", "key", "value"})
-                linear(at + "attention.self." + part, hidden, hidden);
-            linear(at + "attention.output.dense", hidden, hidden);
-            norm(at + "attention.output.LayerNorm");
-            linear(at + "intermediate.dense", kIntermediate, hidden);
-            linear(at + "output.dense", hidden, kIntermediate);
-            norm(at + "output.LayerNorm");
+        if (modern) {
+            config.rotary.resize(2);
+            for (int i = 0; i < 16; ++i) {
+                config.rotary[0].frequencies.push_back(std::pow(1e4, -i / 16.0));
+                config.rotary[1].frequencies.push_back(std::pow(1e2, -i / 16.0));
+            }
+            config.rotary_of_layer = {1, 0};
+            config.windows = {20, -1};
+            config.norm_first = config.final_norm = config.gated = config.mean = true;
+            config.first_norm = false;
+        } else {
+            config.position_rows = kPositions;
+            config.first_position = 2;
+            config.padding_id = 1;
+            config.segments = 1;
         }
-        linear("classifier.dense", hidden, hidden);
-        linear("classifier.out_proj", 1, hidden);
+        HeadStep step;
+        step.inputs = step.outputs = hidden;
+        config.head.push_back(step);
+        step.kind = HeadStep::Kind::function;
+        config.head.push_back(step);
+        step.kind = HeadStep::Kind::dense;
+        step.outputs = 1;
+        config.head.push_back(step);
+
+        add("embedding.words.weight", {kWords, config.embedding}, 1);
+        if (modern) {
+            linear("embedding.projection", hidden, config.embedding);
+        } else {
+            add("embedding.positions.weight", {kPositions, hidden}, 1);
+            add("embedding.segments.weight", {1, hidden}, 1);
+        }
+        norm("embedding.norm", config.embedding);
+        for (int i = 0; i < config.layers; ++i) {
+            const std::string at = "layer." + std::to_string(i) + ".";
+            for (const char* part : {"query", "key", "value", "attention_output"})
+                linear(at + part, hidden, hidden);
+            norm(at + "attention_norm", hidden);
+            linear(at + "intermediate", kIntermediate, hidden);
+            if (modern) linear(at + "gate", kIntermediate, hidden);
+            linear(at + "output", hidden, kIntermediate);
+            norm(at + "output_norm", hidden);
+        }
+        norm("final_norm", hidden);
+        linear("head.0", hidden, hidden);
+        linear("head.2", 1, hidden);
     }
 };
 
@@ -328,7 +373,7 @@ void expect_error(const std::string& got, const std::string& wanted, const char*
 // not if it wants the first rows only.
 void test_read_errors(const RandomModel& random, const std::vector<int>& lengths) {
     std::FILE* file = std::tmpfile();
-    const std::vector<float>& words = random.values.at("roberta.embeddings.word_embeddings.weight");
+    const std::vector<float>& words = random.values.at("embedding.words.weight");
     const std::size_t kept = words.size() / 2;
     if (!file || std::fwrite(words.data(), sizeof(float), kept, file) != kept || std::fflush(file) != 0)
         return expect(false, "a file", "cannot be written", 0);
@@ -395,6 +440,9 @@ int main() {
     const RandomModel small(96), large(544);
     test_engines(small, {{190, 1, 60, 17, 33, 100, 64, 5}});
     test_engines(large, {{40}, {130}});
+    const RandomModel small_modern(96, true), large_modern(544, true);
+    test_engines(small_modern, {{190, 1, 60, 17, 33, 100, 64, 5}});
+    test_engines(large_modern, {{40}, {130}});
     test_failures();
     test_read_errors(small, {190});
     test_read_errors(large, {40});

@@ -28,7 +28,7 @@ namespace crossrank {
 
 // The version of prepared weights: of the form above, and of what prepare.cpp does to a checkpoint. Whoever
 // changes either raises it, so that older files in the cache are no longer used; a test compares digests.
-constexpr int kLayout = 4;
+constexpr int kLayout = 5;
 
 constexpr int kPanel = 32;                      // outputs of a panel
 constexpr int kUnit = 4;                        // bytes of a group of inputs
@@ -56,6 +56,13 @@ CR_ALWAYS_INLINE constexpr int rotation_block(int n) {
     return block;
 }
 
+// A gated layer is one product: a panel holds the gates of 16 values, and then the 16 values, so that both
+// are at hand when a panel's sums are finished.
+constexpr int kGates = kPanel / 2;
+
+// Outputs of the product for `values` gated values.
+CR_ALWAYS_INLINE constexpr std::ptrdiff_t gated_outputs(int values) { return 2 * round_up(values, kGates); }
+
 // A linear layer on prepared weights: y = x W^T + bias.
 struct Linear {
     Precision precision = Precision::fp32;
@@ -80,28 +87,43 @@ struct Activations {
     int rows = 0;
 };
 
-// After the product: exact to fp32, or to what bf16 and int8 can tell apart.
-enum class Gelu { none, fine, coarse };
+enum class Activation { gelu, gelu_tanh, relu, silu, tanh };
 
-// Where a product goes. Columns are written in whole panels: rows have room for N rounded up to 32.
+// Where a product goes. Columns are written in whole panels: rows have room for N rounded up to 32; of a
+// gated product N is the number of its values.
 struct Output {
     void* data = nullptr;
     std::ptrdiff_t stride = 0;  // bytes from row to row
     bool bf16 = false;          // else fp32
-    Gelu gelu = Gelu::none;
-    bool add = false;  // to what is there, which is fp32
+    bool add = false;           // to what is there, which is fp32
+    bool activated = false;     // by an activation function:
+    Activation activation = Activation::gelu;
+    bool coarse = false;  // exact to what bf16 and int8 can tell apart; else to fp32
+    bool gated = false;   // activation(gate) * value, both being of this product
 };
 
 // One head of one pair: out = softmax(q k^T) v, where q has been multiplied by log2(e) / sqrt(head_dim): the
 // powers are powers of two.
 struct Attention {
-    bool bf16 = false;  // q, k, v are bf16, else fp32
+    bool bf16 = false;    // q, k, v are bf16, else fp32
+    int first_query = 0;  // the position of the first query, where that of the first key is 0
+    int window = -1;      // the largest distance at which a query sees a key; -1: no limit
+    float slope = 0;      // of ALiBi: what a distance of one takes off a score, times log2(e)
     const void *q = nullptr, *k = nullptr, *v = nullptr;
     std::ptrdiff_t q_stride = 0, kv_stride = 0;  // bytes
     int q_rows = 0, kv_rows = 0, head_dim = 0;
     float* out = nullptr;           // (q_rows, head_dim)
     std::ptrdiff_t out_stride = 0;  // bytes
     void* scratch = nullptr;        // attention_scratch(head_dim) bytes, aligned to 64
+};
+
+// Rotary positions of one row: in each head, values i and i + half are turned by the angles of `coarse` and
+// of `fine` together, which are cosines and then sines, `stride` floats on, both padded to whole vectors.
+struct Rotation {
+    bool bf16 = false;  // the row is bf16, else fp32
+    int heads = 0, half = 0;
+    const float *coarse = nullptr, *fine = nullptr;
+    std::ptrdiff_t stride = 0;
 };
 
 struct Kernels {
@@ -134,7 +156,9 @@ struct Kernels {
     // fp32 to bf16, to nearest even; writes n values and zeros up to a multiple of 2.
     void (*to_bf16)(const float* x, int n, std::uint16_t* y);
 
-    void (*gelu)(const float* x, std::ptrdiff_t n, float* y);
+    void (*rotate)(const Rotation& args, void* row);
+
+    void (*activate)(Activation activation, const float* x, std::ptrdiff_t n, float* y);
     void (*exp2)(const float* x, std::ptrdiff_t n, float* y);  // for x <= 0
 
     // `repeats` int8 products of one register tile that stays in the first-level cache: the rate that

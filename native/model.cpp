@@ -2,7 +2,9 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <cstring>
 #include <sstream>
 #include <stdexcept>
@@ -146,30 +148,95 @@ Table require_table(const Tensors& tensors, const std::string& name, std::int64_
     return table;
 }
 
+int Config::width() const {
+    int most = std::max(hidden, embedding);
+    for (const HeadStep& step : head)
+        if (step.kind == HeadStep::Kind::dense && step.outputs > 1) most = std::max(most, step.outputs);
+    return most;
+}
+
 void Config::check() const {
     const auto positive = [](const char* name, int value, int max) {
         if (value < 1 || value > max)
             throw std::invalid_argument(std::string(name) + " is " + std::to_string(value) +
                                         "; it must be 1 to " + std::to_string(max));
     };
-    positive("hidden_size", hidden, kMaxInputs);
-    positive("num_hidden_layers", layers, 1000);
-    positive("num_attention_heads", heads, hidden);
-    positive("intermediate_size", intermediate, kMaxInputs);
-    positive("vocab_size", vocabulary, 1 << 30);
-    positive("max_position_embeddings", positions, 1 << 24);
-    positive("type_vocab_size", segments, 1 << 16);
-    if (hidden % heads != 0 || head_dim() % 2 != 0)
-        throw std::invalid_argument("hidden_size " + std::to_string(hidden) + " does not divide into " +
-                                    std::to_string(heads) + " heads of an even size");
-    if (!bert && (padding_id < 0 || max_tokens() < 1))
-        throw std::invalid_argument("pad_token_id " + std::to_string(padding_id) + " leaves no positions");
-    // At 1 a norm of rows that are near to each other no longer tells them apart; 1e-30 is still one as fp32.
-    if (!(epsilon >= 1e-30 && epsilon < 1)) {
-        std::ostringstream value;
-        value << epsilon;
-        throw std::invalid_argument("layer_norm_eps is " + value.str() +
+    const auto small_positive = [](const char* name, double value) {
+        // At 1 a norm of rows that are near to each other no longer tells them apart; 1e-30 is still one as
+        // fp32.
+        if (value >= 1e-30 && value < 1) return;
+        std::ostringstream text;
+        text << value;
+        throw std::invalid_argument(std::string(name) + " is " + text.str() +
                                     "; it must be a small positive number, such as 1e-5");
+    };
+    const auto one_for_each = [](const char* name, std::size_t size, const char* what, int count) {
+        if (size != 0 && size != static_cast<std::size_t>(count))
+            throw std::invalid_argument(std::string(name) + " has " + std::to_string(size) +
+                                        " values; it must have one for each of " + std::to_string(count) +
+                                        " " + what);
+    };
+    positive("hidden", hidden, kMaxInputs);
+    positive("layers", layers, 1000);
+    positive("heads", heads, hidden);
+    positive("intermediate", intermediate, kMaxInputs);
+    positive("vocabulary", vocabulary, 1 << 30);
+    positive("embedding", embedding, kMaxInputs);
+    positive("max_tokens", max_tokens, 1 << 24);
+    if (hidden % heads != 0 || head_dim() % 2 != 0)
+        throw std::invalid_argument("hidden " + std::to_string(hidden) + " does not divide into " +
+                                    std::to_string(heads) + " heads of an even size");
+    if (segments < 0 || segments > 1 << 16)
+        throw std::invalid_argument("segments is " + std::to_string(segments) + "; it must be 0 to 65536");
+    if (position_rows != 0) {
+        positive("position_rows", position_rows, 1 << 24);
+        if (first_position < (padding_id >= 0 ? 1 : 0) || first_position > position_rows - max_tokens)
+            throw std::invalid_argument("first_position " + std::to_string(first_position) + " and " +
+                                        std::to_string(position_rows) + " positions leave no room for " +
+                                        std::to_string(max_tokens) + " tokens");
+    }
+    one_for_each("alibi", alibi.size(), "heads", heads);
+    for (const float slope : alibi)
+        if (!(slope >= 0 && slope < 1e6f))
+            throw std::invalid_argument("alibi has the slope " + std::to_string(slope));
+    one_for_each("rotary_of_layer", rotary_of_layer.size(), "layers", layers);
+    for (const int kind : rotary_of_layer)
+        if (kind < 0 || static_cast<std::size_t>(kind) >= rotary.size())
+            throw std::invalid_argument("rotary_of_layer has the index " + std::to_string(kind) +
+                                        ", but rotary has " + std::to_string(rotary.size()) + " kinds");
+    for (const Rotary& kind : rotary)
+        if (kind.frequencies.size() != static_cast<std::size_t>(head_dim() / 2))
+            throw std::invalid_argument("rotary has " + std::to_string(kind.frequencies.size()) +
+                                        " frequencies; it must have " + std::to_string(head_dim() / 2));
+    one_for_each("windows", windows.size(), "layers", layers);
+    small_positive("epsilon", epsilon);
+
+    int width = hidden;
+    for (const HeadStep& step : head) {
+        if (step.inputs != width)
+            throw std::invalid_argument("a step of the head takes " + std::to_string(step.inputs) +
+                                        " values; it must take " + std::to_string(width));
+        positive("a step of the head: outputs", step.outputs, kMaxInputs);
+        if (step.kind == HeadStep::Kind::norm) small_positive("epsilon of the head", step.epsilon);
+        width = step.outputs;
+    }
+    if (head.empty() || head.back().kind != HeadStep::Kind::dense || width != 1)
+        throw std::invalid_argument("the head does not end in a dense step with one output");
+}
+
+Turns::Turns(const Rotary& rotary, int positions)
+    : stride_(static_cast<std::size_t>(round_up(static_cast<std::ptrdiff_t>(rotary.frequencies.size()), 16))),
+      fine_(static_cast<int>(ceil_div(positions, kStep))) {
+    rows_.resize(2 * stride_ * static_cast<std::size_t>(fine_ + kStep));
+    for (int i = 0; i < fine_ + kStep; ++i) {
+        const double position = i < fine_ ? static_cast<double>(i * kStep) : i - fine_,
+                     scale = i < fine_ ? rotary.scale : 1;
+        float* to = rows_.data() + 2 * stride_ * static_cast<std::size_t>(i);
+        for (std::size_t pair = 0; pair < rotary.frequencies.size(); ++pair) {
+            const double angle = position * rotary.frequencies[pair];
+            to[pair] = static_cast<float>(scale * std::cos(angle));
+            to[stride_ + pair] = static_cast<float>(scale * std::sin(angle));
+        }
     }
 }
 
@@ -182,8 +249,8 @@ Model::Model(const Config& c, Precision p, const Tensors& prepared) : config(c),
             throw std::invalid_argument("tensor '" + name + "' is not aligned to 4 bytes");
         return static_cast<const float*>(data);
     };
-    const auto norm = [&](const std::string& name) {
-        return Norm{floats(name + ".gamma", hidden), floats(name + ".beta", hidden)};
+    const auto norm = [&](const std::string& name, int size) {
+        return Norm{floats(name + ".gamma", size), floats(name + ".beta", size)};
     };
     const auto linear = [&](const std::string& name, Precision as, int outputs, int inputs) {
         Linear w;
@@ -200,10 +267,14 @@ Model::Model(const Config& c, Precision p, const Tensors& prepared) : config(c),
         return w;
     };
 
-    words = require_table(prepared, "embedding.words", config.vocabulary, hidden);
-    positions = require_table(prepared, "embedding.positions", config.positions, hidden);
-    segments = require_table(prepared, "embedding.segments", config.segments, hidden);
-    embedding_norm = norm("embedding.norm");
+    words = require_table(prepared, "embedding.words", config.vocabulary, config.embedding);
+    if (config.position_rows)
+        positions = require_table(prepared, "embedding.positions", config.position_rows, config.embedding);
+    if (config.segments)
+        segments = require_table(prepared, "embedding.segments", config.segments, config.embedding);
+    if (config.embedding_norm) embedding_norm = norm("embedding.norm", config.embedding);
+    if (config.embedding != hidden)
+        projection = linear("embedding.projection", Precision::fp32, hidden, config.embedding);
     for (int i = 0; i < config.layers; ++i) {
         const std::string at = "layer." + std::to_string(i) + ".";
         Layer layer;
@@ -211,15 +282,40 @@ Model::Model(const Config& c, Precision p, const Tensors& prepared) : config(c),
         layer.key = linear(at + "key", precision, hidden, hidden);
         layer.value = linear(at + "value", precision, hidden, hidden);
         layer.attention_output = linear(at + "attention_output", precision, hidden, hidden);
-        layer.intermediate = linear(at + "intermediate", precision, config.intermediate, hidden);
+        layer.intermediate =
+            linear(at + "intermediate", precision,
+                   config.gated ? static_cast<int>(gated_outputs(config.intermediate)) : config.intermediate,
+                   hidden);
         layer.output = linear(at + "output", precision, hidden, config.intermediate);
-        layer.attention_norm = norm(at + "attention_norm");
-        layer.output_norm = norm(at + "output_norm");
+        if (!config.norm_first) {
+            layer.attention_norm = norm(at + "attention_norm", hidden);
+            layer.output_norm = norm(at + "output_norm", hidden);
+        } else {
+            // A block normalises its input, which is what the block before it has left.
+            if (i > 0 || config.first_norm)
+                (i > 0 ? layers.back().output_norm : first_norm) = norm(at + "attention_norm", hidden);
+            layer.attention_norm = norm(at + "output_norm", hidden);
+        }
         layers.push_back(layer);
     }
-    head = linear("head.dense", Precision::fp32, hidden, hidden);
-    classifier = floats("head.classifier.weight", hidden);
-    classifier_bias = *floats("head.classifier.bias", 1);
+    if (config.final_norm) final_norm = norm("final_norm", hidden);
+    for (const Rotary& kind : config.rotary) turns.emplace_back(kind, config.max_tokens);
+
+    head.emplace_back();
+    for (std::size_t i = 0; i < config.head.size(); ++i) {
+        const HeadStep& step = config.head[i];
+        const std::string at = "head." + std::to_string(i);
+        if (i + 1 == config.head.size()) {
+            classifier = floats(at + ".weight", step.inputs);
+            classifier_inputs = step.inputs;
+            classifier_bias = *floats(at + ".bias", 1);
+        } else if (step.kind == HeadStep::Kind::dense) {
+            head.push_back({linear(at, Precision::fp32, step.outputs, step.inputs), {}});
+        } else {
+            head.back().steps.push_back(
+                {step, step.kind == HeadStep::Kind::norm ? norm(at, step.inputs) : Norm{}});
+        }
+    }
 }
 
 }  // namespace crossrank

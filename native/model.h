@@ -26,28 +26,46 @@ struct Tensor {
 
 using Tensors = std::map<std::string, Tensor>;
 
-// The models that run here, by the values of config.json. The Python module exports these lists.
-struct ModelType {
-    const char *type, *name;
+// Positions turn queries and keys: pair i of a head's values by position * frequencies[i], scaled by `scale`.
+struct Rotary {
+    std::vector<double> frequencies;
+    double scale = 1;
 };
-constexpr ModelType kModelTypes[] = {
-    {"bert", "BERT"}, {"roberta", "RoBERTa"}, {"xlm-roberta", "XLM-RoBERTa"}};
-constexpr const char* kActivations[] = {"gelu"};
-constexpr const char* kPositionTypes[] = {"absolute"};
 
-// config.json of a Hugging Face checkpoint, as far as it matters.
+// A step from the pooled vector to the logit.
+struct HeadStep {
+    enum class Kind { dense, function, norm };
+    Kind kind = Kind::dense;
+    int inputs = 0, outputs = 0;             // as many of both but in a dense step
+    Activation function = Activation::tanh;  // of a function
+    double epsilon = 0;                      // of a norm
+};
+
+// What a model is made of: models/architecture.py has the same as a class, and says what each part means.
 struct Config {
-    bool bert = false;  // else RoBERTa or XLM-RoBERTa, which are alike
     int hidden = 0, layers = 0, heads = 0, intermediate = 0;
-    int vocabulary = 0, positions = 0, segments = 0;
-    int padding_id = 0;  // RoBERTa counts positions from padding_id + 1
+    int vocabulary = 0, embedding = 0, max_tokens = 0;
+    int position_rows = 0;       // of the table of positions; 0: there is none
+    int first_position = 0;      // the row of the first token
+    int padding_id = -1;         // a token that is not counted and has the row before; -1: there is none
+    std::vector<float> alibi;    // a slope for each head, or empty
+    std::vector<Rotary> rotary;  // the kinds that there are
+    std::vector<int> rotary_of_layer;  // a kind for each layer, or empty
+    std::vector<int> windows;          // for each layer, -1 being no limit; or empty
+    int segments = 0;                  // 0: there are none
+    bool embedding_norm = true, norm_first = false, first_norm = true, final_norm = false;
     double epsilon = 1e-12;
+    Activation activation = Activation::gelu;
+    bool gated = false;
+    bool mean = false;  // of all tokens goes to the head; else the first token
+    std::vector<HeadStep> head;
 
     int head_dim() const { return hidden / heads; }
+    // Values of the widest row but those of the intermediate layer.
+    int width() const;
+    int window(std::size_t layer) const { return windows.empty() ? -1 : windows[layer]; }
     // Throws std::invalid_argument where the numbers cannot be a model that runs here.
     void check() const;
-    // Tokens of the longest pair.
-    int max_tokens() const { return bert ? positions : positions - padding_id - 1; }
 };
 
 // A table read row by row: fp32, fp16, bf16, or 4 bits with a scale for each block of 32 values. In a
@@ -67,12 +85,49 @@ struct Table {
 };
 
 struct Norm {
-    const float *gamma = nullptr, *beta = nullptr;
+    const float *gamma = nullptr, *beta = nullptr;  // null: nothing is normalised
+
+    explicit operator bool() const { return gamma != nullptr; }
 };
 
 struct Layer {
-    Linear query, key, value, attention_output, intermediate, output;
+    Linear query, key, value, attention_output;
+    Linear intermediate;  // of a gated layer, the gate too (prepare.h)
+    Linear output;
+    // Of the sum that attention, or the feed-forward part, is added to: of what stays in the residual stream,
+    // or, with norm_first, of what the next product gets.
     Norm attention_norm, output_norm;
+};
+
+// Cosines and sines of a position's angles, as the product of two turns: that of position / kStep * kStep and
+// that of position % kStep. Two small tables, where one of all positions would be megabytes.
+class Turns {
+  public:
+    static constexpr int kStep = 128;
+
+    Turns(const Rotary& rotary, int positions);
+    const float* coarse(int position) const { return row(position / kStep); }
+    const float* fine(int position) const { return row(fine_ + position % kStep); }
+    std::ptrdiff_t stride() const { return static_cast<std::ptrdiff_t>(stride_); }
+
+  private:
+    const float* row(int i) const {
+        return rows_.data() + std::size_t{2} * stride_ * static_cast<std::size_t>(i);
+    }
+
+    std::size_t stride_;  // of the cosines, and of the sines after them
+    int fine_;            // the first row of fine turns
+    std::vector<float> rows_;
+};
+
+// One step of the head, with the steps behind it that are not products.
+struct HeadPart {
+    struct Step {
+        HeadStep step;
+        Norm norm;
+    };
+    Linear dense;  // fp32; without outputs in the first part
+    std::vector<Step> steps;
 };
 
 struct Model {
@@ -80,9 +135,14 @@ struct Model {
     Precision precision = Precision::fp32;
     Table words, positions, segments;
     Norm embedding_norm;
+    Linear projection;  // fp32, from an embedding to the hidden size; without outputs: there is none
+    Norm first_norm;    // with norm_first, of the first layer's input
     std::vector<Layer> layers;
-    Linear head;                        // fp32: pooler (BERT) or classifier.dense
-    const float* classifier = nullptr;  // (hidden)
+    Norm final_norm;           // of the last layer's result
+    std::vector<Turns> turns;  // of each kind of rotary positions
+    std::vector<HeadPart> head;
+    const float* classifier = nullptr;  // (inputs of the last step)
+    int classifier_inputs = 0;
     float classifier_bias = 0;
 
     // From prepared tensors (prepare.h); checks that every one is there with its type and shape.

@@ -5,9 +5,10 @@
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
-#include <iterator>
+#include <initializer_list>
 #include <optional>
 #include <stdexcept>
+#include <utility>
 
 #include "bindings.h"
 #include "dispatch.h"
@@ -24,52 +25,96 @@ const char* name_of(Precision precision) {
     return precision == Precision::fp32 ? "fp32" : precision == Precision::bf16 ? "bf16" : "int8";
 }
 
-Config config_of(const nb::dict& dict) {
-    const auto integer = [&](const char* name, std::optional<int> otherwise = {}) {
-        if (!dict.contains(name) || dict[name].is_none()) {
-            if (otherwise) return *otherwise;
-            throw std::invalid_argument(std::string("config has no ") + name);
-        }
-        int value = 0;
-        if (!nb::try_cast(nb::handle(dict[name]), value))
-            throw std::invalid_argument(std::string("config's ") + name + " is not an integer of 32 bits");
-        return value;
-    };
-    const auto text = [&](const char* name, const char* otherwise) {
-        std::string value = otherwise;
-        if (dict.contains(name) && !nb::try_cast(nb::handle(dict[name]), value))
-            throw std::invalid_argument(std::string("config's ") + name + " is not a string");
-        return value;
-    };
-    const auto one_of = [&](const std::vector<std::string>& supported, const char* name,
-                            const char* otherwise) {
-        const std::string value = text(name, otherwise);
-        std::string all;
-        for (const std::string& each : supported) {
-            if (value == each) return value;
-            all += (all.empty() ? "" : ", ") + each;
-        }
-        throw std::invalid_argument(std::string(name) + " is '" + value + "'; supported: " + all);
-    };
-    std::vector<std::string> types;
-    for (const ModelType& type : kModelTypes) types.emplace_back(type.type);
-    const std::string type = one_of(types, "model_type", "");
-    (void)one_of({std::begin(kActivations), std::end(kActivations)}, "hidden_act", "gelu");
-    (void)one_of({std::begin(kPositionTypes), std::end(kPositionTypes)}, "position_embedding_type",
-                 "absolute");
+// A value of the dict that Architecture.flat() makes.
+template <class T>
+T value_of(const nb::dict& dict, const char* name, const char* type) {
+    if (!dict.contains(name)) throw std::invalid_argument(std::string("the architecture has no ") + name);
+    T value{};
+    if (!nb::try_cast(nb::handle(dict[name]), value))
+        throw std::invalid_argument(std::string("the architecture's ") + name + " is not " + type);
+    return value;
+}
 
+int integer(const nb::dict& dict, const char* name) {
+    return value_of<int>(dict, name, "an integer of 32 bits");
+}
+
+template <class T>
+T one_of(const nb::dict& dict, const char* name, std::initializer_list<std::pair<const char*, T>> known) {
+    const std::string value = value_of<std::string>(dict, name, "a string");
+    std::string all;
+    for (const auto& [text, meaning] : known) {
+        if (value == text) return meaning;
+        all += (all.empty() ? "" : ", ") + std::string(text);
+    }
+    throw std::invalid_argument(std::string(name) + " is '" + value + "'; supported: " + all);
+}
+
+Activation activation_of(const nb::dict& dict, const char* name) {
+    return one_of<Activation>(dict, name,
+                              {{"gelu", Activation::gelu},
+                               {"gelu_tanh", Activation::gelu_tanh},
+                               {"relu", Activation::relu},
+                               {"silu", Activation::silu},
+                               {"tanh", Activation::tanh}});
+}
+
+std::vector<HeadStep> head_of(const nb::dict& dict, int width) {
+    using Kind = HeadStep::Kind;
+    std::vector<HeadStep> steps;
+    for (const nb::dict& given : value_of<std::vector<nb::dict>>(dict, "head", "a list of objects")) {
+        HeadStep step;
+        step.kind = one_of<Kind>(
+            given, "kind", {{"Dense", Kind::dense}, {"Function", Kind::function}, {"HeadNorm", Kind::norm}});
+        step.inputs = step.outputs = width;
+        if (step.kind == Kind::function) {
+            step.function = activation_of(given, "name");
+        } else if (step.kind == Kind::norm) {
+            step.inputs = step.outputs = integer(given, "size");
+            step.epsilon = value_of<double>(given, "epsilon", "a number");
+        } else {
+            step.inputs = integer(given, "inputs");
+            step.outputs = integer(given, "outputs");
+        }
+        width = step.outputs;
+        steps.push_back(step);
+    }
+    return steps;
+}
+
+Config config_of(const nb::dict& dict) {
+    constexpr const char *kIntegers = "a list of integers of 32 bits", *kNumbers = "a list of numbers",
+                         *kFlag = "a truth value";
     Config config;
-    config.bert = type == "bert";
-    config.hidden = integer("hidden_size");
-    config.layers = integer("num_hidden_layers");
-    config.heads = integer("num_attention_heads");
-    config.intermediate = integer("intermediate_size");
-    config.vocabulary = integer("vocab_size");
-    config.positions = integer("max_position_embeddings");
-    config.segments = integer("type_vocab_size", 2);
-    config.padding_id = integer("pad_token_id", config.bert ? 0 : 1);
-    if (dict.contains("layer_norm_eps") && !nb::try_cast(nb::handle(dict["layer_norm_eps"]), config.epsilon))
-        throw std::invalid_argument("config's layer_norm_eps is not a number");
+    config.hidden = integer(dict, "hidden");
+    config.layers = integer(dict, "layers");
+    config.heads = integer(dict, "heads");
+    config.intermediate = integer(dict, "intermediate");
+    config.vocabulary = integer(dict, "vocabulary");
+    config.embedding = integer(dict, "embedding");
+    config.max_tokens = integer(dict, "max_tokens");
+    config.position_rows = integer(dict, "position_rows");
+    config.first_position = integer(dict, "first_position");
+    config.padding_id = integer(dict, "padding_id");
+    config.segments = integer(dict, "segments");
+    config.alibi = value_of<std::vector<float>>(dict, "alibi", kNumbers);
+    const auto frequencies =
+        value_of<std::vector<std::vector<double>>>(dict, "rotary", "a list of lists of numbers");
+    const auto scales = value_of<std::vector<double>>(dict, "rotary_scale", kNumbers);
+    if (scales.size() != frequencies.size())
+        throw std::invalid_argument("rotary and rotary_scale are not of one length");
+    for (std::size_t i = 0; i < scales.size(); ++i) config.rotary.push_back({frequencies[i], scales[i]});
+    config.rotary_of_layer = value_of<std::vector<int>>(dict, "rotary_of_layer", kIntegers);
+    config.windows = value_of<std::vector<int>>(dict, "windows", kIntegers);
+    config.embedding_norm = value_of<bool>(dict, "embedding_norm", kFlag);
+    config.norm_first = value_of<bool>(dict, "norm_first", kFlag);
+    config.first_norm = value_of<bool>(dict, "first_norm", kFlag);
+    config.final_norm = value_of<bool>(dict, "final_norm", kFlag);
+    config.epsilon = value_of<double>(dict, "epsilon", "a number");
+    config.activation = activation_of(dict, "activation");
+    config.gated = value_of<bool>(dict, "gated", kFlag);
+    config.mean = one_of<bool>(dict, "pooling", {{"first", false}, {"mean", true}});
+    config.head = head_of(dict, config.hidden);
     config.check();
     return config;
 }
@@ -135,13 +180,6 @@ nb::dict prepare_weights(const nb::dict& config_dict, const nb::dict& dict, cons
     return out;
 }
 
-template <std::size_t n>
-nb::tuple tuple_of(const char* const (&values)[n]) {
-    nb::list list;
-    for (const char* value : values) list.append(value);
-    return nb::tuple(list);
-}
-
 // A duplicate of a file descriptor.
 class File {
   public:
@@ -199,7 +237,7 @@ class PythonEngine {
     const char* isa() const { return engine_.kernels().name; }
     const char* precision() const { return name_of(engine_.model().precision); }
     int threads() const { return engine_.threads(); }
-    int max_tokens() const { return engine_.model().config.max_tokens(); }
+    int max_tokens() const { return engine_.model().config.max_tokens; }
 
   private:
     Model model(const Config& config, Precision precision, std::int64_t words_start) const {
@@ -229,18 +267,15 @@ NB_MODULE(_native, m) {
     nb::set_leak_warnings(false);
     m.doc() = "CrossRank's engine on the CPU.";
     m.attr("LAYOUT") = kLayout;
-    nb::dict types;
-    for (const ModelType& type : kModelTypes) types[type.type] = type.name;
-    m.attr("MODEL_TYPES") = types;
-    m.attr("ACTIVATIONS") = tuple_of(kActivations);
-    m.attr("POSITION_TYPES") = tuple_of(kPositionTypes);
 
     nb::class_<PythonEngine>(m, "Engine")
         .def(nb::init<const nb::dict&, const nb::dict&, const std::string&, int, const std::string&, int,
                       std::int64_t>(),
-             "config"_a, "tensors"_a, "precision"_a, "threads"_a, "isa"_a = "", "words_file"_a = -1,
+             "architecture"_a, "tensors"_a, "precision"_a, "threads"_a, "isa"_a = "", "words_file"_a = -1,
              "words_start"_a = 0,
-             "A model on prepared tensors, which it keeps and does not copy. words_file: a descriptor from "
+             "A model on prepared tensors, which it keeps and does not copy. architecture: as "
+             "Architecture.flat() "
+             "makes it. words_file: a descriptor from "
              "which embedding.words is read row by row; the table begins at words_start.")
         .def("logits", &PythonEngine::logits, "token_ids"_a.noconvert(), "offsets"_a.noconvert(),
              "segment_ids"_a.noconvert().none() = nb::none(),
@@ -250,8 +285,9 @@ NB_MODULE(_native, m) {
         .def_prop_ro("threads", &PythonEngine::threads)
         .def_prop_ro("max_tokens", &PythonEngine::max_tokens, "Tokens of the longest pair.");
 
-    m.def("prepare_weights", &prepare_weights, "config"_a, "tensors"_a, "precision"_a, "threads"_a = 1,
-          "A checkpoint's tensors, by their names in it, to prepared ones. Raises ValueError that names the "
+    m.def("prepare_weights", &prepare_weights, "architecture"_a, "tensors"_a, "precision"_a, "threads"_a = 1,
+          "Tensors by their canonical names (models/architecture.py) to prepared ones. Raises ValueError "
+          "that names the "
           "tensor.");
     m.def(
         "isas",

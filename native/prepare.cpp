@@ -120,13 +120,21 @@ class Preparer {
         return values;
     }
 
-    void norm(const std::string& to, const std::string& from) {
-        copy(to + ".gamma", from + ".weight", {config_.hidden});
-        copy(to + ".beta", from + ".bias", {config_.hidden});
+    // A bias that is not there is zero.
+    void bias(const std::string& name, std::int64_t size, std::int64_t padded, float factor = 1) {
+        if (checkpoint_.count(name)) copy(name, name, {size}, padded, factor);
+        else floats(name, padded);
     }
 
-    void table(const std::string& to, const std::string& from, std::int64_t rows) {
-        const Table table = require_table(checkpoint_, from, rows, config_.hidden);
+    void norm(const std::string& name, std::int64_t size) {
+        copy(name + ".gamma", name + ".weight", {size});
+        if (checkpoint_.count(name + ".bias")) copy(name + ".beta", name + ".bias", {size});
+        else floats(name + ".beta", size);
+    }
+
+    void table(const std::string& to, std::int64_t rows) {
+        const std::string from = to + ".weight";
+        const Table table = require_table(checkpoint_, from, rows, config_.embedding);
         const auto pass_on = [&](const std::string& name, const std::string& origin) {
             prepared.emplace_back();
             prepared.back().name = name;
@@ -135,7 +143,7 @@ class Preparer {
         };
         pass_on(to, from);
         if (table.scales) pass_on(to + ".scales", from + ".scales");
-        const std::int64_t step = std::max<std::int64_t>(1, (1 << 20) / config_.hidden);
+        const std::int64_t step = std::max<std::int64_t>(1, (1 << 20) / config_.embedding);
         for (std::int64_t row = 0; row < rows; row += step)
             work.push_back([table, from, row, end = std::min(rows, row + step)] {
                 std::vector<float> values(static_cast<std::size_t>(table.columns));
@@ -146,31 +154,32 @@ class Preparer {
             });
     }
 
-    void linear(const std::string& to, const std::string& from, int outputs, int inputs, Precision precision,
-                float factor = 1, bool rotated = true) {
-        const Tensor& weight = source(from + ".weight", {outputs, inputs});
-        const int unit = inputs_per_unit(precision);
-        void* panels = add(to + ".panels",
-                           precision == Precision::int8   ? Type::u8
-                           : precision == Precision::bf16 ? Type::bf16
-                                                          : Type::f32,
-                           {ceil_div(outputs, kPanel), ceil_div(inputs, unit), kPanel, unit},
-                           static_cast<std::size_t>(panel_bytes(outputs, inputs, precision)));
-        const std::int64_t padded = round_up(outputs, kPanel);
-        copy(to + ".bias", from + ".bias", {outputs}, padded, factor);
-        float* scale = precision == Precision::int8 ? floats(to + ".scale", padded) : nullptr;
-        for (int n = 0; n < outputs; n += kPanel)
-            work.push_back([=, &weight] {
-                std::vector<float> row(static_cast<std::size_t>(inputs));
-                for (int i = n; i < std::min(outputs, n + kPanel); ++i) {
-                    read_values(weight, std::int64_t{i} * inputs, inputs, row.data());
-                    if (!all_finite(row.data(), inputs)) refuse(from + ".weight");
-                    for (int k = 0; k < inputs; ++k) row[static_cast<std::size_t>(k)] *= factor;
-                    if (precision == Precision::int8 && rotated) rotate(row);
-                    const float s = prepare_row(row.data(), inputs, precision, i, panels);
-                    if (scale) scale[i] = s;
-                }
-            });
+    void linear(const std::string& name, int outputs, int inputs, Precision precision, float factor = 1,
+                bool rotated = true) {
+        const Matrix to = matrix(name, outputs, inputs, precision);
+        bias(name + ".bias", outputs, round_up(outputs, kPanel), factor);
+        rows(name + ".weight", outputs, to, factor, rotated, [](int row) { return row; });
+    }
+
+    // A gate and what it is for: 16 rows of one and 16 rows of the other in turn.
+    void gated(const std::string& gate, const std::string& name, int outputs, int inputs,
+               Precision precision) {
+        const Matrix to = matrix(name, static_cast<int>(gated_outputs(outputs)), inputs, precision);
+        float* const biases = floats(name + ".bias", round_up(gated_outputs(outputs), kPanel));
+        for (const bool second : {false, true}) {
+            const std::string& from = second ? name : gate;
+            const auto place = [second](int row) {
+                return row / kGates * kPanel + row % kGates + (second ? kGates : 0);
+            };
+            if (checkpoint_.count(from + ".bias")) {
+                const Tensor& tensor = source(from + ".bias", {outputs});
+                std::vector<float> values(static_cast<std::size_t>(outputs));
+                read_values(tensor, 0, outputs, values.data());
+                if (!all_finite(values.data(), outputs)) refuse(from + ".bias");
+                for (int i = 0; i < outputs; ++i) biases[place(i)] = values[static_cast<std::size_t>(i)];
+            }
+            rows(from + ".weight", outputs, to, 1, true, place);
+        }
     }
 
     [[noreturn]] static void refuse(const std::string& name) {
@@ -178,6 +187,46 @@ class Preparer {
     }
 
   private:
+    // A prepared matrix, to be filled.
+    struct Matrix {
+        void* panels;
+        float* scale;  // int8 only
+        int inputs;
+        Precision precision;
+    };
+
+    Matrix matrix(const std::string& name, int outputs, int inputs, Precision precision) {
+        const int unit = inputs_per_unit(precision);
+        void* panels = add(name + ".panels",
+                           precision == Precision::int8   ? Type::u8
+                           : precision == Precision::bf16 ? Type::bf16
+                                                          : Type::f32,
+                           {ceil_div(outputs, kPanel), ceil_div(inputs, unit), kPanel, unit},
+                           static_cast<std::size_t>(panel_bytes(outputs, inputs, precision)));
+        float* scale =
+            precision == Precision::int8 ? floats(name + ".scale", round_up(outputs, kPanel)) : nullptr;
+        return {panels, scale, inputs, precision};
+    }
+
+    // The rows of a checkpoint's matrix to their places in a prepared one.
+    template <class Place>
+    void rows(const std::string& from, int count, const Matrix& to, float factor, bool rotated,
+              const Place& place) {
+        const Tensor& weight = source(from, {count, to.inputs});
+        for (int n = 0; n < count; n += kPanel)
+            work.push_back([=, &weight] {
+                std::vector<float> row(static_cast<std::size_t>(to.inputs));
+                for (int i = n; i < std::min(count, n + kPanel); ++i) {
+                    read_values(weight, std::int64_t{i} * to.inputs, to.inputs, row.data());
+                    if (!all_finite(row.data(), to.inputs)) refuse(from);
+                    for (float& value : row) value *= factor;
+                    if (to.precision == Precision::int8 && rotated) rotate(row);
+                    const float s = prepare_row(row.data(), to.inputs, to.precision, place(i), to.panels);
+                    if (to.scale) to.scale[place(i)] = s;
+                }
+            });
+    }
+
     void* add(const std::string& name, Type type, std::vector<std::int64_t> shape, std::size_t bytes) {
         prepared.emplace_back();
         PreparedTensor& last = prepared.back();
@@ -206,36 +255,40 @@ std::vector<PreparedTensor> prepare(const Config& config, Precision precision, c
                                     ThreadPool& pool) {
     config.check();
     Preparer preparer(config, checkpoint);
-    const int hidden = config.hidden, intermediate = config.intermediate;
-    const std::string root = config.bert ? "bert." : "roberta.";
-
-    const std::string embeddings = root + "embeddings.";
-    preparer.table("embedding.words", embeddings + "word_embeddings.weight", config.vocabulary);
-    preparer.table("embedding.positions", embeddings + "position_embeddings.weight", config.positions);
-    preparer.table("embedding.segments", embeddings + "token_type_embeddings.weight", config.segments);
-    preparer.norm("embedding.norm", embeddings + "LayerNorm");
+    const int hidden = config.hidden, intermediate = config.intermediate, embedding = config.embedding;
+    preparer.table("embedding.words", config.vocabulary);
+    if (config.position_rows) preparer.table("embedding.positions", config.position_rows);
+    if (config.segments) preparer.table("embedding.segments", config.segments);
+    if (config.embedding_norm) preparer.norm("embedding.norm", embedding);
+    if (embedding != hidden) preparer.linear("embedding.projection", hidden, embedding, Precision::fp32);
 
     for (int i = 0; i < config.layers; ++i) {
-        const std::string to = "layer." + std::to_string(i) + ".";
-        const std::string from = root + "encoder.layer." + std::to_string(i) + ".";
-        const std::string self = from + "attention.self.";
+        const std::string at = "layer." + std::to_string(i) + ".";
         const float query_factor = 1.44269504f / std::sqrt(static_cast<float>(config.head_dim()));
-        preparer.linear(to + "query", self + "query", hidden, hidden, precision, query_factor);
-        preparer.linear(to + "key", self + "key", hidden, hidden, precision);
-        preparer.linear(to + "value", self + "value", hidden, hidden, precision);
-        preparer.linear(to + "attention_output", from + "attention.output.dense", hidden, hidden, precision,
-                        1, false);
-        preparer.norm(to + "attention_norm", from + "attention.output.LayerNorm");
-        preparer.linear(to + "intermediate", from + "intermediate.dense", intermediate, hidden, precision);
-        preparer.linear(to + "output", from + "output.dense", hidden, intermediate, precision);
-        preparer.norm(to + "output_norm", from + "output.LayerNorm");
+        preparer.linear(at + "query", hidden, hidden, precision, query_factor);
+        preparer.linear(at + "key", hidden, hidden, precision);
+        preparer.linear(at + "value", hidden, hidden, precision);
+        preparer.linear(at + "attention_output", hidden, hidden, precision, 1, false);
+        if (i > 0 || !config.norm_first || config.first_norm) preparer.norm(at + "attention_norm", hidden);
+        if (config.gated) preparer.gated(at + "gate", at + "intermediate", intermediate, hidden, precision);
+        else preparer.linear(at + "intermediate", intermediate, hidden, precision);
+        preparer.linear(at + "output", hidden, intermediate, precision);
+        preparer.norm(at + "output_norm", hidden);
     }
+    if (config.final_norm) preparer.norm("final_norm", hidden);
 
-    const std::string dense = config.bert ? "bert.pooler.dense" : "classifier.dense";
-    const std::string classifier = config.bert ? "classifier" : "classifier.out_proj";
-    preparer.linear("head.dense", dense, hidden, hidden, Precision::fp32);
-    preparer.copy("head.classifier.weight", classifier + ".weight", {1, hidden});
-    preparer.copy("head.classifier.bias", classifier + ".bias", {1});
+    for (std::size_t i = 0; i < config.head.size(); ++i) {
+        const HeadStep& step = config.head[i];
+        const std::string at = "head." + std::to_string(i);
+        if (i + 1 == config.head.size()) {
+            preparer.copy(at + ".weight", at + ".weight", {1, step.inputs});
+            preparer.bias(at + ".bias", 1, 1);
+        } else if (step.kind == HeadStep::Kind::dense) {
+            preparer.linear(at, step.outputs, step.inputs, Precision::fp32);
+        } else if (step.kind == HeadStep::Kind::norm) {
+            preparer.norm(at, step.inputs);
+        }
+    }
 
     pool.run(static_cast<std::ptrdiff_t>(preparer.work.size()),
              [&](std::ptrdiff_t i, int) { preparer.work[static_cast<std::size_t>(i)](); });

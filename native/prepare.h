@@ -2,18 +2,23 @@
 // encoder reads. kernels.h has the form of a matrix; whoever changes anything here or there raises its
 // kLayout.
 //
-// The prepared tensors, for H = hidden_size and F = intermediate_size, P(n) = n rounded up to 32:
+// The tensors of a checkpoint have the names that models/architecture.py gives them; a bias that is not there
+// is zero. The prepared tensors, for H = hidden, E = embedding and F = intermediate, P(n) = n rounded up to
+// 32:
 //
 //     embedding.words, .positions, .segments     the checkpoint's own tensors, not copied (model.h: Table)
-//     embedding.norm.gamma, .beta                float32 (H)
+//     embedding.norm.gamma, .beta                float32 (E)
+//     embedding.projection.panels, .bias         float32
 //     layer.I.query | key | value | attention_output | intermediate | output
 //         .panels                                uint8 | uint16 | float32 (N / 32, K / group, 32, group)
 //         .bias                                  float32 (P(N))
 //         .scale                                 float32 (P(N)), int8 only
 //     layer.I.attention_norm | output_norm .gamma, .beta     float32 (H)
-//     head.dense.panels, .bias                   float32
-//     head.classifier.weight, .bias              float32 (H), (1)
+//     final_norm.gamma, .beta                    float32 (H)
+//     head.N.panels, .bias | .gamma, .beta       float32, of step N
+//     head.N.weight, .bias                       float32 (K), (1), of the last step
 //
+// Where there is a gate, it and the intermediate weights are one matrix, 16 rows of each in turn (kernels.h).
 // Attention's 1 / sqrt(head size), and the log2(e) that makes its exponentials powers of two, are folded into
 // the query's weights. In int8 the rows of all but attention_output are rotated (kernels.h).
 #pragma once

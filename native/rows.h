@@ -175,10 +175,48 @@ inline void to_bf16(const float* x, int n, std::uint16_t* y) {
     if (n % 2) y[n] = 0;
 }
 
-inline void gelu(const float* x, std::ptrdiff_t n, float* y) {
+// The two halves of each head as a complex number each, times that of the angle (kernels.h).
+template <class Get, class Put>
+CR_INLINE void rotate_row(const Rotation& t, const Get& get, const Put& put) {
+    for (std::ptrdiff_t i = 0; i < t.half; i += kLanes) {
+        const std::ptrdiff_t n = t.half - i < kLanes ? t.half - i : kLanes;
+        const Vf c0 = load<Vf>(t.coarse + i), s0 = load<Vf>(t.coarse + t.stride + i),
+                 c1 = load<Vf>(t.fine + i), s1 = load<Vf>(t.fine + t.stride + i);
+        const Vf cosine = c0 * c1 - s0 * s1, sine = s0 * c1 + c0 * s1;
+        for (int head = 0; head < t.heads; ++head) {
+            const std::ptrdiff_t first = std::ptrdiff_t{head} * 2 * t.half + i, second = first + t.half;
+            const Vf a = get(first, n), b = get(second, n);
+            put(first, a * cosine - b * sine, n);
+            put(second, b * cosine + a * sine, n);
+        }
+    }
+}
+
+inline void rotate(const Rotation& t, void* row) {
+    if (t.bf16) {
+        auto* const x = static_cast<std::uint16_t*>(row);
+        rotate_row(
+            t,
+            [x](std::ptrdiff_t i, std::ptrdiff_t n) {
+                return n == kLanes ? Bf16Row{x}.at(i) : Bf16Row{x}.some(i, n);
+            },
+            [x](std::ptrdiff_t i, Vf v, std::ptrdiff_t n) {
+                const Vh h = to_bf16(v);
+                if (n == kLanes) return store(x + i, h);
+                __builtin_memcpy(x + i, &h, static_cast<std::size_t>(n) * 2);
+            });
+    } else {
+        auto* const x = static_cast<float*>(row);
+        rotate_row(
+            t, [x](std::ptrdiff_t i, std::ptrdiff_t n) { return load_some(x + i, n); },
+            [x](std::ptrdiff_t i, Vf v, std::ptrdiff_t n) { store_some(x + i, v, n); });
+    }
+}
+
+inline void activate(Activation activation, const float* x, std::ptrdiff_t n, float* y) {
     for (std::ptrdiff_t i = 0; i < n; i += kLanes) {
         const std::ptrdiff_t m = n - i < kLanes ? n - i : kLanes;
-        store_some(y + i, gelu(load_some(x + i, m)), m);
+        store_some(y + i, activated<false>(activation, load_some(x + i, m)), m);
     }
 }
 

@@ -9,21 +9,23 @@ namespace crossrank {
 
 void share_by_rows(const Call& call, const Group& group, int threads, ThreadPool& pool, Arena& arena) {
     // All threads' keys and values come first: those of two layers, because a thread that is ahead writes
-    // those of the next layer while another still reads.
+    // those of the next layer while another still reads. Then their rows of x, which one thread may go
+    // through in the end.
     const auto workspace = [&](std::ptrdiff_t rows, char* memory) {
-        return Workspace(call.model, call.kernels, call.attention_bf16, rows, 1, memory, false);
+        return Workspace(call.model, call.kernels, call.attention_bf16, rows, 1, memory, true);
     };
     const Workspace largest = workspace(ceil_div(group.tokens, threads), nullptr);
-    const std::ptrdiff_t keys = group.tokens * largest.head_stride,
+    const std::ptrdiff_t keys = group.tokens * largest.head_stride, x = group.tokens * largest.row_stride,
                          size = static_cast<std::ptrdiff_t>(largest.size);
-    char* memory = arena.reserve(static_cast<std::size_t>(4 * keys + threads * size));
+    char* memory = arena.reserve(static_cast<std::size_t>(4 * keys + x + threads * size));
     const auto first_row = [&](std::ptrdiff_t i) { return static_cast<int>(group.tokens * i / threads); };
     Meeting meeting(threads);
     std::vector<Encoder> encoders;
     encoders.reserve(static_cast<std::size_t>(threads));
     for (int i = 0; i < threads; ++i) {
         const Rows rows{first_row(i), first_row(i + 1)};
-        Workspace own = workspace(rows.to - rows.from, memory + 4 * keys + i * size);
+        Workspace own = workspace(rows.to - rows.from, memory + 4 * keys + x + i * size);
+        own.x = reinterpret_cast<float*>(memory + 4 * keys + rows.from * own.row_stride);
         own.k = memory;
         own.v = memory + keys;
         own.next_keys = 2 * keys;

@@ -44,6 +44,7 @@ inline double peak_int8(std::int64_t repeats) {
      CR_ISA::quantise_rotated,                \
      CR_ISA::quantise_rotated_bf16,           \
      CR_ISA::to_bf16,                         \
-     CR_ISA::gelu,                            \
+     CR_ISA::rotate,                          \
+     CR_ISA::activate,                        \
      CR_ISA::exp2,                            \
      CR_ISA::peak_int8}

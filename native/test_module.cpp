@@ -95,7 +95,8 @@ nb::ndarray<nb::numpy, float> linear(const Matrix& x, const Matrix& weight, cons
         throw std::invalid_argument("linear: x (M, K), weight (N, K), bias (N) do not fit together");
     WholeProduct product(x.data(), extent(rows), weight.data(), extent(outputs), extent(inputs, kMaxInputs),
                          bias ? bias->data() : nullptr, precision_of(precision), find_kernels(isa));
-    if (gelu) product.out().gelu = precision == "fp32" ? Gelu::fine : Gelu::coarse;
+    product.out().activated = gelu;
+    product.out().coarse = precision != "fp32";
     product.run();
     auto result = new_array<float>({rows, outputs});
     for (std::size_t r = 0; r < rows; ++r)
@@ -183,7 +184,8 @@ NB_MODULE(_native_test, m) {
         "gelu",
         [](const Vector& x, const std::string& isa) {
             auto y = new_array<float>({x.shape(0)});
-            find_kernels(isa).gelu(x.data(), static_cast<std::ptrdiff_t>(x.shape(0)), y.data());
+            find_kernels(isa).activate(Activation::gelu, x.data(), static_cast<std::ptrdiff_t>(x.shape(0)),
+                                       y.data());
             return y;
         },
         "x"_a, "isa"_a = "");

@@ -9,6 +9,8 @@
 #include <immintrin.h>
 #endif
 
+#include "kernels.h"
+
 #define CR_INLINE inline __attribute__((always_inline))
 
 namespace crossrank::CR_ISA {
@@ -250,6 +252,36 @@ CR_INLINE Vf gelu_coarse(Vf z) {
     p = fma(p, t, splat(-0.616367996f));
     p = fma(p, t, splat(1.31439519f));
     return z * fma(y, p, splat(0.5f * kGeluUnit));
+}
+
+// 1 / (1 + 2^-x)
+template <bool coarse>
+CR_INLINE Vf sigmoid2(Vf x) {
+    const Vf power = exp2_nonpositive<coarse>(from_bits(bits(x) | INT32_MIN));  // of -|x|
+    const Vf above = 1.0f / (1.0f + power);
+    return x >= 0 ? above : power * above;
+}
+
+template <bool coarse>
+CR_INLINE Vf activated(Activation activation, Vf x) {
+    constexpr float kLog2e = 1.44269504f;
+    switch (activation) {
+        case Activation::gelu:
+            return coarse ? gelu_coarse(x * (1 / kGeluUnit)) : gelu(x);
+        case Activation::gelu_tanh: {
+            // x/2 (1 + tanh(u)) = x / (1 + e^-2u), u = sqrt(2 / pi) (x + 0.044715 x^3)
+            constexpr float kTwice = 2 * 0.797884561f * kLog2e;
+            const Vf u = x * fma(x * (kTwice * 0.044715f), x, splat(kTwice));
+            return x * sigmoid2<coarse>(u);
+        }
+        case Activation::relu:
+            return max(splat(0.0f), x);  // in this order, which keeps NaN
+        case Activation::silu:
+            return x * sigmoid2<coarse>(x * kLog2e);
+        case Activation::tanh:
+            return fma(sigmoid2<coarse>(x * (2 * kLog2e)), splat(2.0f), splat(-1.0f));
+    }
+    return x;
 }
 
 }  // namespace crossrank::CR_ISA

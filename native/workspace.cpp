@@ -5,20 +5,22 @@
 namespace crossrank {
 
 Workspace::Workspace(const Model& model, const Kernels& kernels, bool attention_bf16, std::ptrdiff_t rows,
-                     int threads, char* memory, bool own_keys) {
+                     int threads, char* memory, bool shared) {
     const auto stride = [](std::ptrdiff_t values, std::ptrdiff_t bytes) {
         return round_up(round_up(values, kPanel) * bytes, 64) + 64;
     };
     const std::ptrdiff_t hidden = model.config.hidden,
                          wide_rows = std::min<std::ptrdiff_t>(rows, kIntermediateRows);
     const std::ptrdiff_t input_bytes = kUnit / inputs_per_unit(model.precision);
-    row_stride = stride(hidden, 4);
+    row_stride = stride(model.config.width(), 4);
     head_stride = stride(hidden, attention_bf16 ? 2 : 4);
     input_stride = stride(hidden, input_bytes);
     wide_stride = stride(model.config.intermediate, model.precision == Precision::fp32 ? 4 : 2);
     wide_input_stride = stride(model.config.intermediate, 1);
-    scratch_bytes = static_cast<std::size_t>(
-        round_up(static_cast<std::ptrdiff_t>(kernels.attention_scratch(model.config.head_dim())), 64));
+    scratch_bytes = static_cast<std::size_t>(std::max(
+        round_up(static_cast<std::ptrdiff_t>(kernels.attention_scratch(model.config.head_dim())), 64),
+        row_stride));
+    has_input = model.precision != Precision::fp32 || model.config.norm_first;
 
     std::ptrdiff_t used = 0;
     const auto take = [&](std::ptrdiff_t bytes) {
@@ -26,12 +28,12 @@ Workspace::Workspace(const Model& model, const Kernels& kernels, bool attention_
         used += round_up(bytes, 64);
         return place;
     };
-    x = reinterpret_cast<float*>(take(rows * row_stride));
+    x = reinterpret_cast<float*>(take(shared ? 0 : rows * row_stride));
     q = take(rows * head_stride);
-    k = take(own_keys ? rows * head_stride : 0);
-    v = take(own_keys ? rows * head_stride : 0);
+    k = take(shared ? 0 : rows * head_stride);
+    v = take(shared ? 0 : rows * head_stride);
     context = reinterpret_cast<float*>(take(rows * row_stride));
-    input = take(model.precision == Precision::fp32 ? 0 : rows * input_stride);
+    input = take(has_input ? rows * input_stride : 0);
     input_scale = reinterpret_cast<float*>(take(rows * 4));
     input_sum = reinterpret_cast<std::int32_t*>(take(rows * 4));
     wide = take(wide_rows * wide_stride);

@@ -16,10 +16,11 @@ constexpr int kIntermediateRows = 256;
 // lines.
 struct Workspace {
     std::ptrdiff_t row_stride, head_stride, input_stride, wide_stride, wide_input_stride;  // bytes
-    float* x;                      // (M, hidden) the residual stream
+    float* x;                      // (M, hidden) the residual stream; in the end, what the head makes
     char *q, *k, *v;               // (M, hidden) in the precision of attention
     std::ptrdiff_t next_keys = 0;  // bytes from k to the k of odd layers, and from v; 0: the same memory
     float* context;                // (M, hidden) the result of attention
+    bool has_input;                // false: the left side of the next product is x
     char* input;                   // (M, hidden) left side of the next product, in its precision
     float* input_scale;            // (M)
     std::int32_t* input_sum;       // (M)
@@ -28,14 +29,14 @@ struct Workspace {
     char* wide_input;        // the same in int8
     float* wide_scale;       // (min(M, 256))
     std::int32_t* wide_sum;  // (min(M, 256))
-    char* scratch;           // of attention, for each thread that shares this workspace
+    char* scratch;           // of attention, or one row, for each thread that shares this workspace
     std::size_t scratch_bytes;
     std::size_t size;
 
-    // In `memory`, aligned to 64 bytes; null: only the sizes and strides are valid. Without `own_keys` there
-    // is no room for k and v, which the caller sets.
+    // In `memory`, aligned to 64 bytes; null: only the sizes and strides are valid. With `shared` there is no
+    // room for x, k and v, which the caller sets.
     Workspace(const Model& model, const Kernels& kernels, bool attention_bf16, std::ptrdiff_t rows,
-              int threads, char* memory, bool own_keys = true);
+              int threads, char* memory, bool shared = false);
 };
 
 }  // namespace crossrank

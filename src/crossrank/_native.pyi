@@ -12,21 +12,12 @@ _Int = npt.NDArray[np.int32]
 LAYOUT: int
 """The version of prepared weights."""
 
-MODEL_TYPES: dict[str, str]
-"""The values of ``model_type`` in config.json that run here, and the names of these models."""
-
-ACTIVATIONS: tuple[str, ...]
-"""The same for ``hidden_act``."""
-
-POSITION_TYPES: tuple[str, ...]
-"""The same for ``position_embedding_type``."""
-
 class Engine:
-    """A model on prepared tensors, which it keeps and does not copy."""
+    """A model on prepared tensors, which it keeps and does not copy; see ``Architecture.flat``."""
 
     def __init__(
         self,
-        config: dict[str, Any],
+        architecture: dict[str, Any],
         tensors: dict[str, npt.NDArray[Any]],
         precision: _Precision,
         threads: int,
@@ -45,7 +36,7 @@ class Engine:
     def max_tokens(self) -> int: ...
 
 def prepare_weights(
-    config: dict[str, Any],
+    architecture: dict[str, Any],
     tensors: dict[str, npt.NDArray[Any]],
     precision: _Precision,
     threads: int = 1,

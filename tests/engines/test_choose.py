@@ -38,15 +38,16 @@ def test_without_a_gpu_it_is_the_native_engine() -> None:
 
 
 def test_a_model_that_the_native_engine_cannot_run_takes_torch(tmp_path: Path) -> None:
-    checkpoint = Checkpoint(write_bert(tmp_path / "m"))
-    assert choose_engine("cpu", checkpoint=checkpoint).engine == "native"
-    checkpoint.config["hidden_act"] = "relu"
+    folder = write_bert(tmp_path / "m")
+    assert choose_engine("cpu", checkpoint=Checkpoint(folder)).engine == "native"
+    checkpoint = Checkpoint(folder)
+    checkpoint.config["hidden_act"] = "mish"
     choice = choose_engine("cpu", checkpoint=checkpoint)
-    assert choice == Choice("torch", "cpu", "fp32", "asked for, and its activation is relu, not gelu")
-    with pytest.raises(InputError, match=r"int8.*its activation is relu"):
+    assert choice == Choice("torch", "cpu", "fp32", "asked for, and its activation is mish")
+    with pytest.raises(InputError, match=r"int8.*its activation is mish"):
         choose_engine("cpu", "int8", checkpoint)
-    checkpoint.config |= {"hidden_act": "gelu", "model_type": "modernbert"}
-    assert "modernbert is not BERT" in choose_engine("cpu", checkpoint=checkpoint).reason
+    checkpoint.config |= {"hidden_act": "gelu", "model_type": "deberta-v2"}
+    assert "model_type is deberta-v2" in choose_engine("cpu", checkpoint=checkpoint).reason
 
 
 def test_without_a_driver_torch_is_not_even_imported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import multiprocessing
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ import torch
 import transformers
 
 from crossrank import _native as native
+from crossrank.models.architecture import Architecture, Dense, Function, Learned
+from crossrank.models.families import describe
 
 ISAS = native.isas()
 FAMILIES = ["bert", "roberta", "xlm-roberta"]
@@ -50,14 +53,19 @@ class Reference:
                 torch.nn.init.normal_(parameter, 1.0 if parameter.mean() == 1 else 0.0, 0.1)
         self.model.eval()
         self.family = family
-        self.config = self.model.config.to_dict()
-        self.tensors = {name: t.detach().numpy() for name, t in self.model.state_dict().items()}
+        self.vocabulary = int(sizes["vocab_size"])
+        stored = {name: t.detach().numpy() for name, t in self.model.state_dict().items()}
+        self.architecture, sources = describe(
+            self.model.config.to_dict(), "config.json", stored.keys(), labels=1
+        )
+        self.config = self.architecture.flat()
+        self.tensors = {name: stored[source.name] for name, source in sources.items()}
 
     def pairs(self, lengths: list[int], seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
         rng = np.random.default_rng(seed)
         out = []
         for n in lengths:
-            ids = rng.integers(5, self.config["vocab_size"], n, dtype=np.int32)
+            ids = rng.integers(5, self.vocabulary, n, dtype=np.int32)
             cut = rng.integers(0, n + 1)
             segments = (
                 (np.arange(n) >= cut).astype(np.int32) if self.family == "bert" else np.zeros(n, np.int32)
@@ -189,7 +197,7 @@ def test_empty_pack(xlm_roberta: Reference) -> None:
 @pytest.mark.parametrize("kind", ["float16", "bfloat16", "4 bits"])
 def test_tables_in_fewer_bits(kind: str) -> None:
     reference = Reference("xlm-roberta")
-    name = "roberta.embeddings.word_embeddings.weight"
+    name = "embedding.words.weight"
     words = reference.tensors[name]
     tensors = dict(reference.tensors)
     if kind == "float16":
@@ -308,7 +316,7 @@ def test_wrong_packs_are_refused(reference: Reference) -> None:
 
 def test_wrong_weights_are_refused_by_name(xlm_roberta: Reference) -> None:
     config, tensors = xlm_roberta.config, xlm_roberta.tensors
-    query = "roberta.encoder.layer.1.attention.self.query.weight"
+    query = "layer.1.query.weight"
     with pytest.raises(ValueError, match=query + r".* is missing"):
         native.prepare_weights(config, {k: v for k, v in tensors.items() if k != query}, "int8")
     with pytest.raises(ValueError, match=query + r".* is \(96, 95\) float32; it must be \(96, 96\) float32"):
@@ -334,23 +342,19 @@ def test_wrong_weights_are_refused_by_name(xlm_roberta: Reference) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("hidden_act", "relu"),
-        ("model_type", "deberta"),
-        ("position_embedding_type", "relative_key"),
-        ("num_attention_heads", 5),
-        ("num_attention_heads", 0),
-        ("num_hidden_layers", 0),
-        ("hidden_size", "96"),
-        ("vocab_size", None),
-        ("pad_token_id", 299),
-        *[
-            ("layer_norm_eps", eps)
-            for eps in (math.inf, math.nan, -1e-5, 0.0, 1e-60, 1.0, 1e300, None, "1e-5")
-        ],
+        ("activation", "swish"),
+        ("heads", 5),
+        ("heads", 0),
+        ("layers", 0),
+        ("hidden", "96"),
+        ("vocabulary", None),
+        ("padding_id", 2**40),
+        ("first_position", 299),
+        *[("epsilon", eps) for eps in (math.inf, math.nan, -1e-5, 0.0, 1e-60, 1.0, 1e300, None, "1e-5")],
     ],
 )
 def test_other_models_are_refused(xlm_roberta: Reference, key: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=key if key != "num_attention_heads" or value == 0 else "heads"):
+    with pytest.raises(ValueError, match=key):
         native.prepare_weights({**xlm_roberta.config, key: value}, xlm_roberta.tensors, "fp32")
 
 
@@ -491,45 +495,38 @@ def plain_values(*shape: int) -> np.ndarray:
 
 
 PREPARED = {
-    4: {
-        "fp32": "a2b0fdb1c3b785deec82f0c5933cd9e314367d6ccc6160f5445c57ce7453bc86",
-        "bf16": "944a1ca844909b833423b148d84dcbc957d6cf034ade23eef8d2264e0dabff44",
-        "int8": "6e9a19e15ad410ccf9cd5b2c67878e92672cf2efec0046fd6705fdedc4992a2a",
+    5: {
+        "fp32": "f24bbb79ec1a23e909da6682fe43eb351d4f6982bc3912d59890c9c0a7122324",
+        "bf16": "34f12d28179de1453e02d16c58a45ca98ad3b7558efb52c97c1a38aadc2591d5",
+        "int8": "59c37adb97a121eeceaac88b84e9bcbd088511075940ad65a097a2640d4c7a28",
     },
 }
-"""For each version of prepared weights, a digest of a small model's in each precision."""
+"""For each version of prepared weights, a digest of two small models' in each precision."""
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_a_change_of_prepared_weights_has_a_new_version(precision: str) -> None:
     """Else files in users' caches, made by an older version, would give wrong scores."""
-    config = {
-        "model_type": "xlm-roberta",
-        "vocab_size": 5,
-        "hidden_size": 40,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 72,
-        "max_position_embeddings": 6,
-        "type_vocab_size": 1,
-        "pad_token_id": 1,
-    }
-    shapes: dict[str, tuple[int, ...]] = {"classifier.dense": (40, 40), "classifier.out_proj": (1, 40)}
-    embeddings, layer = "roberta.embeddings.", "roberta.encoder.layer.0."
-    for name in ("query", "key", "value"):
-        shapes[f"{layer}attention.self.{name}"] = (40, 40)
-    shapes[f"{layer}attention.output.dense"] = (40, 40)
-    shapes[f"{layer}intermediate.dense"], shapes[f"{layer}output.dense"] = (72, 40), (40, 72)
-    for name in (f"{embeddings}LayerNorm", f"{layer}attention.output.LayerNorm", f"{layer}output.LayerNorm"):
-        shapes[name] = (40,)
-    tensors = {f"{name}.weight": plain_values(*shape) for name, shape in shapes.items()}
-    tensors |= {f"{name}.bias": plain_values(shape[0]) for name, shape in shapes.items()}
-    for name, rows in {"word": 5, "position": 6, "token_type": 1}.items():
-        tensors[f"{embeddings}{name}_embeddings.weight"] = plain_values(rows, 40)
-
+    plain = Architecture(
+        family="test",
+        hidden=40,
+        layers=1,
+        heads=2,
+        intermediate=72,
+        vocabulary=5,
+        embedding=40,
+        max_tokens=4,
+        positions=Learned(6, 2, 1),
+        segments=1,
+        head=(Dense(40, 40), Function("tanh"), Dense(40, 1)),
+    )
+    gated = replace(plain, gated=True, embedding=36, norm_first=True, final_norm=True)
     digest = hashlib.sha256()
-    for name, tensor in sorted(native.prepare_weights(config, tensors, precision).items()):
-        digest.update(f"{name} {tensor.dtype.str} {tensor.shape}".encode() + tensor.tobytes())
+    for architecture in (plain, gated):
+        tensors = {name: plain_values(*shape) for name, shape in architecture.shapes()}
+        prepared = native.prepare_weights(architecture.flat(), tensors, precision)
+        for name, tensor in sorted(prepared.items()):
+            digest.update(f"{name} {tensor.dtype.str} {tensor.shape}".encode() + tensor.tobytes())
     assert digest.hexdigest() == PREPARED[native.LAYOUT][precision], (
         "prepared weights have changed: raise kLayout in native/kernels.h, and add the new digests here"
     )
@@ -538,11 +535,8 @@ def test_a_change_of_prepared_weights_has_a_new_version(precision: str) -> None:
 def test_the_module_has_no_kernels_for_tests() -> None:
     """They are in ``_native_test``, which no wheel has."""
     assert {name for name in dir(native) if not name.startswith("_")} == {
-        "ACTIVATIONS",
         "Engine",
         "LAYOUT",
-        "MODEL_TYPES",
-        "POSITION_TYPES",
         "has_fast",
         "isa",
         "isas",

@@ -1,4 +1,4 @@
-"""The native engine: BERT, RoBERTa and XLM-RoBERTa on the CPU, by CrossRank's own encoder (native/).
+"""The native engine: what an ``Architecture`` describes, on the CPU, by CrossRank's own encoder (native/).
 
 Weights are prepared once for a precision and kept in the cache; the next start reads them from there.
 Embedding tables stay as they are: small ones are copied from the checkpoint, and rows of a large one are
@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from crossrank.engines.base import MOST_THREADS
 from crossrank.errors import CheckpointError, EngineError, InputError, OutOfMemoryError
 from crossrank.models.checkpoint import Checkpoint, place_in_file
 from crossrank.models.content import WatchedFile
+from crossrank.models.families import UndescribedError
 from crossrank.models.weight_cache import PreparedWeights
 from crossrank.packing import Pack
 
@@ -52,25 +54,13 @@ tokens on a thread take about as much processor time per token as a thousand."""
 
 def why_not(checkpoint: Checkpoint) -> str:
     """Why this engine cannot run a model, in a few words; "" if it can."""
-    config = checkpoint.config
-    kind = config.get("model_type")
-    if kind not in list(_native.MODEL_TYPES):
-        return f"the architecture {kind} is not {_either(_native.MODEL_TYPES.values())}"
-    if "hidden_act" in config and config["hidden_act"] not in _native.ACTIVATIONS:
-        return f"its activation is {config['hidden_act']}, not {_either(_native.ACTIVATIONS)}"
-    if "position_embedding_type" in config and (
-        config["position_embedding_type"] not in _native.POSITION_TYPES
-    ):
-        return f"its positions are not {_either(_native.POSITION_TYPES)}"
     if any(path.suffix != ".safetensors" for path in checkpoint.weight_files):
         return "its weights are not safetensors"
+    try:
+        _ = checkpoint.description
+    except UndescribedError as error:
+        return str(error)
     return ""
-
-
-def _either(names: Iterable[str]) -> str:
-    """Join names: "A, B or C"."""
-    *others, last = names
-    return f"{', '.join(others)} or {last}" if others else last
 
 
 def auto_precision() -> str:
@@ -113,9 +103,10 @@ def _prepare(
     checkpoint: Checkpoint, cache: PreparedWeights, precision: str, threads: int, *, progress: bool
 ) -> dict[str, npt.NDArray[Any]]:
     """Prepare weights and keep them in the cache."""
-    source = checkpoint.mapped()
+    source = checkpoint.description.tensors()
     with progress_bar(progress, f"Preparing {checkpoint.name} for {precision}"):
-        prepared = _native.prepare_weights(checkpoint.config, source, precision, threads)
+        flat = checkpoint.description.architecture.flat()
+        prepared = _native.prepare_weights(flat, source, precision, threads)
     checkpoint.content.check()
     names = {id(array): name for name, array in source.items()}
     tables = {name: names[id(array)] for name, array in prepared.items() if id(array) in names}
@@ -141,10 +132,20 @@ def _engine(
         for name, array in prepared.items()
     }
     checkpoint.content.check()  # the copies are of the content that the fingerprint was computed from
-    settings = (checkpoint.config, tensors, precision, threads, isa)
+    settings = (checkpoint.description.architecture.flat(), tensors, precision, threads, isa)
     if file is None or place is None:
         return _native.Engine(*settings), None
     return _native.Engine(*settings, file.descriptor, place[1]), file
+
+
+def _in_the_checkpoints_words(checkpoint: Checkpoint, message: str) -> str:
+    """A message of the native module with the tensor's name in the checkpoint, not its canonical one."""
+
+    def stored(found: re.Match[str]) -> str:
+        source = checkpoint.description.sources.get(found[1])
+        return f"tensor '{source.name}'" if source else found[0]
+
+    return re.sub("tensor '([^']*)'", stored, message)
 
 
 @contextlib.contextmanager
@@ -153,7 +154,8 @@ def _loading(checkpoint: Checkpoint) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise CheckpointError(f"{checkpoint.folder} cannot be loaded: {error}") from error
+        reason = _in_the_checkpoints_words(checkpoint, str(error))
+        raise CheckpointError(f"{checkpoint.folder} cannot be loaded: {reason}") from error
     except MemoryError as error:
         raise OutOfMemoryError(f"{checkpoint.folder} does not fit into memory") from error
     except RuntimeError as error:
@@ -204,7 +206,7 @@ class NativeEngine:
                 prepared = _prepare(checkpoint, cache, precision, self.threads, progress=progress)
                 self._engine, self._table = _engine(checkpoint, prepared, precision, self.threads, isa)
         # A tokenizer may tell segments apart for a model that does not.
-        self._has_segments = int(checkpoint.config.get("type_vocab_size") or 2) > 1
+        self._has_segments = checkpoint.description.architecture.segments > 1
 
     @property
     def isa(self) -> str:

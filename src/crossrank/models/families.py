@@ -96,7 +96,9 @@ class Config:
             return default
         good = isinstance(value, int | float) and not isinstance(value, bool)
         if not good or not 0 < value < float("inf"):
-            self._refuse(name, value, "a positive number")
+            self._refuse(
+                name, value, "a small positive number" if name.endswith("eps") else "a positive number"
+            )
         return float(value)
 
     def text(self, name: str, default: str) -> str:
@@ -258,7 +260,7 @@ def _bert_like(reader: _Reader, family: str, prefix: str, padding_id: int | None
     config = reader.config
     found = config.text("position_embedding_type", "absolute")
     if found != "absolute":
-        raise UndescribedError(f"its position_embedding_type is {found}")
+        raise UndescribedError(f"its positions are {found} (position_embedding_type)")
     if config.flag("is_decoder", default=False):
         raise UndescribedError("it is a decoder, in which tokens see only those before them")
     hidden, layers = config.integer("hidden_size"), reader.layers()
@@ -437,7 +439,7 @@ def _new(reader: _Reader) -> Architecture:
     heads = reader.heads(hidden)
     found = config.text("position_embedding_type", "rope")
     if found not in ("rope", "absolute"):
-        raise UndescribedError(f"its position_embedding_type is {found}")
+        raise UndescribedError(f"its positions are {found} (position_embedding_type)")
     if config.flag("logn_attention_scale", default=False):
         raise UndescribedError("it scales attention by the logarithm of the length (logn_attention_scale)")
     if config.text("layer_norm_type", "layer_norm") != "layer_norm":
@@ -745,7 +747,10 @@ def describe(
         raise UndescribedError(f"its model_type is {kind or 'missing'}")
     architecture = replace(family.read(reader), labels=labels)
     if not 1e-30 <= architecture.epsilon < 1:
-        raise CheckpointError(f"{where}: the norms' epsilon is {architecture.epsilon}; it must be about 1e-5")
+        raise CheckpointError(
+            f"{where}: layer_norm_eps (or norm_eps) is {architecture.epsilon:g}; "
+            "it must be a small positive number, such as 1e-5"
+        )
     if modules:
         architecture = _with_modules(reader, architecture, modules)
     return architecture, reader.sources

@@ -81,7 +81,7 @@ class PreparedWeights:
             self.warn_of_damage(error)
             return None
         tables = {name: origin for name, origin in metadata.items() if name not in (_FOLDER, _MODEL)}
-        source = self._checkpoint.mapped(only=set(tables.values()))
+        source = self._checkpoint.description.tensors(only=set(tables.values()))
         if not set(tables.values()) <= source.keys():
             self.warn_of_damage(KeyError("it names tables that the checkpoint does not have"))
             return None
