@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from crossrank.server.core.work import Answer, Work
-from crossrank.server.http.middleware import _network
+from crossrank.server.http.limits import network_of
 from tests.server.asgi import app_of, ask, body_of
 from tests.server.serving import fake
 
@@ -58,7 +58,7 @@ def test_a_request_is_its_keys_or_its_addresss(path: str) -> None:
     ],
 )
 def test_where_a_client_is(client: tuple[str, int] | None, name: str) -> None:
-    assert _network({"type": "http", "client": client}) == name
+    assert network_of(client) == name
 
 
 def test_large_bodies_are_read_and_slow_answers_made_in_turns_of_clients(

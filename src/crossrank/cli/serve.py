@@ -127,7 +127,7 @@ _MaxDocumentChars = Annotated[
 _MaxConnections = Annotated[
     int,
     typer.Option(
-        help="Max connections at a time. Idle ones are closed to make room for others.",
+        help="Max connections at a time. Idle and slow ones are closed to make room for others.",
         rich_help_panel=_LIMITS,
     ),
 ]

@@ -8,6 +8,7 @@ import inspect
 import json
 import re
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from crossrank.server.http import protocol
 from crossrank.server.http.protocol import MAX_HEAD, MAX_HEADERS, MAX_TARGET, Connections, guarded_protocol
 from tests.server.serving import until
 
@@ -62,8 +64,8 @@ class Served:
         self.port = port
         self.connections = connections
 
-    async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection("127.0.0.1", self.port)
+    async def open(self, address: str = "127.0.0.1") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.port, local_addr=(address, 0))
 
     async def send(self, parts: Iterable[bytes], *, close: bool = False) -> bytes:
         """Send parts until the server does not take more, and read until it closes."""
@@ -92,10 +94,10 @@ async def served(
     config.load()
     state = ServerState()
 
-    def protocol() -> asyncio.Protocol:
+    def made() -> asyncio.Protocol:
         return config.http_protocol_class(config=config, server_state=state, app_state={})  # type: ignore[call-arg]
 
-    server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
+    server = await asyncio.get_running_loop().create_server(made, "127.0.0.1", 0)
     try:
         yield Served(server.sockets[0].getsockname()[1], connections)
     finally:
@@ -203,9 +205,9 @@ def test_nothing_of_an_endless_head_is_kept(run: Run) -> None:
             reader, writer = await server.open()
             writer.write(GET + b"a: ")
             await until(lambda: server.connections.open and not server.connections.idle)
-            (protocol,) = server.connections.open
+            (only,) = server.connections.open
             for _ in range(2 * MAX_HEAD // PART + 1):
-                protocol.data_received(b"b" * PART)
+                only.data_received(b"b" * PART)
             assert status_of(await reader.read()) == 431
             assert not app.scopes
             writer.close()
@@ -377,5 +379,122 @@ def test_a_connection_is_idle_again_after_its_answer(run: Run) -> None:
             assert status_of(await server.send([GET + b"connection: close\r\n\r\n"])) == 200
             assert await reader.read() == b""
             writer.close()
+
+    run(main())
+
+
+GREEDY, GOOD = "127.0.0.66", "127.0.0.2"
+several_addresses = pytest.mark.skipif(sys.platform != "linux", reason="127.0.0.2 is no address here")
+
+
+@several_addresses
+def test_a_network_that_has_most_connections_makes_room_for_others(run: Run) -> None:
+    async def main() -> None:
+        app = App()
+        async with served(app, limit=5) as server:
+            greedy = [await server.open(GREEDY) for _ in range(5)]
+            for count, (_, writer) in enumerate(greedy):
+                writer.write(CHUNKED if count % 2 else b"GET /pa")
+                await until(lambda made=count + 1: len(server.connections.unfinished) == made)  # type: ignore[misc]
+            good = [await server.open(GOOD) for _ in range(2)]
+            for (_, writer), (reader, _) in zip(good, greedy, strict=False):
+                # The longest unfinished one goes, and is told why.
+                assert status_of(await reader.read()) == 503
+                writer.write(GET + b"\r\n")
+            await until(lambda: len(server.connections.idle) == 2)
+            assert app.disconnected == 1
+            # One more of the greedy takes the place of one of theirs, though others are idle.
+            greedy.append(await server.open(GREEDY))
+            assert status_of(await greedy[2][0].read()) == 503
+            for reader, writer in good:
+                writer.write(GET + b"connection: close\r\n\r\n")
+                assert (await reader.read()).count(b"HTTP/1.1 200 OK") == 2
+            for _, writer in (*greedy, *good):
+                writer.close()
+
+    run(main())
+
+
+@several_addresses
+def test_a_network_with_fewer_connections_loses_no_request(run: Run) -> None:
+    async def main() -> None:
+        app = App()
+        app.go.clear()
+        async with served(app, limit=3) as server:
+            request = GET + b"connection: close\r\n\r\n"
+            busy = [await server.open(GREEDY) for _ in range(2)]
+            for _, writer in busy:
+                writer.write(request)
+            slow = await server.open(GOOD)
+            slow[1].write(request[:-2])
+            await until(lambda: len(app.scopes) == 2 and server.connections.unfinished)
+            more = await server.open(GREEDY)
+            assert status_of(await more[0].read()) == 503
+            more[1].close()
+            slow[1].write(b"\r\n")
+            app.go.set()
+            for reader, writer in (slow, *busy):
+                assert status_of(await reader.read()) == 200
+                writer.close()
+
+    run(main())
+
+
+def test_where_all_have_one_address_the_longest_unfinished_makes_room(run: Run) -> None:
+    async def main() -> None:
+        async with served(App(), limit=3) as server:
+            slow = [await server.open() for _ in range(3)]
+            for count, (_, writer) in enumerate(slow):
+                writer.write(GET)
+                await until(lambda made=count + 1: len(server.connections.unfinished) == made)  # type: ignore[misc]
+            assert status_of(await server.send([GET + b"connection: close\r\n\r\n"])) == 200
+            assert status_of(await slow[0][0].read()) == 503
+            for reader, writer in slow[1:]:
+                writer.write(b"connection: close\r\n\r\n")
+                assert status_of(await reader.read()) == 200
+            for _, writer in slow:
+                writer.close()
+
+    run(main())
+
+
+def test_a_client_that_does_not_read_its_answer_makes_room(run: Run) -> None:
+    async def main() -> None:
+        app = App(answer=16 << 20)
+        async with served(app, limit=1) as server:
+            with socket.socket() as client:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                client.setblocking(False)
+                loop = asyncio.get_running_loop()
+                await loop.sock_connect(client, ("127.0.0.1", server.port))
+                await loop.sock_sendall(client, GET + b"\r\n")
+                await until(lambda: server.connections.unfinished)
+                app.answer = 0
+                assert status_of(await server.send([GET + b"connection: close\r\n\r\n"])) == 200
+
+    run(main())
+
+
+def test_few_refused_connections_stay_open(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "MAX_REFUSED", 2)
+    monkeypatch.setattr(protocol, "_LINGER", 1e6)
+
+    async def main() -> None:
+        app = App()
+        app.go.clear()
+        async with served(app, limit=1) as server:
+            busy = asyncio.ensure_future(server.send([GET + b"connection: close\r\n\r\n"]))
+            await until(lambda: app.scopes)
+            refused = []
+            for _ in range(4):
+                reader, writer = await server.open()
+                writer.write(GET + b"\r\n")
+                refused.append(writer)
+                assert status_of(await reader.read()) == 503
+            assert len(server.connections.refused) == 2
+            app.go.set()
+            assert status_of(await busy) == 200
+            for writer in refused:
+                writer.close()
 
     run(main())

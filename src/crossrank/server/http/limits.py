@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from starlette.types import Receive, Scope
 
@@ -21,6 +23,7 @@ __all__ = [
     "Gate",
     "check_containers",
     "check_texts",
+    "network_of",
     "read_body",
     "request_timeout",
     "without_lone_surrogates",
@@ -35,6 +38,20 @@ seconds. 2,048 documents with 48 fields each have a fifth."""
 
 _HIGH, _LOW = rb"\\u[dD][89abAB][0-9a-fA-F]{2}", rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 _LONE_SURROGATE = re.compile(rb"%b(?!%b)|(?<!%b)%b" % (_HIGH, _LOW, _HIGH, _LOW))
+
+
+def network_of(client: Sequence[Any] | None) -> str:
+    """Where a client is that sent no key: its address, and in IPv6 the first half, which one site has.
+
+    Args:
+        client: its host and port; a Unix socket has none.
+    """
+    host = str(client[0]) if client else ""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    return host if address.version == 4 else str(ipaddress.IPv6Network((int(address), 64), strict=False))
 
 
 def check_texts(limits: Limits, queries: Sequence[str], documents: Sequence[str]) -> None:

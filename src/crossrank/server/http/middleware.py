@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import time
 import uuid
@@ -18,6 +17,7 @@ from crossrank.server.http.dialects import Dialect, Dialects
 from crossrank.server.http.dialects.openai import openai_error
 from crossrank.server.http.endpoint import CLIENT_GONE, fault_response
 from crossrank.server.http.faults import FAULTS, Fault
+from crossrank.server.http.limits import network_of
 from crossrank.server.http.logs import requests
 from crossrank.server.http.playground import is_page
 
@@ -72,7 +72,9 @@ class Edge:
         try:
             page = is_page(scope["path"])
             if scope["path"] not in OPEN_PATHS and not page:
-                scope["crossrank.client"] = self._keys.check(headers.get("authorization")) or _network(scope)
+                scope["crossrank.client"] = self._keys.check(headers.get("authorization")) or network_of(
+                    scope.get("client")
+                )
             if self._browsers is not None:
                 self._browsers.check(scope["method"], headers, is_page=page)
             # HEAD is GET whose body uvicorn keeps back.
@@ -117,16 +119,6 @@ def path_fault(dialect: Dialect | None, fault: Fault, request_id: str) -> Respon
 def _without_slash(path: str) -> str:
     """The path that a client means whose base URL ends in a slash."""
     return path[:-1] if path.endswith("/") and path not in ("/", "/page/") else path
-
-
-def _network(scope: Scope) -> str:
-    """Where a client without a key is: its address, and in IPv6 the first half, which one site has."""
-    host = str((scope.get("client") or ("",))[0])
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:  # a Unix socket has none
-        return host
-    return host if address.version == 4 else str(ipaddress.IPv6Network((int(address), 64), strict=False))
 
 
 def _request_id(given: str | None) -> str:

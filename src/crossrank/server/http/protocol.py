@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import http
+from collections import Counter
 from dataclasses import dataclass, field
-from typing import cast
+from itertools import chain
+from typing import ClassVar, cast
 
 from pydantic_core import to_json
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from crossrank.server.http.dialects.openai import openai_error
 from crossrank.server.http.faults import Fault, Kind
+from crossrank.server.http.limits import network_of
 
-__all__ = ["MAX_HEAD", "MAX_HEADERS", "MAX_TARGET", "Connections", "guarded_protocol"]
+__all__ = ["MAX_HEAD", "MAX_HEADERS", "MAX_REFUSED", "MAX_TARGET", "Connections", "guarded_protocol"]
 
 MAX_TARGET = 8 << 10
 """Bytes of a request's path and query: 414. As in nginx and Apache."""
@@ -36,6 +39,9 @@ _GRACE = 5.0
 _LINGER = 2.0
 """Seconds in which a refused client can read the answer before its connection is cut: some round trips."""
 
+MAX_REFUSED = 100
+"""Refused connections that are open at a time: the oldest is cut for one more. They take files, too."""
+
 _LEAST_TAKEN = 1 << 20
 """Bytes of an answer that a client must read within ``write_timeout``, if so many are left: with
 the default of 30 s, 280 kbit/s, which a poor mobile network has."""
@@ -50,233 +56,272 @@ class Connections:
     """The connections of a server, and their limits.
 
     Attributes:
-        limit: the most connections at a time. A further one takes the place of the one that has been
-            idle longest; where none is idle, it is refused.
+        limit: the most connections at a time.
         read_timeout: seconds in which a whole request must arrive.
         write_timeout: seconds in which a client must read the next ``_LEAST_TAKEN`` bytes of its answer.
-        open: those that count.
+        open: those that count, and the network of each one's client.
         idle: those without a request, whose answers are read, the longest idle first.
+        unfinished: those whose client has yet to send the rest of a request, or to read an answer, the
+            longest first.
+        refused: those that stay open for a moment, so that the client can read why.
     """
 
     limit: int
     read_timeout: float
     write_timeout: float
-    open: set[HttpToolsProtocol] = field(default_factory=set)
-    idle: dict[HttpToolsProtocol, None] = field(default_factory=dict)
+    open: dict[_Guarded, str] = field(default_factory=dict)
+    idle: dict[_Guarded, None] = field(default_factory=dict)
+    unfinished: dict[_Guarded, None] = field(default_factory=dict)
+    refused: dict[_Guarded, None] = field(default_factory=dict)
 
-    def make_room(self) -> bool:
-        """Whether one more connection may stay; an idle one may be closed for it."""
+    def make_room(self, network: str) -> bool:
+        """Whether one more connection from a network may stay; another may be closed for it.
+
+        That is one which waits for its client, of the network that has the most connections: the longest
+        idle one, or else the longest unfinished one. A network with fewer loses only idle ones. So
+        clients who wait take the place of each other, not of those who work; and where all come from one
+        address, as from a proxy, nobody has less than the whole.
+        """
         if len(self.open) < self.limit:
             return True
-        longest = next(iter(self.idle), None)
-        if longest is None:
+        held = Counter(self.open.values())
+        waiting = chain(self.idle, self.unfinished)
+        other = max(waiting, key=lambda each: held[self.open[each]], default=None)
+        if other is None or (other in self.unfinished and held[self.open[other]] < held[network]):
             return False
-        self.leave(longest)
-        longest.transport.close()
+        other.give_way()
         return True
 
-    def leave(self, protocol: HttpToolsProtocol) -> None:
+    def leave(self, protocol: _Guarded) -> None:
         """Count a connection no longer."""
-        self.open.discard(protocol)
-        self.idle.pop(protocol, None)
+        for each in (self.open, self.idle, self.unfinished, self.refused):
+            each.pop(protocol, None)
 
 
 def guarded_protocol(connections: Connections) -> type[HttpToolsProtocol]:
     """The protocol of a server with these limits, for ``uvicorn.Config``."""
+    return type("GuardedProtocol", (_Guarded,), {"shared": connections})
 
-    class GuardedProtocol(HttpToolsProtocol):
-        _read_alarm: asyncio.TimerHandle | None = None
-        _write_alarm: asyncio.TimerHandle | None = None
-        _refused = False
-        _unread = False
-        _in_body = False
-        _unparsed = 0  # bytes since the parser last completed something
-        _target = 0
-        _head = 0
-        _headers = 0
 
-        # Callbacks of asyncio.
+class _Guarded(HttpToolsProtocol):
+    shared: ClassVar[Connections]
+    _read_alarm: asyncio.TimerHandle | None = None
+    _write_alarm: asyncio.TimerHandle | None = None
+    _refused = False
+    _unread = False
+    _in_body = False
+    _unparsed = 0  # bytes since the parser last completed something
+    _target = 0
+    _head = 0
+    _headers = 0
 
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            super().connection_made(cast(asyncio.Transport, transport))
-            if not connections.make_room():
-                self._refuse(
-                    503,
-                    f"{connections.limit} connections are open, the most that this server takes "
-                    "(--max-connections); try again later",
-                )
-                self.transport.close()
-                return
-            connections.open.add(self)
-            connections.idle[self] = None
-            self._set_read_alarm(connections.read_timeout)
+    # Callbacks of asyncio.
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            connections.leave(self)
-            self._clear_read_alarm()
-            if self._write_alarm is not None:
-                self._write_alarm.cancel()
-            super().connection_lost(exc)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(cast(asyncio.Transport, transport))
+        network = network_of(self.client)
+        if not self.shared.make_room(network):
+            self._refuse_connection()
+            return
+        self.shared.open[self] = network
+        self.shared.idle[self] = None
+        self._set_read_alarm(self.shared.read_timeout)
 
-        def data_received(self, data: bytes) -> None:
-            if self._refused:
-                return
-            self._unparsed += len(data)
-            super().data_received(data)
-            if self._unparsed > MAX_HEAD:
-                self._refuse_head()
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.shared.leave(self)
+        self._clear_read_alarm()
+        if self._write_alarm is not None:
+            self._write_alarm.cancel()
+        super().connection_lost(exc)
 
-        def pause_writing(self) -> None:
-            super().pause_writing()
-            self._unread = True
-            self._watch_reader()
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        self._unparsed += len(data)
+        super().data_received(data)
+        if self._unparsed > MAX_HEAD:
+            self._refuse_head()
 
-        def resume_writing(self) -> None:
-            super().resume_writing()
-            self._unread = False
-            self._note_idle()
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = True
+        self._note_state()
+        self._watch_reader()
 
-        # Callbacks of httptools.
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unread = False
+        self._note_state()
 
-        def on_message_begin(self) -> None:
-            connections.idle.pop(self, None)
-            self._in_body = False
-            self._unparsed = self._target = self._head = self._headers = 0
-            self._set_read_alarm(connections.read_timeout)
-            super().on_message_begin()
+    # Callbacks of httptools.
 
-        def on_url(self, url: bytes) -> None:
-            self._target += len(url)
-            self._check_head()
-            super().on_url(url)
+    def on_message_begin(self) -> None:
+        self._in_body = False
+        self._unparsed = self._target = self._head = self._headers = 0
+        self._set_read_alarm(self.shared.read_timeout)
+        super().on_message_begin()
+        self._note_state()
 
-        def on_header(self, name: bytes, value: bytes) -> None:
-            self._headers += 1
-            self._head += len(name) + len(value)
-            self._check_head()
-            # Trailers are no headers: the app has read those, and must not find others later.
-            if not self._in_body:
-                super().on_header(name, value)
+    def on_url(self, url: bytes) -> None:
+        self._target += len(url)
+        self._check_head()
+        super().on_url(url)
 
-        def on_headers_complete(self) -> None:
-            self._unparsed = 0
-            self._set_read_alarm(connections.read_timeout + _GRACE)
-            super().on_headers_complete()
-            self._in_body = True
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers += 1
+        self._head += len(name) + len(value)
+        self._check_head()
+        # Trailers are no headers: the app has read those, and must not find others later.
+        if not self._in_body:
+            super().on_header(name, value)
 
-        def on_body(self, body: bytes) -> None:
-            self._unparsed = 0
-            super().on_body(body)
+    def on_headers_complete(self) -> None:
+        self._unparsed = 0
+        self._set_read_alarm(self.shared.read_timeout + _GRACE)
+        super().on_headers_complete()
+        self._in_body = True
 
-        def on_message_complete(self) -> None:
-            self._unparsed = 0
-            self._clear_read_alarm()
-            super().on_message_complete()
-            self._note_idle()
+    def on_body(self, body: bytes) -> None:
+        self._unparsed = 0
+        super().on_body(body)
 
-        # Callbacks of uvicorn.
+    def on_message_complete(self) -> None:
+        self._unparsed = 0
+        self._clear_read_alarm()
+        super().on_message_complete()
+        self._note_state()
 
-        def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's says less
-            if self._head_is_too_large():
-                self._refuse_head()
-            else:
-                self._refuse(400, "the request is not valid HTTP/1.1")
+    # Callbacks of uvicorn.
 
-        def on_response_complete(self) -> None:
-            super().on_response_complete()
-            self._note_idle()
-            if self._write_alarm is not None:  # it read enough of the last answer to get this one
-                self._write_alarm.cancel()
-                self._write_alarm = None
-            self._watch_reader()
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's says less
+        if self._head_is_too_large():
+            self._refuse_head()
+        else:
+            self._refuse(400, "the request is not valid HTTP/1.1")
 
-        # Its own.
-
-        @property
-        def _answering(self) -> bool:
-            return self.cycle is not None and not self.cycle.response_complete
-
-        def _note_idle(self) -> None:
-            busy = self._answering or self._unread or self._read_alarm is not None
-            if not busy and self in connections.open:
-                connections.idle[self] = None
-
-        def _head_is_too_large(self) -> bool:
-            return self._target > MAX_TARGET or self._head > MAX_HEAD or self._headers > MAX_HEADERS
-
-        def _check_head(self) -> None:
-            if self._head_is_too_large():
-                raise _TooLarge  # uvicorn calls send_400_response
-
-        def _refuse_head(self) -> None:
-            if self._target > MAX_TARGET:
-                self._refuse(414, f"path and query are larger than {MAX_TARGET} bytes; send less in them")
-                return
-            what = "what is sent beside the body" if self._in_body else "the head"
-            self._refuse(
-                431, f"{what} has more than {MAX_HEAD} bytes or {MAX_HEADERS} headers; send fewer headers"
-            )
-
-        def _refuse(self, status: int, message: str) -> None:
-            """Say why, unless another answer has begun, and close the connection."""
-            if self._refused or self.transport.is_closing():
-                return
-            self._refused = True
-            connections.leave(self)
-            self._clear_read_alarm()
-            self._log(f"refused a connection with {status}: {message}")
-            if self._answering:
-                begun = not self._in_body or self.pipeline or self.cycle.response_started
-                # As for a client that has gone: the app's answer goes nowhere.
-                self.cycle.disconnected = True
-                self.cycle.message_event.set()
-                if begun:
-                    self.transport.abort()
-                    return
-            self.transport.write(_response(status, message))
-            # To close while the client sends would reset the connection, and the answer would be lost.
-            if self.transport.can_write_eof():
-                self.transport.write_eof()
-            self.loop.call_later(_LINGER, self.transport.abort)
-
-        def _log(self, message: str) -> None:
-            fields = {"address": self.client[0]} if self.client else {}
-            self.logger.warning(message, extra={"fields": fields})
-
-        def _set_read_alarm(self, seconds: float) -> None:
-            self._clear_read_alarm()
-            self._read_alarm = self.loop.call_later(seconds, self._read_too_slowly)
-
-        def _clear_read_alarm(self) -> None:
-            if self._read_alarm is not None:
-                self._read_alarm.cancel()
-                self._read_alarm = None
-
-        def _read_too_slowly(self) -> None:
-            if self._answering and (self.pipeline or not self._in_body):
-                # The request before this one is still at work: the client is not to blame.
-                self._set_read_alarm(connections.read_timeout)
-                return
-            self._read_alarm = None
-            self.transport.close()
-            self._watch_reader()
-
-        def _watch_reader(self) -> None:
-            unread = self.transport.get_write_buffer_size()
-            if unread and self._write_alarm is None:
-                self._write_alarm = self.loop.call_later(
-                    connections.write_timeout, self._check_reader, unread
-                )
-
-        def _check_reader(self, before: int) -> None:
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._note_state()
+        if self._write_alarm is not None:  # it read enough of the last answer to get this one
+            self._write_alarm.cancel()
             self._write_alarm = None
-            if self.transport.get_write_buffer_size() > max(0, before - _LEAST_TAKEN):
-                self._log("dropped a client that does not read its answer (--write-timeout)")
-                self.transport.abort()
-            else:
-                self._watch_reader()
+        self._watch_reader()
 
-    return GuardedProtocol
+    # Its own.
+
+    @property
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    @property
+    def _receiving(self) -> bool:
+        """Whether a request is on its way, and none before it is still at work."""
+        behind = self._answering and (self.pipeline or not self._in_body)
+        return self._read_alarm is not None and not behind
+
+    def _note_state(self) -> None:
+        if self not in self.shared.open:
+            return
+        unfinished = self._receiving or self._unread
+        idle = not (unfinished or self._answering or self._read_alarm)
+        for each, here in ((self.shared.unfinished, unfinished), (self.shared.idle, idle)):
+            if here:
+                each.setdefault(self)  # one that is there keeps its place
+            else:
+                each.pop(self, None)
+
+    def give_way(self) -> None:
+        """Make room for another connection."""
+        idle = self in self.shared.idle
+        self.shared.leave(self)
+        if self._unread or self.transport.is_closing():
+            self.transport.abort()
+        elif idle:
+            self.transport.close()
+        else:
+            self._refuse_connection()
+
+    def _head_is_too_large(self) -> bool:
+        return self._target > MAX_TARGET or self._head > MAX_HEAD or self._headers > MAX_HEADERS
+
+    def _check_head(self) -> None:
+        if self._head_is_too_large():
+            raise _TooLarge  # uvicorn calls send_400_response
+
+    def _refuse_head(self) -> None:
+        if self._target > MAX_TARGET:
+            self._refuse(414, f"path and query are larger than {MAX_TARGET} bytes; send less in them")
+            return
+        what = "what is sent beside the body" if self._in_body else "the head"
+        self._refuse(
+            431, f"{what} has more than {MAX_HEAD} bytes or {MAX_HEADERS} headers; send fewer headers"
+        )
+
+    def _refuse_connection(self) -> None:
+        self._refuse(
+            503,
+            f"{self.shared.limit} connections are open, the most that this server takes "
+            "(--max-connections); try again later",
+        )
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Say why, unless another answer has begun, and close the connection."""
+        if self._refused or self.transport.is_closing():
+            return
+        self._refused = True
+        self.shared.leave(self)
+        self._clear_read_alarm()
+        self._log(f"refused a connection with {status}: {message}")
+        if self._answering:
+            begun = not self._in_body or self.pipeline or self.cycle.response_started
+            # As for a client that has gone: the app's answer goes nowhere.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+            if begun:
+                self.transport.abort()
+                return
+        self.transport.write(_response(status, message))
+        # To close while the client sends would reset the connection, and the answer would be lost.
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(_LINGER, self.transport.abort)
+        self.shared.refused[self] = None
+        if len(self.shared.refused) > MAX_REFUSED:
+            next(iter(self.shared.refused)).transport.abort()
+
+    def _log(self, message: str) -> None:
+        fields = {"address": self.client[0]} if self.client else {}
+        self.logger.warning(message, extra={"fields": fields})
+
+    def _set_read_alarm(self, seconds: float) -> None:
+        self._clear_read_alarm()
+        self._read_alarm = self.loop.call_later(seconds, self._read_too_slowly)
+
+    def _clear_read_alarm(self) -> None:
+        if self._read_alarm is not None:
+            self._read_alarm.cancel()
+            self._read_alarm = None
+
+    def _read_too_slowly(self) -> None:
+        if not self._receiving:  # the request before this one is still at work: the client is not to blame
+            self._set_read_alarm(self.shared.read_timeout)
+            return
+        self._read_alarm = None
+        self.transport.close()
+        self._watch_reader()
+
+    def _watch_reader(self) -> None:
+        unread = self.transport.get_write_buffer_size()
+        if unread and self._write_alarm is None:
+            self._write_alarm = self.loop.call_later(self.shared.write_timeout, self._check_reader, unread)
+
+    def _check_reader(self, before: int) -> None:
+        self._write_alarm = None
+        if self.transport.get_write_buffer_size() > max(0, before - _LEAST_TAKEN):
+            self._log("dropped a client that does not read its answer (--write-timeout)")
+            self.transport.abort()
+        else:
+            self._watch_reader()
 
 
 def _response(status: int, message: str) -> bytes:
