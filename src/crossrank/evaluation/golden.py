@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crossrank.errors import InputError
-from crossrank.ranking import sigmoid
+from crossrank.ranking import Scored
 
 __all__ = ["Compared", "Published", "compare", "known_models", "published_scores", "tolerance_of"]
 
@@ -140,7 +140,7 @@ def compare(
     found = np.asarray(logits, np.float64)
     low, high = published.bounds()
     differences = np.maximum(0.0, np.maximum(low - found, found - high))
-    shown = found if published.kind == "logit" else sigmoid(found)  # type: ignore[arg-type]
+    shown = found if published.kind == "logit" else Scored(logits).scores
     tolerance = tolerance_of(published, precision)
     rows = zip(published.pairs, published.scores, shown.tolist(), differences.tolist(), strict=True)
     return [
