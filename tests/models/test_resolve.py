@@ -231,6 +231,38 @@ def test_a_pull_fetches_what_is_needed_and_no_more(hub: Hub, capfd: pytest.Captu
     assert capfd.readouterr() == ("", "")
 
 
+CHAIN = [("Transformer", ""), ("Pooling", "1_Pooling"), ("Dense", "2_Dense"), ("Normalize", "3_Normalize")]
+MODULES = json.dumps([{"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.{kind}"}
+                      for i, (kind, path) in enumerate(CHAIN)]).encode()  # fmt: skip
+CHAINED = {
+    **SMALL,
+    "modules.json": MODULES,
+    "1_Pooling/config.json": b"{}",
+    "2_Dense/config.json": b'{"out_features": 1}',
+    "2_Dense/model.safetensors": b"dense",
+    "model.safetensors": WEIGHTS,
+}
+
+
+def test_modules_that_are_a_models_head_are_fetched_with_it(hub: Hub) -> None:
+    hub.add(NAME, {**CHAINED, "2_Dense/pytorch_model.bin": b"again", "4_Other/config.json": b"{}"})
+    assert names(resolve(NAME)) == {*CHAINED}
+
+
+def test_a_module_that_lacks_its_weights(hub: Hub) -> None:
+    hub.add(NAME, {file: content for file, content in CHAINED.items() if file != "2_Dense/model.safetensors"})
+    with pytest.raises(CheckpointError, match=r"has no 2_Dense/model\.safetensors"):
+        resolve(NAME)
+
+
+@pytest.mark.parametrize("path", ["../2_Dense", "/etc", "a/b", ".."])
+def test_a_module_elsewhere_is_refused(hub: Hub, path: str) -> None:
+    modules = json.dumps([{"type": "x.Transformer", "path": ""}, {"type": "x.Dense", "path": path}])
+    hub.add(NAME, {**CHAINED, "modules.json": modules.encode()})
+    with pytest.raises(CheckpointError, match="which is no folder beside it"):
+        resolve(NAME)
+
+
 @pytest.mark.parametrize("progress", [False, True])
 def test_progress_is_drawn_on_a_terminal_when_asked_for(hub: Hub, progress: bool) -> None:
     fcntl, termios = pytest.importorskip("fcntl"), pytest.importorskip("termios")
@@ -661,6 +693,7 @@ except ModelError as error: print(type(error).__name__, error)
         (FILES, {*SMALL, "model.safetensors"}),
         (SHARDED, {*SHARDED}),
         ({**SMALL, "pytorch_model.bin": WEIGHTS}, {*SMALL, "pytorch_model.bin"}),
+        (CHAINED, {*CHAINED}),
     ],
 )
 def test_modelscope(hub: Hub, tmp_path: Path, files: dict[str, bytes], wanted: set[str]) -> None:
