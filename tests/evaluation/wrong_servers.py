@@ -108,7 +108,7 @@ def app(wrong: Wrong, *, only: str | None = None) -> FastAPI:
 def serve(made: FastAPI) -> Iterator[str]:
     """Serve an application while the block runs; its address."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(made, log_level="error", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(made, log_config=None, lifespan="off"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
