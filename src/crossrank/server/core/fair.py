@@ -140,11 +140,13 @@ class _Band(Generic[T, G]):
     Attributes:
         clients: in the order of their turns. One without flows stays until its turn comes: had it left, it
             would come back with the tokens of a new turn.
+        quick: those with small flows and tokens left; they wait for nobody's turn.
         count: of the small flows (True) and the large ones (False).
     """
 
     def __init__(self, quantum: int) -> None:
         self.clients: OrderedDict[str, _Client[T, G]] = OrderedDict()
+        self.quick: OrderedDict[str, _Client[T, G]] = OrderedDict()
         self.count: Counter[bool] = Counter()
         self._quantum = quantum
         self._share = _Share(LARGE_SHARE, quantum)
@@ -158,11 +160,13 @@ class _Band(Generic[T, G]):
                 self.clients = OrderedDict(kept)
             self.clients[flow.client] = _Client(self._quantum)
         self.clients[flow.client].flows[flow.small][flow] = None
+        self._note_quick(flow.client)
 
     def drop(self, flow: Flow[T, G]) -> None:
         """A flow has no pairs waiting."""
         self.count[flow.small] -= 1
         del self.clients[flow.client].flows[flow.small][flow]
+        self._note_quick(flow.client)
 
     def end_turn(self, flow: Flow[T, G]) -> None:
         """A flow waits for its next turn, in which it has another quantum; it is a large one from now on."""
@@ -174,6 +178,7 @@ class _Band(Generic[T, G]):
     def spend(self, flow: Flow[T, G], tokens: int) -> None:
         """A flow sends so many tokens."""
         self.clients[flow.client].deficit -= tokens
+        self._note_quick(flow.client)
         self._share.spend(tokens, first=flow.small, others_wait=self.count[False] > 0)
 
     def choose(self, allowed: Allowed[G]) -> Flow[T, G] | None:
@@ -181,9 +186,9 @@ class _Band(Generic[T, G]):
         flow = None
         if self.count[False] and self._share.is_due:
             flow = self._by_turns((False,), allowed)
-        if flow is None and self.count[True]:  # small flows wait for nobody's turn
-            able = (client for client in self.clients.values() if client.deficit > 0)
-            flow = next((found for client in able if (found := client.first((True,), allowed))), None)
+        if flow is None:
+            small = (client.first((True,), allowed) for client in self.quick.values())
+            flow = next((found for found in small if found), None)
         return flow or self._by_turns((True, False), allowed)
 
     def _by_turns(self, kinds: Sequence[bool], allowed: Allowed[G]) -> Flow[T, G] | None:
@@ -197,9 +202,17 @@ class _Band(Generic[T, G]):
                         return flow
                     client.deficit += self._quantum
                     self.clients.move_to_end(name)
+                    self._note_quick(name)
                     break
             else:
                 return None
+
+    def _note_quick(self, name: str) -> None:
+        client = self.clients[name]
+        if client.deficit > 0 and client.flows[True]:
+            self.quick.setdefault(name, client)
+        else:
+            self.quick.pop(name, None)
 
 
 class FairQueue(Generic[T, G]):
