@@ -23,6 +23,7 @@ from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
 
 from crossrank import Reranker
+from crossrank.engines._plain import PlainModel
 from crossrank.engines.native import NativeEngine
 from crossrank.engines.torch import TorchEngine
 from crossrank.models.checkpoint import Checkpoint
@@ -71,8 +72,9 @@ def random_pairs() -> list[npt.NDArray[np.int32]]:
 def check_engines(folder: Path, pairs: list[npt.NDArray[np.int32]], expected: list[float]) -> None:
     assert np.ptp(expected) > 0.05  # or a constant would do
     checkpoint = Checkpoint(folder)
-    native = NativeEngine(checkpoint, precision="fp32", threads=2)
-    for engine in (native, TorchEngine(checkpoint)):
+    native, plain = NativeEngine(checkpoint, precision="fp32", threads=2), TorchEngine(checkpoint)
+    assert isinstance(plain._model, PlainModel)
+    for engine in (native, plain):
         np.testing.assert_allclose(engine.logits(pack_of(pairs)), expected, rtol=0, atol=1e-3)
 
 
@@ -117,6 +119,7 @@ def test_a_chain_of_modules(pooling: Any, tmp_path: Path) -> None:
     ]
     reference = CrossEncoder(modules=chain, activation_fn=torch.nn.Identity())
     reference.save_pretrained(str(tmp_path / "m"))
+    assert Checkpoint(tmp_path / "m").parameters() == sum(value.numel() for value in reference.parameters())
     texts = ["Paris", "the capital of China is Beijing", "pandas eat bamboo and live in the mountains " * 5]
     pairs = [("what is the capital of China?", text) for text in texts]
     expected = reference.predict(pairs)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import mmap
 import reprlib
 from collections.abc import Collection, Mapping
@@ -141,19 +142,11 @@ class Checkpoint:
 
     def parameters(self) -> int:
         """The number of weights in the model."""
-        total = 0
-        for path in self.weight_files:
-            if path.suffix != ".safetensors":
-                total += path.stat().st_size // 4  # pytorch_model.bin is taken to be fp32
-                continue
-            with open_safetensors(path) as tensors:
-                for name in tensors.keys():  # noqa: SIM118 - a safe_open is not a mapping
-                    shape = tensors.get_slice(name).get_shape()
-                    size = int(np.prod(shape)) if shape else 1
-                    if name.endswith(".int4"):
-                        size *= 2
-                    if not name.endswith(".scale"):
-                        total += size
+        pickled = (path for path in self.weight_files if path.suffix != ".safetensors")
+        total = sum(path.stat().st_size // 4 for path in pickled)  # taken to be fp32
+        for name, shape in self.shapes.items():
+            if not name.endswith(".scale"):
+                total += math.prod(shape) * (2 if name.endswith(".int4") else 1)
         return total
 
     def tensors(self) -> dict[str, npt.NDArray[np.float32]]:
@@ -196,12 +189,9 @@ class Checkpoint:
         """
         stored: dict[str, npt.NDArray[Any]] = {}
         for path in self.weight_files:
-            place = path.parent.relative_to(self.folder).as_posix()
-            start = "" if place == "." else f"{place}/"
-            stored |= {start + name: value for name, value in map_tensors(path)[0].items()}
+            stored |= {self._name(path, name): value for name, value in map_tensors(path)[0].items()}
         if not self.compressed:
-            kind = self.config.get("model_type")
-            return {todays_name(kind, name): _as_float32(value) for name, value in stored.items()}
+            return {name: _as_float32(value) for name, value in stored.items()}
         weights: dict[str, npt.NDArray[Any]] = {}
         for name, value in stored.items():
             base, _, form = name.rpartition(".")
@@ -236,6 +226,7 @@ class Checkpoint:
             raise CheckpointError(f"{self.folder}: the tensor {base}.scale is missing or of the wrong shape")
         return np.asarray(scale, np.float32).reshape(value.shape[0], columns)
 
+    @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the tensors in safetensors files, by the names of ``mapped``; bundled ones as stored."""
         found: dict[str, tuple[int, ...]] = {}
@@ -243,9 +234,13 @@ class Checkpoint:
             if path.suffix == ".safetensors":
                 with open_safetensors(path) as tensors:
                     for name in tensors.keys():  # noqa: SIM118 - a safe_open is not a mapping
-                        shape = tuple(tensors.get_slice(name).get_shape())
-                        found[todays_name(self.config.get("model_type"), name)] = shape
+                        found[self._name(path, name)] = tuple(tensors.get_slice(name).get_shape())
         return found
+
+    def _name(self, path: Path, name: str) -> str:
+        """Today's name of a tensor in a weight file; those of a module begin with its folder."""
+        place = path.parent.relative_to(self.folder).as_posix()
+        return todays_name(self.config.get("model_type"), name) if place == "." else f"{place}/{name}"
 
     def _read_modules(self) -> list[Module]:
         """The modules that are the model's head: those up to a Dense with one output."""
@@ -302,9 +297,8 @@ class Checkpoint:
 
     def _classifier_rows(self) -> int:
         """Rows of the classifier's weights; 0 if there is none, or its file is not safetensors."""
-        shapes = self.shapes()
         names = ("classifier.out_proj.weight", "classifier.weight", "score.weight")
-        return next((shapes[name][0] for name in names if shapes.get(name)), 0)
+        return next((self.shapes[name][0] for name in names if self.shapes.get(name)), 0)
 
 
 class Description:
@@ -327,7 +321,7 @@ class Description:
         self.architecture, self.sources = describe(
             checkpoint.config,
             str(checkpoint.folder / "config.json"),
-            checkpoint.shapes().keys(),
+            checkpoint.shapes.keys(),
             checkpoint.labels,
             checkpoint.modules,
         )

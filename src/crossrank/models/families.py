@@ -76,14 +76,10 @@ class Config:
         Raises:
             CheckpointError: it is missing, of another type, or out of range.
         """
-        value = self.values.get(name)
-        if value is None:
-            if default is None:
-                raise CheckpointError(f"{self._where} has no {name}")
-            return default
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            self._refuse(name, value, f"a whole number from {least} to {most}")
-        return int(value)
+        if default is None and self.values.get(name) is None:
+            raise CheckpointError(f"{self._where} has no {name}")
+        wanted = f"a whole number from {least} to {most}"
+        return int(self._get(name, default, int, wanted, lambda value: least <= value <= most))
 
     def number(self, name: str, default: float) -> float:
         """A positive number.
@@ -91,15 +87,8 @@ class Config:
         Raises:
             CheckpointError: it is of another type, or not positive.
         """
-        value = self.values.get(name)
-        if value is None:
-            return default
-        good = isinstance(value, int | float) and not isinstance(value, bool)
-        if not good or not 0 < value < float("inf"):
-            self._refuse(
-                name, value, "a small positive number" if name.endswith("eps") else "a positive number"
-            )
-        return float(value)
+        wanted = "a small positive number" if name.endswith("eps") else "a positive number"
+        return float(self._get(name, default, (int, float), wanted, lambda value: 0 < value < math.inf))
 
     def text(self, name: str, default: str) -> str:
         """A string.
@@ -107,12 +96,7 @@ class Config:
         Raises:
             CheckpointError: it is of another type.
         """
-        value = self.values.get(name)
-        if value is None:
-            return default
-        if not isinstance(value, str):
-            self._refuse(name, value, "a string")
-        return str(value)
+        return str(self._get(name, default, str, "a string"))
 
     def flag(self, name: str, *, default: bool) -> bool:
         """A bool.
@@ -120,12 +104,7 @@ class Config:
         Raises:
             CheckpointError: it is of another type.
         """
-        value = self.values.get(name)
-        if value is None:
-            return default
-        if not isinstance(value, bool):
-            self._refuse(name, value, "true or false")
-        return bool(value)
+        return bool(self._get(name, default, bool, "true or false"))
 
     def part(self, name: str) -> Config:
         """An object; one without fields if it is not there.
@@ -133,13 +112,27 @@ class Config:
         Raises:
             CheckpointError: it is of another type.
         """
-        value = self.values.get(name)
-        if value is not None and not isinstance(value, dict):
-            self._refuse(name, value, "an object")
-        return Config(value or {}, f"{self._where}: {name}")
+        return Config(self._get(name, {}, dict, "an object"), f"{self._where}: {name}")
 
-    def _refuse(self, name: str, value: object, wanted: str) -> None:
-        raise CheckpointError(f"{self._where}: {name} is {reprlib.repr(value)}; it must be {wanted}")
+    def _get(
+        self,
+        name: str,
+        default: Any,
+        kind: type | tuple[type, ...],
+        wanted: str,
+        is_good: Callable[[Any], bool] = lambda _: True,
+    ) -> Any:
+        """A field's value; the default if it is not there. A bool does not pass for a number."""
+        value = self.values.get(name)
+        if value is None:
+            return default
+        if (
+            not isinstance(value, kind)
+            or (kind is not bool and isinstance(value, bool))
+            or not is_good(value)
+        ):
+            raise CheckpointError(f"{self._where}: {name} is {reprlib.repr(value)}; it must be {wanted}")
+        return value
 
 
 _Sources = dict[str, Source]
@@ -177,22 +170,21 @@ class _Reader:
         for end in ("weight", "bias") if bias else ("weight",):
             self.sources[f"{canonical}.{end}"] = Source(f"{stored}.{end}", part, parts)
 
-    def names_of(self, layer: int, stored: Mapping[str, str], prefix: str, *, bias: bool = True) -> None:
+    def names_of(self, layer: int, stored: Mapping[str, str], prefix: str) -> None:
         """The same for some parts of a layer."""
         for canonical, name in stored.items():
-            self.name(f"layer.{layer}.{canonical}", prefix + name, bias=bias)
+            self.name(f"layer.{layer}.{canonical}", prefix + name)
 
     def packed(self, layer: int, canonical: Sequence[str], stored: str, *, bias: bool = True) -> None:
         """Parts of a layer that a checkpoint has as one matrix, in this order."""
         for part, name in enumerate(canonical):
             self.name(f"layer.{layer}.{name}", stored, bias=bias, part=part, parts=len(canonical))
 
-    def classifier(self, step: int, stored: str, inputs: int, *, bias: bool = True) -> Dense:
+    def classifier(self, step: int, stored: str, inputs: int) -> Dense:
         """The head's last step. With two labels, the logit is the second minus the first."""
-        self.name(f"head.{step}", stored, bias=bias)
-        if self.labels == 2:
-            for end in ("weight", "bias") if bias else ("weight",):
-                self.sources[f"head.{step}.{end}"] = Source(f"{stored}.{end}", minus=(1, 0))
+        minus = (1, 0) if self.labels == 2 else None
+        for end in ("weight", "bias"):
+            self.sources[f"head.{step}.{end}"] = Source(f"{stored}.{end}", minus=minus)
         return Dense(inputs, 1)
 
     def dense_head(
@@ -264,7 +256,7 @@ def _bert_like(reader: _Reader, family: str, prefix: str, padding_id: int | None
     if config.flag("is_decoder", default=False):
         raise UndescribedError("it is a decoder, in which tokens see only those before them")
     hidden, layers = config.integer("hidden_size"), reader.layers()
-    positions = _embeddings(reader, f"{prefix}embeddings.", padding_id)
+    positions = _embeddings(reader, f"{prefix}embeddings.", f"{prefix}embeddings.LayerNorm", padding_id)
     for layer in range(layers):
         reader.names_of(layer, _BERT_LAYER, f"{prefix}encoder.layer.{layer}.")
     return Architecture(
@@ -296,7 +288,7 @@ _BERT_LAYER = {
 }
 
 
-def _embeddings(reader: _Reader, prefix: str, padding_id: int | None, norm: str = "LayerNorm") -> Learned:
+def _embeddings(reader: _Reader, prefix: str, norm: str, padding_id: int | None) -> Learned:
     """Words, positions and segments, and their norm. RoBERTa counts positions after the padding id."""
     for name, stored in (
         ("words", "word_embeddings"),
@@ -304,7 +296,7 @@ def _embeddings(reader: _Reader, prefix: str, padding_id: int | None, norm: str 
         ("segments", "token_type_embeddings"),
     ):
         reader.name(f"embedding.{name}", prefix + stored, bias=False)
-    reader.name("embedding.norm", norm if "." in norm else prefix + norm)
+    reader.name("embedding.norm", norm)
     rows = reader.config.integer("max_position_embeddings", most=1 << 24)
     if padding_id is None:
         return Learned(rows)
@@ -537,7 +529,7 @@ def _xlm_roberta_flash(reader: _Reader) -> Architecture:
     hidden, layers = config.integer("hidden_size"), reader.layers()
     if config.text("position_embedding_type", "absolute") != "absolute":
         raise UndescribedError("its positions are rotary")
-    positions = _embeddings(reader, "roberta.embeddings.", 1, norm="roberta.emb_ln")
+    positions = _embeddings(reader, "roberta.embeddings.", "roberta.emb_ln", 1)
     stored = {
         "attention_output": "mixer.out_proj",
         "attention_norm": "norm1",
