@@ -48,37 +48,33 @@ LENGTHS = {
 Short pairs are cheap, but the model must also see long ones.
 """
 
-JUNK = 0.3
+JUNK = 0.4
 """Probability that a group gets a junk text."""
 
-# None of these is among the junk texts that judge.py measures with.
-JUNK_TEXTS = [
-    " ", "..", "-", "--", "***", "1", "N/A", "none", "undefined", "OK", "|---|---|---|", "| | | |",
-    "=====================", "404", "<div></div>", "{}", "[]", "1234567890", "?", "！", "。。。", "· · ·",
-    "Loading...", "Page 3 of 12", "Home > Products > All", "Click here", "Read more", "Back to top",
-    "We use cookies to improve your experience.", "All rights reserved.",
-    "© 2024 Example Inc.", "Terms of Service | Privacy Policy",
-    "Log in to see more", "Subscribe to our newsletter",
-    "No description available.", "This page was intentionally left blank.", "Lorem ipsum dolor sit amet.",
-    "版权所有 侵权必究", "点击查看更多", "上一页 下一页", "暂无数据", "加载中", "首页 > 产品 > 全部",
-    "关于我们 | 联系我们 | 加入我们", "登录后查看全部内容", "京ICP备00000000号",
-    "分享到：微信 微博 QQ空间", "展开全文",
-    "本文转载自网络，版权归原作者所有。", "相关推荐", "请输入搜索内容", "该页面不存在或已被删除",
-    "続きを読む", "お問い合わせ",
-]  # fmt: skip
+JUNK_TEXTS = [" ", *(Path(__file__).parent / "junk.txt").read_text(encoding="utf-8").splitlines()]
+"""Texts that answer no query. None of them is among the junk texts that judge.py measures with."""
+
+MENU = ["Home", "News", "Contact", "Help", "Careers", "Login", "Cart", "首页", "产品", "论坛", "注册"]
+"""Entries of a menu that answers no query."""
 
 
 def junk(rng: random.Random) -> str:
-    """A text that answers no query: boilerplate, symbols, a hash, base64 or a link."""
+    """A text that answers no query: boilerplate, symbols, a hash, a number, a menu or a link."""
     draw = rng.random()
-    if draw < 0.7:
+    if draw < 0.6:
         return rng.choice(JUNK_TEXTS)
-    if draw < 0.85:
+    if draw < 0.72:
         return "".join(rng.choices("0123456789abcdef", k=rng.choice([8, 16, 32, 40, 64])))
-    if draw < 0.93:
+    if draw < 0.78:
         letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
         return "".join(rng.choices(letters, k=rng.randint(12, 60))) + "=="
-    return f"https://example.com/{''.join(rng.choices('abcdefghijklmnop0123456789', k=10))}"
+    if draw < 0.84:
+        return f"https://example.com/{''.join(rng.choices('abcdefghijklmnop0123456789', k=10))}"
+    if draw < 0.9:
+        return rng.choice([" | ", " ", " > ", " · "]).join(rng.sample(MENU, rng.randint(2, 6)))
+    if draw < 0.95:
+        return rng.choice("-=*_.#~…。") * rng.randint(4, 40)
+    return str(rng.choice([rng.randint(2, 99999), round(rng.uniform(0, 1000), 2), f"#{rng.randint(1, 999)}"]))
 
 
 @dataclass(frozen=True)
