@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from crossrank.cli import doctor
-from crossrank.cli.doctor import State, examine
+from crossrank.cli.doctor import examine
 from crossrank.engines import choose, native
+from crossrank.evaluation.findings import Finding, Level
 from tests.cli.conftest import Run
 from tests.hub import Hub
 
 
-def findings(model: str = "crossrank-mini") -> dict[str, doctor.Finding]:
+def findings(model: str = "crossrank-mini") -> dict[str, Finding]:
     return {finding.subject: finding for finding in examine(model, network=False)}
 
 
@@ -60,13 +61,13 @@ def test_without_torch_the_native_engine_runs(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(importlib.util, "find_spec", not_found)
     found = findings()
-    assert found["Engine"].state is State.OK
+    assert found["Engine"].level is Level.OK
     assert "native on cpu" in found["Engine"].found
     # A GPU that lies idle for want of PyTorch is said.
     monkeypatch.setattr(doctor, "gpu_is_possible", lambda: True)
     monkeypatch.setattr(doctor, "_nvidia_gpu", lambda: "NVIDIA H100")
     gpu = findings()["GPU"]
-    assert gpu.state is State.WARNING
+    assert gpu.level is Level.WARNING
     assert "pip install torch transformers" in gpu.cure
 
 
@@ -101,7 +102,7 @@ def test_a_cpu_only_torch_on_a_gpu_machine(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr(doctor, "_nvidia_gpu", lambda: "NVIDIA H100")
     gpu = findings()["GPU"]
-    assert gpu.state is State.WARNING
+    assert gpu.level is Level.WARNING
     assert "NVIDIA H100 was found" in gpu.found
     assert "CUDA build" in gpu.cure
 
@@ -114,9 +115,9 @@ def test_a_gpu_and_its_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (6 * 2**30, 80 * 2**30))
     found = findings()
     assert found["GPU cuda:0"].found == "NVIDIA H100, 6.0 of 80.0 GiB free"
-    assert found["GPU memory"].state is State.OK
+    assert found["GPU memory"].level is Level.OK
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**20, 80 * 2**30))
-    assert findings()["GPU memory"].state is State.WARNING
+    assert findings()["GPU memory"].level is Level.WARNING
 
 
 def test_a_torch_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +125,7 @@ def test_a_torch_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.setattr(choose, "gpu_is_possible", lambda: True)
     engine = findings()["Engine"]
-    assert engine.state is State.ERROR
+    assert engine.level is Level.ERROR
     assert "cannot be imported" in engine.found
 
 
@@ -134,11 +135,11 @@ def test_too_little_memory_for_the_model(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(doctor, "choose_engine", lambda: choice)
     monkeypatch.setattr(doctor, "_available_memory", lambda: 100 * 2**20)
     memory = findings()["Memory"]
-    assert memory.state is State.ERROR
+    assert memory.level is Level.ERROR
     assert "0.1 GiB available" in memory.found
     monkeypatch.setattr(doctor, "_available_memory", lambda: 150 * 2**20)
     memory = findings()["Memory"]
-    assert memory.state is State.WARNING
+    assert memory.level is Level.WARNING
     assert "int8" in memory.cure
 
 
@@ -150,7 +151,7 @@ def test_available_memory_is_measured() -> None:
 def test_whether_the_hub_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     with Hub() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        assert doctor._hub().state is State.OK
+        assert doctor._hub().level is Level.OK
         assert hub.url in doctor._hub().found
-    assert doctor._hub().state is State.WARNING
+    assert doctor._hub().level is Level.WARNING
     assert "HF_ENDPOINT" in doctor._hub().cure

@@ -13,7 +13,7 @@ import pytest
 from crossrank import Reranker
 from crossrank.client.dialects import DIALECTS, DialectClient
 from crossrank.errors import InputError, ServiceError, UnavailableError
-from crossrank.evaluation.diagnose import Finding, Level
+from crossrank.evaluation.findings import Finding, Level
 from crossrank.evaluation.server import Reference, ServerReport, check_server, local_reference
 from crossrank.pairs import Cut, EncodedPair
 from tests.evaluation.wrong_servers import WINDOW, Floats, Wrong, app, serve, sigmoid

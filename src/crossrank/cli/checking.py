@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from crossrank._extras import needs
 from crossrank.cli.writing import console, printable, write_json
 from crossrank.errors import EngineError, InputError, ModelError
+from crossrank.evaluation.findings import Finding, Level
 from crossrank.evaluation.golden import Compared, Published, compare, published_scores
 from crossrank.reranker import Reranker
 
-__all__ = ["check", "compare_published", "compared_with"]
+__all__ = ["check", "compare_published", "compared_with", "print_findings"]
 
-_COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
+_COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "red"}
+
+
+def print_findings(out: Console, findings: Iterable[Finding]) -> None:
+    """Print a line for each finding, and one below it that says what to do."""
+    for finding in findings:
+        colour = _COLOURS[finding.level]
+        out.print(
+            f"[{colour}]{finding.level.value:<8}[/{colour}] [bold]{printable(finding.subject)}[/bold]: "
+            f"{printable(finding.found, 400)}",
+            soft_wrap=True,
+        )
+        if finding.cure:
+            out.print(f"         → {printable(finding.cure, 400)}", soft_wrap=True)
 
 
 def compared_with(reranker: Reranker, known: Sequence[Published]) -> list[Compared]:
@@ -167,15 +182,7 @@ def check(
         + (f" [dim]({printable(model)} does not load here: {printable(reason)})[/dim]" if reason else ""),
         soft_wrap=True,
     )
-    for finding in report.findings:
-        colour = _COLOURS[finding.level.value]
-        out.print(
-            f"[{colour}]{finding.level.value:<8}[/{colour}] [bold]{finding.subject}[/bold]: "
-            f"{printable(finding.found, 400)}",
-            soft_wrap=True,
-        )
-        if finding.cure:
-            out.print(f"         → {printable(finding.cure, 400)}", soft_wrap=True)
+    print_findings(out, report.findings)
     out.print(
         "[green]Nothing is wrong with its scores.[/green]"
         if report.right

@@ -12,45 +12,25 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from crossrank.cli import options as o
-from crossrank.cli.checking import compared_with
-from crossrank.cli.writing import console, printable, write_json
+from crossrank.cli.checking import compared_with, print_findings
+from crossrank.cli.writing import console, write_json
 from crossrank.engines import choose_engine
 from crossrank.engines.choose import gpu_is_possible, import_torch
 from crossrank.errors import CrossRankError, EngineError, InputError
+from crossrank.evaluation.findings import Finding, Level
 from crossrank.evaluation.golden import published_scores
 from crossrank.models.checkpoint import Checkpoint
 from crossrank.models.hub import hub_cache, hub_endpoint
 from crossrank.models.resolve import BUNDLED, resolve
 from crossrank.reranker import Reranker
 
-__all__ = ["Finding", "State", "examine"]
-
-
-class State(str, Enum):
-    """How bad a finding is. ERROR means that reranking cannot run."""
-
-    OK = "ok"
-    WARNING = "warning"
-    ERROR = "error"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the report: what was examined, what was found, and how to cure it if it is bad."""
-
-    subject: str
-    state: State
-    found: str
-    cure: str = ""
-
+__all__ = ["examine"]
 
 # Processor features that decide the speed of matrix products, by their names on Linux.
 _FEATURES = {
@@ -72,7 +52,7 @@ _FEATURES = {
 
 def examine(model: str = BUNDLED, *, network: bool = True) -> Iterator[Finding]:
     """Examine everything that reranking needs, the cheapest first."""
-    yield Finding("Python", State.OK, f"{platform.python_version()} on {platform.platform(terse=True)}")
+    yield Finding("Python", Level.OK, f"{platform.python_version()} on {platform.platform(terse=True)}")
     yield _processor()
     engine = _engine()
     yield engine
@@ -81,7 +61,7 @@ def examine(model: str = BUNDLED, *, network: bool = True) -> Iterator[Finding]:
     yield _folders()
     found = list(_model(model))
     yield from found
-    if model != BUNDLED and all(finding.state is not State.ERROR for finding in (engine, *found)):
+    if model != BUNDLED and all(finding.level is not Level.ERROR for finding in (engine, *found)):
         yield _scores(model)
     if network:
         yield _hub()
@@ -94,20 +74,16 @@ def doctor(
 ) -> None:
     """Report what can run here, and what prevents the rest; exit 1 if it cannot, or scores are wrong."""
     findings = list(examine(model, network=network))
-    failed = any(finding.state is State.ERROR for finding in findings)
+    failed = any(finding.level is Level.ERROR for finding in findings)
     if json:
-        write_json({"ok": not failed, "findings": [asdict(f) for f in findings]}, indent=2)
+        found = [
+            {"subject": f.subject, "state": f.level.value, "found": f.found, "cure": f.cure} for f in findings
+        ]
+        write_json({"ok": not failed, "findings": found}, indent=2)
     else:
-        colours = {State.OK: "green", State.WARNING: "yellow", State.ERROR: "red"}
         out = console()
-        for f in findings:
-            state = f"[{colours[f.state]}]{f.state.value:<8}[/{colours[f.state]}]"
-            out.print(
-                f"{state} [bold]{printable(f.subject)}[/bold]: {printable(f.found, 400)}", soft_wrap=True
-            )
-            if f.cure:
-                out.print(f"         → {printable(f.cure, 400)}", soft_wrap=True)
-        out.print(_verdict([finding.subject for finding in findings if finding.state is State.ERROR]))
+        print_findings(out, findings)
+        out.print(_verdict([finding.subject for finding in findings if finding.level is Level.ERROR]))
     if failed:
         raise typer.Exit(1)
 
@@ -139,7 +115,7 @@ def _processor() -> Finding:
         name = asked.stdout.strip() or name
     features = [label for flag, label in _FEATURES.items() if flag in flags]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return Finding("Processor", State.OK, ", ".join([f"{name}, cores for this process: {cores}", *features]))
+    return Finding("Processor", Level.OK, ", ".join([f"{name}, cores for this process: {cores}", *features]))
 
 
 def _engine() -> Finding:
@@ -154,12 +130,12 @@ def _engine() -> Finding:
             with_what = f"PyTorch {torch.__version__}, transformers {_version('transformers')}"
     except CrossRankError as error:
         message, _, cure = str(error).partition("; ")
-        return Finding("Engine", State.ERROR, message, cure)
+        return Finding("Engine", Level.ERROR, message, cure)
     found = f"{choice.engine} on {choice.device} in {choice.precision}, because {choice.reason} ({with_what})"
     why = "what a GPU computes fastest"
     if choice.device == "cpu":
         why = "the first of int8, bf16 and fp32 that the instruction set has instructions for"
-    return Finding("Engine", State.OK, f"{found}; the precision auto is {choice.precision} here: {why}")
+    return Finding("Engine", Level.OK, f"{found}; the precision auto is {choice.precision} here: {why}")
 
 
 def _graphics() -> Iterator[Finding]:
@@ -170,26 +146,26 @@ def _graphics() -> Iterator[Finding]:
         name = _nvidia_gpu() if gpu_is_possible() else ""
         if name:
             message, _, cure = str(error).partition("; ")
-            yield Finding("GPU", State.WARNING, f"{name} was found, but {message}", cure)
+            yield Finding("GPU", Level.WARNING, f"{name} was found, but {message}", cure)
         return
 
     if torch.cuda.is_available():
         for i in range(torch.cuda.device_count()):
             free, total = (bytes_ / 2**30 for bytes_ in torch.cuda.mem_get_info(i))
             found = f"{torch.cuda.get_device_name(i)}, {free:.1f} of {total:.1f} GiB free"
-            yield Finding(f"GPU cuda:{i}", State.OK, found)
+            yield Finding(f"GPU cuda:{i}", Level.OK, found)
     elif torch.backends.mps.is_available():
-        yield Finding("GPU mps", State.OK, "Apple GPU")
+        yield Finding("GPU mps", Level.OK, "Apple GPU")
     elif name := _nvidia_gpu():
         why = "built without CUDA" if torch.version.cuda is None else "unable to start CUDA"
         yield Finding(
             "GPU",
-            State.WARNING,
+            Level.WARNING,
             f"{name} was found, but this PyTorch is {why}, so the CPU is used",
             "install the CUDA build of PyTorch for your driver: pytorch.org, 'Get started'",
         )
     else:
-        yield Finding("GPU", State.OK, "none; the CPU is used")
+        yield Finding("GPU", Level.OK, "none; the CPU is used")
 
 
 def _nvidia_gpu() -> str:
@@ -220,7 +196,7 @@ def _tensorflow() -> Iterator[Finding]:
     if keras.startswith("3") and tensorflow and not _version("tf-keras"):
         yield Finding(
             "TensorFlow",
-            State.WARNING,
+            Level.WARNING,
             f"Keras {keras} with TensorFlow {tensorflow} but without tf-keras: other programs that use "
             "transformers' TensorFlow models fail (CrossRank never imports TensorFlow)",
             "pip install tf-keras, or set USE_TF=0",
@@ -229,7 +205,7 @@ def _tensorflow() -> Iterator[Finding]:
 
 def _folders() -> Finding:
     places = ["the package (crossrank-mini)", str(Path("models").absolute()), str(hub_cache())]
-    return Finding("Models are looked for in", State.OK, ", ".join(places))
+    return Finding("Models are looked for in", Level.OK, ", ".join(places))
 
 
 def _model(model: str) -> Iterator[Finding]:
@@ -238,11 +214,11 @@ def _model(model: str) -> Iterator[Finding]:
         checkpoint = Checkpoint(resolve(model, offline=True))
     except CrossRankError as error:
         message, _, cure = str(error).partition("; ")
-        yield Finding(f"Model {model}", State.ERROR, message, cure)
+        yield Finding(f"Model {model}", Level.ERROR, message, cure)
         return
     parameters = checkpoint.parameters()
     yield Finding(
-        f"Model {model}", State.OK, f"{parameters / 1e6:.0f} million weights in {checkpoint.folder}"
+        f"Model {model}", Level.OK, f"{parameters / 1e6:.0f} million weights in {checkpoint.folder}"
     )
     yield from _memory(parameters)
 
@@ -252,14 +228,14 @@ def _scores(model: str) -> Finding:
     try:
         known = published_scores(model)
     except InputError as error:
-        return Finding("Scores", State.OK, f"not compared: {str(error).partition(';')[0]}")
+        return Finding("Scores", Level.OK, f"not compared: {str(error).partition(';')[0]}")
     try:
         with Reranker(model, offline=True) as reranker:
             rows = compared_with(reranker, known)
             precision = reranker.engine.precision
     except CrossRankError as error:
         message, _, cure = str(error).partition("; ")
-        return Finding("Scores", State.ERROR, message, cure)
+        return Finding("Scores", Level.ERROR, message, cure)
     worst = max(rows, key=lambda row: row.difference - row.tolerance)
     wrong = sum(not row.right for row in rows)
     differs = f"the logits differ by up to {max(row.difference for row in rows):.4f}"
@@ -267,10 +243,10 @@ def _scores(model: str) -> Finding:
         found = (
             f"{len(rows)} published scores are met in {precision}: {differs} (tolerance {worst.tolerance})"
         )
-        return Finding("Scores", State.OK, found)
+        return Finding("Scores", Level.OK, found)
     return Finding(
         "Scores",
-        State.ERROR,
+        Level.ERROR,
         f"{wrong} of {len(rows)} published scores are not met in {precision}: {differs} "
         f"(tolerance {worst.tolerance})",
         f"crossrank verify --golden --model {model} --precision fp32 shows each; if they differ there, too, "
@@ -293,8 +269,8 @@ def _memory(parameters: int) -> Iterator[Finding]:
 
         free, needed = torch.cuda.mem_get_info(0)[0], parameters * 2 * 1.5
         found = f"{free / 2**30:.1f} GiB free, about {needed / 2**30:.1f} GiB needed in fp16"
-        state = State.OK if free >= needed else State.WARNING
-        yield Finding("GPU memory", state, found, "" if free >= needed else "the CPU will be used")
+        level = Level.OK if free >= needed else Level.WARNING
+        yield Finding("GPU memory", level, found, "" if free >= needed else "the CPU will be used")
     available = _available_memory()
     if available is None:
         return
@@ -303,11 +279,11 @@ def _memory(parameters: int) -> Iterator[Finding]:
     needed = parameters * {"fp32": 4, "bf16": 2, "int8": 1}[precision] * 1.5
     found = f"{available / 2**30:.1f} GiB available, about {needed / 2**30:.1f} GiB needed in {precision}"
     if available >= needed:
-        yield Finding("Memory", State.OK, found)
+        yield Finding("Memory", Level.OK, found)
     elif available >= parameters * 1.5:
-        yield Finding("Memory", State.WARNING, found, "use --precision int8, which needs less")
+        yield Finding("Memory", Level.WARNING, found, "use --precision int8, which needs less")
     else:
-        yield Finding("Memory", State.ERROR, found, "stop other programs, or use a smaller model")
+        yield Finding("Memory", Level.ERROR, found, "stop other programs, or use a smaller model")
 
 
 def _available_memory() -> int | None:
@@ -329,12 +305,12 @@ def _hub() -> Finding:
     try:
         request = urllib.request.Request(endpoint, method="HEAD")  # noqa: S310 - the user's own endpoint
         with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
-            return Finding("Hub", State.OK, f"{endpoint} answers ({answer.status})")
+            return Finding("Hub", Level.OK, f"{endpoint} answers ({answer.status})")
     except urllib.error.HTTPError as error:
         error.close()  # it keeps the connection open
         if error.code < 500:
-            return Finding("Hub", State.OK, f"{endpoint} answers ({error.code})")
-        return Finding("Hub", State.WARNING, f"{endpoint} answers with an error ({error.code})", cure)
+            return Finding("Hub", Level.OK, f"{endpoint} answers ({error.code})")
+        return Finding("Hub", Level.WARNING, f"{endpoint} answers with an error ({error.code})", cure)
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        return Finding("Hub", State.WARNING, f"{endpoint} does not answer: {reason}", cure)
+        return Finding("Hub", Level.WARNING, f"{endpoint} does not answer: {reason}", cure)

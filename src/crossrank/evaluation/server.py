@@ -13,22 +13,18 @@ from crossrank.errors import InputError, ServiceError
 from crossrank.evaluation.diagnose import (
     EXACT,
     RIGHT,
-    Finding,
     Kind,
-    Level,
-    judge_cut,
     judge_neighbours,
     judge_numbers,
     judge_order,
-    judge_query_end,
     judge_scores,
     judge_ties,
-    read_cut,
     read_scores,
-    read_window,
 )
+from crossrank.evaluation.findings import Finding, Level
 from crossrank.evaluation.golden import published_scores
 from crossrank.evaluation.misread import Misreader
+from crossrank.evaluation.truncation import judge_cut, judge_query_end, read_cut, read_window
 from crossrank.evaluation.verify import sample_questions
 from crossrank.reranker import Reranker
 
