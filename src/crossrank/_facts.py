@@ -64,7 +64,11 @@ def model_facts(checkpoint: Checkpoint) -> ModelFacts:
         CheckpointError: the folder is damaged.
     """
     max_tokens = checkpoint.max_length
-    encoder = PairEncoder(checkpoint.tokenizer_path, vocabulary=checkpoint.vocabulary)
+    prompt = checkpoint.prompt
+    default = prompt.max_length if prompt else DEFAULT_MAX_LENGTH
+    encoder = PairEncoder(
+        checkpoint.tokenizer_path, max_length=default, vocabulary=checkpoint.vocabulary, prompt=prompt
+    )
     try:
         architecture: Architecture | None = checkpoint.description.architecture
     except UndescribedError:
@@ -86,7 +90,7 @@ def model_facts(checkpoint: Checkpoint) -> ModelFacts:
         _sizes(architecture) if architecture else {},
         _encoder(architecture) if architecture else "",
         max_tokens,
-        min(DEFAULT_MAX_LENGTH, max_tokens),
+        min(default, max_tokens),
         encoder.template,
         _head(architecture) if architecture else "",
         _label_rule(checkpoint.labels),

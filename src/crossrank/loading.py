@@ -77,7 +77,7 @@ def load_model(
     checkpoint = Checkpoint(folder, name=Path(model).name)
     limit = checkpoint.max_length
     if max_length is None:
-        max_length = min(DEFAULT_MAX_LENGTH, limit)
+        max_length = min(checkpoint.prompt.max_length if checkpoint.prompt else DEFAULT_MAX_LENGTH, limit)
     elif max_length > limit:
         raise InputError(f"max_length is {max_length}; {checkpoint.name} reads at most {limit} tokens")
     encoder = PairEncoder(
@@ -86,6 +86,7 @@ def load_model(
         truncation=truncation,
         query_share=query_share,
         vocabulary=checkpoint.vocabulary,
+        prompt=checkpoint.prompt,
     )
     engine = load_engine(checkpoint, device=device, precision=precision, threads=threads, progress=progress)
     return LoadedModel(encoder, engine, checkpoint, batch_tokens or 0)

@@ -1,4 +1,7 @@
-"""Pairs to packs: token sequences laid end to end, without padding, under a token budget."""
+"""Pairs to packs: token sequences laid end to end, without padding, under a token budget.
+
+Pairs that begin alike, as those of a query do after a prompt, can share that beginning: it is their prefix.
+"""
 
 from __future__ import annotations
 
@@ -17,24 +20,45 @@ __all__ = ["Pack", "build_pack", "plan_packs"]
 class Pack:
     """B pairs of T tokens in all, end to end.
 
+    Where there are prefixes, ``token_ids`` and ``offsets`` hold what comes after them. Pairs that have none
+    then share an empty one.
+
     Attributes:
         token_ids: int32 (T,).
         offsets: int32 (B+1,), cumulative lengths (also called cu_seqlens): pair b is
             ``token_ids[offsets[b]:offsets[b + 1]]``.
         segment_ids: int32 (T,) for models that tell query from document by segment, else None.
+        prefix_ids: int32 (P,), the prefixes end to end; None: there are none.
+        prefix_offsets: int32 (G+1,), their cumulative lengths.
+        prefix_of: int32 (B,), the prefix of each pair.
     """
 
     token_ids: npt.NDArray[np.int32]
     offsets: npt.NDArray[np.int32]
     segment_ids: npt.NDArray[np.int32] | None = None
+    prefix_ids: npt.NDArray[np.int32] | None = None
+    prefix_offsets: npt.NDArray[np.int32] | None = None
+    prefix_of: npt.NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     @property
     def lengths(self) -> npt.NDArray[np.int32]:
-        """Tokens of each pair, int32 (B,)."""
+        """Tokens of each pair, int32 (B,), without its prefix."""
         return np.diff(self.offsets)
+
+    def whole(self) -> Pack:
+        """The same pairs without prefixes, each a whole sequence: what an engine reads that cannot share."""
+        if self.prefix_ids is None or self.prefix_offsets is None or self.prefix_of is None:
+            return self
+        prefixes = np.split(self.prefix_ids, self.prefix_offsets[1:-1])
+        tails = np.split(self.token_ids, self.offsets[1:-1])
+        wholes = [
+            np.concatenate((prefixes[group], tail))
+            for group, tail in zip(self.prefix_of.tolist(), tails, strict=True)
+        ]
+        return Pack(np.concatenate(wholes), _offsets([len(whole) for whole in wholes]))
 
 
 def plan_packs(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -44,7 +68,7 @@ def plan_packs(lengths: Sequence[int], budget: int) -> list[list[int]]:
     largest pack comes first, so memory runs out at once or not at all.
 
     Args:
-        lengths: tokens of each pair.
+        lengths: tokens of each pair; for an engine that shares prefixes, those after the prefix.
         budget: tokens of a pack; a single longer pair gets a pack of its own.
 
     Returns:
@@ -62,13 +86,36 @@ def plan_packs(lengths: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def build_pack(pairs: Sequence[EncodedPair]) -> Pack:
-    """Lay pairs end to end, in the order given."""
-    offsets = np.zeros(len(pairs) + 1, np.int32)
-    np.cumsum([len(pair.token_ids) for pair in pairs], out=offsets[1:])
+    """Lay pairs end to end, in the order given. Equal prefixes of theirs become one."""
     if not pairs:
-        return Pack(np.zeros(0, np.int32), offsets)
+        return Pack(np.zeros(0, np.int32), _offsets([]))
+    if any(pair.prefix for pair in pairs):
+        return _build_with_prefixes(pairs)
+    offsets = _offsets([len(pair.token_ids) for pair in pairs])
     token_ids = np.concatenate([pair.token_ids for pair in pairs])
     if pairs[0].segment_ids is None:
         return Pack(token_ids, offsets)
     segments = [pair.segment_ids for pair in pairs if pair.segment_ids is not None]
     return Pack(token_ids, offsets, np.concatenate(segments))
+
+
+def _build_with_prefixes(pairs: Sequence[EncodedPair]) -> Pack:
+    prefixes = [pair.token_ids[: pair.prefix] for pair in pairs]
+    groups: dict[bytes, int] = {}
+    prefix_of = [groups.setdefault(prefix.tobytes(), len(groups)) for prefix in prefixes]
+    distinct = [np.frombuffer(prefix, np.int32) for prefix in groups]
+    tails = [pair.token_ids[pair.prefix :] for pair in pairs]
+    return Pack(
+        np.concatenate(tails),
+        _offsets([len(tail) for tail in tails]),
+        None,
+        np.concatenate(distinct),
+        _offsets([len(prefix) for prefix in distinct]),
+        np.array(prefix_of, np.int32),
+    )
+
+
+def _offsets(lengths: Sequence[int]) -> npt.NDArray[np.int32]:
+    offsets = np.zeros(len(lengths) + 1, np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets

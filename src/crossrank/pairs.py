@@ -5,7 +5,6 @@ Only this module knows about special tokens, truncation and windows.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,11 @@ import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 from tokenizers.models import Unigram
 
+from crossrank._template import PromptTemplates, Template, read_template
 from crossrank.errors import CheckpointError, InputError, TooLongError
 from crossrank.inputs import check_number
 from crossrank.models.files import check_no_pointer
+from crossrank.models.templates import Prompt
 from crossrank.text.unicode import clean
 from crossrank.text.words import TokenIds, WordTokenizer, library_errors
 
@@ -45,12 +46,15 @@ class EncodedPair:
         truncated: whether the document was cut to fit.
         query_truncated: whether the query was cut to fit. With ``longest_first`` that depends on the
             document, too.
+        prefix: so many tokens at the start are the same for all documents of the query, as they do not see
+            what follows; 0 for models without a prompt.
     """
 
     token_ids: npt.NDArray[np.int32]
     segment_ids: npt.NDArray[np.int32] | None
     truncated: bool
     query_truncated: bool = False
+    prefix: int = 0
 
     @property
     def tokens(self) -> int:
@@ -65,10 +69,12 @@ class EncodedQuery:
     Attributes:
         token_ids: int32 (T,), without special tokens; of a very long query only the start.
         min_tokens: how many tokens it has; of a very long query, at least so many.
+        template: what stands around it and a document.
     """
 
     token_ids: TokenIds
     min_tokens: int
+    template: Template
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,61 +98,6 @@ class Cut:
 
 WHOLE_WINDOW = Cut()
 """Only the encoder's window cuts."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Template:
-    """The special tokens around a pair, the segment of each of the five parts, and how many are special."""
-
-    before: TokenIds
-    between: TokenIds
-    after: TokenIds
-    segments: tuple[list[int], int, list[int], int, list[int]]
-    size: int
-
-
-def _read_template(tokenizer: Tokenizer) -> _Template:
-    """Find the pair template by encoding one pair: it works for every kind of post-processor.
-
-    Raises:
-        CheckpointError: there is none, or it is not a query before a document, each whole and once.
-    """
-    with library_errors("tokenizer.json"):
-        encoding = tokenizer.encode("a", "b")
-        alone = [tokenizer.encode(text, add_special_tokens=False).ids for text in ("a", "b")]
-    parts = encoding.sequence_ids  # None for a special token, 0 for the query, 1 for the document
-    if 0 not in parts or 1 not in parts:
-        raise CheckpointError("tokenizer.json reads no tokens from the letters 'a' and 'b': it is damaged")
-    if None not in parts:
-        raise CheckpointError(
-            "tokenizer.json has no template for pairs (its post_processor adds no special tokens): a query "
-            "and a document would run into one another; rerankers with prompts, such as those made from "
-            "language models, are not supported"
-        )
-    runs = [
-        (part, [encoding.ids[i] for i in places])
-        for part, places in itertools.groupby(range(len(parts)), parts.__getitem__)
-        if part is not None
-    ]
-    # If a text appears twice, sequence_ids mark all but one copy as special tokens; the mask does not.
-    twice = any(
-        part is None and not mask for part, mask in zip(parts, encoding.special_tokens_mask, strict=True)
-    )
-    if twice or runs != list(enumerate(alone)):
-        raise CheckpointError(
-            "tokenizer.json's template for pairs (its post_processor) does not put the query first and the "
-            "document behind it, each once; such a template is not supported"
-        )
-    first, last = parts.index(0), len(parts) - 1 - parts[::-1].index(0)
-    begin, end = parts.index(1), len(parts) - 1 - parts[::-1].index(1)
-    ids, types = np.array(encoding.ids, np.int32), encoding.type_ids
-    return _Template(
-        ids[:first],
-        ids[last + 1 : begin],
-        ids[end + 1 :],
-        (types[:first], types[first], types[last + 1 : begin], types[begin], types[end + 1 :]),
-        parts.count(None),
-    )
 
 
 def _check_ids(tokenizer: Tokenizer, vocabulary: int) -> None:
@@ -180,10 +131,15 @@ class PairEncoder:
             ``longest_first`` takes tokens one by one from the longer of the two.
         query_share: with ``only_second``, the largest share of the window for the query.
         vocabulary: rows of the model's embedding table, to check the tokenizer's ids; None checks nothing.
+        prompt: the model's; None: its tokenizer says what stands around a pair.
+
+    Attributes:
+        instruction: what a query is asked with by default; None: the model takes no instruction.
 
     Raises:
         CheckpointError: the file is missing, is not a tokenizer that can encode pairs, or has ids beyond
             the embedding table.
+        UnsupportedModelError: the prompt's parts cannot be tokenised apart.
         InputError: an option is out of range.
     """
 
@@ -195,6 +151,7 @@ class PairEncoder:
         truncation: Truncation = "only_second",
         query_share: float = 0.5,
         vocabulary: int | None = None,
+        prompt: Prompt | None = None,
     ) -> None:
         if isinstance(tokenizer, Path):
             tokenizer = _load_tokenizer(tokenizer)
@@ -205,7 +162,13 @@ class PairEncoder:
             _check_ids(tokenizer, vocabulary)
         self._tokenizer = tokenizer
         self._words = WordTokenizer(tokenizer)
-        self._template = _read_template(tokenizer)
+        self.instruction = prompt.instruction if prompt else None
+        self._prompt = prompt
+        self._templates = PromptTemplates(prompt, tokenizer) if prompt else None
+        self._template = (
+            self._templates.of(self.instruction or "") if self._templates else read_template(tokenizer)
+        )
+        self._around = "the prompt's tokens" if prompt else "the special tokens"
         self._with_segments = len({s for part in self._template.segments for s in np.ravel(part)}) > 1
         if truncation not in get_args(Truncation):
             choices = " or ".join(get_args(Truncation))
@@ -216,7 +179,7 @@ class PairEncoder:
         if max_length < shortest:
             raise InputError(
                 f"max_length is {max_length}; it must be at least {shortest}: "
-                "the special tokens, one token of the query and one of the document"
+                f"{self._around}, one token of the query and one of the document"
             )
         self.max_length = max_length
         self.truncation: Truncation = truncation
@@ -224,12 +187,14 @@ class PairEncoder:
 
     @property
     def special_tokens(self) -> int:
-        """The number of special tokens in a pair."""
+        """The number of tokens around a query and a document: special ones, or the prompt's."""
         return self._template.size
 
     @property
     def template(self) -> str:
-        """A pair with its special tokens, such as ``<s> query </s></s> document </s>``."""
+        """A pair with its special tokens, such as ``<s> query </s></s> document </s>``, or the prompt."""
+        if self._prompt is not None:
+            return self._prompt.text(self.instruction or "")
         parts = [
             "".join(self._tokenizer.id_to_token(int(i)) or "?" for i in ids)
             for ids in (self._template.before, self._template.between, self._template.after)
@@ -242,32 +207,69 @@ class PairEncoder:
         return _END * self.max_length
 
     def encode(
-        self, queries: str | Sequence[str], texts: Sequence[str], cut: Cut = WHOLE_WINDOW
+        self,
+        queries: str | Sequence[str],
+        texts: Sequence[str],
+        cut: Cut = WHOLE_WINDOW,
+        *,
+        instruction: str | None = None,
     ) -> list[EncodedPair]:
         """One pair for each text, in their order.
 
         Args:
             queries: one for all texts, or one for each; equal queries are tokenised once.
             texts: the documents.
+            cut: limits of this call.
+            instruction: as ``queries``.
 
         Raises:
-            InputError, TooLongError: as ``join``.
+            InputError, TooLongError: as ``queries`` and ``join``.
         """
-        asked = self.query(queries) if isinstance(queries, str) else self.queries(queries)
-        return self.join(asked, texts, cut)
+        if isinstance(queries, str):
+            return self.join(self.query(queries, instruction=instruction), texts, cut)
+        return self.join(self.queries(queries, instruction=instruction), texts, cut)
 
-    def query(self, text: str) -> EncodedQuery:
-        """A query to join to documents, in as many calls as they come in."""
-        return self.queries([text])[0]
+    def query(self, text: str, *, instruction: str | None = None) -> EncodedQuery:
+        """A query to join to documents, in as many calls as they come in; see ``queries``."""
+        return self.queries([text], instruction=instruction)[0]
 
-    def queries(self, texts: Sequence[str]) -> list[EncodedQuery]:
-        """Queries to join to documents, one for each text; equal ones are tokenised once."""
+    def queries(
+        self, texts: Sequence[str], *, instruction: str | Sequence[str | None] | None = None
+    ) -> list[EncodedQuery]:
+        """Queries to join to documents, one for each text; equal ones are tokenised once.
+
+        Args:
+            texts: the queries.
+            instruction: what the model is told to look for: one for all queries, or one for each; None is
+                the model's own.
+
+        Raises:
+            InputError: the model takes no instruction, or one leaves no room for a query and a document.
+        """
+        one_for_all = instruction is None or isinstance(instruction, str)
+        told = [instruction] * len(texts) if one_for_all else list(instruction)
+        templates = {each: self._told(each) for each in dict.fromkeys(told)}
         distinct = list(dict.fromkeys(texts))
+        slot = self._template.query
         encoded = {
-            text: EncodedQuery(ids, self._counted(text, ids))
-            for text, ids in zip(distinct, self._ids(distinct), strict=True)
+            text: (ids, self._counted(text, ids))
+            for text, ids in zip(distinct, self._ids([slot.fill(text) for text in distinct]), strict=True)
         }
-        return [encoded[text] for text in texts]
+        return [EncodedQuery(*encoded[text], templates[each]) for text, each in zip(texts, told, strict=True)]
+
+    def _told(self, instruction: str | None) -> Template:
+        """The template with an instruction."""
+        if instruction is None:
+            return self._template
+        if self._templates is None or self.instruction is None:
+            raise InputError("the model takes no instruction: leave it out")
+        template = self._templates.of(instruction)
+        if template.size + 2 > self.max_length:
+            raise InputError(
+                f"the instruction is too long: the prompt has {template.size} tokens with it, and max_length "
+                f"is {self.max_length}, of which one token of the query and one of the document need a part"
+            )
+        return template
 
     def join(
         self,
@@ -286,35 +288,37 @@ class PairEncoder:
             InputError: ``cut.pair`` leaves no room for a token of the query and one of the document.
             TooLongError: ``cut.allowed`` is False, and a pair is longer than the window.
         """
-        window = self._narrowed(cut)
         asked = [queries] * len(texts) if isinstance(queries, EncodedQuery) else queries
-        documents = self._ids(texts, cut.side)
+        window = self._narrowed(cut, asked)
+        filled = [self._template.document.fill(text) for text in texts] if self._templates else texts
+        documents = self._ids(filled, cut.side)
         if not cut.allowed:
-            for i, (query, text, document) in enumerate(zip(asked, texts, documents, strict=True)):
+            for i, (query, text, document) in enumerate(zip(asked, filled, documents, strict=True)):
                 self._check_length(i, query, text, document, cut, window)
         return [
-            self._join(query.token_ids, document, cut, window)
-            for query, document in zip(asked, documents, strict=True)
+            self._join(query, document, cut, window) for query, document in zip(asked, documents, strict=True)
         ]
 
-    def kept(self, query: str, document: str) -> int | None:
+    def kept(self, query: str, document: str, *, instruction: str | None = None) -> int | None:
         """How many characters of the document its pair contains, from its start; None if it contains all."""
-        (query_ids,) = self._ids([query])
-        (encoding,) = self._of_ends([document], "right", self._with_offsets)
-        _, keep = self._window(len(query_ids), len(encoding.ids), self.max_length)
+        asked, slot = self.query(query, instruction=instruction), self._template.document
+        (encoding,) = self._of_ends([slot.fill(document)], "right", self._with_offsets)
+        room = self.max_length - asked.template.size
+        _, keep = self._window(len(asked.token_ids), len(encoding.ids), self.max_length, room)
         if keep == len(encoding.ids):
             return None
-        return int(encoding.offsets[keep - 1][1]) if keep else 0
+        keep -= len(slot.trail_ids)
+        return max(0, int(encoding.offsets[keep - 1][1]) - len(slot.lead)) if keep > 0 else 0
 
-    def _narrowed(self, cut: Cut) -> int:
+    def _narrowed(self, cut: Cut, asked: Sequence[EncodedQuery]) -> int:
         """The window of a call."""
         if cut.pair is None:
             return self.max_length
-        shortest = self._template.size + 2
+        shortest = max((query.template.size for query in asked), default=self._template.size) + 2
         if cut.pair < shortest:
             raise InputError(
                 f"{cut.pair} tokens for a pair are too few; it takes at least {shortest}: "
-                "the special tokens, one token of the query and one of the document"
+                f"{self._around}, one token of the query and one of the document"
             )
         return min(cut.pair, self.max_length)
 
@@ -323,12 +327,12 @@ class PairEncoder:
     ) -> None:
         """Raise TooLongError where the window would cut the pair of a query and a text."""
         lengths = _capped((len(query.token_ids), len(document)), cut)
-        if sum(lengths) + self._template.size <= window:
+        if sum(lengths) + query.template.size <= window:
             return
         # Only a part of a very long text was tokenised, as all of it would take long, so the number of its
         # tokens is a lower bound.
         least = _capped((query.min_tokens, self._counted(text, document)), cut)
-        tokens = sum(least) + self._template.size
+        tokens = sum(least) + query.template.size
         raise TooLongError(index, tokens, window, exact=least == lengths)
 
     def _counted(self, text: str, ids: TokenIds) -> int:
@@ -364,22 +368,24 @@ class PairEncoder:
                 found[i] = tokens
         return found
 
-    def _join(self, query: TokenIds, document: TokenIds, cut: Cut, window: int) -> EncodedPair:
-        keep_query, keep_document = self._window(*_capped((len(query), len(document)), cut), window)
+    def _join(self, asked: EncodedQuery, document: TokenIds, cut: Cut, window: int) -> EncodedPair:
+        query, t = asked.token_ids, asked.template
+        lengths = _capped((len(query), len(document)), cut)
+        keep_query, keep_document = self._window(*lengths, window, window - t.size)
         query_truncated, truncated = keep_query < len(query), keep_document < len(document)
-        first = len(document) - keep_document if cut.side == "left" else 0
-        query, document = query[:keep_query], document[first : first + keep_document]
-        t = self._template
+        query = t.query.first(query, keep_query)
+        keep = t.document.last if cut.side == "left" else t.document.first
+        document = keep(document, keep_document)
         token_ids = np.concatenate((t.before, query, t.between, document, t.after))
         if not self._with_segments:
-            return EncodedPair(token_ids, None, truncated, query_truncated)
+            prefix = len(t.before) + len(query) + len(t.between) if t.shared else 0
+            return EncodedPair(token_ids, None, truncated, query_truncated, prefix)
         before, of_query, between, of_document, after = t.segments
         parts = [*before, *[of_query] * len(query), *between, *[of_document] * len(document), *after]
         return EncodedPair(token_ids, np.array(parts, np.int32), truncated, query_truncated)
 
-    def _window(self, query: int, document: int, window: int) -> tuple[int, int]:
-        """Tokens to keep of a query and a document of these lengths."""
-        room = window - self._template.size
+    def _window(self, query: int, document: int, window: int, room: int) -> tuple[int, int]:
+        """Tokens to keep of a query and a document of these lengths; ``room`` is what both may have."""
         if self.truncation == "only_second":
             query = min(query, max(1, int(window * self.query_share)), room - 1)
             return query, min(document, room - query)

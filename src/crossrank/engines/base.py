@@ -36,6 +36,7 @@ class Engine(Protocol):
             some lane has less to do than the others.
         calls: of ``logits`` at a time that keep it busy from one pack to the next, 1 or more; a server
             makes so many.
+        shares_prefixes: it computes a pack's prefixes once each; else it computes them again for each pair.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Engine(Protocol):
     fill_tokens: int = 1
     lanes: int = 1
     calls: int = 1
+    shares_prefixes: bool = False
 
     @abstractmethod
     def logits(self, pack: Pack) -> npt.NDArray[np.float32]:

@@ -70,5 +70,6 @@ class FakeEngine(Engine):
         if self.fail is not None:
             error, self.fail = self.fail, None
             raise error
-        pairs = np.split(pack.token_ids, pack.offsets[1:-1]) if len(pack) else []
+        whole = pack.whole()
+        pairs = np.split(whole.token_ids, whole.offsets[1:-1]) if len(whole) else []
         return np.asarray([self._logit(pair) for pair in pairs], np.float32)

@@ -89,6 +89,7 @@ class TorchEngine:
         """One logit for each pair: float32 (B,); see ``Engine.logits``."""
         if not len(pack):
             return np.zeros(0, np.float32)
+        pack = pack.whole()
         vocabulary = self._model.vocabulary
         wrong = np.flatnonzero((pack.token_ids < 0) | (pack.token_ids >= vocabulary))
         if len(wrong):

@@ -8,15 +8,18 @@ Canonical names of tensors (H hidden, E embedding, F intermediate; matrices are 
     embedding.words.weight (V, E), embedding.positions.weight, embedding.segments.weight
     embedding.norm.weight, .bias (E)                  if embedding_norm
     embedding.projection.weight (H, E), .bias         if E is not H
-    layer.I.query | key | value | attention_output .weight, .bias
+    layer.I.query.weight (heads * head_size, H), .bias
+    layer.I.key | value .weight (key_value_heads * head_size, H), .bias
+    layer.I.attention_output.weight (H, heads * head_size), .bias
+    layer.I.query_norm | key_norm .weight (head_size)  if head_norms
     layer.I.intermediate.weight (F, H), .bias         and layer.I.gate.weight, .bias (F, H) if gated
     layer.I.output.weight (H, F), .bias
     layer.I.attention_norm | output_norm .weight, .bias (H)
     final_norm.weight, .bias (H)                      if final_norm
     head.N.weight, .bias                              of step N of the head, if it is a Dense or a HeadNorm
 
-A bias that a checkpoint does not have is zero. ``layer.0.attention_norm`` is absent if
-``first_norm`` is False.
+A bias that a checkpoint does not have is zero. An RMSNorm has no bias. ``layer.0.attention_norm`` is absent
+if ``first_norm`` is False.
 
 A block computes, with ``norm_first`` (and without):
 
@@ -127,7 +130,7 @@ class Architecture:
         family: for messages, such as "ModernBERT".
         hidden: values of a token between the blocks.
         layers: blocks.
-        heads: of attention; each has ``hidden / heads`` values.
+        heads: of attention.
         intermediate: values of a token within the feed-forward part.
         vocabulary: rows of the word embeddings.
         embedding: values of a word embedding; if it is not ``hidden``, a projection follows.
@@ -140,12 +143,20 @@ class Architecture:
         norm_first: blocks normalise their input; else the sum that they return.
         first_norm: False: the first block's attention does not normalise its input.
         final_norm: the last block's result is normalised.
-        epsilon: of the LayerNorms.
+        epsilon: of the norms.
         activation: of the feed-forward part.
         gated: the feed-forward part has a gate.
-        pooling: what the head gets: the first token, or the mean of all.
+        pooling: what the head gets: the first token, the mean of all, or the last token.
         head: steps from the pooled vector to one logit.
         labels: of the checkpoint; with 2, the logit is the second minus the first.
+        norm: of the embeddings and blocks: LayerNorm, or RMSNorm, which only divides by the root of the mean
+            square.
+        head_size: values of an attention head; 0 becomes ``hidden / heads``.
+        key_value_heads: heads of keys and values, each of which serves ``heads / key_value_heads`` heads of
+            queries that follow one another; 0 becomes ``heads``.
+        head_norms: queries and keys get an RMSNorm within each head before they are turned.
+        causal: a token sees itself and those before it; ``windows`` limit that too.
+        embedding_scale: word embeddings are multiplied by it.
     """
 
     family: str
@@ -168,13 +179,20 @@ class Architecture:
     epsilon: float = 1e-12
     activation: Activation = "gelu"
     gated: bool = False
-    pooling: Literal["first", "mean"] = "first"
+    pooling: Literal["first", "mean", "last"] = "first"
     labels: int = 1
+    norm: Literal["layer", "rms"] = "layer"
+    head_size: int = 0
+    key_value_heads: int = 0
+    head_norms: bool = False
+    causal: bool = False
+    embedding_scale: float = 1.0
 
-    @property
-    def head_size(self) -> int:
-        """Values of an attention head."""
-        return self.hidden // self.heads
+    def __post_init__(self) -> None:
+        if not self.head_size:
+            object.__setattr__(self, "head_size", self.hidden // self.heads)
+        if not self.key_value_heads:
+            object.__setattr__(self, "key_value_heads", self.heads)
 
     def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Each canonical tensor's name and shape, with biases that a checkpoint may not have."""
@@ -184,26 +202,38 @@ class Architecture:
         if self.segments:
             yield "embedding.segments.weight", (self.segments, self.embedding)
         if self.embedding_norm:
-            yield from _norm("embedding.norm", self.embedding)
+            yield from self._norm("embedding.norm", self.embedding)
         if self.embedding != self.hidden:
             yield from _dense("embedding.projection", self.hidden, self.embedding)
         for layer in range(self.layers):
             at = f"layer.{layer}."
-            for name in ("query", "key", "value", "attention_output"):
-                yield from _dense(at + name, self.hidden, self.hidden)
+            wide = self.heads * self.head_size
+            narrow = self.key_value_heads * self.head_size
+            yield from _dense(f"{at}query", wide, self.hidden)
+            yield from _dense(f"{at}key", narrow, self.hidden)
+            yield from _dense(f"{at}value", narrow, self.hidden)
+            yield from _dense(f"{at}attention_output", self.hidden, wide)
+            for name in ("query_norm", "key_norm") if self.head_norms else ():
+                yield f"{at}{name}.weight", (self.head_size,)
             if layer or self.first_norm:
-                yield from _norm(f"{at}attention_norm", self.hidden)
+                yield from self._norm(f"{at}attention_norm", self.hidden)
             for name in ("intermediate", "gate") if self.gated else ("intermediate",):
                 yield from _dense(at + name, self.intermediate, self.hidden)
             yield from _dense(f"{at}output", self.hidden, self.intermediate)
-            yield from _norm(f"{at}output_norm", self.hidden)
+            yield from self._norm(f"{at}output_norm", self.hidden)
         if self.final_norm:
-            yield from _norm("final_norm", self.hidden)
+            yield from self._norm("final_norm", self.hidden)
         for number, step in enumerate(self.head):
             if isinstance(step, Dense):
                 yield from _dense(f"head.{number}", step.outputs, step.inputs)
             elif isinstance(step, HeadNorm):
-                yield from _norm(f"head.{number}", step.size)
+                yield f"head.{number}.weight", (step.size,)
+                yield f"head.{number}.bias", (step.size,)
+
+    def _norm(self, name: str, size: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+        yield f"{name}.weight", (size,)
+        if self.norm == "layer":
+            yield f"{name}.bias", (size,)
 
     def flat(self) -> dict[str, Any]:
         """The same as numbers, strings and lists, for the native module.
@@ -237,6 +267,12 @@ class Architecture:
             "activation": self.activation,
             "gated": self.gated,
             "pooling": self.pooling,
+            "norm": self.norm,
+            "head_size": self.head_size,
+            "key_value_heads": self.key_value_heads,
+            "head_norms": self.head_norms,
+            "causal": self.causal,
+            "embedding_scale": self.embedding_scale,
             "head": [{"kind": type(step).__name__, **asdict(step)} for step in self.head],
         }
 
@@ -244,11 +280,6 @@ class Architecture:
 def _dense(name: str, outputs: int, inputs: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield f"{name}.weight", (outputs, inputs)
     yield f"{name}.bias", (outputs,)
-
-
-def _norm(name: str, size: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield f"{name}.weight", (size,)
-    yield f"{name}.bias", (size,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,13 +290,18 @@ class Source:
         name: of the checkpoint's tensor, as transformers calls it today.
         part: which of its equal parts, counted in rows.
         parts: their number.
-        minus: the tensor is row ``minus[0]`` minus row ``minus[1]``, fp32 with one row.
+        minus: the tensor is row ``minus[0]`` minus row ``minus[1]``, in fp32; it has no others.
+        tokens: of a table with a row for each token, the tensor is this token's, or the first one's minus
+            the second one's, in fp32.
+        plus: a number that is added to each value, which is then fp32.
     """
 
     name: str
     part: int = 0
     parts: int = 1
     minus: tuple[int, int] | None = None
+    tokens: tuple[int, ...] = ()
+    plus: float = 0.0
 
     def take(self, stored: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any] | None:
         """The tensor, a view where that is possible; None if the checkpoint does not have it.
@@ -276,11 +312,16 @@ class Source:
         whole = stored.get(self.name)
         if whole is None:
             return None
-        if self.minus is not None:
-            if len(whole) != len(self.minus):
-                raise ValueError(f"tensor '{self.name}' has {len(whole)} rows; with two labels it has 2")
-            first, second = (_to_float32(whole[row : row + 1]) for row in self.minus)
-            return first - second
+        if self.plus:
+            return _to_float32(whole) + np.float32(self.plus)
+        if self.minus is not None and len(whole) != len(self.minus):
+            raise ValueError(f"tensor '{self.name}' has {len(whole)} rows; with two labels it has 2")
+        chosen = self.tokens if self.minus is None else self.minus
+        if chosen:
+            if not whole.ndim or len(whole) <= max(chosen):
+                raise ValueError(f"tensor '{self.name}' has no row for the token {max(chosen)}")
+            first, *second = (_to_float32(whole[row : row + 1]) for row in chosen)
+            return first - second[0] if second else first
         if not whole.ndim or len(whole) % self.parts:
             raise ValueError(f"tensor '{self.name}' does not divide into {self.parts} parts")
         rows = len(whole) // self.parts

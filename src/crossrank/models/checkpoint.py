@@ -42,6 +42,7 @@ from crossrank.models.files import (
     no_weights,
     weight_files,
 )
+from crossrank.models.templates import Prompt
 
 __all__ = ["BLOCK", "Checkpoint", "Description", "map_tensors", "view_tensors"]
 
@@ -96,6 +97,11 @@ class Checkpoint:
     @property
     def tokenizer_path(self) -> Path:
         return self.folder / "tokenizer.json"
+
+    @property
+    def prompt(self) -> Prompt | None:
+        """What stands around a query and a document; None if the tokenizer says it."""
+        return None
 
     @property
     def compressed(self) -> bool:
