@@ -28,12 +28,13 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from crossrank import CrossRankError, InputError
-from crossrank.integrations.ranker import Ranker
-from crossrank.models.checkpoint import Checkpoint
-from crossrank.models.resolve import BUNDLED, resolve
+from crossrank import CrossRankError, InputError, Reranker
+from crossrank.client import Client
 from crossrank.text.keywords import KeywordIndex
 from crossrank.text.sentences import sentence_spans
+
+BUNDLED = "crossrank-mini"
+"""The model inside the package."""
 
 QUESTION = "In what country can most of the Amazon rainforest be found?"
 
@@ -97,7 +98,8 @@ class WordVectors:
     """Embed texts as sums of the bundled model's word vectors, weighted by inverse document frequency."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        checkpoint = Checkpoint(resolve(BUNDLED))
+        checkpoint = Reranker(BUNDLED).checkpoint
+        assert checkpoint is not None
         self._tokenizer = Tokenizer.from_file(str(checkpoint.tokenizer_path))
         self._words = checkpoint.tensors()["bert.embeddings.word_embeddings.weight"]  # (vocabulary, 384)
         counts = np.ones(len(self._words))
@@ -190,8 +192,9 @@ def main() -> None:
     texts = [passage.text for passage in passages]
     candidates = FirstStage(texts).search(options.question)
     before = [passages[index] for index in candidates]
-    ranker = Ranker(options.model)
-    ranking = ranker.sync.rank(options.question, [passage.text for passage in before], top_n=options.top)
+    is_server = options.model.startswith(("http://", "https://"))
+    with Client(options.model) if is_server else Reranker(options.model) as ranker:
+        ranking = ranker.rank(options.question, [passage.text for passage in before], top_n=options.top)
     show(options.question, before, [(hit.score, before[hit.index]) for hit in ranking])
 
 

@@ -29,6 +29,8 @@ PUBLIC = [
     "crossrank.loading",
     "crossrank.ray",
     "crossrank.server.settings",
+    "crossrank.text.keywords",
+    "crossrank.text.sentences",
 ]
 
 
@@ -79,6 +81,21 @@ def test_what_the_reference_names_is_public_and_there() -> None:
         module, _, attribute = name.rpartition(".")
         assert module in PUBLIC or module.startswith("crossrank.ray.") or name in BESIDE, name
         assert attribute in exported(module), name
+
+
+def test_examples_import_only_what_is_public() -> None:
+    public = {f"crossrank.{name}" for name in exported("crossrank")} | {
+        # A package's name may be shown where it is written.
+        f"{module}.{name.rpartition('.')[2]}"
+        for name in referenced(DOCS / "reference.md")
+        for module in PUBLIC
+        if name.startswith(f"{module}.")
+    }
+    for path in (ROOT / "examples").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "crossrank":
+                names = {f"{node.module}.{alias.name}" for alias in node.names}
+                assert names <= public, path.name
 
 
 def test_public_names_have_docstrings() -> None:

@@ -153,11 +153,6 @@ class Reranker:
         return self.model.encoder
 
     @property
-    def batch_tokens(self) -> int:
-        """Tokens of the largest pack."""
-        return self.model.batch_tokens
-
-    @property
     def checkpoint(self) -> Checkpoint | None:
         """What was loaded; None: joined ``from_parts``."""
         return self.model.checkpoint

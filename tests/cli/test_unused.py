@@ -53,6 +53,25 @@ UNUSED = [
     ("serve -m a=crossrank-mini --from modelscope", "--from has no effect"),
     ("play --no-browser --from modelscope", "--from has no effect"),
     ("verify --pairs pairs.tsv --from modelscope", "--from has no effect"),
+    *(
+        (
+            f"verify --server nonsense --golden -m someone/model {option}",
+            f"{option.split()[0]} has no effect: with",
+        )
+        for option in (
+            "--revision main",
+            "--from modelscope",
+            "--max-length 64",
+            "--batch-tokens 64",
+            "--precision fp32",
+            "--device cpu",
+            "--threads 1",
+            "--offline",
+        )
+    ),
+    ("models pull crossrank-mini --from modelscope", "--from has no effect: the model is on this machine"),
+    ("models show --from modelscope", "--from has no effect: the model is on this machine"),
+    ("models path . --from modelscope", "--from has no effect: the model is on this machine"),
 ]
 
 
@@ -72,6 +91,7 @@ USED = [
     "bulk rows.jsonl -o o.jsonl --text --overwrite --top-n 1 --text-field text --encoding utf-8",
     "serve --host 0.0.0.0 --port 1 --allowed-host a.b",
     "serve -m BAAI/bge-reranker-base --from modelscope",
+    "models path crossrank-mini",
 ]
 
 

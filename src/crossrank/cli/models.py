@@ -12,6 +12,7 @@ from rich.table import Table
 
 from crossrank._facts import model_facts
 from crossrank.cli import options as o
+from crossrank.cli.unused import warn_of_unused_options
 from crossrank.cli.writing import console, one_line, printable, write_json
 from crossrank.models.checkpoint import Checkpoint
 from crossrank.models.content import cache_folder
@@ -58,19 +59,24 @@ def list_models(
 
 
 @app.command()
-def pull(name: Name, revision: o.Revision = None, source: o.SourceOption = "hub") -> None:
+def pull(
+    context: typer.Context, name: Name, revision: o.Revision = None, source: o.SourceOption = "hub"
+) -> None:
     """Fetch or update a model, and print its folder. An interrupted pull resumes where it stopped."""
+    warn_of_unused_options("models pull", context)
     typer.echo(resolve(name, revision=revision, source=cast("Source", source), progress=True, refresh=True))
 
 
 @app.command()
 def show(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(help="A model's name or folder.")] = BUNDLED,
     as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object.")] = False,
     revision: o.Revision = None,
     source: o.SourceOption = "hub",
 ) -> None:
     """Say what a model is, and which engine would run it here. The model must be on this machine."""
+    warn_of_unused_options("models show", context)
     folder = resolve(name, revision=revision, source=cast("Source", source), offline=True)
     facts = model_facts(Checkpoint(folder, name=Path(name).name))
     if as_json:
@@ -101,8 +107,11 @@ def show(
 
 
 @app.command()
-def path(name: Name, revision: o.Revision = None, source: o.SourceOption = "hub") -> None:
+def path(
+    context: typer.Context, name: Name, revision: o.Revision = None, source: o.SourceOption = "hub"
+) -> None:
     """Print the folder of a model that is on this machine; nothing is fetched."""
+    warn_of_unused_options("models path", context)
     typer.echo(resolve(name, revision=revision, source=cast("Source", source), offline=True))
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import sys
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from crossrank import Reranker
 from crossrank.data.lines import check_encoding
-from crossrank.engines import Precision
 from crossrank.errors import InputError
-from crossrank.models.resolve import Source
 
 if TYPE_CHECKING:
     from crossrank.client import Client
@@ -108,31 +106,9 @@ def output_format(json: bool, jsonl: bool, tsv: bool) -> Format:
     return wanted[0] if wanted else Format.TABLE
 
 
-def open_reranker(
-    model: str,
-    *,
-    revision: str | None = None,
-    source: str = "hub",
-    max_length: int | None = None,
-    batch_tokens: int | None = None,
-    precision: str = "auto",
-    device: str = "auto",
-    threads: int | None = None,
-    offline: bool = False,
-) -> Reranker:
-    """Load the model, with a progress bar on a terminal. The library checks the values."""
-    return Reranker(
-        model,
-        revision=revision,
-        source=cast(Source, source),
-        max_length=max_length,
-        batch_tokens=batch_tokens,
-        precision=cast(Precision, precision),
-        device=device,
-        threads=threads,
-        offline=offline,
-        progress=sys.stderr.isatty(),
-    )
+def open_reranker(model: str, **options: Any) -> Reranker:
+    """Load a model with options of ``Reranker``, which checks them; on a terminal, with a progress bar."""
+    return Reranker(model, progress=sys.stderr.isatty(), **options)
 
 
 def open_client(server: str, *, api_key: str | None, model: str | None, timeout: float) -> Client:

@@ -31,6 +31,7 @@ class _Rule:
 _FETCH = _Rule(
     ("source",), lambda v: not v.get("server") and _are_here(v["model"]), "the model is on this machine"
 )
+_FETCH_NAMED = _Rule(("source",), lambda v: _are_here(v["name"]), "the model is on this machine")
 _RAW = _Rule(
     ("raw",), lambda v: v["json"] or v["jsonl"], "with --json and --jsonl, results have scores and logits"
 )
@@ -79,11 +80,14 @@ _RULES: dict[str, tuple[_Rule, ...]] = {
     "verify": (
         _FETCH,
         _Rule(
-            ("revision", "batch_tokens", "precision", "device", "threads", "offline"),
+            (*_MODEL_OPTIONS, "precision"),
             lambda v: v.get("server") and v.get("golden"),
             "with --server and --golden, no model runs here",
         ),
     ),
+    "models pull": (_FETCH_NAMED,),
+    "models show": (_FETCH_NAMED,),
+    "models path": (_FETCH_NAMED,),
 }
 
 

@@ -12,6 +12,8 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import bm25s
 
+__all__ = ["KeywordIndex", "keywords"]
+
 # Scripts without spaces between words. Their text is indexed by pairs of characters, as is usual without a
 # word segmenter.
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0e7f"
@@ -57,7 +59,11 @@ def _located(text: str) -> Iterator[tuple[str, int, int]]:
 
 
 class KeywordIndex:
-    """BM25 (Lucene's variant, k1 = 1.5, b = 0.75) over a list of texts."""
+    """BM25 (Lucene's variant, k1 = 1.5, b = 0.75) over a list of texts.
+
+    Args:
+        documents: the texts.
+    """
 
     def __init__(self, documents: Sequence[str]) -> None:
         corpus = [keywords(document) for document in documents]

@@ -68,6 +68,9 @@ def sentence_spans(text: str) -> Iterator[Span]:
     before white space, and not after initials, common abbreviations and list numbers, nor before a word in
     lower case. A line break ends a sentence unless the next line begins in lower case, as a wrapped line
     does. Thai and Lao, which have no full stop, are split at the spaces between clauses.
+
+    Returns:
+        The place of each sentence: ``text[span.start:span.end]``.
     """
     start = read = _after_spaces(text, 0)
     # Punctuation alone is not a sentence: it joins the next one, or, at the end of the text, the last one.
