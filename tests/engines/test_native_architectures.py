@@ -79,6 +79,35 @@ MODERN = replace(
     final_norm=True,
     gated=True,
 )
+DECODER = replace(
+    PLAIN,
+    heads=6,  # wider together than the hidden size
+    key_value_heads=2,
+    head_norms=True,
+    positions=None,
+    rotary=(GLOBAL,) * 3,
+    segments=0,
+    embedding_norm=False,
+    norm="rms",
+    norm_first=True,
+    final_norm=True,
+    epsilon=1e-6,
+    activation="silu",
+    gated=True,
+    causal=True,
+    pooling="last",
+    head=(Dense(96, 1),),
+)
+LARGE_DECODER = replace(
+    DECODER,
+    hidden=576,
+    heads=6,
+    key_value_heads=3,
+    head_size=128,
+    embedding=576,
+    rotary=(rotary(1e6, 128),) * 3,
+    head=(Dense(576, 1),),
+)
 
 ARCHITECTURES: dict[str, Architecture] = {
     "plain": PLAIN,
@@ -94,7 +123,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "projection, norm first": replace(PLAIN, embedding=160, norm_first=True),
     "rotary": replace(PLAIN, positions=None, rotary=(GLOBAL,) * 3),
     "rotary, two kinds": replace(PLAIN, positions=None, rotary=(GLOBAL, LOCAL, GLOBAL)),
-    "rotary, heads of 24": replace(PLAIN, heads=4, positions=None, rotary=(rotary(1000.0, 24),) * 3),
+    "rotary, heads of 24": replace(
+        PLAIN, heads=4, key_value_heads=4, head_size=24, positions=None, rotary=(rotary(1000.0, 24),) * 3
+    ),
     "windows": replace(PLAIN, windows=(None, 40, 64)),
     "a window of 0": replace(PLAIN, windows=(0, 3, None)),
     "wide windows": replace(PLAIN, windows=(300, 550, 513)),
@@ -127,11 +158,50 @@ ARCHITECTURES: dict[str, Architecture] = {
     "modern, mean": replace(MODERN, pooling="mean"),
     "one layer": replace(PLAIN, layers=1, windows=(5,), norm_first=True),
     "large": replace(
-        MODERN, hidden=576, heads=9, embedding=576, head=head(576), rotary=(rotary(100.0, 64),) * 3
+        MODERN,
+        hidden=576,
+        heads=9,
+        key_value_heads=9,
+        head_size=64,
+        embedding=576,
+        head=head(576),
+        rotary=(rotary(100.0, 64),) * 3,
     ),
     "large, mean": replace(
-        PLAIN, hidden=576, heads=9, embedding=64, head=head(576), pooling="mean", norm_first=True
+        PLAIN,
+        hidden=576,
+        heads=9,
+        key_value_heads=9,
+        head_size=64,
+        embedding=64,
+        head=head(576),
+        pooling="mean",
+        norm_first=True,
     ),
+    "last token": replace(PLAIN, pooling="last"),
+    "rms": replace(PLAIN, norm="rms"),
+    "rms, norm first": replace(PLAIN, norm="rms", norm_first=True, first_norm=False, embedding=40),
+    "causal": replace(PLAIN, causal=True),
+    "causal, windows": replace(PLAIN, causal=True, windows=(40, None, 550), pooling="last"),
+    "shared keys": replace(PLAIN, heads=8, key_value_heads=4, head_size=10),
+    "shared keys, alibi": replace(
+        PLAIN, heads=6, key_value_heads=2, positions=Alibi(alibi_slopes(6)), causal=True, pooling="last"
+    ),
+    "embedding scale": replace(PLAIN, embedding_scale=math.sqrt(96)),
+    "decoder": DECODER,
+    "decoder, windows": replace(DECODER, windows=(None, 40, 300)),
+    "decoder, no head norms": replace(DECODER, head_norms=False, key_value_heads=6),
+    "decoder, mean": replace(DECODER, pooling="mean"),
+    "decoder, one key head": replace(
+        DECODER,
+        head_norms=False,
+        key_value_heads=1,
+        head_size=40,
+        rotary=(rotary(10_000.0, 40),) * 3,
+        activation="gelu_tanh",
+        embedding_scale=math.sqrt(96),
+    ),
+    "large decoder": LARGE_DECODER,
 }
 
 
@@ -161,7 +231,13 @@ def reference(a: Architecture, tensors: dict[str, Array], pairs: Pairs) -> Array
     def linear(name: str, x: Array) -> Array:
         return x @ t[f"{name}.weight"].T + t.get(f"{name}.bias", 0)
 
+    def rms(name: str, x: Array) -> Array:
+        found: Array = x / np.sqrt((x**2).mean(-1, keepdims=True) + a.epsilon) * t[f"{name}.weight"]
+        return found
+
     def norm(name: str, x: Array, epsilon: float = a.epsilon) -> Array:
+        if a.norm == "rms" and not name.startswith("head."):
+            return rms(name, x)
         centred = x - x.mean(-1, keepdims=True)
         scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + epsilon)
         found: Array = scaled * t[f"{name}.weight"] + t.get(f"{name}.bias", 0)
@@ -176,11 +252,14 @@ def reference(a: Architecture, tensors: dict[str, Array], pairs: Pairs) -> Array
     def attention(layer: int, x: Array) -> Array:
         n = len(x)
         q, k, v = (
-            linear(f"layer.{layer}.{name}", x).reshape(n, a.heads, -1).transpose(1, 0, 2)
+            linear(f"layer.{layer}.{name}", x).reshape(n, -1, a.head_size).transpose(1, 0, 2)
             for name in ("query", "key", "value")
         )
+        if a.head_norms:
+            q, k = rms(f"layer.{layer}.query_norm", q), rms(f"layer.{layer}.key_norm", k)
         if a.rotary:
             q, k = turn(q, a.rotary[layer]), turn(k, a.rotary[layer])
+        k, v = (np.repeat(x, a.heads // a.key_value_heads, axis=0) for x in (k, v))
         scores = q @ k.transpose(0, 2, 1) / math.sqrt(a.head_size)
         distance = np.abs(np.arange(n)[:, None] - np.arange(n))
         if isinstance(a.positions, Alibi):
@@ -188,6 +267,8 @@ def reference(a: Architecture, tensors: dict[str, Array], pairs: Pairs) -> Array
         window = a.windows[layer] if a.windows else None
         if window is not None:
             scores = np.where(distance <= window, scores, -np.inf)
+        if a.causal:
+            scores = np.where(np.tri(n, dtype=bool), scores, -np.inf)
         powers = np.exp(scores - scores.max(-1, keepdims=True))
         context = powers / powers.sum(-1, keepdims=True) @ v
         return linear(f"layer.{layer}.attention_output", context.transpose(1, 0, 2).reshape(n, -1))
@@ -202,7 +283,7 @@ def reference(a: Architecture, tensors: dict[str, Array], pairs: Pairs) -> Array
 
     logits = []
     for ids, segments in pairs:
-        x = t["embedding.words.weight"][ids]
+        x = t["embedding.words.weight"][ids] * a.embedding_scale
         if a.segments:
             x = x + t["embedding.segments.weight"][segments]
         if isinstance(a.positions, Learned):
@@ -223,7 +304,7 @@ def reference(a: Architecture, tensors: dict[str, Array], pairs: Pairs) -> Array
                 x = norm(second, x + feed_forward(layer, x))
         if a.final_norm:
             x = norm("final_norm", x)
-        pooled = x.mean(0) if a.pooling == "mean" else x[0]
+        pooled = {"first": x[0], "mean": x.mean(0), "last": x[-1]}[a.pooling]
         for number, step in enumerate(a.head):
             if isinstance(step, Dense):
                 pooled = linear(f"head.{number}", pooled)
@@ -272,7 +353,17 @@ LENGTHS = [1, 2, 31, 33, 41, 42, 64, 97, 129, 10]
 LONG = [*LENGTHS, 600]
 
 
-FEATURES = ["plain", "gated gelu", "gated silu", "relu", "projection", "alibi, windows", "modern"]
+FEATURES = [
+    "plain",
+    "gated gelu",
+    "gated silu",
+    "relu",
+    "projection",
+    "alibi, windows",
+    "modern",
+    "decoder, windows",
+    "decoder, one key head",
+]
 """Architectures that have all features of the kernels."""
 
 
@@ -350,7 +441,8 @@ def test_a_logit_does_not_depend_on_threads_or_on_its_pack(name: str, precision:
 def test_windows_on_every_instruction_set_do_not_depend_on_the_pack(
     isa: str, precision: str, window: int
 ) -> None:
-    a = replace(MODERN, windows=(window, None, window), hidden=64, heads=2, embedding=64, head=head(64))
+    narrow = replace(MODERN, hidden=64, heads=2, key_value_heads=2, embedding=64, head=head(64))
+    a = replace(narrow, windows=(window, None, window))
     tensors = weights(a)
     pairs = random_pairs(a, [700, 513, 90, 33])
     together = score(engine(a, tensors, precision, 1, isa), a, pairs)
@@ -393,9 +485,14 @@ def test_positions_far_from_the_first() -> None:
         ({"alibi": [0.5]}, "alibi has 1 values; it must have one for each of 3 heads"),
         ({"alibi": [0.5, 0.1, -1.0]}, "alibi has the slope -1"),
         ({"activation": "swish"}, "activation is 'swish'; supported: gelu, gelu_tanh, relu, silu, tanh"),
-        ({"pooling": "last"}, "pooling is 'last'"),
+        ({"pooling": "cls"}, "pooling is 'cls'; supported: first, mean, last"),
+        ({"norm": "batch"}, "norm is 'batch'; supported: layer, rms"),
+        ({"head_size": 31}, "head_size is 31; it must be even"),
+        ({"key_value_heads": 2}, "3 heads do not divide among 2 heads of keys and values"),
+        ({"key_value_heads": 6}, "key_value_heads is 6"),
+        ({"head_norms": True, "rotary_of_layer": []}, "head_norms are for rotary positions"),
+        ({"embedding_scale": math.nan}, "embedding_scale is nan"),
         ({"gated": "yes"}, "gated is not a truth value"),
-        ({"hidden": 95}, "does not divide"),
         ({"hidden": "96"}, "hidden is not an integer"),
         ({"segments": -1}, "segments is -1"),
         ({"position_rows": 100, "first_position": 2}, "leave no room for 720 tokens"),

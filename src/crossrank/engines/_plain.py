@@ -68,7 +68,8 @@ class PlainModel(nn.Module):
         self.words = _table(weights, "embedding.words", dtype)
         self.positions = _table(weights, "embedding.positions", dtype)
         self.segments = _table(weights, "embedding.segments", dtype)
-        self.embedding_norm = _norm(weights, "embedding.norm", epsilon, dtype)
+        rms = architecture.norm == "rms"
+        self.embedding_norm = _norm(weights, "embedding.norm", epsilon, dtype, rms=rms)
         self.projection = (
             _linear(weights, ["embedding.projection"], dtype)
             if architecture.embedding != architecture.hidden
@@ -77,7 +78,7 @@ class PlainModel(nn.Module):
         self.layer = nn.ModuleList(
             _Block(architecture, weights, f"layer.{number}.", dtype) for number in range(architecture.layers)
         )
-        self.final_norm = _norm(weights, "final_norm", epsilon, torch.float32)
+        self.final_norm = _norm(weights, "final_norm", epsilon, torch.float32, rms=rms)
         self.head = nn.Sequential(
             *(_step(weights, f"head.{number}", step) for number, step in enumerate(architecture.head))
         )
@@ -133,17 +134,18 @@ class PlainModel(nn.Module):
             window = self.architecture.windows[layer] if self.architecture.windows else None
             if self._flash is None:
                 return self._attend(q, k, v, runs, window)
-            size = -1 if window is None else window
             longest = int(lengths.max())
-            return self._flash(q, k, v, offsets, offsets, longest, longest, window_size=(size, size))
+            seen = _flash_window(window, causal=self.architecture.causal)
+            return self._flash(q, k, v, offsets, offsets, longest, longest, window_size=seen)
 
         x = self._embed(pack, places)
-        firsts = self._put(starts, torch.long) if self.architecture.pooling == "first" else None
+        pooled = {"first": starts, "last": pack.offsets[1:] - 1}.get(self.architecture.pooling)
+        keep = None if pooled is None else self._put(pooled, torch.long)
         for number, block in enumerate(self.layer):
             is_last = number == len(self.layer) - 1
-            x = block(x, partial(attend, number), firsts if is_last else None)
+            x = block(x, partial(attend, number), keep if is_last else None)
         x = self.final_norm(x.float())
-        if firsts is None:
+        if keep is None:
             x = torch.cat([part.mean(1) for part in _split(x, runs)])
         logits: torch.Tensor = self.head(x)[:, 0]
         return logits
@@ -154,6 +156,8 @@ class PlainModel(nn.Module):
     def _embed(self, pack: Pack, places: npt.NDArray[np.intp]) -> torch.Tensor:
         """(tokens, hidden)."""
         x = self.words(self._put(pack.token_ids, torch.long))
+        if self.architecture.embedding_scale != 1:
+            x = x * self.architecture.embedding_scale
         learned = self.architecture.positions
         if isinstance(learned, Learned):
             x = x + self.positions(self._put(_positions(learned, pack, places), torch.long))
@@ -191,23 +195,26 @@ class PlainModel(nn.Module):
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int | None
     ) -> torch.Tensor:
         """Attention of pairs of one length: (pairs, heads, tokens, size)."""
-        length = q.shape[2]
+        length, causal = q.shape[2], self.architecture.causal
         if window is not None and length <= window + 1:
             window = None
         if window is None and self._slopes is None:
-            return F.scaled_dot_product_attention(q, k, v)
+            return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
         parts = []
         for start in range(0, length, ROWS):
             end = min(start + ROWS, length)
             first, last = (0, length) if window is None else (max(0, start - window), end + window)
-            rows = torch.arange(start, end, device=self._device)
-            columns = torch.arange(first, min(last, length), device=self._device)
-            distance = (rows[:, None] - columns).abs()
+            last = end if causal else min(last, length)
+            rows = torch.arange(start, end, device=self._device)[:, None]
+            columns = torch.arange(first, last, device=self._device)
+            distance = (rows - columns).abs()
             bias = torch.zeros(distance.shape, device=self._device)
             if self._slopes is not None:
                 bias = -self._slopes * distance
             if window is not None:
                 bias = bias.masked_fill(distance > window, -torch.inf)
+            if causal:
+                bias = bias.masked_fill(columns > rows, -torch.inf)
             seen = slice(first, last)
             parts.append(
                 F.scaled_dot_product_attention(
@@ -223,22 +230,28 @@ class _Block(nn.Module):
     def __init__(self, architecture: Architecture, weights: _Weights, at: str, dtype: torch.dtype) -> None:
         super().__init__()
         self._norm_first = architecture.norm_first
-        self._heads = architecture.heads
+        self._heads = (architecture.heads, architecture.key_value_heads, architecture.key_value_heads)
+        self._head_size = architecture.head_size
         self._gated = architecture.gated
         self._function = _FUNCTIONS[architecture.activation]
         self.qkv = _linear(weights, [f"{at}query", f"{at}key", f"{at}value"], dtype)
         self.attention_output = _linear(weights, [f"{at}attention_output"], dtype)
-        self.attention_norm = _norm(weights, f"{at}attention_norm", architecture.epsilon, dtype)
+        rms, epsilon = architecture.norm == "rms", architecture.epsilon
+        self.query_norm = _norm(weights, f"{at}query_norm", epsilon, dtype, rms=True)
+        self.key_norm = _norm(weights, f"{at}key_norm", epsilon, dtype, rms=True)
+        self.attention_norm = _norm(weights, f"{at}attention_norm", epsilon, dtype, rms=rms)
         widened = [f"{at}gate", f"{at}intermediate"] if architecture.gated else [f"{at}intermediate"]
         self.widened = _linear(weights, widened, dtype)
         self.output = _linear(weights, [f"{at}output"], dtype)
-        self.output_norm = _norm(weights, f"{at}output_norm", architecture.epsilon, dtype)
+        self.output_norm = _norm(weights, f"{at}output_norm", epsilon, dtype, rms=rms)
 
     def forward(self, x: torch.Tensor, attend: _Attend, keep: torch.Tensor | None) -> torch.Tensor:
         """(tokens, hidden), or only the rows that ``keep`` names."""
         qkv = self.qkv(self.attention_norm(x) if self._norm_first else x)
-        q, k, v = qkv.view(len(x), 3, self._heads, -1).unbind(1)
-        mixed = attend(q, k, v).flatten(1)
+        q, k, v = qkv.view(len(x), -1, self._head_size).split(self._heads, 1)
+        shared = self._heads[0] // self._heads[1]
+        k, v = self.key_norm(k).repeat_interleave(shared, 1), v.repeat_interleave(shared, 1)
+        mixed = attend(self.query_norm(q), k, v).flatten(1)
         if keep is not None:
             x, mixed = x[keep], mixed[keep]
         x = x + self.attention_output(mixed)
@@ -288,6 +301,12 @@ def _rotate(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.
     return turned.to(x.dtype)
 
 
+def _flash_window(window: int | None, *, causal: bool) -> tuple[int, int]:
+    """How far a token sees back and ahead; -1 is no limit."""
+    size = -1 if window is None else window
+    return size, 0 if causal else size
+
+
 def _flash_attention(
     architecture: Architecture, device: torch.device, dtype: torch.dtype
 ) -> Callable[..., torch.Tensor] | None:
@@ -305,11 +324,14 @@ def _flash_attention(
         x = torch.randn(8, architecture.heads, architecture.head_size, generator=generator)
         x = x.to(device, dtype)
         offsets = torch.tensor([0, 5, 8], dtype=torch.int32, device=device)
-        window = (1, 1) if any(size is not None for size in architecture.windows) else (-1, -1)
+        has_window = any(size is not None for size in architecture.windows)
+        window = _flash_window(1 if has_window else None, causal=architecture.causal)
         found: Any = varlen_attn(x, x, x, offsets, offsets, 5, 5, window_size=window)
         place = torch.tensor([0, 1, 2, 3, 4, 10, 11, 12], device=device)
-        far = 1 if window == (1, 1) else 5
-        seen = (place[:, None] - place).abs() <= far
+        distance = place[:, None] - place
+        seen = distance.abs() <= (1 if has_window else 5)
+        if architecture.causal:
+            seen &= distance >= 0
         heads = x.transpose(0, 1)
         expected = F.scaled_dot_product_attention(heads, heads, heads, seen).transpose(0, 1)
         good = torch.allclose(found.float(), expected.float(), atol=0.05)
@@ -356,11 +378,17 @@ def _linear(weights: _Weights, names: list[str], dtype: torch.dtype) -> nn.Linea
     return linear
 
 
-def _norm(weights: _Weights, name: str, epsilon: float, dtype: torch.dtype) -> nn.Module:
-    """A LayerNorm; nothing if the model does not have it."""
+def _norm(
+    weights: _Weights, name: str, epsilon: float, dtype: torch.dtype, *, rms: bool = False
+) -> nn.Module:
+    """A LayerNorm, or an RMSNorm; nothing if the model does not have it."""
     weight, bias = weights.get(f"{name}.weight"), weights.get(f"{name}.bias")
     if weight is None:
         return nn.Identity()
+    if rms:
+        root = nn.RMSNorm(len(weight), epsilon, device="meta")
+        root.weight = _parameter(_tensor(weight, dtype))
+        return root
     norm = nn.LayerNorm(len(weight), epsilon, bias=bias is not None, device="meta")
     norm.weight = _parameter(_tensor(weight, dtype))
     if bias is not None:

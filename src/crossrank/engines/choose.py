@@ -13,6 +13,7 @@ from typing import get_args
 from crossrank.engines.base import Device, Engine, Precision
 from crossrank.errors import EngineError, InputError
 from crossrank.models.checkpoint import Checkpoint
+from crossrank.models.families import UndescribedError
 
 __all__ = ["Choice", "choose_engine", "gpu_is_possible", "import_torch", "load_engine"]
 
@@ -34,8 +35,8 @@ def choose_engine(
 
     Args:
         device: "auto" takes a GPU that PyTorch can use, else the CPU.
-        precision: "auto" is fp16 on a GPU; on the CPU the first of int8, bf16 and fp32 that the
-            processor has an instruction for.
+        precision: "auto" is fp16 on a GPU, or bf16 for a decoder; on the CPU the first of int8, bf16 and
+            fp32 that the processor has an instruction for.
         checkpoint: the model; None: one that the native engine can run.
 
     Raises:
@@ -52,7 +53,8 @@ def choose_engine(
         if found is not None:
             if precision == "int8":
                 raise InputError("precision is 'int8', which runs on the CPU only: use fp16, bf16 or fp32")
-            return Choice("torch", found[0], "fp16" if precision == "auto" else precision, found[1])
+            chosen = _gpu_precision(checkpoint) if precision == "auto" else precision
+            return Choice("torch", found[0], chosen, found[1])
     if precision == "fp16":
         raise InputError("precision is 'fp16', which a CPU has no arithmetic for: use fp32, bf16 or int8")
     reason = "asked for" if kind == "cpu" else "no GPU that PyTorch can use"
@@ -68,6 +70,14 @@ def choose_engine(
     import_torch()
     chosen = "fp32" if precision == "auto" else precision
     return Choice("torch", "cpu", chosen, f"{reason}, and {obstacle}")
+
+
+def _gpu_precision(checkpoint: Checkpoint | None) -> str:
+    """Decoders were trained in bf16, and some have values that are too large for fp16."""
+    try:
+        return "bf16" if checkpoint and checkpoint.description.architecture.causal else "fp16"
+    except UndescribedError:
+        return "fp16"
 
 
 def gpu_is_possible() -> bool:

@@ -1,7 +1,7 @@
 """What a model is made of, in one plain description that the engines run.
 
-``models/families.py`` reads a checkpoint's config into an ``Architecture`` and says which of its tensors
-is which. Engines know no family by name, and no name of a checkpoint's tensors.
+``models/families.py`` reads a checkpoint's config into an ``Architecture`` and says which of its tensors is
+which. Engines know no family by name, and no name of a checkpoint's tensors.
 
 Canonical names of tensors (H hidden, E embedding, F intermediate; matrices are (outputs, inputs)):
 
@@ -49,12 +49,14 @@ __all__ = [
     "HeadNorm",
     "HeadStep",
     "Learned",
+    "Pooling",
     "Rotary",
     "Source",
     "alibi_slopes",
 ]
 
 Activation: TypeAlias = Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"]
+Pooling: TypeAlias = Literal["first", "mean", "last"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +181,7 @@ class Architecture:
     epsilon: float = 1e-12
     activation: Activation = "gelu"
     gated: bool = False
-    pooling: Literal["first", "mean", "last"] = "first"
+    pooling: Pooling = "first"
     labels: int = 1
     norm: Literal["layer", "rms"] = "layer"
     head_size: int = 0
