@@ -312,26 +312,3 @@ def test_a_model_that_cannot_be_loaded_ends_the_server_with_one_line(tmp_path: P
         assert (done.returncode, done.stdout) == (2, "")
         assert re.fullmatch(r"error: .*\n", done.stderr), done.stderr
         assert message in done.stderr
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
-def test_large_blocks_go_back_to_the_system() -> None:
-    """A block is freed, then another of that size, with small ones behind it that stay."""
-    code = """
-import resource
-from pathlib import Path
-from crossrank.server.run import _give_memory_back
-
-def resident():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-_give_memory_back()
-bytearray(16 << 20)
-before = resident()
-block = bytearray(15 << 20)
-kept = [bytes(1000) for _ in range(10_000)]
-del block
-print(resident() - before)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 14 << 20

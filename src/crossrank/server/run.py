@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import logging
 import math
 import os
@@ -22,6 +21,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from crossrank.errors import CrossRankError, InputError
+from crossrank.server import memory
 from crossrank.server.core.registry import Registry
 from crossrank.server.http.app import create_app
 from crossrank.server.http.protocol import Connections, guarded_protocol
@@ -55,13 +55,6 @@ server anew. It is EX_SOFTWARE of sysexits.h."""
 
 _OTHER_FILES = 200
 """Files and sockets that a server has open beside its connections; a generous guess."""
-
-_MMAP_THRESHOLD = 1 << 20
-"""Bytes from which glibc maps a block by itself, so that the system has it back once it is free. Its own
-threshold rises to the largest block that was freed, 32 MiB at most: bodies of that size would stay."""
-
-_M_MMAP_THRESHOLD = -3
-"""The parameter's number in malloc.h."""
 
 
 class _Server(uvicorn.Server):
@@ -130,7 +123,7 @@ def run(settings: Settings, *, listening: Callable[[str], None] | None = None) -
         CrossRankError: a model cannot be loaded.
     """
     sys.setswitchinterval(_SWITCH_SECONDS)
-    _give_memory_back()
+    memory.keep_large_blocks_apart()
     tracer = tracer_of_environment()
     registry = settings.registry()
     app = create_app(settings, registry, tracer)
@@ -170,12 +163,6 @@ def _allow_files(count: int) -> None:
     wanted = count if most == resource.RLIM_INFINITY else min(count, most)
     if now != resource.RLIM_INFINITY and now < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
-
-
-def _give_memory_back() -> None:
-    """Keep large blocks out of the heap, where what is behind them would keep them there."""
-    with contextlib.suppress(AttributeError):  # only glibc has it
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
 
 
 def _run_loop(main: Coroutine[Any, Any, None]) -> None:
@@ -270,6 +257,7 @@ class _Process:
             self.app.state.failure = str(error)
             self.server.should_exit = True
             return
+        memory.set_aside()
         for model in self.registry.models():
             _logger.info(
                 "%s is ready: %s engine on %s, %s, %d tokens",
@@ -286,6 +274,7 @@ class _Process:
         except Exception:
             _logger.exception("a model could not be loaded anew")
         else:
+            memory.set_aside()
             _logger.info("the models are loaded anew")
 
 
@@ -297,10 +286,12 @@ async def _serve(process: _Process, opened: socket.socket) -> None:
     _logger.info("listening on %s", process.settings.uds or _address(opened))
     process.registry.on_stuck = process.give_up
     process.begin(process.start())
+    releasing = asyncio.ensure_future(memory.release_regularly())
     ended = False
     try:
         await process.server.serve(sockets=[opened])
     finally:
+        releasing.cancel()
         ended = await process.registry.close(_CLOSE_SECONDS)
     if process.failure is not None:
         raise process.failure
