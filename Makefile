@@ -9,6 +9,7 @@
 # make sanitize  the C++ under the thread sanitizer, then the C++ and its Python tests under the address and
 #                undefined-behaviour sanitizers (Linux, GCC)
 # make aarch64   the kernels and the encoder cross-compiled, and tested under qemu
+# make wheel     this machine's wheel and the sdist, in dist/, and the wheel used where there is no compiler
 # make attack    attacks on a server for ten minutes, with good clients beside them (MINUTES=1: a try)
 # make peers     the engines that benchmarks/peers.py compares with
 
@@ -20,13 +21,15 @@ FLAG_VENV := .venv-flagembedding
 CLIENTS_VENV := .venv-clients
 # litellm needs a newer httpx than they do.
 LITELLM_VENV := .venv-litellm
-# The engines of benchmarks/peers.py; those that go through Optimum need an older transformers.
-PEERS_VENVS := .venv-peers .venv-peers-optimum
+# The engines of benchmarks/peers.py; those that go through Optimum need an older transformers, and fastembed none.
+PEERS_VENVS := .venv-peers .venv-peers-optimum .venv-peers-fastembed
+# What builds and repairs wheels.
+WHEEL_VENV := .venv-wheel
 BIN := $(VENV)/bin
 CXX_FILES := $(wildcard native/*.cpp native/*.h)
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check promises docs browser screenshots lint format sanitize aarch64 attack peers clean
+.PHONY: demo test check promises docs browser screenshots lint format sanitize aarch64 wheel attack peers clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -97,6 +100,9 @@ aarch64: $(VENV)/.dev
 	$(BIN)/cmake --build $(AARCH64) --parallel 2
 	$(BIN)/ctest --test-dir $(AARCH64) --output-on-failure
 
+wheel: $(WHEEL_VENV)/.ready
+	$(WHEEL_VENV)/bin/python -m release.wheel
+
 MINUTES := 10
 
 attack: $(VENV)/.dev
@@ -105,7 +111,7 @@ attack: $(VENV)/.dev
 peers: $(VENV)/.dev $(PEERS_VENVS:%=%/.ready)
 
 clean:
-	rm -rf $(VENV) $(FLAG_VENV) $(CLIENTS_VENV) $(LITELLM_VENV) $(PEERS_VENVS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FLAG_VENV) $(CLIENTS_VENV) $(LITELLM_VENV) $(WHEEL_VENV) $(PEERS_VENVS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -139,6 +145,12 @@ $(LITELLM_VENV)/.ready: tests/server/requirements-litellm.txt
 	@echo "Setting up $(LITELLM_VENV), for the test of the server with litellm."
 	@$(PYTHON) -m venv $(LITELLM_VENV)
 	@$(LITELLM_VENV)/bin/python $(PIP) --requirement tests/server/requirements-litellm.txt
+	@touch $@
+
+$(WHEEL_VENV)/.ready: release/requirements.txt
+	@echo "Setting up $(WHEEL_VENV), for make wheel."
+	@$(PYTHON) -m venv $(WHEEL_VENV)
+	@$(WHEEL_VENV)/bin/python $(PIP) --requirement release/requirements.txt
 	@touch $@
 
 .venv-%/.ready: benchmarks/requirements-%.txt constraints.txt
