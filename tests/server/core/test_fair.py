@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
+from types import FrameType
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -340,3 +343,32 @@ def test_clients_that_went_are_forgotten() -> None:
         fill(queue, each, [1])
         queue.remove(each)
     assert len(queue._bands[0].clients) < 1000
+
+
+def calls_of_a_pair(clients: int, small: bool, large: int) -> float:
+    """How many functions are called for a pair, where all of so many clients wait."""
+    queue = Queue(QUANTUM)
+    for name in range(clients):
+        fill(queue, flow(small=small, client=str(name)), [20] * 4)
+    for name in range(large):
+        fill(queue, flow(client=f"large {name}"), [20] * 2 * clients)
+    calls = 0
+
+    def count(frame: FrameType, event: str, _: object) -> None:
+        nonlocal calls
+        calls += event == "call" and frame.f_code.co_filename.endswith("fair.py")
+
+    pairs = 0
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        while pack := take(queue):
+            pairs += len(pack)
+    finally:
+        sys.setprofile(before)
+    return calls / pairs
+
+
+@pytest.mark.parametrize(("small", "large"), [(False, 0), (True, 0), (True, 1), (True, 2)])
+def test_a_pair_costs_the_same_however_many_clients_wait(small: bool, large: int) -> None:
+    assert calls_of_a_pair(2000, small, large) < 1.2 * calls_of_a_pair(20, small, large)

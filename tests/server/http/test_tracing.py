@@ -123,8 +123,7 @@ def test_the_environment_names_the_service(collector: Collector, monkeypatch: py
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", url)
     monkeypatch.setenv("OTEL_SERVICE_NAME", "search")
     tracer = tracer_of_environment()
-    with tracer.request("/rerank", "mine", {}) as span:
-        span.ended(200)
+    tracer.record("/rerank", {}, 0, 200, "mine", None)
     tracer.close()
     path, _, sent = collector.received[0]
     assert path == "/my/traces"

@@ -21,7 +21,7 @@ pairs side by side, or which pad, waste little.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, Protocol, TypeVar
@@ -126,12 +126,15 @@ class _Client(Generic[T, G]):
         self.flows: dict[bool, OrderedDict[Flow[T, G], None]] = {True: OrderedDict(), False: OrderedDict()}
         self.deficit = deficit
 
-    @property
-    def is_idle(self) -> bool:
-        return not self.flows[True] and not self.flows[False]
-
     def first(self, kinds: Sequence[bool], allowed: Allowed[G]) -> Flow[T, G] | None:
-        return next((flow for kind in kinds for flow in self.flows[kind] if allowed(flow.group)), None)
+        for small in kinds:
+            for flow in self.flows[small]:
+                if allowed(flow.group):
+                    return flow
+        return None
+
+
+_Line = OrderedDict[str, _Client[T, G]]
 
 
 class _Band(Generic[T, G]):
@@ -140,79 +143,89 @@ class _Band(Generic[T, G]):
     Attributes:
         clients: in the order of their turns. One without flows stays until its turn comes: had it left, it
             would come back with the tokens of a new turn.
+        large: those with large flows, in the order of their turns.
         quick: those with small flows and tokens left; they wait for nobody's turn.
-        count: of the small flows (True) and the large ones (False).
+        count: of all flows.
     """
 
     def __init__(self, quantum: int) -> None:
-        self.clients: OrderedDict[str, _Client[T, G]] = OrderedDict()
-        self.quick: OrderedDict[str, _Client[T, G]] = OrderedDict()
-        self.count: Counter[bool] = Counter()
+        self.clients: _Line[T, G] = OrderedDict()
+        self.large: _Line[T, G] = OrderedDict()
+        self.quick: _Line[T, G] = OrderedDict()
+        self.count = 0
         self._quantum = quantum
         self._share = _Share(LARGE_SHARE, quantum)
 
     def put(self, flow: Flow[T, G]) -> None:
         """A flow has pairs waiting."""
-        self.count[flow.small] += 1
+        self.count += 1
         if flow.client not in self.clients:
-            if len(self.clients) > 2 * self.count.total() + _REMEMBERED:
-                kept = {name: client for name, client in self.clients.items() if not client.is_idle}
+            if len(self.clients) > 2 * self.count + _REMEMBERED:
+                kept = {name: client for name, client in self.clients.items() if any(client.flows.values())}
                 self.clients = OrderedDict(kept)
             self.clients[flow.client] = _Client(self._quantum)
         self.clients[flow.client].flows[flow.small][flow] = None
-        self._note_quick(flow.client)
+        self._stand_in_line(flow.client)
 
     def drop(self, flow: Flow[T, G]) -> None:
         """A flow has no pairs waiting."""
-        self.count[flow.small] -= 1
+        self.count -= 1
         del self.clients[flow.client].flows[flow.small][flow]
-        self._note_quick(flow.client)
+        self._stand_in_line(flow.client)
 
     def end_turn(self, flow: Flow[T, G]) -> None:
         """A flow waits for its next turn, in which it has another quantum; it is a large one from now on."""
-        self.drop(flow)
+        flows = self.clients[flow.client].flows
+        del flows[flow.small][flow]
+        flows[False][flow] = None
         flow.small = False
         flow.deficit += self._quantum
-        self.put(flow)
+        self._stand_in_line(flow.client)
 
     def spend(self, flow: Flow[T, G], tokens: int) -> None:
         """A flow sends so many tokens."""
-        self.clients[flow.client].deficit -= tokens
-        self._note_quick(flow.client)
-        self._share.spend(tokens, first=flow.small, others_wait=self.count[False] > 0)
+        client = self.clients[flow.client]
+        client.deficit -= tokens
+        if client.deficit <= 0:
+            self.quick.pop(flow.client, None)
+        self._share.spend(tokens, first=flow.small, others_wait=bool(self.large))
 
     def choose(self, allowed: Allowed[G]) -> Flow[T, G] | None:
         """The flow whose turn it is."""
-        flow = None
-        if self.count[False] and self._share.is_due:
-            flow = self._by_turns((False,), allowed)
-        if flow is None:
-            small = (client.first((True,), allowed) for client in self.quick.values())
-            flow = next((found for found in small if found), None)
-        return flow or self._by_turns((True, False), allowed)
+        if self.large and self._share.is_due and (flow := self._by_turns(self.large, (False,), allowed)):
+            return flow
+        for client in self.quick.values():
+            if flow := client.first((True,), allowed):
+                return flow
+        while self.clients and not any(next(iter(self.clients.values())).flows.values()):
+            self.clients.popitem(last=False)
+        return self._by_turns(self.clients, (True, False), allowed)
 
-    def _by_turns(self, kinds: Sequence[bool], allowed: Allowed[G]) -> Flow[T, G] | None:
+    def _by_turns(self, line: _Line[T, G], kinds: Sequence[bool], allowed: Allowed[G]) -> Flow[T, G] | None:
         """The flow of the first client that may send; those that have sent their quantum go to the end."""
         while True:
-            while self.clients and next(iter(self.clients.values())).is_idle:
-                self.clients.popitem(last=False)
-            for name, client in self.clients.items():
+            for name, client in line.items():
                 if flow := client.first(kinds, allowed):
                     if client.deficit > 0:
                         return flow
                     client.deficit += self._quantum
                     self.clients.move_to_end(name)
-                    self._note_quick(name)
+                    if name in self.large:
+                        self.large.move_to_end(name)
+                    self._stand_in_line(name)
                     break
             else:
                 return None
 
-    def _note_quick(self, name: str) -> None:
+    def _stand_in_line(self, name: str) -> None:
+        """Note whether a client is in ``large``, and in ``quick``."""
         client = self.clients[name]
-        if client.deficit > 0 and client.flows[True]:
-            self.quick.setdefault(name, client)
-        else:
-            self.quick.pop(name, None)
+        quick = client.deficit > 0 and client.flows[True]
+        for line, is_in in ((self.large, client.flows[False]), (self.quick, quick)):
+            if is_in:
+                line.setdefault(name, client)
+            else:
+                line.pop(name, None)
 
 
 class FairQueue(Generic[T, G]):
@@ -292,8 +305,10 @@ class FairQueue(Generic[T, G]):
         order = sorted(self._bands)
         if len(order) > 1 and self._share.is_due:
             order = [priority for priority in self._bands if priority != order[0]] + order[:1]
-        found = (self._bands[priority].choose(allowed) for priority in order)
-        return next((flow for flow in found if flow), None)
+        for priority in order:
+            if flow := self._bands[priority].choose(allowed):
+                return flow
+        return None
 
     def _serve(self, flow: Flow[T, G]) -> T:
         item = flow.waiting.pop()
@@ -317,5 +332,5 @@ class FairQueue(Generic[T, G]):
             flow.deficit = 0
         elif not flow.deficit:
             flow.small = False
-        if not band.count.total():
+        if not band.count:
             del self._bands[flow.priority]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import operator
+from dataclasses import asdict
 from functools import cache, partial, reduce
 from pathlib import Path
-from typing import Annotated, Any
+from types import SimpleNamespace
+from typing import Annotated, Any, cast, get_args
 
+import numpy as np
 from fastapi import FastAPI, Query, Request
 from fastapi import Path as PathParameter
 from fastapi.openapi.utils import get_openapi
@@ -18,16 +21,17 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from crossrank import __version__
-from crossrank.errors import CrossRankError, ModelError, UnknownModelError
+from crossrank.errors import InputError, ModelError, UnknownModelError
+from crossrank.pairs import PairEncoder
 from crossrank.server.core.model import ModelInfo
 from crossrank.server.core.registry import Registry, State
+from crossrank.server.core.work import Answer
 from crossrank.server.http.auth import keys_of
 from crossrank.server.http.browsers import Browsers
-from crossrank.server.http.dialects import Dialect, Dialects
-from crossrank.server.http.dialects.openai import OpenAIError
-from crossrank.server.http.endpoint import Service, json_response, notes_of
-from crossrank.server.http.faults import FAULTS, Fault, Kind, fault_of
-from crossrank.server.http.middleware import OPEN_PATHS, Edge, path_fault
+from crossrank.server.http.dialects import Context, Dialect, Dialects, Errors
+from crossrank.server.http.endpoint import Service, fault_response, json_response
+from crossrank.server.http.faults import FAULTS, Fault, Kind
+from crossrank.server.http.middleware import OPEN_PATHS, Edge
 from crossrank.server.http.playground import add_playground
 from crossrank.server.http.tracing import NO_TRACES, Tracer
 from crossrank.server.settings import Settings
@@ -47,14 +51,14 @@ def create_app(settings: Settings, registry: Registry, tracer: Tracer = NO_TRACE
     """
     keys = keys_of(settings)
     dialects = Dialects(settings.dialect)
-    service = Service(registry, dialects, settings, tracer)
+    service = Service(registry, dialects, settings)
     app = FastAPI(
         title="CrossRank", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False
     )
     app.state.failure = ""
     # A foreign page has no key, so that a server with keys need not ask where requests come from.
     browsers = None if settings.has_keys else Browsers(settings.allowed_hosts, settings.cors_origins)
-    app.add_middleware(Edge, keys=keys, dialects=dialects, browsers=browsers)
+    app.add_middleware(Edge, keys=keys, dialects=dialects, browsers=browsers, tracer=tracer)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -141,17 +145,14 @@ def create_app(settings: Settings, registry: Registry, tracer: Tracer = NO_TRACE
         tags=["models"],
         responses={
             **_answer("the model", _LISTED),
-            404: {"model": OpenAIError, "description": "no such model"},
+            404: {"model": Errors.Error, "description": "no such model"},
         },
     )
-    async def one_model(
-        request: Request, name: Annotated[str, PathParameter(description="the model's name")]
-    ) -> Response:
+    async def one_model(name: Annotated[str, PathParameter(description="the model's name")]) -> Response:
         """A served model, as OpenAI and Xinference describe it."""
         models = {model.name: model for model in registry.models()}
         if name not in models:
-            fault = fault_of(UnknownModelError(name, list(models)))
-            return path_fault(None, fault, notes_of(request.scope)["request_id"])
+            raise UnknownModelError(name, list(models))
         return json_response(_listed(models[name]))
 
     @app.get("/v1/cluster/auth", tags=["models"], responses=_answer("whether they are", {"auth": False}))
@@ -177,10 +178,10 @@ def create_app(settings: Settings, registry: Registry, tracer: Tracer = NO_TRACE
         tags=["models"],
         responses={
             **_answer("the models that were loaded", {"reloaded": ["crossrank-mini"]}),
-            401: {"model": OpenAIError, "description": "no key"},
-            403: {"model": OpenAIError, "description": "another key, or the server has no admin key"},
-            404: {"model": OpenAIError, "description": "no such model"},
-            500: {"model": OpenAIError, "description": "the model cannot be loaded; the old one stays"},
+            401: {"model": Errors.Error, "description": "no key"},
+            403: {"model": Errors.Error, "description": "another key, or the server has no admin key"},
+            404: {"model": Errors.Error, "description": "no such model"},
+            500: {"model": Errors.Error, "description": "the model cannot be loaded; the old one stays"},
         },
     )
     async def reload(
@@ -188,15 +189,11 @@ def create_app(settings: Settings, registry: Registry, tracer: Tracer = NO_TRACE
         model: Annotated[str | None, Query(description="the model's name; default: all")] = None,
     ) -> Response:
         """Load a model anew (by default all) without dropping a request. It takes the admin key."""
+        keys.check_admin(request.headers.get("authorization"))
         try:
-            keys.check_admin(request.headers.get("authorization"))
             await registry.reload(model)
-        except CrossRankError as error:
-            # A model that cannot be loaded is the server's trouble, not the client's.
-            broken = isinstance(error, (ModelError, ValueError))
-            fault = Fault("internal", str(error)) if broken else fault_of(error)
-            notes_of(request.scope)["error"] = str(error)
-            return path_fault(None, fault, notes_of(request.scope)["request_id"])
+        except (ModelError, InputError) as error:  # it is the server's trouble, not the client's
+            raise Fault("internal", str(error)) from None
         names = [model] if model else [each.name for each in registry.models()]
         return json_response({"reloaded": names})
 
@@ -214,9 +211,7 @@ def create_app(settings: Settings, registry: Registry, tracer: Tracer = NO_TRACE
         allowed = (error.headers or {}).get("Allow")
         if allowed is not None:
             message = f"{request.url.path} takes {allowed}, and this is {request.method}"
-        response = path_fault(
-            dialects.of_path(request.url.path), Fault(kind, message), notes_of(request.scope)["request_id"]
-        )
+        response = fault_response(request.scope["crossrank"], Fault(kind, message))
         response.headers.update(error.headers or {})
         return response
 
@@ -268,6 +263,20 @@ def _responses(kinds: list[Dialect]) -> dict[int | str, dict[str, Any]]:
     return responses
 
 
+def _examples(kind: Dialect) -> dict[str, Any]:
+    """A dialect's answer to its example of a request, and its error, by the names of their schemas."""
+    context = Context("3984915a5656439693348eb4214d4f7d", False, kind, created=1795540781)
+    asked: Any = kind.Request.model_config["json_schema_extra"]
+    encoder = cast(PairEncoder, SimpleNamespace(kept=lambda *_: None))  # all texts fit
+    call = kind.expand(kind.read(asked["examples"][0], context), lambda: encoder)
+    count = len(call.work.texts)
+    answer = Answer("crossrank-mini", np.linspace(-0.57, 6.2, count), [False] * count, [13] * count)
+    body: Any = kind.answer(call, answer, context)
+    error = kind.error(Fault("invalid", "missing field `query`"), context.request_id)
+    (answered,) = get_args(kind.Response) or (kind.Response,)
+    return {answered.__name__: body[0] if isinstance(body, list) else body, kind.Error.__name__: error}
+
+
 def _info(settings: Settings, registry: Registry) -> dict[str, Any]:
     models = registry.models()
     first = models[0]
@@ -286,7 +295,9 @@ def _info(settings: Settings, registry: Registry) -> dict[str, Any]:
         "auto_truncate": True,
         "tokenization_workers": registry.texts.threads,
         "version": __version__,
-        "models": [_model(model) for model in models],
+        "models": [
+            {name: value for name, value in asdict(model).items() if name != "id2label"} for model in models
+        ],
     }
 
 
@@ -306,11 +317,6 @@ def _listed(model: ModelInfo) -> dict[str, Any]:
 _DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
-def _model(model: ModelInfo) -> dict[str, Any]:
-    names = "name source revision engine device precision max_length batch_tokens state why created"
-    return {name: getattr(model, name) for name in names.split()}
-
-
 def _describe(app: FastAPI, dialects: Dialects, *, secured: bool) -> dict[str, Any]:
     """FastAPI's description, and the bodies that ``Service`` reads."""
     schema = get_openapi(
@@ -319,15 +325,20 @@ def _describe(app: FastAPI, dialects: Dialects, *, secured: bool) -> dict[str, A
         description="Rerank search results with cross-encoders.",
         routes=app.routes,
     )
-    requests = dict.fromkeys(kind.Request for _, kinds in dialects.paths.values() for kind in kinds)
+    every = [kind for _, kinds in dialects.paths.values() for kind in kinds]
+    requests = dict.fromkeys(kind.Request for kind in every)
     _, definitions = models_json_schema([(model, "validation") for model in requests], ref_template=_REF)
-    schema["components"]["schemas"] |= definitions["$defs"]
+    schemas = schema["components"]["schemas"]
+    schemas |= definitions["$defs"]
+    for kind in every:
+        for name, body in _examples(kind).items():
+            schemas[name]["examples"] = [body]
     # FastAPI adds an error for parameters that are no strings; here, all are.
     for path in ("/v1/models/{name}", "/models/reload"):
         for operation in schema["paths"][path].values():
             operation["responses"].pop("422", None)
     for name in ("HTTPValidationError", "ValidationError"):
-        schema["components"]["schemas"].pop(name, None)
+        schemas.pop(name, None)
     if secured:
         schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         schema["security"] = [{"key": []}]

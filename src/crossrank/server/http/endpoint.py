@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import math
 import time
 from collections.abc import Callable, Coroutine, Mapping
@@ -14,13 +13,13 @@ from typing import Any, TypeVar
 from pydantic_core import from_json, to_json
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope
+from starlette.types import Receive
 
-from crossrank.errors import CrossRankError, InputError, OverloadedError
+from crossrank.errors import CrossRankError, OverloadedError
 from crossrank.server.core.registry import Registry
 from crossrank.server.core.work import Answer
 from crossrank.server.http.dialects import Call, Context, Dialect, Dialects
-from crossrank.server.http.faults import Fault, fault_of, forget_frames
+from crossrank.server.http.faults import Fault, fault_of
 from crossrank.server.http.limits import (
     Bodies,
     ClientGone,
@@ -31,15 +30,9 @@ from crossrank.server.http.limits import (
     request_timeout,
     without_lone_surrogates,
 )
-from crossrank.server.http.tracing import NO_TRACES, Tracer
 from crossrank.server.settings import Settings
 
-__all__ = ["CLIENT_GONE", "Service", "fault_response", "json_response", "notes_of"]
-
-_logger = logging.getLogger(__name__)
-
-CLIENT_GONE = 499
-"""What the log says of a request whose client went away; nobody reads it (the number is nginx')."""
+__all__ = ["Service", "fault_response", "json_response"]
 
 _LARGE_BODY, _MANY_TEXTS = 64 << 10, 256
 """Bytes of a body, and texts of an answer, from which it is read and built in a thread beside the event loop.
@@ -52,8 +45,8 @@ def json_response(body: object, status: int = 200, headers: Mapping[str, str] | 
     return Response(content, status, headers, media_type="application/json")
 
 
-def fault_response(body: object, status: int, fault: Fault) -> Response:
-    """An error, with Retry-After in whole seconds."""
+def fault_response(context: Context, fault: Fault) -> Response:
+    """An error in the words that a request's client knows, with Retry-After in whole seconds."""
     headers = {}
     if fault.retry_after is not None:
         headers["retry-after"] = str(max(1, math.ceil(fault.retry_after)))
@@ -61,7 +54,8 @@ def fault_response(body: object, status: int, fault: Fault) -> Response:
         headers["connection"] = "close"
     if fault.kind == "unauthorized":
         headers["www-authenticate"] = "Bearer"
-    return json_response(body, status, headers)
+    errors = context.errors
+    return json_response(errors.error(fault, context.request_id), errors.status(fault), headers)
 
 
 Result = TypeVar("Result")
@@ -74,16 +68,12 @@ class Service:
         registry: scores.
         dialects: which API is where.
         settings: how many requests at a time, and the limits of each.
-        tracer: where traces go.
     """
 
-    def __init__(
-        self, registry: Registry, dialects: Dialects, settings: Settings, tracer: Tracer = NO_TRACES
-    ) -> None:
+    def __init__(self, registry: Registry, dialects: Dialects, settings: Settings) -> None:
         self.registry = registry
         self.dialects = dialects
         self.limits = settings.limits
-        self.tracer = tracer
         self.gate = Gate(settings.max_concurrent_requests, settings.max_client_requests)
         self.bodies = Bodies(settings.limits.max_bodies_bytes)
         registry.metrics.watch(
@@ -92,61 +82,55 @@ class Service:
         )
 
     async def handle(self, request: Request) -> Response:
-        """The answer to a request, or the error of its dialect."""
-        begun = self.registry.clock()
-        path = request.scope["path"]
-        notes = notes_of(request.scope)
-        request_id = notes["request_id"]
-        dialect = self.dialects.paths[path].dialects[0]
+        """The answer to a request.
+
+        Raises:
+            ClientGone, Exception: it gets none.
+        """
+        context: Context = request.scope["crossrank"]
         counted = False
-        with self.tracer.request(path, request_id, request.headers) as span:
-            try:
-                seconds = request_timeout(request.headers.get("x-request-timeout"), self.limits)
-                named = request.headers.get("x-request-id") == request_id
-                client = request.scope.get("crossrank.client", "")
-                context = Context(request_id, begun + seconds, int(time.time()), named, client)
-                self.gate.check(client)  # before the body is read for nothing
-                with self.bodies(client) as take:
-                    data = await read_body(request.scope, request.receive, self.limits, take)
-                    with self.gate(client):  # only now: a body that comes slowly is no work
-                        large = len(data) >= _LARGE_BODY
-                        parse = partial(_object, data)
-                        del data  # it is large, and soon of no use
-                        body = await self._aside(large, context, parse)
-                        dialect = self.dialects.of_body(path, body)  # an error from here on is in its shape
-                        slow = large or dialect.slow
-                        read = partial(self._read, dialect, body, context)
-                        del parse, body
-                        call, characters = await self._aside(slow, context, read)
-                        del read
-                        notes["documents"] = len(call.work.texts)
-                        if call.work.model is not None:
-                            notes["model"] = call.work.model
-                        counted = True  # the registry counts what it is given
-                        answer = await _unless_gone(self.registry.score(call.work), request.receive)
-                        span.answered(answer)
-                        notes |= _notes(answer)
-                        slow = slow or len(answer) >= _MANY_TEXTS
-                        respond = partial(_respond, dialect, call, answer, context)
-                        response = await self._aside(slow, context, respond)
-                        response.headers.update(_headers(answer, characters))
-                        response.headers["x-total-time"] = _ms(self.registry.clock() - begun)
-            except ClientGone:
-                notes["gone"] = True
-                response = Response(status_code=CLIENT_GONE)
-            except Exception as error:  # whatever it is, the client gets its dialect's error
-                fault = fault_of(error)
-                if fault.kind == "internal":
-                    _logger.exception("a request failed", extra={"fields": {"request_id": request_id}})
-                if not counted:
-                    self._count(fault)
-                notes["error"] = str(fault)
-                status = dialect.status(fault)
-                response = fault_response(dialect.error(fault, status, request_id), status, fault)
-                forget_frames(error)
-            notes["dialect"] = dialect.name
-            span.ended(response.status_code)
+        try:
+            begun = self.registry.clock()
+            path, client = request.scope["path"], context.client
+            self._use(context, self.dialects.paths[path].dialects[0])
+            seconds = request_timeout(request.headers.get("x-request-timeout"), self.limits)
+            context.deadline, context.created = begun + seconds, int(time.time())
+            self.gate.check(client)  # before the body is read for nothing
+            with self.bodies(client) as take:
+                data = await read_body(request.scope, request.receive, self.limits, take)
+                with self.gate(client):  # only now: a body that comes slowly is no work
+                    large = len(data) >= _LARGE_BODY
+                    parse = partial(_object, data)
+                    del data  # it is large, and soon of no use
+                    body = await self._aside(large, context, parse)
+                    dialect = self._use(context, self.dialects.of_body(path, body))
+                    slow = large or dialect.slow
+                    read = partial(self._read, dialect, body, context)
+                    del parse, body
+                    call, characters = await self._aside(slow, context, read)
+                    del read
+                    context.notes["documents"] = len(call.work.texts)
+                    if call.work.model is not None:
+                        context.notes["model"] = call.work.model
+                    counted = True  # the registry counts what it is given
+                    answer = await _unless_gone(self.registry.score(call.work), request.receive)
+                    context.answer = answer
+                    context.notes |= _notes(answer)
+                    slow = slow or len(answer) >= _MANY_TEXTS
+                    respond = partial(_respond, dialect, call, answer, context)
+                    response = await self._aside(slow, context, respond)
+        except Exception as error:
+            if not counted and not isinstance(error, ClientGone):
+                self._count(fault_of(error))
+            raise
+        response.headers.update(_headers(answer, characters))
+        response.headers["x-total-time"] = _ms(self.registry.clock() - begun)
         return response
+
+    def _use(self, context: Context, dialect: Dialect) -> Dialect:
+        """A request is in this dialect, as far as is known: an error from here on is in its shape."""
+        context.errors, context.notes["dialect"] = dialect, dialect.name
+        return dialect
 
     def _read(self, dialect: Dialect, body: dict[str, Any], context: Context) -> tuple[Call, int]:
         """What a body asks, and how many characters its texts have."""
@@ -170,14 +154,7 @@ class Service:
         with contextlib.suppress(CrossRankError), metrics.request():
             if fault.kind == "overloaded":
                 raise OverloadedError(str(fault), fault.retry_after or 1.0)
-            cause = fault.__cause__
-            raise cause if isinstance(cause, CrossRankError) else InputError(str(fault))
-
-
-def notes_of(scope: Scope) -> dict[str, Any]:
-    """What the log will say of a request; whoever learns something adds it."""
-    notes: dict[str, Any] = scope["crossrank"]
-    return notes
+            raise fault.__cause__ if isinstance(fault.__cause__, CrossRankError) else fault
 
 
 async def _unless_gone(scoring: Coroutine[Any, Any, Answer], receive: Receive) -> Answer:

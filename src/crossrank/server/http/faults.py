@@ -22,7 +22,8 @@ __all__ = ["FAULTS", "Fault", "Kind", "fault_of", "forget_frames", "shortened"]
 # fmt: off
 Kind = Literal[
     "syntax", "invalid", "empty", "limit", "too_long", "too_large", "unauthorized", "forbidden", "not_found",
-    "method", "unknown_model", "slow", "overloaded", "deadline", "engine", "unavailable", "internal",
+    "method", "unknown_model", "slow", "long_target", "large_head", "overloaded", "deadline", "engine",
+    "unavailable", "internal",
 ]
 # fmt: on
 
@@ -55,6 +56,8 @@ FAULTS: Mapping[Kind, _Row] = {
     "unknown_model": _Row(404, "NotFoundError", "no such model", UnknownModelError),
     "method": _Row(405, "MethodNotAllowedError"),
     "slow": _Row(408, "RequestTimeoutError", "the body came too slowly"),
+    "long_target": _Row(414, "BadRequestError"),
+    "large_head": _Row(431, "BadRequestError"),
     "too_large": _Row(413, "RequestEntityTooLargeError", "the body is too large"),
     "overloaded": _Row(
         429, "RateLimitError", "the queue is full; Retry-After says when to try again", OverloadedError

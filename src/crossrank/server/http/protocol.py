@@ -17,8 +17,8 @@ from typing import ClassVar, cast
 from pydantic_core import to_json
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from crossrank.server.http.dialects.openai import openai_error
-from crossrank.server.http.faults import Fault, Kind
+from crossrank.server.http.dialects import Errors
+from crossrank.server.http.faults import Fault
 from crossrank.server.http.limits import network_of
 
 __all__ = ["MAX_HEAD", "MAX_HEADERS", "MAX_REFUSED", "MAX_TARGET", "Connections", "guarded_protocol"]
@@ -45,6 +45,8 @@ MAX_REFUSED = 100
 _LEAST_TAKEN = 1 << 20
 """Bytes of an answer that a client must read within ``write_timeout``, if so many are left: with
 the default of 30 s, 280 kbit/s, which a poor mobile network has."""
+
+_ERRORS = Errors()
 
 
 class _TooLarge(Exception):  # noqa: N818 - it only stops the parser
@@ -197,7 +199,7 @@ class _Guarded(HttpToolsProtocol):
         if self._head_is_too_large():
             self._refuse_head()
         else:
-            self._refuse(400, "the request is not valid HTTP/1.1")
+            self._refuse(Fault("invalid", "the request is not valid HTTP/1.1"))
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -250,28 +252,28 @@ class _Guarded(HttpToolsProtocol):
 
     def _refuse_head(self) -> None:
         if self._target > MAX_TARGET:
-            self._refuse(414, f"path and query are larger than {MAX_TARGET} bytes; send less in them")
+            message = f"path and query are larger than {MAX_TARGET} bytes; send less in them"
+            self._refuse(Fault("long_target", message))
             return
         what = "what is sent beside the body" if self._in_body else "the head"
-        self._refuse(
-            431, f"{what} has more than {MAX_HEAD} bytes or {MAX_HEADERS} headers; send fewer headers"
-        )
+        message = f"{what} has more than {MAX_HEAD} bytes or {MAX_HEADERS} headers; send fewer headers"
+        self._refuse(Fault("large_head", message))
 
     def _refuse_connection(self) -> None:
-        self._refuse(
-            503,
+        message = (
             f"{self.shared.limit} connections are open, the most that this server takes "
-            "(--max-connections); try again later",
+            "(--max-connections); try again later"
         )
+        self._refuse(Fault("unavailable", message))
 
-    def _refuse(self, status: int, message: str) -> None:
+    def _refuse(self, fault: Fault) -> None:
         """Say why, unless another answer has begun, and close the connection."""
         if self._refused or self.transport.is_closing():
             return
         self._refused = True
         self.shared.leave(self)
         self._clear_read_alarm()
-        self._log(f"refused a connection with {status}: {message}")
+        self._log(f"refused a connection with {_ERRORS.status(fault)}: {fault}")
         if self._answering:
             begun = not self._in_body or self.pipeline or self.cycle.response_started
             # As for a client that has gone: the app's answer goes nowhere.
@@ -280,7 +282,7 @@ class _Guarded(HttpToolsProtocol):
             if begun:
                 self.transport.abort()
                 return
-        self.transport.write(_response(status, message))
+        self.transport.write(_response(fault))
         # To close while the client sends would reset the connection, and the answer would be lost.
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -324,9 +326,8 @@ class _Guarded(HttpToolsProtocol):
             self._watch_reader()
 
 
-def _response(status: int, message: str) -> bytes:
-    kind: Kind = "unavailable" if status == http.HTTPStatus.SERVICE_UNAVAILABLE else "invalid"
-    body = to_json(openai_error(Fault(kind, message), status))
+def _response(fault: Fault) -> bytes:
+    status, body = _ERRORS.status(fault), to_json(_ERRORS.error(fault, ""))
     head = (
         f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\n"
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"

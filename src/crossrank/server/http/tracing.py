@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from crossrank import __version__
@@ -13,24 +12,47 @@ from crossrank.errors import InputError
 from crossrank.server.core.work import Answer
 
 if TYPE_CHECKING:
-    from opentelemetry import trace
     from opentelemetry.sdk.trace import TracerProvider
 
-__all__ = ["NO_TRACES", "Span", "Tracer", "tracer_of_environment"]
+__all__ = ["NO_TRACES", "Tracer", "tracer_of_environment"]
 
 
-class Span:
-    """One request's trace; without a span, it notes nothing."""
+class Tracer:
+    """Sends a span of each request; without a provider, none."""
 
-    def __init__(self, span: trace.Span | None = None) -> None:
-        self._span = span
+    def __init__(self, provider: TracerProvider | None = None) -> None:
+        self._provider = provider
+        self._tracer = provider.get_tracer("crossrank", __version__) if provider else None
 
-    def answered(self, answer: Answer) -> None:
-        """Note what it was and where its time went."""
-        if self._span is None:
+    def record(
+        self,
+        path: str,
+        headers: Mapping[str, str],
+        begun: int,
+        status: int,
+        request_id: str,
+        answer: Answer | None,
+    ) -> None:
+        """A request has ended: a child of the span that its headers name (W3C traceparent).
+
+        Args:
+            begun: nanoseconds since 1970.
+            status: of HTTP.
+            answer: None: it got none.
+        """
+        if self._tracer is None:
             return
-        self._span.set_attributes(
-            {
+        from opentelemetry.trace import SpanKind, StatusCode
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        attributes: dict[str, str | int | float] = {
+            "http.request.method": "POST",
+            "http.route": path,
+            "http.response.status_code": status,
+            "crossrank.request_id": request_id,
+        }
+        if answer is not None:
+            attributes |= {
                 "crossrank.model": answer.model,
                 "crossrank.pairs": len(answer),
                 "crossrank.tokens": sum(answer.tokens),
@@ -41,49 +63,11 @@ class Span:
                 "crossrank.queue_seconds": answer.queue_s,
                 "crossrank.inference_seconds": answer.inference_s,
             }
-        )
-
-    def ended(self, status: int) -> None:
-        """Note its HTTP status."""
-        if self._span is None:
-            return
-        from opentelemetry.trace import StatusCode
-
-        self._span.set_attribute("http.response.status_code", status)
+        parent = TraceContextTextMapPropagator().extract(headers)
+        span = self._tracer.start_span(f"POST {path}", parent, SpanKind.SERVER, attributes, start_time=begun)
         if status >= 500:
-            self._span.set_status(StatusCode.ERROR)
-
-
-class Tracer:
-    """Makes spans, which a provider sends; without one, spans that note nothing."""
-
-    def __init__(self, provider: TracerProvider | None = None) -> None:
-        self._provider = provider
-        self._tracer = provider.get_tracer("crossrank", __version__) if provider else None
-
-    @contextmanager
-    def request(self, path: str, request_id: str, headers: Mapping[str, str]) -> Iterator[Span]:
-        """The span of a request, a child of the one that its headers name (W3C traceparent)."""
-        if self._tracer is None:
-            yield Span()
-            return
-        from opentelemetry.trace import SpanKind
-        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-
-        span = self._tracer.start_span(
-            f"POST {path}",
-            context=TraceContextTextMapPropagator().extract(headers),
-            kind=SpanKind.SERVER,
-            attributes={
-                "http.request.method": "POST",
-                "http.route": path,
-                "crossrank.request_id": request_id,
-            },
-        )
-        try:
-            yield Span(span)
-        finally:
-            span.end()
+            span.set_status(StatusCode.ERROR)
+        span.end()
 
     def close(self) -> None:
         """Send what was not sent yet."""

@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from crossrank.server.http.dialects.base import Call, Context, Dialect
+from crossrank.server.http.dialects.base import Call, Context, Dialect, Errors
 from crossrank.server.http.dialects.crossrank import Compare, Explain
+from crossrank.server.http.dialects.superset import (
+    CohereV1,
+    CohereV2,
+    Infinity,
+    InfinityObjects,
+    Jina,
+    Xinference,
+)
 from crossrank.server.http.dialects.tei import Tei
-from crossrank.server.http.dialects.v1 import CohereV1, CohereV2, Infinity, InfinityObjects, Jina, Xinference
 from crossrank.server.http.dialects.vllm import Vllm, VllmScore
 from crossrank.server.http.dialects.voyage import Voyage
 
-__all__ = ["Call", "Context", "Dialect", "Dialects"]
+__all__ = ["Call", "Context", "Dialect", "Dialects", "Errors"]
 
 _V1: Mapping[str, type[Dialect]] = {
     kind.name: kind for kind in (CohereV1, Jina, Vllm, Xinference, Infinity, Voyage)
@@ -49,10 +56,9 @@ class Dialects:
             "/explain": _Path("Which sentences of a document carry its score", [Explain()]),
         }
 
-    def of_path(self, path: str) -> Dialect | None:
-        """The dialect of a path, before anything of the body is known; None: it has none."""
-        found = self.paths.get(path)
-        return found and found.dialects[0]
+    def of_path(self, path: str) -> Errors:
+        """Whose errors a path has, before anything of the body is known."""
+        return self.paths[path].dialects[0] if path in self.paths else Errors()
 
     def of_body(self, path: str, body: Mapping[str, Any]) -> Dialect:
         """The dialect of a request: on /rerank what its body has says which."""

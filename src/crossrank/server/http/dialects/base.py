@@ -4,56 +4,30 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from crossrank.inputs import Request
-from crossrank.pairs import PairEncoder
+from crossrank.pairs import WHOLE_WINDOW, Cut, PairEncoder
 from crossrank.ranking import RankedDocument, Ranking, ScoredPair
 from crossrank.server.core.work import Answer, Work
-from crossrank.server.http.dialects.openai import OpenAIError, openai_error
 from crossrank.server.http.faults import FAULTS, Fault, Kind
-
-__all__ = [
-    "Call",
-    "Context",
-    "Count",
-    "Created",
-    "DetailErrors",
-    "Dialect",
-    "Id",
-    "Index",
-    "Lax",
-    "Lenient",
-    "ModelName",
-    "Name",
-    "Priority",
-    "Query",
-    "QueryTruncated",
-    "Texts",
-    "TokenCount",
-    "Truncated",
-    "cuts_of",
-    "example",
-    "parse",
-    "positive",
-    "usage_of",
-]
 
 # What an integer in a request may be: nobody means more, and larger ones fit into no field.
 TokenCount = Annotated[int, Field(ge=1, le=1_000_000_000)]
 # vLLM's 0 and -1 say nothing.
 Count = Annotated[int, Field(ge=-1, le=1_000_000_000)]
-Priority = Annotated[int, Field(ge=0, le=999, description="lower goes first")]
 Name = Annotated[str, Field(max_length=512)]
-# One mistake is reported, so none is looked for behind it: each would cost hundreds of bytes.
-Texts = Annotated[list[str], Field(fail_fast=True)]
 
-# Fields that several dialects have.
-Id = Annotated[str, Field(description="the request's id")]
+# Fields that several dialects have, of requests,
+ServedName = Annotated[Name | None, Field(description="a served model; default: the first")]
 Query = Annotated[str, Field(description="a question, or words to search for")]
+# One mistake is reported, so none is looked for behind it: each would cost hundreds of bytes.
+Texts = Annotated[list[str], Field(fail_fast=True, description="the texts to order")]
+Priority = Annotated[int, Field(ge=0, le=999, description="lower goes first")]
+# and of answers.
 Index = Annotated[int, Field(description="its place in the request, from 0")]
 ModelName = Annotated[str, Field(description="the served model that answered")]
 Created = Annotated[int, Field(description="when, in seconds since 1970")]
@@ -62,7 +36,7 @@ QueryTruncated = Annotated[bool | None, Field(description="true: the query was c
 
 
 def example(**fields: JsonValue) -> ConfigDict:
-    """A model's configuration with an example for the description of the API."""
+    """A request's configuration with an example, from which those of its answer and its error are made."""
     return ConfigDict(json_schema_extra={"examples": [fields]})
 
 
@@ -78,28 +52,58 @@ class Lax(Lenient):
     model_config = ConfigDict(strict=False)
 
 
-@dataclass(frozen=True, slots=True)
+class Usage(BaseModel):
+    """Tokens as the model read them."""
+
+    prompt_tokens: int = Field(description="of all queries and documents")
+    total_tokens: int = Field(description="the same")
+
+
+class Answered(BaseModel):
+    """What most answers begin with."""
+
+    id: str = Field(description="the request's id")
+    object: str = Field(description="the kind of answer")
+    model: ModelName
+    usage: Usage = Field(description="what was read")
+
+
+@dataclass(slots=True)
 class Context:
     """What surrounds a request.
 
     Attributes:
         request_id: the client's, or one of the server's.
+        named: the request id is the client's.
+        errors: whose errors it gets; its dialect's, once that is known.
+        client: who asks; see ``Work``.
         deadline: by the registry's clock.
         created: seconds since 1970.
-        named: the request id is the client's.
-        client: who asks; see ``Work``.
+        answer: what it got.
+        notes: what the log will say of it; whoever learns something adds it.
     """
 
     request_id: str
-    deadline: float
-    created: int
-    named: bool = False
+    named: bool
+    errors: Errors
     client: str = ""
+    deadline: float = 0.0
+    created: int = 0
+    answer: Answer | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def shared(self) -> dict[str, Any]:
-        """What every ``Work`` of the request has."""
-        return {"deadline": self.deadline, "request_id": self.request_id, "client": self.client}
+    def work(
+        self,
+        queries: Sequence[str],
+        texts: Sequence[str],
+        cut: Cut = WHOLE_WINDOW,
+        model: str | None = None,
+        priority: int = 0,
+        request_id: str | None = None,
+    ) -> Work:
+        """What the scheduler gets; an empty name of a model stands for none."""
+        of_request = (self.deadline, request_id or self.request_id, self.client)
+        return Work(queries, texts, cut, model or None, priority, *of_request)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +145,11 @@ def cuts_of(hit: RankedDocument | ScoredPair) -> dict[str, bool]:
     return {name: True for name in ("truncated", "query_truncated") if getattr(hit, name)}
 
 
-def usage_of(answer: Answer) -> dict[str, int]:
-    """The tokens of a request, as OpenAI's clients read them."""
+def answered(kind: str, request_id: str, answer: Answer) -> dict[str, Any]:
+    """What ``Answered`` describes."""
     tokens = sum(answer.tokens)
-    return {"prompt_tokens": tokens, "total_tokens": tokens}
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return {"id": request_id, "object": kind, "model": answer.model, "usage": usage}
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -184,21 +189,69 @@ def _is_type(part: int | str) -> bool:
     return text in ("str", "int", "float", "bool", "dict") or "[" in text or text[:1].isupper()
 
 
-class Dialect(ABC):
+class ErrorDetail(BaseModel):
+    """What went wrong, in words and in numbers."""
+
+    message: str = Field(description="what is wrong, and where")
+    type: str | None = Field(None, description="OpenAI's name for such errors")
+    param: str | None = Field(None, description="always null")
+    code: int = Field(description="the HTTP status")
+
+
+class OpenAIError(BaseModel):
+    """What went wrong."""
+
+    error: ErrorDetail = Field(description="what went wrong")
+
+
+class Errors:
+    """The errors that vLLM and infinity have from OpenAI; also those of paths without a dialect.
+
+    Attributes:
+        Error: their body, for the OpenAPI description.
+        statuses: where they differ from FAULTS.
+    """
+
+    Error: ClassVar[type[BaseModel]] = OpenAIError
+    statuses: ClassVar[Mapping[Kind, int]] = {}
+
+    def status(self, fault: Fault) -> int:
+        """The HTTP status of a fault."""
+        return self.statuses.get(fault.kind, FAULTS[fault.kind].status)
+
+    def error(self, fault: Fault, request_id: str) -> object:
+        """The body that tells of a fault."""
+        kind, status = FAULTS[fault.kind].openai, self.status(fault)
+        return {"error": {"message": str(fault), "type": kind, "param": None, "code": status}}
+
+
+class DetailError(BaseModel):
+    """What went wrong."""
+
+    detail: str = Field(description="what is wrong, and where")
+
+
+class DetailErrors(Errors):
+    """The errors of servers on FastAPI; it stands before ``Dialect``."""
+
+    Error = DetailError
+
+    def error(self, fault: Fault, request_id: str) -> object:
+        return {"detail": str(fault)}
+
+
+class Dialect(Errors, ABC):
     """One API as its clients know it.
 
     Attributes:
         name: of the project it is of.
-        Request, Response, Error: its bodies, for the OpenAPI description; Request reads them too.
-        statuses: where its own differ from FAULTS.
+        Request, Response: its bodies, for the OpenAPI description; Request reads them too.
         slow: its requests take long to read, and its answers to make: never on the event loop.
     """
 
     name: ClassVar[str]
     Request: ClassVar[type[BaseModel]]
     Response: ClassVar[Any]
-    Error: ClassVar[type[BaseModel]] = OpenAIError
-    statuses: ClassVar[Mapping[Kind, int]] = {}
     slow: ClassVar[bool] = False
 
     @abstractmethod
@@ -216,29 +269,3 @@ class Dialect(ABC):
     @abstractmethod
     def answer(self, call: Call, answer: Answer, context: Context) -> object:
         """The body of an answer."""
-
-    def error(self, fault: Fault, status: int, request_id: str) -> object:
-        """The body that tells of a fault."""
-        return openai_error(fault, status)
-
-    def status(self, fault: Fault) -> int:
-        """The HTTP status of a fault."""
-        return self.statuses.get(fault.kind, FAULTS[fault.kind].status)
-
-
-class DetailError(BaseModel):
-    """What went wrong."""
-
-    model_config = example(detail="missing field `documents`")
-
-    detail: str = Field(description="what is wrong, and where")
-
-
-class DetailErrors:
-    """The errors of servers on FastAPI; it stands before ``Dialect``."""
-
-    Error: ClassVar[type[BaseModel]] = DetailError
-
-    def error(self, fault: Fault, status: int, request_id: str) -> object:
-        """The body that tells of a fault."""
-        return {"detail": str(fault)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, WithJsonSchema
 
@@ -12,23 +12,8 @@ from crossrank.errors import InputError
 from crossrank.explain import DEFAULT_SENTENCES, ExplanationPlan, plan_explanation
 from crossrank.pairs import PairEncoder
 from crossrank.server.core.work import Answer, Work
-from crossrank.server.http.dialects.base import (
-    Call,
-    Context,
-    Dialect,
-    Id,
-    Index,
-    Lenient,
-    ModelName,
-    Name,
-    Priority,
-    Query,
-    Texts,
-    example,
-    parse,
-    usage_of,
-)
-from crossrank.server.http.dialects.superset import Usage, read_texts
+from crossrank.server.http.dialects import base
+from crossrank.server.http.dialects.superset import read_texts
 from crossrank.server.http.faults import Fault
 from crossrank.text.keywords import KeywordIndex, keywords, order_of, shared_spans
 
@@ -45,23 +30,32 @@ MAX_SENTENCES = 1000
 """Sentences of an explanation. Each is two pairs to score: about as many as a request may have documents."""
 
 
-class CompareRequest(Lenient):
+class _Question(base.Lenient):
+    """What both requests have."""
+
+    model: base.ServedName = None
+    query: base.Query
+    priority: base.Priority = 0
+
+    def work(self, texts: list[str], context: base.Context) -> Work:
+        """What the scheduler gets."""
+        return context.work([self.query], texts, model=self.model, priority=self.priority)
+
+
+class CompareRequest(_Question):
     """A query and documents to order twice."""
 
-    model_config = example(
+    model_config = base.example(
         query="capital of France", documents=["Lyon is a city.", "Paris is the seat of government."]
     )
 
-    model: Name | None = Field(None, description="a served model; default: the first")
-    query: Query
-    documents: Texts = Field(description="the texts to order")
-    priority: Priority = 0
+    documents: base.Texts
 
 
 class ComparedDocument(BaseModel):
     """One document, in both orders."""
 
-    index: Index
+    index: base.Index
     rank: int = Field(description="its place by the model; 1 is best")
     score: float = Field(description="from 0 to 1")
     logit: float = Field(description="the model's own number")
@@ -85,41 +79,15 @@ class Times(BaseModel):
     inference: float = Field(description="in which the model ran")
 
 
-class CompareResponse(BaseModel):
+class CompareResponse(base.Answered):
     """The documents in the order they were sent."""
 
-    model_config = example(
-        id="0c1cf3e6b5b94f0f8a3c6e2f6f0d8a11",
-        object="comparison",
-        model="crossrank-mini",
-        usage={"prompt_tokens": 12, "total_tokens": 12},
-        seconds={"tokenization": 0.001, "queue": 0.0, "inference": 0.004},
-        query_truncated=False,
-        documents=[
-            {
-                "index": 0,
-                "rank": 1,
-                "score": 0.361,
-                "logit": -0.57,
-                "truncated": False,
-                "tokens": 12,
-                "keyword_rank": 1,
-                "keyword_score": 0.0,
-                "keyword_spans": [],
-            }
-        ],
-    )
-
-    id: Id
-    object: Literal["comparison"] = Field(description="the kind of answer")
-    model: ModelName
-    usage: Usage = Field(description="what was read")
     seconds: Times = Field(description="how long each step took")
     query_truncated: bool = Field(description="the query was cut to fit the model's window")
     documents: list[ComparedDocument] = Field(description="each document, in both orders")
 
 
-class Compare(Dialect):
+class Compare(base.Dialect):
     """The keyword order beside the model's."""
 
     name = "crossrank"
@@ -127,13 +95,13 @@ class Compare(Dialect):
     Response = CompareResponse
     slow = True
 
-    def read(self, body: dict[str, Any], context: Context) -> Call:
-        request = parse(CompareRequest, body)
+    def read(self, body: dict[str, Any], context: base.Context) -> base.Call:
+        request = base.parse(CompareRequest, body)
         if not request.documents:
             raise Fault("empty", "documents is empty; it must hold at least one")
-        return Call(Work([request.query], request.documents, **_options(request), **context.shared))
+        return base.Call(request.work(request.documents, context))
 
-    def answer(self, call: Call, answer: Answer, context: Context) -> object:
+    def answer(self, call: base.Call, answer: Answer, context: base.Context) -> object:
         texts = call.work.texts
         wanted = keywords(call.work.queries[0][:QUERY_CHARACTERS])
         most = DOCUMENT_CHARACTERS // len(texts)
@@ -155,10 +123,7 @@ class Compare(Dialect):
             for hit in sorted(call.rank(answer), key=lambda hit: hit.index)
         ]
         return {
-            "id": call.work.request_id,
-            "object": "comparison",
-            "model": answer.model,
-            "usage": usage_of(answer),
+            **base.answered("comparison", call.work.request_id, answer),
             "seconds": {
                 "tokenization": answer.tokenization_s,
                 "queue": answer.queue_s,
@@ -182,18 +147,15 @@ _Document = Annotated[
 ]
 
 
-class ExplainRequest(Lenient):
+class ExplainRequest(_Question):
     """A query and the document to explain."""
 
-    model_config = example(query="capital of France", document="Lyon is a city. Paris is the capital.")
+    model_config = base.example(query="capital of France", document="Lyon is a city. Paris is the capital.")
 
-    model: Name | None = Field(None, description="a served model; default: the first")
-    query: Query
     document: _Document = Field(description="a string, or an object with a `text`")
     max_sentences: int = Field(
         DEFAULT_SENTENCES, ge=1, le=MAX_SENTENCES, description="a longer document is explained up to this one"
     )
-    priority: Priority = 0
 
 
 class ExplainedSentence(BaseModel):
@@ -212,39 +174,9 @@ class ExplainedSentence(BaseModel):
     logit_fall: float | None = Field(description="the same of the logit")
 
 
-class ExplainResponse(BaseModel):
+class ExplainResponse(base.Answered):
     """What carries the document's score."""
 
-    model_config = example(
-        id="5f6340bb89b12ff8cfe0090e3a21f0c7",
-        object="explanation",
-        model="crossrank-mini",
-        usage={"prompt_tokens": 36, "total_tokens": 36},
-        score=0.997,
-        logit=5.81,
-        truncated=False,
-        query_truncated=False,
-        read=15,
-        sentences=[
-            {
-                "start": 0,
-                "end": 15,
-                "text": "Lyon is a city.",
-                "score": 0.361,
-                "logit": -0.57,
-                "truncated": False,
-                "read": 15,
-                "score_fall": 0.002,
-                "logit_fall": 0.64,
-            }
-        ],
-        sentences_left_out=0,
-    )
-
-    id: Id
-    object: Literal["explanation"] = Field(description="the kind of answer")
-    model: ModelName
-    usage: Usage = Field(description="what was read")
     score: float = Field(description="of the document, from 0 to 1")
     logit: float = Field(description="of the document, the model's own number")
     truncated: bool = Field(description="the document was cut to fit the model's window")
@@ -254,7 +186,7 @@ class ExplainResponse(BaseModel):
     sentences_left_out: int = Field(description="how many more it has that were not looked at")
 
 
-class Explain(Dialect):
+class Explain(base.Dialect):
     """One document, sentence by sentence."""
 
     name = "crossrank"
@@ -262,35 +194,22 @@ class Explain(Dialect):
     Response = ExplainResponse
     slow = True
 
-    def read(self, body: dict[str, Any], context: Context) -> Call:
-        request = parse(ExplainRequest, body)
+    def read(self, body: dict[str, Any], context: base.Context) -> base.Call:
+        request = base.parse(ExplainRequest, body)
         try:
             (document,) = read_texts([request.document], None)
         except InputError as error:
             raise InputError(str(error).replace("documents.0", "document", 1)) from None
-        return Call(
-            Work([request.query], [document], **_options(request), **context.shared),
-            own=request.max_sentences,
-        )
+        return base.Call(request.work([document], context), own=request.max_sentences)
 
-    def expand(self, call: Call, encoder: Callable[[], PairEncoder]) -> Call:
+    def expand(self, call: base.Call, encoder: Callable[[], PairEncoder]) -> base.Call:
         (query,), (document,) = call.work.queries, call.work.texts
         plan = plan_explanation(encoder(), query, document, max_sentences=call.own)
         return replace(call, work=replace(call.work, texts=plan.texts), own=plan)
 
-    def answer(self, call: Call, answer: Answer, context: Context) -> object:
+    def answer(self, call: base.Call, answer: Answer, context: base.Context) -> object:
         plan: ExplanationPlan = call.own
         found = asdict(plan.explain(answer))
         # The client has these.
         del found["query"], found["document"]
-        return {
-            "id": call.work.request_id,
-            "object": "explanation",
-            "model": answer.model,
-            "usage": usage_of(answer),
-            **found,
-        }
-
-
-def _options(request: CompareRequest | ExplainRequest) -> dict[str, Any]:
-    return {"model": request.model or None, "priority": request.priority}
+        return base.answered("explanation", call.work.request_id, answer) | found

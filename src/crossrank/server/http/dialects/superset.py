@@ -1,7 +1,7 @@
 """/v1/rerank and its relatives: one request and one answer with all that their clients send and read.
 
 Cohere, Jina, vLLM, Xinference and infinity agree on most of it. What each has of its own, defaults and
-errors, is in a module of its own.
+errors, is in a class of its own.
 """
 
 from __future__ import annotations
@@ -15,41 +15,13 @@ from pydantic import BaseModel, Field, WithJsonSchema
 from crossrank.errors import InputError
 from crossrank.pairs import Cut
 from crossrank.ranking import RankedDocument, is_blank
-from crossrank.server.core.work import Answer, Work
-from crossrank.server.http.dialects.base import (
-    Call,
-    Context,
-    Count,
-    Created,
-    Dialect,
-    Id,
-    Index,
-    Lax,
-    ModelName,
-    Name,
-    Priority,
-    Query,
-    QueryTruncated,
-    TokenCount,
-    Truncated,
-    cuts_of,
-    example,
-    parse,
-    positive,
-    usage_of,
-)
-from crossrank.server.http.faults import Fault
+from crossrank.server.core.work import Answer
+from crossrank.server.http.dialects import base
+from crossrank.server.http.faults import Fault, Kind
 
-__all__ = [
-    "Documents",
-    "Options",
-    "Superset",
-    "SupersetRequest",
-    "SupersetResponse",
-    "Usage",
-    "listed",
-    "read_texts",
-]
+__all__ = ["CohereV1", "CohereV2", "Infinity", "InfinityObjects", "Jina", "Superset", "Xinference"]
+
+UNPROCESSABLE: dict[Kind, int] = dict.fromkeys(("invalid", "empty", "limit", "too_long"), 422)
 
 MAX_RANK_FIELDS = 64
 """Every field is looked up in every document: 64 of 2,048 documents take some tens of milliseconds."""
@@ -66,52 +38,52 @@ Documents = Annotated[
 ]
 
 
-class Options(Lax):
+class Options(base.Lax):
     """What requests to order and to score have in common."""
 
-    model: Name | None = Field(None, description="a served model; default: the first")
-    max_tokens_per_doc: Count | None = Field(None, description="a longer document is cut to it")
-    max_tokens_per_query: Count | None = Field(None, description="a longer query is cut to it")
-    truncate_prompt_tokens: Count | None = Field(
+    model: base.ServedName = None
+    max_tokens_per_doc: base.Count | None = Field(None, description="a longer document is cut to it")
+    max_tokens_per_query: base.Count | None = Field(None, description="a longer query is cut to it")
+    truncate_prompt_tokens: base.Count | None = Field(
         None, description="tokens of query, document and what is between them; -1: the model's window"
     )
     truncation_side: Literal["left", "right"] | None = Field(
         None, description="which end of a document that is too long is lost; default right"
     )
     use_activation: bool | None = Field(None, description="false: the model's own numbers, not 0 to 1")
-    priority: Priority = 0
+    priority: base.Priority = 0
 
     def cut(self) -> Cut:
         """What of the texts is cut."""
         return Cut(
             self.truncation_side or "right",
-            document=positive(self.max_tokens_per_doc),
-            query=positive(self.max_tokens_per_query),
-            pair=positive(self.truncate_prompt_tokens),
+            document=base.positive(self.max_tokens_per_doc),
+            query=base.positive(self.max_tokens_per_query),
+            pair=base.positive(self.truncate_prompt_tokens),
         )
 
 
 class SupersetRequest(Options):
     """A query and documents to order."""
 
-    model_config = example(
+    model_config = base.example(
         model="crossrank-mini",
         query="capital of France",
         documents=["Lyon is a city.", {"text": "Paris is the seat of government.", "page": 7}],
         top_n=1,
     )
 
-    query: Query
+    query: base.Query
     documents: Documents = Field(
         description="strings, or objects whose `text` (or `rank_fields`) is ranked; in place of `text` an "
         "object may have `content`: a list of parts of the type `text`"
     )
     top_n: int | None = Field(None, ge=-(1 << 31), lt=1 << 31, description="how many results; 0: all")
     return_documents: bool | None = Field(None, description="default: as the dialect has it")
-    rank_fields: Annotated[list[Name], Field(fail_fast=True)] | None = Field(
+    rank_fields: Annotated[list[base.Name], Field(fail_fast=True)] | None = Field(
         None, max_length=MAX_RANK_FIELDS, description="the fields of a document that are ranked by"
     )
-    max_chunks_per_doc: TokenCount | None = Field(
+    max_chunks_per_doc: base.TokenCount | None = Field(
         None, description="accepted; a document that is too long is cut, not split"
     )
     raw_scores: bool = Field(False, description="true: the model's own numbers, not 0 to 1")
@@ -130,49 +102,24 @@ class TextDocument(BaseModel):
 class SupersetResult(BaseModel):
     """One document's place."""
 
-    index: Index
+    index: base.Index
     relevance_score: float = Field(description="from 0 to 1, or with `raw_scores` the model's own number")
     document: TextDocument | str | None = Field(None, description="the document, with `return_documents`")
-    truncated: Truncated = None
-    query_truncated: QueryTruncated = None
+    truncated: base.Truncated = None
+    query_truncated: base.QueryTruncated = None
 
 
-class Usage(BaseModel):
-    """Tokens as the model read them."""
-
-    prompt_tokens: int = Field(description="of all queries and documents")
-    total_tokens: int = Field(description="the same")
-
-
-class SupersetResponse(BaseModel):
+class SupersetResponse(base.Answered):
     """The documents, best first."""
 
-    model_config = example(
-        id="b7d068515f6340bb89b12ff8cfe0090e",
-        object="rerank",
-        model="crossrank-mini",
-        created=1795540781,
-        usage={"prompt_tokens": 27, "total_tokens": 27},
-        meta={
-            "api_version": {"version": "1"},
-            "billed_units": {"search_units": 1},
-            "tokens": {"input_tokens": 27, "output_tokens": 0},
-        },
-        results=[{"index": 1, "relevance_score": 0.998}],
-    )
-
-    id: Id
-    object: Literal["rerank"] = Field(description="the kind of answer")
-    model: ModelName
-    created: Created
-    usage: Usage = Field(description="what was read")
+    created: base.Created
     meta: dict[str, Any] = Field(
         description="as Cohere has it; `warnings` says what was cut, and which documents have nothing to read"
     )
     results: list[SupersetResult] = Field(description="the results, best first")
 
 
-class Superset(Dialect):
+class Superset(base.Dialect):
     """What the dialects of /v1/rerank share.
 
     Attributes:
@@ -197,8 +144,8 @@ class Superset(Dialect):
     api_version: ClassVar[str] = "1"
     no_models: ClassVar[frozenset[str]] = frozenset([""])
 
-    def read(self, body: dict[str, Any], context: Context) -> Call:
-        request = parse(SupersetRequest, body)
+    def read(self, body: dict[str, Any], context: base.Context) -> base.Call:
+        request = base.parse(SupersetRequest, body)
         documents = listed(request.documents)
         if not documents:
             raise Fault("empty", "documents is empty; it must hold at least one")
@@ -208,38 +155,28 @@ class Superset(Dialect):
         wanted = self.returns_documents if request.return_documents is None else request.return_documents
         with_documents = wanted and not self.never_returns
         model = None if request.model in self.no_models else request.model
-        shared = context.shared
-        if request.request_id and not context.named:
-            shared["request_id"] = request.request_id
-        work = Work([request.query], texts, request.cut(), model, request.priority, **shared)
-        return Call(
-            work,
+        request_id = None if context.named else request.request_id
+        return base.Call(
+            context.work([request.query], texts, request.cut(), model, request.priority, request_id),
             documents=documents if with_documents else [],
-            top_n=positive(request.top_n),
+            top_n=base.positive(request.top_n),
             raw=request.raw_scores or request.use_activation is False,
             with_documents=with_documents,
         )
 
-    def answer(self, call: Call, answer: Answer, context: Context) -> object:
-        usage = usage_of(answer)
+    def answer(self, call: base.Call, answer: Answer, context: base.Context) -> object:
         meta: dict[str, Any] = {
             "api_version": {"version": self.api_version},
             "billed_units": {"search_units": -(-len(answer.tokens) // 100)},
-            "tokens": {"input_tokens": usage["total_tokens"], "output_tokens": 0},
+            "tokens": {"input_tokens": sum(answer.tokens), "output_tokens": 0},
         }
         if warnings := _warnings(call, answer):
             meta["warnings"] = warnings
-        return {
-            "id": f"{self.id_prefix}{call.work.request_id}",
-            "object": "rerank",
-            "model": answer.model,
-            "created": context.created,
-            "usage": usage,
-            "meta": meta,
-            "results": [self.result(call, hit) for hit in call.rank(answer)],
-        }
+        results = [self.result(call, hit) for hit in call.rank(answer)]
+        own = {"created": context.created, "meta": meta, "results": results}
+        return base.answered("rerank", self.id_prefix + call.work.request_id, answer) | own
 
-    def result(self, call: Call, hit: RankedDocument) -> dict[str, Any]:
+    def result(self, call: base.Call, hit: RankedDocument) -> dict[str, Any]:
         """One of ``results``."""
         result: dict[str, Any] = {"index": hit.index, "relevance_score": call.number(hit)}
         if call.with_documents:
@@ -251,10 +188,69 @@ class Superset(Dialect):
                 result["document"] = {"text": hit.text} | own
         elif self.null_documents:
             result["document"] = None
-        return result | cuts_of(hit)
+        return result | base.cuts_of(hit)
 
 
-def _warnings(call: Call, answer: Answer) -> list[str]:
+class CohereError(BaseModel):
+    """What went wrong."""
+
+    id: str = Field(description="the request's id")
+    message: str = Field(description="what is wrong, and where")
+
+
+class CohereV1(Superset):
+    """Cohere's API of 2023; its superset is /v1/rerank's default."""
+
+    name = "cohere"
+    Error = CohereError
+
+    def error(self, fault: Fault, request_id: str) -> object:
+        return {"id": request_id, "message": str(fault)}
+
+
+class CohereV2(CohereV1):
+    """Cohere's API of today, /v2/rerank: documents never come back."""
+
+    never_returns = True
+    api_version = "2"
+
+
+class Infinity(Superset):
+    """infinity: a document that comes back is a bare string."""
+
+    name = "infinity"
+    statuses = UNPROCESSABLE
+    id_prefix = "infinity-"
+    bare_documents = True
+    null_documents = True
+    no_models = frozenset(["", "default/not-specified"])
+
+
+class InfinityObjects(Infinity):
+    """The default of /rerank with ``documents``: a document that comes back is an object.
+
+    Clients of the other servers that have this path read it so (vLLM, llama.cpp, LocalAI, Together AI).
+    """
+
+    bare_documents = False
+
+
+class Jina(base.DetailErrors, Superset):
+    """Jina: documents come back unless a request says otherwise."""
+
+    name = "jina"
+    statuses = UNPROCESSABLE
+    returns_documents = True
+
+
+class Xinference(base.DetailErrors, Superset):
+    """Xinference."""
+
+    name = "xinference"
+    null_documents = True
+
+
+def _warnings(call: base.Call, answer: Answer) -> list[str]:
     """Whether the query was cut, which documents were, and which have nothing to read, a sentence each."""
     cut = [index for index, truncated in enumerate(answer.truncated) if truncated]
     blank = [index for index, text in enumerate(call.work.texts) if is_blank(text)]

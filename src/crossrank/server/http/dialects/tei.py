@@ -8,32 +8,22 @@ from pydantic import BaseModel, Field
 
 from crossrank.errors import TooLongError
 from crossrank.pairs import Cut, Side
-from crossrank.server.core.work import Answer, Work
-from crossrank.server.http.dialects.base import (
-    Call,
-    Context,
-    Dialect,
-    Index,
-    Lenient,
-    Query,
-    Texts,
-    example,
-    parse,
-)
+from crossrank.server.core.work import Answer
+from crossrank.server.http.dialects import base
 from crossrank.server.http.faults import Fault, Kind
 
 __all__ = ["Tei"]
 
 
-class TeiRequest(Lenient):
+class TeiRequest(base.Lenient):
     """A query and texts to order."""
 
-    model_config = example(
+    model_config = base.example(
         query="capital of France", texts=["Lyon is a city.", "Paris is the seat of government."]
     )
 
-    query: Query
-    texts: Texts = Field(description="the texts to order")
+    query: base.Query
+    texts: base.Texts
     truncate: bool | None = Field(
         None, description="false: a text that is too long is an error; otherwise it is cut"
     )
@@ -47,17 +37,13 @@ class TeiRequest(Lenient):
 class TeiRank(BaseModel):
     """One text's place; the list is best first."""
 
-    model_config = example(index=1, score=0.998)
-
-    index: Index
+    index: base.Index
     text: str | None = Field(None, description="the text, with `return_text`")
     score: float = Field(description="from 0 to 1, or with `raw_scores` the model's own number")
 
 
 class TeiError(BaseModel):
     """What went wrong."""
-
-    model_config = example(error="`texts` cannot be empty", error_type="Empty")
 
     error: str = Field(description="what is wrong, and where")
     error_type: str = Field(
@@ -75,7 +61,7 @@ _ERROR_TYPES: dict[Kind, str] = {
 }
 
 
-class Tei(Dialect):
+class Tei(base.Dialect):
     """text-embeddings-inference."""
 
     name = "tei"
@@ -84,24 +70,24 @@ class Tei(Dialect):
     Error = TeiError
     statuses = {"invalid": 422, "limit": 422, "too_long": 422, "engine": 424}
 
-    def read(self, body: dict[str, Any], context: Context) -> Call:
+    def read(self, body: dict[str, Any], context: base.Context) -> base.Call:
         if "texts" not in body:
             raise Fault("invalid", "missing field `texts` (or `documents`, for the APIs that have these)")
-        request = parse(TeiRequest, body)
+        request = base.parse(TeiRequest, body)
         if not request.texts:
             raise Fault("empty", "`texts` cannot be empty")
         side: Side = "left" if request.truncation_direction.lower() == "left" else "right"
         cut = Cut(side, allowed=request.truncate is not False)
-        work = Work([request.query], request.texts, cut, **context.shared)
-        return Call(work, raw=request.raw_scores, with_documents=request.return_text)
+        work = context.work([request.query], request.texts, cut)
+        return base.Call(work, raw=request.raw_scores, with_documents=request.return_text)
 
-    def answer(self, call: Call, answer: Answer, context: Context) -> object:
+    def answer(self, call: base.Call, answer: Answer, context: base.Context) -> object:
         hits = call.rank(answer)
         if call.with_documents:
             return [{"index": hit.index, "text": hit.text, "score": call.number(hit)} for hit in hits]
         return [{"index": hit.index, "score": call.number(hit)} for hit in hits]
 
-    def error(self, fault: Fault, status: int, request_id: str) -> object:
+    def error(self, fault: Fault, request_id: str) -> object:
         message = str(fault)
         if isinstance(fault.__cause__, TooLongError):
             cause = fault.__cause__

@@ -7,42 +7,25 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from crossrank.pairs import Cut
-from crossrank.server.core.work import Answer, Work
-from crossrank.server.http.dialects.base import (
-    Call,
-    Context,
-    DetailErrors,
-    Dialect,
-    Index,
-    Lax,
-    ModelName,
-    Name,
-    Query,
-    QueryTruncated,
-    Texts,
-    Truncated,
-    cuts_of,
-    example,
-    parse,
-    positive,
-)
+from crossrank.server.core.work import Answer
+from crossrank.server.http.dialects import base
 from crossrank.server.http.faults import Fault
 
 __all__ = ["Voyage"]
 
 
-class VoyageRequest(Lax):
+class VoyageRequest(base.Lax):
     """A query and documents to order."""
 
-    model_config = example(
+    model_config = base.example(
         query="capital of France",
         documents=["Lyon is a city.", "Paris is the seat of government."],
         top_k=1,
     )
 
-    model: Name | None = Field(None, description="a served model; default: the first")
-    query: Query
-    documents: Texts = Field(description="the texts to order")
+    model: base.ServedName = None
+    query: base.Query
+    documents: base.Texts
     top_k: int | None = Field(None, ge=0, lt=1 << 31, description="how many results; 0: all")
     return_documents: bool = Field(False, description="whether documents come back")
     truncation: bool = Field(True, description="false: a document that is too long is an error")
@@ -51,11 +34,11 @@ class VoyageRequest(Lax):
 class VoyageResult(BaseModel):
     """One document's place."""
 
-    index: Index
+    index: base.Index
     relevance_score: float = Field(description="from 0 to 1")
     document: str | None = Field(None, description="the text, with `return_documents`")
-    truncated: Truncated = None
-    query_truncated: QueryTruncated = None
+    truncated: base.Truncated = None
+    query_truncated: base.QueryTruncated = None
 
 
 class VoyageUsage(BaseModel):
@@ -67,41 +50,33 @@ class VoyageUsage(BaseModel):
 class VoyageResponse(BaseModel):
     """The documents, best first."""
 
-    model_config = example(
-        object="list",
-        data=[{"index": 1, "relevance_score": 0.998}],
-        model="crossrank-mini",
-        usage={"total_tokens": 27},
-    )
-
     object: Literal["list"] = Field(description="the kind of answer")
     data: list[VoyageResult] = Field(description="the results, best first")
-    model: ModelName
+    model: base.ModelName
     usage: VoyageUsage = Field(description="what was read")
 
 
-class Voyage(DetailErrors, Dialect):
+class Voyage(base.DetailErrors, base.Dialect):
     """Voyage."""
 
     name = "voyage"
     Request = VoyageRequest
     Response = VoyageResponse
 
-    def read(self, body: dict[str, Any], context: Context) -> Call:
-        request = parse(VoyageRequest, body)
+    def read(self, body: dict[str, Any], context: base.Context) -> base.Call:
+        request = base.parse(VoyageRequest, body)
         if not request.documents:
             raise Fault("empty", "documents is empty; it must hold at least one")
         cut = Cut(allowed=request.truncation)
-        model = request.model or None
-        work = Work([request.query], request.documents, cut, model, **context.shared)
-        return Call(work, top_n=positive(request.top_k), with_documents=request.return_documents)
+        work = context.work([request.query], request.documents, cut, request.model)
+        return base.Call(work, top_n=base.positive(request.top_k), with_documents=request.return_documents)
 
-    def answer(self, call: Call, answer: Answer, context: Context) -> object:
+    def answer(self, call: base.Call, answer: Answer, context: base.Context) -> object:
         data: list[dict[str, Any]] = []
         for hit in call.rank(answer):
             result: dict[str, Any] = {"index": hit.index, "relevance_score": hit.score}
             if call.with_documents:
                 result["document"] = hit.text
-            data.append(result | cuts_of(hit))
+            data.append(result | base.cuts_of(hit))
         usage = {"total_tokens": sum(answer.tokens)}
         return {"object": "list", "data": data, "model": answer.model, "usage": usage}
