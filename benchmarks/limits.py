@@ -103,6 +103,20 @@ UNCALIBRATED = Limit(
     {AMX: 2.4, ZEN_5: 1.6, ZEN_4: 1.25},
     at_least=True,
 )
+MODERNBERT = Limit(
+    "ModernBERT-base's shape, times as fast as the fastest other engine",
+    dict.fromkeys(ROWS, 1.3),
+    at_least=True,
+)
+QWEN3 = {
+    length: Limit(
+        "Qwen3-Reranker-0.6B's shape, times as fast as the fastest other engine",
+        dict.fromkeys(ROWS, bound),
+        at_least=True,
+    )
+    for length, bound in (("32", 2.5), ("128", 2.0), ("512", 1.3))
+}
+"""By tokens of a document."""
 SHARE_OF_PEAK = Limit(
     "v2-m3's shape, 128 tokens, share of the int8 peak", {ZEN_5: 0.85, ZEN_4: 0.85}, at_least=True
 )

@@ -32,15 +32,12 @@ import numpy.typing as npt
 from benchmarks import limits
 from benchmarks.contest import machine, report
 from benchmarks.contest.base import THREADS
+from benchmarks.contest.models import MODELS, OURS, REFERENCE
 from benchmarks.contest.report import slug
 from benchmarks.contest.worker import SIDES, Task, side_class
-from benchmarks.contest.workloads import EQUAL, make
+from benchmarks.contest.workloads import make
 
 ROOT = Path(__file__).resolve().parents[1]
-MODELS = ("v2-m3-shape", "crossrank-mini")
-CELLS = [*map(str, EQUAL), "mixed"]
-REFERENCE = "transformers fp32"
-CALIBRATION = {"v2-m3-shape": 32, "crossrank-mini": 128}
 STAMP = "made-of"
 """In an uncompressed checkpoint: the digest of the bundled weights."""
 TRIES = 2
@@ -60,13 +57,14 @@ class Contest:
 
     def __init__(self, model: str, arguments: argparse.Namespace) -> None:
         self.model = model
+        self.kind = MODELS[model]
         self.arguments = arguments
         self.work = Path(arguments.work).resolve() / model
         self.runs = self.work / "runs"
         self.runs.mkdir(parents=True, exist_ok=True)
         self.checkpoint = self.work / "checkpoint"
         self.workloads = self.work / "workloads.json"
-        self.sides = [side for side in SIDES if any(fnmatch(side, p) for p in arguments.sides)]
+        self.sides = [side for side in self.kind.sides if any(fnmatch(side, p) for p in arguments.sides)]
 
     def prepare(self) -> None:
         """The checkpoint, the workloads and the conversions, as far as they are not there yet."""
@@ -76,7 +74,7 @@ class Contest:
             self._write_checkpoint()
         if not self.workloads.is_file():
             tokenizer = self.checkpoint / "tokenizer.json"
-            make(self.arguments.data.resolve(), tokenizer, CALIBRATION[self.model]).write(self.workloads)
+            make(self.arguments.data.resolve(), tokenizer, self.kind).write(self.workloads)
         for side in self.sides:
             self._convert(side)
 
@@ -90,12 +88,7 @@ class Contest:
     def _write_checkpoint(self) -> None:
         partial = self.checkpoint.with_name("checkpoint.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        if self.model == "v2-m3-shape":
-            from benchmarks.v2_m3_shape import write
-
-            write(partial, self.arguments.work.resolve() / "downloads")
-        else:
-            write_uncompressed(partial)
+        self.kind.write(partial, self.arguments.work.resolve() / "downloads")
         partial.replace(self.checkpoint)
 
     def _convert(self, side: str) -> None:
@@ -187,14 +180,14 @@ class Contest:
         kind = side_class(side)
         if kind.converts and not (self.work / kind.converts).is_dir():
             return {"error": f"conversion: {self.failure(side).read_text()}"}
-        cells = CELLS
+        cells = self.kind.cells
         if turn:
             first = json.loads(self.run_path(side, 0).read_text())
             if "error" in first:
                 return {"error": first["error"]}
             pairs = len(np.load(self.runs / f"logits-{slug(side)}.npy"))
             if pairs / first["pairs_per_second"]["mixed"] > self.arguments.longest:
-                cells = CELLS[:-1]
+                cells = cells[:-1]
         # Found once, and kept for the rounds that follow and for measuring anew.
         sizes = self.work / f"batches-{slug(side)}.json"
         batches = json.loads(sizes.read_text()) if sizes.is_file() else {}
@@ -217,22 +210,21 @@ class Contest:
         path = self.runs / "machine.json"
         if path.is_file():
             return
-        side = "CrossRank int8"
         found: dict[str, Any] = machine.describe(THREADS)
         found |= machine.starts(self.checkpoint, self.workloads, THREADS, self.work)
         idle, busy, peaks = [], [], []
         for _ in range(3):
             peaks.append(machine.int8_peak(THREADS))
-            idle.append(self._quiet(side, "idle", {"128": 0}, ["128"]))
+            idle.append(self._quiet(OURS, "idle", {"128": 0}, ["128"]))
             with machine.busy_cores(THREADS):
-                busy.append(self._worker("measure", side, "busy", {"128": 0}, ["128"]))
+                busy.append(self._worker("measure", OURS, "busy", {"128": 0}, ["128"]))
         rate = median(run["pairs_per_second"]["128"] for run in idle)
-        whole, needed = machine.operations(self.checkpoint, 128)
         peak = median(peaks)
+        if not self.kind.decoder:  # which computes of each pair what it does not share with others
+            whole, needed = machine.operations(self.checkpoint, 128)
+            found |= {"share_of_peak": rate * whole / peak, "share_of_peak_needed": rate * needed / peak}
         found |= {
             "int8_peak_tops": peak / 1e12,
-            "share_of_peak": rate * whole / peak,
-            "share_of_peak_needed": rate * needed / peak,
             "idle_pairs_per_second": rate,
             "busy_pairs_per_second": median(run["pairs_per_second"]["128"] for run in busy),
             "idle_latency_ms": median(run["latency_ms"] for run in idle),
@@ -245,9 +237,12 @@ class Contest:
         machine_path = self.runs / "machine.json"
         return {
             "model": self.model,
+            "cells": self.kind.cells,
             "machine": json.loads(machine_path.read_text()) if machine_path.is_file() else {},
             "packages": packages(),
-            "sides": {side: self._summary(side) for side in SIDES if self.run_path(side, 0).is_file()},
+            "sides": {
+                side: self._summary(side) for side in self.kind.sides if self.run_path(side, 0).is_file()
+            },
         }
 
     def _summary(self, side: str) -> dict[str, Any]:
@@ -258,7 +253,7 @@ class Contest:
             return {"error": errors[-1]}
         rates = {
             cell: [run["pairs_per_second"][cell] for run in rounds if cell in run["pairs_per_second"]]
-            for cell in CELLS
+            for cell in self.kind.cells
         }
         summary = {
             "pairs_per_second": {cell: round(median(values), 3) for cell, values in rates.items()},
@@ -310,6 +305,7 @@ def kendall(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
 def packages() -> dict[str, str]:
     """Versions of what was compared, by environment."""
     names = "torch transformers sentence-transformers onnxruntime openvino nncf ctranslate2 llama-cpp-python"
+    names += " fastembed fastretrieval"
     code = (
         "import importlib.metadata as m, sys\n"
         "for n in sys.argv[1:]:\n"
@@ -355,7 +351,7 @@ def bundled_digest() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
+    parser.add_argument("--models", "--model", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--sides", nargs="+", default=["*"], help="names or patterns; default: all")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="SQuAD files and MedQuAD")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "peers")
@@ -369,8 +365,8 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write the results, docs/ and the READMEs")
     arguments = parser.parse_args()
     contests = [Contest(model, arguments) for model in arguments.models]
-    if arguments.write and report.OURS not in contests[0].sides:
-        parser.error(f"--write needs {report.OURS!r} among --sides: the pages compare with it")
+    if arguments.write and OURS not in contests[0].sides:
+        parser.error(f"--write needs {OURS!r} among --sides: the pages compare with it")
     for contest in contests:
         contest.prepare()
     if arguments.prepare:
@@ -378,9 +374,11 @@ def main() -> None:
     results = []
     for contest in contests:
         contest.measure()
-        if report.OURS in contest.sides:
+        if OURS in contest.sides:
             contest.measure_crossrank()
         results.append(contest.results())
+        if not arguments.write:
+            report.complete(results[-1], ROOT / "benchmarks" / "results")
         print(report.console(results[-1]), flush=True)
     if arguments.write:
         report.write(ROOT, results)

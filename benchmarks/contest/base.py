@@ -23,14 +23,16 @@ class Pair:
     """One pair as text and as the model reads it.
 
     Attributes:
-        token_ids: int64 (T,), special tokens included.
+        token_ids: int64 (T,), special tokens and the prompt included.
         segment_ids: int64 (T,).
+        prefix: tokens before the document, the same for all documents of a query; 0: not a decoder's.
     """
 
     query: str
     document: str
     token_ids: npt.NDArray[np.int64]
     segment_ids: npt.NDArray[np.int64]
+    prefix: int = 0
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -89,15 +91,41 @@ class Side:
         """The logits of several batches; sides that keep ``flight`` of them going override it."""
         return [self.logits(batch) for batch in batches]
 
+    @property
+    def decodes(self) -> bool:
+        """Whether the model is a decoder, whose logit is that of "yes" minus that of "no"."""
+        return str(self.config["architectures"][0]).endswith("ForCausalLM")
+
+    def padded(self, batch: Batch) -> dict[str, npt.NDArray[np.int64]]:
+        """A batch as rectangles. Any token may follow a decoder's pair: none sees what comes after it."""
+        return padded(batch, self.config.get("pad_token_id", 0))
+
     def plan(self, pairs: Sequence[Pair], size: int) -> list[list[int]]:
-        """Batches of at most ``size`` pairs of like length, longest first, as indices."""
-        order = sorted(range(len(pairs)), key=lambda i: -len(pairs[i]))
-        return [order[i : i + size] for i in range(0, len(order), size)]
+        """Batches of at most ``size`` pairs of like length, longest first, as indices.
+
+        A batch of a decoder's pairs is of one query, as in a request.
+        """
+        return [group[i : i + size] for group in by_prefix(pairs) for i in range(0, len(group), size)]
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
         """What is tried for each workload; the fastest is used."""
         return (1, 4, 16, 64)
+
+
+def by_prefix(pairs: Sequence[Pair]) -> list[list[int]]:
+    """Pairs with the same prefix, longest first, as indices."""
+    groups: dict[bytes, list[int]] = {}
+    for i in sorted(range(len(pairs)), key=lambda i: -len(pairs[i])):
+        groups.setdefault(pairs[i].token_ids[: pairs[i].prefix].tobytes(), []).append(i)
+    return list(groups.values())
+
+
+def one_logit(output: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+    """A logit of each pair, of one label or of two: (B, 1) or (B, 2)."""
+    values = output.astype(np.float32)
+    found: npt.NDArray[np.float32] = values[:, 1] - values[:, 0] if values.shape[1] == 2 else values[:, 0]
+    return found
 
 
 def padded(batch: Batch, padding: int) -> dict[str, npt.NDArray[np.int64]]:

@@ -165,7 +165,8 @@ def operations(checkpoint: Path, length: int) -> tuple[float, float]:
     """
     config = json.loads((checkpoint / "config.json").read_text())
     width, inner, layers = (config[k] for k in ("hidden_size", "intermediate_size", "num_hidden_layers"))
-    products = 4 * width * width + 2 * width * inner  # multiply-adds of a token and layer
+    matrices = 3 if config.get("model_type") in ("modernbert", "new") else 2  # with a gate
+    products = 4 * width * width + matrices * width * inner  # multiply-adds of a token and layer
     attention = 2 * length * width
     whole = 2.0 * length * layers * (products + attention)
     last = 2.0 * (2 * width * width * length + products - 2 * width * width + attention)

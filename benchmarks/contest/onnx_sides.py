@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.contest.base import Batch, Pair, Side, padded, replaced
+from benchmarks.contest import yes_no
+from benchmarks.contest.base import Batch, Pair, Side, one_logit, replaced
 
 
 class OnnxRuntimeInt8(Side):
@@ -18,16 +21,20 @@ class OnnxRuntimeInt8(Side):
         from optimum.onnxruntime import ORTModelForSequenceClassification, ORTQuantizer
         from optimum.onnxruntime.configuration import AutoQuantizationConfig
 
-        model = ORTModelForSequenceClassification.from_pretrained(self.checkpoint, export=True)
         with replaced(self.work / "onnx-fp32") as partial:
-            model.save_pretrained(partial)
-        del model
+            if self.decodes:
+                _export_decoder(self.checkpoint, partial)
+            else:
+                model = ORTModelForSequenceClassification.from_pretrained(self.checkpoint, export=True)
+                model.save_pretrained(partial)
+                del model
         quantizer = ORTQuantizer.from_pretrained(self.work / "onnx-fp32", file_name="model.onnx")
         with replaced(self.folder) as partial:
             quantizer.quantize(
                 quantization_config=AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=False),
                 save_dir=partial,
             )
+        shutil.rmtree(self.work / "onnx-fp32")
 
     def load(self) -> None:
         import onnxruntime
@@ -40,7 +47,21 @@ class OnnxRuntimeInt8(Side):
         self.names = {value.name for value in self.session.get_inputs()}
 
     def logits(self, batch: Batch) -> npt.NDArray[np.float32]:
-        arrays = padded(batch, self.config["pad_token_id"])
-        inputs = {name: value for name, value in arrays.items() if name in self.names}
-        found: npt.NDArray[np.float32] = self.session.run(None, inputs)[0][:, 0]
-        return found
+        inputs = {name: value for name, value in self.padded(batch).items() if name in self.names}
+        return one_logit(self.session.run(None, inputs)[0])
+
+
+def _export_decoder(checkpoint: Path, folder: Path) -> None:
+    import torch
+
+    names = ["input_ids", "attention_mask"]
+    torch.onnx.export(
+        yes_no.load(checkpoint, "float32"),
+        (torch.ones(2, 16, dtype=torch.long), torch.ones(2, 16, dtype=torch.long)),
+        str(folder / "model.onnx"),
+        input_names=names,
+        output_names=["logits"],
+        dynamic_axes={name: {0: "batch", 1: "tokens"} for name in names},
+        dynamo=False,
+    )
+    shutil.copyfile(checkpoint / "config.json", folder / "config.json")

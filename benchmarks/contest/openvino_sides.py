@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.contest.base import Batch, Pair, Side, padded, replaced
+from benchmarks.contest import yes_no
+from benchmarks.contest.base import Batch, Pair, Side, one_logit, replaced
 
 
 class OpenVinoBf16(Side):
@@ -17,6 +18,9 @@ class OpenVinoBf16(Side):
     options: ClassVar[dict[str, Any]] = {"INFERENCE_PRECISION_HINT": "bf16"}
 
     def convert(self, calibration: Sequence[Pair]) -> None:  # noqa: ARG002
+        if self.decodes:
+            self._convert_decoder()
+            return
         from optimum.intel import OVModelForSequenceClassification
 
         model = OVModelForSequenceClassification.from_pretrained(
@@ -24,6 +28,18 @@ class OpenVinoBf16(Side):
         )
         with replaced(self.folder) as partial:
             model.save_pretrained(partial)
+
+    def _convert_decoder(self) -> None:
+        import openvino
+        import torch
+
+        example = torch.ones(2, 16, dtype=torch.long)
+        model = openvino.convert_model(
+            yes_no.load(self.checkpoint, "float32"),
+            example_input={"input_ids": example, "attention_mask": example},
+        )
+        with replaced(self.folder) as partial:
+            openvino.save_model(model, partial / "openvino_model.xml", compress_to_fp16=False)
 
     flight = 2
 
@@ -46,12 +62,10 @@ class OpenVinoBf16(Side):
         self.names = {port.get_any_name() for port in self.model.inputs}
 
     def _inputs(self, batch: Batch) -> dict[str, npt.NDArray[np.int64]]:
-        arrays = padded(batch, self.config["pad_token_id"])
-        return {name: value for name, value in arrays.items() if name in self.names}
+        return {name: value for name, value in self.padded(batch).items() if name in self.names}
 
     def logits(self, batch: Batch) -> npt.NDArray[np.float32]:
-        found: npt.NDArray[np.float32] = self.model(self._inputs(batch))[0][:, 0].astype(np.float32)
-        return found
+        return one_logit(self.model(self._inputs(batch))[0])
 
     def run(self, batches: Sequence[Batch]) -> list[npt.NDArray[np.float32]]:
         self.found: dict[int, npt.NDArray[np.float32]] = {}
@@ -61,7 +75,7 @@ class OpenVinoBf16(Side):
         return [self.found[place] for place in range(len(batches))]
 
     def _keep(self, request: Any, place: int) -> None:
-        self.found[place] = request.get_output_tensor(0).data[:, 0].astype(np.float32)
+        self.found[place] = one_logit(request.get_output_tensor(0).data)
 
 
 class OpenVinoDynamic(OpenVinoBf16):
@@ -94,7 +108,7 @@ class OpenVinoStatic(OpenVinoBf16):
 
         model = openvino.Core().read_model(self.work / OpenVinoBf16.converts / "openvino_model.xml")
         names = {port.get_any_name() for port in model.inputs}
-        samples = [padded([pair], self.config["pad_token_id"]) for pair in calibration]
+        samples = [self.padded([pair]) for pair in calibration]
         dataset = nncf.Dataset(
             samples, lambda arrays: {name: value for name, value in arrays.items() if name in names}
         )

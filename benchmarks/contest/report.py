@@ -8,13 +8,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.contest.models import MODELS, OURS, REFERENCE
 from benchmarks.contest.worker import CALIBRATED
-from benchmarks.limits import EQUAL, MIXED, RESIDENT, SECOND_START, SHARE_OF_PEAK, UNCALIBRATED, Verdict
+from benchmarks.limits import (
+    EQUAL,
+    MIXED,
+    MODERNBERT,
+    QWEN3,
+    RESIDENT,
+    SECOND_START,
+    SHARE_OF_PEAK,
+    UNCALIBRATED,
+    Limit,
+    Verdict,
+)
 from benchmarks.pages import between
 
-OURS = "CrossRank int8"
-REFERENCE = "transformers fp32"
 CELLS = ("32", "128", "512", "mixed")
+"""Workloads of results that do not name theirs."""
 
 TITLES = {
     "v2-m3-shape": {
@@ -22,9 +33,26 @@ TITLES = {
         "zh": "bge-reranker-v2-m3 的形状（5.68 亿权重，随机）",
     },
     "crossrank-mini": {"en": "crossrank-mini (75 M weights)", "zh": "crossrank-mini（7500 万权重）"},
+    "modernbert-base-shape": {
+        "en": "The shape of gte-reranker-modernbert-base (ModernBERT-base, 150 M weights, random)",
+        "zh": "gte-reranker-modernbert-base 的形状（ModernBERT-base，1.5 亿权重，随机）",
+    },
+    "gte-multilingual-base-shape": {
+        "en": "The shape of gte-multilingual-reranker-base (306 M weights, random)",
+        "zh": "gte-multilingual-reranker-base 的形状（3.06 亿权重，随机）",
+    },
+    "qwen3-reranker-0.6b-shape": {
+        "en": "The shape of Qwen3-Reranker-0.6B (596 M weights, random)",
+        "zh": "Qwen3-Reranker-0.6B 的形状（5.96 亿权重，随机）",
+    },
 }
 
 WORDS = {
+    "prompt": {
+        "en": "Lengths are the document's. A query of 12 tokens and the template come on top: each engine "
+        "gets the whole prompt, and 16 documents for each query.",
+        "zh": "长度指文档。此外还有 12 个 token 的查询和模板：每个引擎得到完整的提示词，每个查询 16 个文档。",
+    },
     "engine": {"en": "engine", "zh": "引擎"},
     "tokens": {"en": "{} tokens", "zh": "{} 个 token"},
     "mixed": {"en": "mixed", "zh": "混合长度"},
@@ -88,6 +116,11 @@ QUIET = 0.03
 """What other processes may take of the machine."""
 
 
+def cells(results: Results) -> list[str]:
+    """Names of the workloads."""
+    return list(results.get("cells", CELLS))
+
+
 def rate(results: Results, side: str, cell: str) -> float | None:
     found = results["sides"].get(side, {}).get("pairs_per_second", {}).get(cell)
     return None if found is None else float(found)
@@ -115,28 +148,47 @@ def ratio(results: Results, cell: str, against: str) -> tuple[float, str] | None
     return None if ours is None or other is None else (ours / other[1], other[0])
 
 
+def promises(model: str, cell: str) -> list[tuple[str, Limit]]:
+    """What is promised of a model's workload, and against whom."""
+    if model == "v2-m3-shape":
+        return [("fastest", MIXED if cell == "mixed" else EQUAL), ("uncalibrated", UNCALIBRATED)]
+    if model == "modernbert-base-shape":
+        return [("fastest", MODERNBERT)]
+    if model == "qwen3-reranker-0.6b-shape" and cell in QWEN3:
+        return [("fastest", QWEN3[cell])]
+    return []
+
+
 def verdicts(results: Results) -> list[Verdict]:
     """The promises that these results say something of; a model that nothing is promised for has none."""
-    if results["model"] != "v2-m3-shape":
-        return []
     machine = results["machine"]
     row = machine.get("row")
     found = []
-    for cell in CELLS:
-        limit = MIXED if cell == "mixed" else EQUAL
-        for against, promised in (("fastest", limit), ("uncalibrated", UNCALIBRATED)):
+    for cell in cells(results):
+        for against, promised in promises(results["model"], cell):
             compared = ratio(results, cell, against)
             if compared is not None:
                 named = replace(promised, what=f"{promised.what} ({cell})")
                 found.append(named.check(round(compared[0], 2), row))
-    for key, limit in (
-        ("share_of_peak", SHARE_OF_PEAK),
-        ("resident_mb", RESIDENT),
-        ("second_start_seconds", SECOND_START),
-    ):
-        if key in machine:
-            found.append(limit.check(machine[key], row))
+    if results["model"] == "v2-m3-shape":
+        for key, limit in (
+            ("share_of_peak", SHARE_OF_PEAK),
+            ("resident_mb", RESIDENT),
+            ("second_start_seconds", SECOND_START),
+        ):
+            if key in machine:
+                found.append(limit.check(machine[key], row))
     return found
+
+
+def complete(results: Results, folder: Path) -> None:
+    """Sides that were not measured are as this machine's kept results have them, so that there are ratios."""
+    if "cpu" not in results["machine"]:
+        return
+    kept = folder / machine_slug(results) / f"{results['model']}.json"
+    if kept.is_file():
+        sides = json.loads(kept.read_text(encoding="utf-8"))["sides"]
+        results["sides"] = sides | results["sides"]
 
 
 def number(value: float | None) -> str:
@@ -156,7 +208,7 @@ def cell_title(cell: str, language: str) -> str:
 
 def speeds(results: Results, language: str) -> str:
     """Every side's figures, or its error."""
-    header = [WORDS["engine"][language], *(cell_title(cell, language) for cell in CELLS)]
+    header = [WORDS["engine"][language], *(cell_title(cell, language) for cell in cells(results))]
     header += [WORDS[name][language] for name in ("latency", "start", "memory", "difference", "tau")]
     rows = []
     for side, found in results["sides"].items():
@@ -166,7 +218,7 @@ def speeds(results: Results, language: str) -> str:
             error = found["error"].replace("|", "\\|")
             rows.append([name, WORDS["failed"][language].format(error), *[""] * (len(header) - 2)])
             continue
-        row = [name, *(number(rate(results, side, cell)) for cell in CELLS)]
+        row = [name, *(number(rate(results, side, cell)) for cell in cells(results))]
         row += [number(found["latency_ms"]), number(found["start_seconds"]), f"{found['peak_mb']:,.0f}"]
         row.append(f"{found.get('mean_difference', '-')} / {found.get('largest_difference', '-')}")
         row.append(f"{found['tau']:.3f}" if "tau" in found else "-")
@@ -175,11 +227,11 @@ def speeds(results: Results, language: str) -> str:
 
 
 def ratios(results: Results, language: str) -> str:
-    header = [WORDS["ratio"][language], *(cell_title(cell, language) for cell in CELLS)]
+    header = [WORDS["ratio"][language], *(cell_title(cell, language) for cell in cells(results))]
     rows = []
     for against in ("fastest", "uncalibrated", REFERENCE):
         title = WORDS.get(against, WORDS["against"])[language].format(against)
-        found = [ratio(results, cell, against) for cell in CELLS]
+        found = [ratio(results, cell, against) for cell in cells(results)]
         rows.append([title, *("-" if r is None else f"{r[0]:.2f} ({r[1]})" for r in found)])
     return table(header, rows)
 
@@ -196,9 +248,10 @@ def disturbed(results: Results, language: str) -> str:
 def alone(results: Results, language: str) -> str:
     """CrossRank's figures that no peer was asked for."""
     m = results["machine"]
-    rows = [
-        ("peak", f"{m['int8_peak_tops']:.2f} TOPS"),
-        ("share", f"{100 * m['share_of_peak']:.0f} % / {100 * m['share_of_peak_needed']:.0f} %"),
+    rows = [("peak", f"{m['int8_peak_tops']:.2f} TOPS")]
+    if "share_of_peak" in m:
+        rows.append(("share", f"{100 * m['share_of_peak']:.0f} % / {100 * m['share_of_peak_needed']:.0f} %"))
+    rows += [
         (
             "busy_rate",
             f"{number(m['busy_pairs_per_second'])} "
@@ -253,6 +306,8 @@ def page(machines: Machines, language: str) -> str:
         parts += [about(all_results[0], language), image(all_results[0], language)]
         for results in all_results:
             parts.append(f"### {TITLES[results['model']][language]}")
+            if MODELS[results["model"]].decoder:
+                parts.append(WORDS["prompt"][language])
             parts += [speeds(results, language), ratios(results, language)]
             if noise := disturbed(results, language):
                 parts.append(noise)
@@ -270,7 +325,7 @@ def claim(machines: Machines, language: str) -> str:
     }
     parts = []
     for results, *_ in machines:
-        rates = [number(rate(results, OURS, cell)) for cell in CELLS]
+        rates = [number(rate(results, OURS, cell)) for cell in cells(results)]
         parts.append(sentences[language].format(*rates, cores(results, language)))
         parts.append(ratios(results, language))
     return "\n\n".join([*parts, image(machines[0][0], language, "docs/")])
@@ -291,8 +346,10 @@ def chart(results: Results, path: Path) -> None:
     sides.sort(key=lambda side: rate(results, side, "mixed") or 0)
     # A fixed salt and no date: the same figures give the same file.
     with mpl.rc_context({"svg.hashsalt": "crossrank", "font.size": 9, "svg.fonttype": "path"}):
-        figure, axes = pyplot.subplots(1, len(CELLS), figsize=(11, 0.32 * len(sides) + 1.1), sharey=True)
-        for axis, cell in zip(axes, CELLS, strict=True):
+        figure, axes = pyplot.subplots(
+            1, len(cells(results)), figsize=(11, 0.32 * len(sides) + 1.1), sharey=True
+        )
+        for axis, cell in zip(axes, cells(results), strict=True):
             values = [rate(results, side, cell) or 0 for side in sides]
             colours = ["#d9480f" if side.startswith("CrossRank") else "#8aa0b4" for side in sides]
             names = [side + (" ¹" if side in CALIBRATED else "") for side in sides]

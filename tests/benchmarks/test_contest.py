@@ -1,5 +1,6 @@
 """What benchmarks/peers.py says of measurements: nothing is timed here."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 
 from benchmarks import peers
 from benchmarks.contest import machine, report
-from benchmarks.contest.base import Batch, Pair, Side, padded, replaced
-from benchmarks.contest.worker import CALIBRATED, SIDES, batches_of, mixed_rate, side_class
+from benchmarks.contest.base import Batch, Pair, Side, one_logit, padded, replaced
+from benchmarks.contest.models import MODELS, OURS
+from benchmarks.contest.worker import CALIBRATED, SIDES, batches_of, best_size, mixed_rate, side_class
 from benchmarks.contest.workloads import Workload, Workloads
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,12 +38,27 @@ def test_every_side_can_be_named_without_its_packages() -> None:
         assert issubclass(kind, Side)
         assert not kind.needs or kind.needs.converts
     assert set(CALIBRATED) <= set(SIDES)
+    assert set(SIDES) == {side for model in MODELS.values() for side in model.sides}
+    assert set(MODELS) == set(report.TITLES)
 
 
 def test_batches_hold_pairs_of_like_length_and_every_pair_once() -> None:
     lengths = [5, 9, 2, 7, 9, 3]
     plan = Lengths().plan([pair(n) for n in lengths], 4)
     assert plan == [[1, 4, 3, 0], [5, 2]]
+
+
+def test_batches_of_a_decoder_are_of_one_query() -> None:
+    pairs = [
+        Pair("q", "d", np.array([query, 9, *range(n)]), np.zeros(n + 2, np.int64), prefix=2)
+        for query, n in ((1, 5), (2, 9), (1, 2), (1, 7))
+    ]
+    assert Lengths().plan(pairs, 2) == [[1], [3, 0], [2]]
+
+
+def test_a_logit_of_two_labels_is_the_second_minus_the_first() -> None:
+    assert one_logit(np.array([[1.0, 3.5], [2.0, 0.0]])).tolist() == [2.5, -2.0]
+    assert one_logit(np.array([[1.0], [2.0]])).tolist() == [1.0, 2.0]
 
 
 def test_padding_is_masked() -> None:
@@ -61,12 +78,20 @@ def test_logits_of_mixed_lengths_come_back_in_the_pairs_order() -> None:
     assert [len(b) for b in batches_of(side, [pair(1)] * 5, 2)] == [2, 2, 1]
 
 
+def test_no_larger_batch_is_tried_than_there_are_pairs() -> None:
+    side = Lengths()
+    assert best_size(side, Workload("2048", 2048, [pair(5)] * 3)) <= 3
+    assert {len(batch) for batch in side.batches} == {1, 3}
+
+
 def test_workloads_come_back_from_their_file(tmp_path: Path) -> None:
-    made = Workloads([Workload("32", 32, [pair(3)])], [pair(4)])
+    prompt = Pair("q", "d", np.arange(1, 4), np.zeros(3, np.int64), prefix=2)
+    made = Workloads([Workload("32", 32, [prompt])], [pair(4)])
     made.write(tmp_path / "w" / "workloads.json")
     found = Workloads.read(tmp_path / "w" / "workloads.json")
     assert (found.timed[0].name, found.timed[0].window) == ("32", 32)
     assert found.timed[0].pairs[0].token_ids.tolist() == [1, 2, 3]
+    assert found.timed[0].pairs[0].prefix == 2
     assert len(found.calibration[0]) == 4
 
 
@@ -94,6 +119,31 @@ def test_operations_of_a_pair(tmp_path: Path) -> None:
     # 24 layers of 12 million weights, two operations each, and attention's products.
     assert whole == 2 * 128 * 24 * (12 * 1024**2 + 2 * 128 * 1024)
     assert 0.96 * whole < needed < whole
+    (tmp_path / "config.json").write_text(
+        '{"hidden_size": 768, "intermediate_size": 1152, "num_hidden_layers": 22, "model_type": "modernbert"}'
+    )
+    # A gate is a third matrix of the feed-forward part.
+    whole, _ = machine.operations(tmp_path, 128)
+    assert whole == 2 * 128 * 22 * (4 * 768**2 + 3 * 768 * 1152 + 2 * 128 * 768)
+
+
+def test_sides_that_were_not_measured_are_as_they_were_kept(tmp_path: Path) -> None:
+    results = {
+        "model": "modernbert-base-shape",
+        "cells": ["32"],
+        "machine": {"cpu": "A CPU", "kernels": "avx2", "row": "AMX"},
+        "sides": {OURS: {"pairs_per_second": {"32": 30.0}}},
+    }
+    kept = tmp_path / report.machine_slug(results) / "modernbert-base-shape.json"
+    kept.parent.mkdir()
+    sides = {
+        OURS: {"pairs_per_second": {"32": 1.0}},
+        "OpenVINO bf16": {"pairs_per_second": {"32": 25.0}},
+    }
+    kept.write_text(json.dumps(results | {"sides": sides}))
+    assert report.verdicts(results) == []
+    report.complete(results, tmp_path)
+    assert [(verdict.figure, verdict.kept) for verdict in report.verdicts(results)] == [(1.2, False)]
 
 
 def figures(rate: float) -> dict[str, object]:
