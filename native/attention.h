@@ -1,13 +1,15 @@
-// Attention of one head within one pair: out = softmax(q k^T) v, with powers of two (kernels.h).
+// Attention of heads that share keys and values, within one pair: out = softmax(q k^T) v, with powers of two
+// (kernels.h).
 //
 // Both products go through the tiles of the linear layers: keys (and values) are put into panels as
 // weights are. Keys are taken 512 at a time and a running maximum and sum are kept for each row
 // (Milakov and Gimelshein 2018), so the scores of a block of rows stay in the second-level cache however
 // long the pair is. Blocks are counted from the pair's own first token: other pairs cannot change a sum.
 //
-// Where queries see only keys that are near to them, a block of queries goes to the panels of keys that one
-// of them sees, and a key that a query does not see has the weight zero. That changes no sum either: panels
-// are counted from the pair's first token, too.
+// Where queries see only keys that are near to them, or none behind them, a block of queries goes to the
+// panels of keys that one of them sees, and a key that a query does not see has the weight zero. That changes
+// no sum either: panels are counted from the pair's first token, too. So it makes no difference whether the
+// first keys are in a place of their own.
 #pragma once
 
 #include "linear.h"
@@ -19,7 +21,7 @@ constexpr int kQueries = CR_DOT_ROWS == CR_ROWS ? 4 * kRows : 2 * kDotRows;  // 
 
 // Offsets into the scratch memory.
 struct AttentionScratch {
-    std::ptrdiff_t keys, values, scores, weights, sums, size;
+    std::ptrdiff_t keys, values, scores, weights, sums, mixed, size;
     std::ptrdiff_t keys_of_block, values_of_block;  // bytes; there are two blocks
 
     // Sized for fp32, which needs the most; bf16 uses part.
@@ -31,7 +33,8 @@ struct AttentionScratch {
         scores = values + 2 * values_of_block;
         weights = scores + std::ptrdiff_t{kQueries} * (kKeys + 16) * 4;
         sums = weights + std::ptrdiff_t{kQueries} * (kKeys + 32) * 2;
-        size = sums + std::ptrdiff_t{kMostRows} * kPanel * 4;
+        mixed = sums + std::ptrdiff_t{kMostRows} * kPanel * 4;
+        size = mixed + std::ptrdiff_t{kPanel} * round_up(head_dim, 2) * 4;  // a panel's keys, or values
     }
 };
 
@@ -190,17 +193,17 @@ class KeyBlocks {
         const int number = first / kKeys, from = number * kKeys;
         Made& made = made_[number % 2];
         if (made.number != number || first < made.first || first > made.last) made = {number, first, first};
-        if (last <= made.last) return;
-        const char* k = static_cast<const char*>(t_.k) + made.last * t_.kv_stride;
-        const char* v = static_cast<const char*>(t_.v) + made.last * t_.kv_stride;
-        const int count = last - made.last, place = made.last - from;
-        keys_to_panels(k, t_.kv_stride, count, units_,
-                       reinterpret_cast<std::uint32_t*>(keys(number) + key_bytes(place)));
-        char* to = values(number) + value_bytes(place);
-        if (t_.bf16)
-            values_to_panels_bf16(v, t_.kv_stride, count, t_.head_dim, reinterpret_cast<std::uint32_t*>(to));
-        else values_to_panels_fp32(v, t_.kv_stride, count, t_.head_dim, reinterpret_cast<float*>(to));
-        made.last = last;
+        while (made.last < last) {
+            // Of panels that are in both places there is one at most.
+            const int start = made.last, whole = t_.before / kPanel * kPanel;
+            int end = last;
+            if (start < t_.before && last > t_.before) {
+                end = start < whole ? whole : whole + kPanel;
+                if (end > last) end = last;
+            }
+            make(start, end, start - from, number);
+            made.last = end;
+        }
     }
 
     // Of a key that is `place` keys behind its block's first one.
@@ -216,6 +219,38 @@ class KeyBlocks {
     struct Made {
         int number = -1, first = 0, last = 0;
     };
+
+    struct Rows {
+        const char* first;
+        std::ptrdiff_t stride;
+    };
+
+    // Keys or values [first, last); brought together, where they are in both places.
+    Rows rows(const void* before, const void* own, int first, int last) const {
+        const auto at = [&](int i) {
+            return i < t_.before ? static_cast<const char*>(before) + i * t_.kv_stride
+                                 : static_cast<const char*>(own) + (i - t_.before) * t_.kv_stride;
+        };
+        if (first >= t_.before || last <= t_.before) return {at(first), t_.kv_stride};
+        char* const mixed = scratch_ + layout_.mixed;
+        const std::ptrdiff_t bytes = std::ptrdiff_t{units_} * kUnit;
+        for (int i = first; i < last; ++i)
+            __builtin_memcpy(mixed + (i - first) * bytes, at(i), static_cast<std::size_t>(bytes));
+        return {mixed, bytes};
+    }
+
+    void make(int first, int last, int place, int number) {
+        const Rows k = rows(t_.k_before, t_.k, first, last);
+        keys_to_panels(k.first, k.stride, last - first, units_,
+                       reinterpret_cast<std::uint32_t*>(keys(number) + key_bytes(place)));
+        const Rows v = rows(t_.v_before, t_.v, first, last);
+        char* to = values(number) + value_bytes(place);
+        if (t_.bf16)
+            values_to_panels_bf16(v.first, v.stride, last - first, t_.head_dim,
+                                  reinterpret_cast<std::uint32_t*>(to));
+        else
+            values_to_panels_fp32(v.first, v.stride, last - first, t_.head_dim, reinterpret_cast<float*>(to));
+    }
 
     std::ptrdiff_t key_bytes(int place) const { return std::ptrdiff_t{place} * units_ * kUnit; }
     std::ptrdiff_t value_bytes(int place) const {
@@ -301,20 +336,27 @@ inline void attention(const Attention& t) {
     auto* weights = reinterpret_cast<std::uint16_t*>(scratch + layout.weights);
     float* sums = reinterpret_cast<float*>(scratch + layout.sums);
     KeyBlocks key_blocks(t, layout);
+    const bool limited = t.causal || t.window >= 0;
+    const int ahead = t.causal ? 0 : t.window;  // of keys behind a query, how many it sees
 
-    for (int first_query = 0; first_query < t.q_rows; first_query += kQueries) {
+    const std::ptrdiff_t query_blocks = ceil_div(t.q_rows, kQueries);
+    for (std::ptrdiff_t i = 0; i < query_blocks * t.heads; ++i) {
+        const int first_query = static_cast<int>(i / t.heads) * kQueries,
+                  head = static_cast<int>(i % t.heads);
         const int queries = t.q_rows - first_query < kQueries ? t.q_rows - first_query : kQueries;
         const RowBlocks blocks(queries, tile_rows(precision));
-        const char* q = static_cast<const char*>(t.q) + first_query * t.q_stride;
-        char* out = reinterpret_cast<char*>(t.out) + first_query * t.out_stride;
+        const char* q = static_cast<const char*>(t.q) + first_query * t.q_stride +
+                        std::ptrdiff_t{head} * t.head_dim * value_bytes;
+        char* out = reinterpret_cast<char*>(t.out) + first_query * t.out_stride +
+                    std::ptrdiff_t{head} * t.head_dim * 4;
         const int position = t.first_query + first_query;
         Running running[kQueries];
 
         // Keys that one of the queries sees, in whole panels.
         int first_seen = 0, end_seen = t.kv_rows;
-        if (t.window >= 0) {
-            if (position > t.window) first_seen = (position - t.window) / kPanel * kPanel;
-            const std::ptrdiff_t end = round_up(std::ptrdiff_t{position} + queries + t.window, kPanel);
+        if (t.window >= 0 && position > t.window) first_seen = (position - t.window) / kPanel * kPanel;
+        if (limited) {
+            const std::ptrdiff_t end = round_up(std::ptrdiff_t{position} + queries + ahead, kPanel);
             if (end < end_seen) end_seen = static_cast<int>(end);
         }
         for (int first_key = first_seen, end_key; first_key < end_seen; first_key = end_key) {
@@ -338,11 +380,11 @@ inline void attention(const Attention& t) {
             for (int r = 0; r < queries; ++r) {
                 float* row = scores + r * kScores;
                 int from = 0, to = count;
-                if (t.window >= 0) {
+                if (limited) {
                     const int query = position + r - first_key;  // counted from the first of these keys
-                    from = query - t.window > 0 ? query - t.window : 0;
+                    if (t.window >= 0 && query > t.window) from = query - t.window;
                     if (from > count) from = count;
-                    if (query + t.window < count - 1) to = query + t.window + 1;
+                    if (query + ahead < count - 1) to = query + ahead + 1;
                     if (to < from) to = from;
                 }
                 if (t.slope != 0) add_distances(row, count, first_key - (position + r), t.slope);

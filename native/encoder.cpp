@@ -45,6 +45,7 @@ Encoder::Encoder(const Call& call, const Group& group, Rows rows, const Workspac
       w_(workspace),
       share_(share),
       hidden_(call.model.config.hidden),
+      query_width_(call.model.config.query_width()),
       precision_(call.model.precision) {
     int row = 0;
     for (const std::int32_t pair : group.pairs) {
@@ -53,14 +54,20 @@ Encoder::Encoder(const Call& call, const Group& group, Rows rows, const Workspac
     }
     first_row_.push_back(row);
     for (std::size_t pair = 0; pair < group.pairs.size(); ++pair) {
-        const int start = first_row_[pair], end = std::min(first_row_[pair + 1], rows.to);
+        const int start = first_row_[pair], end = std::min(first_row_[pair + 1], rows.to),
+                  to_position = before(pair).rows - start;
         for (int first = std::max(start, rows.from); first < end; first += kQueryChunk)
             chunks_.push_back({static_cast<int>(pair), first - rows.from, std::min(kQueryChunk, end - first),
-                               first - start});
-        if (rows.from <= start && start < rows.to)
-            firsts_.push_back({static_cast<int>(pair), static_cast<int>(firsts_.size()), 1, 0});
+                               first + to_position});
+        const int pooled = pooled_row(pair);
+        if (rows.from <= pooled && pooled < rows.to)
+            pooled_.push_back(
+                {static_cast<int>(pair), static_cast<int>(pooled_.size()), 1, pooled + to_position});
         if (rotary())
-            for (int i = std::max(start, rows.from); i < end; ++i) position_.push_back(i - start);
+            for (int i = std::max(start, rows.from); i < end; ++i) position_.push_back(i + to_position);
+        if (!call.out)
+            for (int i = std::max(start, rows.from); i < end; ++i)
+                kept_.push_back({before(pair).prefix, i + to_position});
     }
 }
 
@@ -79,11 +86,11 @@ void Encoder::embed(std::size_t pair) const {
         if (first + i < 0) continue;
         float* x = model_.projection.outputs ? at(w_.context, (first + i) * w_.row_stride) : row(first + i);
         model_.words.read(token, x);
+        if (config.embedding_scale != 1)
+            for (int c = 0; c < config.embedding; ++c) x[c] *= static_cast<float>(config.embedding_scale);
         if (config.segments) model_.segments.add(call_.segment_ids ? call_.segment_ids[start + i] : 0, x);
         if (config.position_rows) model_.positions.add(counted ? position : config.first_position - 1, x);
-        if (model_.embedding_norm)
-            kernels_.layer_norm(x, model_.embedding_norm.gamma, model_.embedding_norm.beta,
-                                static_cast<float>(config.epsilon), config.embedding, x);
+        if (model_.embedding_norm) norm_row(model_.embedding_norm, config.epsilon, config.embedding, x, x);
         if (!model_.projection.outputs) first_input(first + i);
     }
 }
@@ -97,13 +104,14 @@ void Encoder::first_input(int r) const {
     if (model_.first_norm) normalise(model_.first_norm, r);
     else if (model_.config.norm_first && precision_ == Precision::fp32)
         std::memcpy(w_.input + r * w_.input_stride, row(r), static_cast<std::size_t>(hidden_) * 4);
-    else set_input(row(r), r);
+    else set_input(row(r), hidden_, r);
 }
 
 void Encoder::run() {
     const int rows = rows_.to - rows_.from;
-    const bool mean = model_.config.mean;
+    const bool mean = model_.config.pooling == Pooling::mean;
     const std::size_t last = model_.layers.size() - 1;
+    const int rows_to_finish = rotary() || !call_.out ? rows : 0;
     if (model_.projection.outputs) {
         Activations embeddings;
         embeddings.data = w_.context;
@@ -117,14 +125,12 @@ void Encoder::run() {
     }
     for (std::size_t i = 0; i < last + (mean ? 1 : 0); ++i) {
         const Layer& layer = model_.layers[i];
-        char* const own_keys = own(keys(i));
-        share_.products({{layer.query, input(rows), heads(w_.q)},
-                         {layer.key, input(rows), heads(own_keys)},
-                         {layer.value, input(rows), heads(own(values(i)))}},
-                        EachRow{rotary() ? rows : 0, hidden_, [&](int r) {
-                                    const int position = position_[static_cast<std::size_t>(r)];
-                                    rotate(i, w_.q + r * w_.head_stride, position);
-                                    rotate(i, own_keys + r * w_.head_stride, position);
+        share_.products({{layer.query, input(rows), queries()},
+                         {layer.key, input(rows), keys_or_values(own(keys(i)))},
+                         {layer.value, input(rows), keys_or_values(own(values(i)))}},
+                        EachRow{rows_to_finish, query_width_, [&](int r) {
+                                    if (rotary()) turn_query(i, r, position_[static_cast<std::size_t>(r)]);
+                                    finish_key(i, r);
                                 }});
         share_.meet();
         attend(i, chunks_, rows);
@@ -135,62 +141,73 @@ void Encoder::run() {
         return classify(w_.context);
     }
 
-    // The last layer: keys and values of every token, and the rest for the first token of each pair only.
+    // The last layer: keys and values of every token, and the rest for the pooled token of each pair only.
     const Layer& layer = model_.layers[last];
-    char* const own_keys = own(keys(last));
-    const Once keep{[&] { keep_first_rows(); }};
-    const Product key{layer.key, input(rows), heads(own_keys)},
-        value{layer.value, input(rows), heads(own(values(last)))};
+    const Product key{layer.key, input(rows), keys_or_values(own(keys(last)))},
+        value{layer.value, input(rows), keys_or_values(own(values(last)))};
+    const EachRow finish{rows_to_finish, hidden_, [&](int r) { finish_key(last, r); }};
+    if (!call_.out) return share_.products({key, value}, finish);
+    const Once keep{[&] { keep_pooled_rows(); }};
     if (rotary()) {
-        share_.products({key, value}, EachRow{rows, hidden_, [&](int r) {
-                                                  rotate(last, own_keys + r * w_.head_stride,
-                                                         position_[static_cast<std::size_t>(r)]);
-                                              }});
+        share_.products({key, value}, finish);
         share_.tasks(1, [](std::ptrdiff_t) {}, keep);
     } else {
         share_.products({key, value}, keep);
     }
     share_.meet();
-    const int pairs = static_cast<int>(firsts_.size());
+    const int pairs = static_cast<int>(pooled_.size());
     if (pairs == 0) return;
-    share_.products(
-        {{layer.query, input(pairs), heads(w_.q)}},
-        EachRow{rotary() ? pairs : 0, hidden_, [&](int r) { rotate(last, w_.q + r * w_.head_stride, 0); }});
-    attend(last, firsts_, pairs);
+    share_.products({{layer.query, input(pairs), queries()}},
+                    EachRow{rotary() ? pairs : 0, query_width_, [&](int r) {
+                                turn_query(last, r, pooled_[static_cast<std::size_t>(r)].position);
+                            }});
+    attend(last, pooled_, pairs);
     rest_of_layer(last, pairs);
     classify(w_.x);
 }
 
-// context = softmax(q k^T) v, head by head: (M, hidden)
+// context = softmax(q k^T) v, head by head: (M, heads * head size)
 void Encoder::attend(std::size_t layer, const std::vector<Chunk>& chunks, int rows) {
-    const int heads_count = model_.config.heads, dim = model_.config.head_dim();
+    const Config& config = model_.config;
+    const int dim = config.head_size, sharing = config.heads / config.key_value_heads;
+    // Heads that share keys and values are one task, unless each of them has a slope.
+    const int heads = config.alibi.empty() ? sharing : 1, tasks = config.heads / heads;
     const std::ptrdiff_t bytes = call_.attention_bf16 ? 2 : 4;
-    const auto head_of_chunk = [&](std::ptrdiff_t task) {
-        const Chunk& chunk = chunks[static_cast<std::size_t>(task / heads_count)];
-        const std::ptrdiff_t head = task % heads_count;
+    const auto heads_of_chunk = [&](std::ptrdiff_t task) {
+        const Chunk& chunk = chunks[static_cast<std::size_t>(task / tasks)];
+        const std::ptrdiff_t head = task % tasks * heads, of_key_head = head / sharing * dim * bytes;
         const std::size_t pair = static_cast<std::size_t>(chunk.pair);
+        const Before first = before(pair);
         Attention args;
         args.bf16 = call_.attention_bf16;
         args.first_query = chunk.position;
-        args.window = model_.config.window(layer);
-        if (!model_.config.alibi.empty())
-            args.slope = model_.config.alibi[static_cast<std::size_t>(head)] * kLog2e;
-        args.q = w_.q + chunk.row * w_.head_stride + head * dim * bytes;
-        args.k = keys(layer) + first_row_[pair] * w_.head_stride + head * dim * bytes;
-        args.v = values(layer) + first_row_[pair] * w_.head_stride + head * dim * bytes;
-        args.q_stride = args.kv_stride = w_.head_stride;
+        args.window = config.window(layer);
+        args.causal = config.causal;
+        if (!config.alibi.empty()) args.slope = config.alibi[static_cast<std::size_t>(head)] * kLog2e;
+        args.q = w_.q + chunk.row * w_.query_stride + head * dim * bytes;
+        args.k = keys(layer) + first_row_[pair] * w_.key_stride + of_key_head;
+        args.v = values(layer) + first_row_[pair] * w_.key_stride + of_key_head;
+        args.q_stride = w_.query_stride;
+        args.kv_stride = w_.key_stride;
         args.q_rows = chunk.queries;
-        args.kv_rows = length(pair);
+        args.kv_rows = first.rows + length(pair);
         args.head_dim = dim;
+        args.heads = heads;
+        if (first.rows) {
+            args.before = first.rows;
+            args.k_before = first.prefix->key(layer, 0) + of_key_head;
+            args.v_before = first.prefix->value(layer, 0) + of_key_head;
+        }
         args.out = at(w_.context, chunk.row * w_.row_stride) + head * dim;
         args.out_stride = w_.row_stride;
         args.scratch = scratch();
         kernels_.attention(args);
     };
     // What attention returns has no outliers, and is not rotated.
-    share_.tasks(static_cast<std::ptrdiff_t>(chunks.size()) * heads_count, head_of_chunk,
-                 EachRow{precision_ == Precision::fp32 ? 0 : rows, hidden_,
-                         [&](int r) { set_input(at(w_.context, r * w_.row_stride), r, false); }});
+    share_.tasks(static_cast<std::ptrdiff_t>(chunks.size()) * tasks, heads_of_chunk,
+                 EachRow{precision_ == Precision::fp32 ? 0 : rows, query_width_, [&](int r) {
+                             set_input(at(w_.context, r * w_.row_stride), query_width_, r, false);
+                         }});
 }
 
 // From the result of attention to the input of the next layer:
@@ -247,11 +264,11 @@ void Encoder::feed_forward(std::size_t layer, int first, int rows, int rows_to_n
                     EachRow{rows_to_normalise, hidden_, [&](int r) { end_layer(layer, r); }});
 }
 
-// Rows of first tokens move to the front, pair by pair: none is overwritten before it is read.
-void Encoder::keep_first_rows() const {
-    for (std::size_t i = 0; i < firsts_.size(); ++i) {
+// Rows of pooled tokens move to the front, pair by pair: none is overwritten before it is read.
+void Encoder::keep_pooled_rows() const {
+    for (std::size_t i = 0; i < pooled_.size(); ++i) {
         const std::ptrdiff_t to = static_cast<std::ptrdiff_t>(i),
-                             from = first_row_[static_cast<std::size_t>(firsts_[i].pair)] - rows_.from;
+                             from = pooled_row(static_cast<std::size_t>(pooled_[i].pair)) - rows_.from;
         if (to == from) continue;
         std::memcpy(row(to), row(from), static_cast<std::size_t>(w_.row_stride));
         if (!w_.has_input) continue;
@@ -266,11 +283,11 @@ void Encoder::keep_first_rows() const {
 // reads the rows of other threads behind its own: they meet before and after.
 void Encoder::pool() {
     share_.meet();
-    if (!firsts_.empty())
+    if (!pooled_.empty())
         share_.tasks(
-            static_cast<std::ptrdiff_t>(firsts_.size()),
+            static_cast<std::ptrdiff_t>(pooled_.size()),
             [&](std::ptrdiff_t i) {
-                const std::size_t pair = static_cast<std::size_t>(firsts_[static_cast<std::size_t>(i)].pair);
+                const std::size_t pair = static_cast<std::size_t>(pooled_[static_cast<std::size_t>(i)].pair);
                 float* const tokens = row(first_row_[pair] - rows_.from);
                 float* const mean = at(w_.context, i * w_.row_stride);
                 // A few columns at a time, whose sums are exact to more than fp32.
@@ -292,7 +309,7 @@ void Encoder::pool() {
 
 // From pooled vectors, the first rows of `pooled`, to logits, in fp32.
 void Encoder::classify(float* pooled) {
-    const int pairs = static_cast<int>(firsts_.size());
+    const int pairs = static_cast<int>(pooled_.size());
     if (pairs == 0) return;
     float *values = pooled, *next = pooled == w_.x ? w_.context : w_.x;
     for (std::size_t i = 0; i < model_.head.size(); ++i) {
@@ -306,7 +323,7 @@ void Encoder::classify(float* pooled) {
             double logit = static_cast<double>(model_.classifier_bias);
             for (int k = 0; k < model_.classifier_inputs; ++k)
                 logit += static_cast<double>(model_.classifier[k]) * static_cast<double>(row[k]);
-            const int pair = firsts_[static_cast<std::size_t>(r)].pair;
+            const int pair = pooled_[static_cast<std::size_t>(r)].pair;
             call_.out[group_.pairs[static_cast<std::size_t>(pair)]] = static_cast<float>(logit);
         };
         if (i == 0) {  // without a product
@@ -329,8 +346,7 @@ void Encoder::classify(float* pooled) {
 void Encoder::finish_part(const HeadPart& part, float* values) const {
     for (const HeadPart::Step& step : part.steps)
         if (step.step.kind == HeadStep::Kind::norm)
-            kernels_.layer_norm(values, step.norm.gamma, step.norm.beta,
-                                static_cast<float>(step.step.epsilon), step.step.outputs, values);
+            norm_row(step.norm, step.step.epsilon, step.step.outputs, values, values);
         else
             for (int i = 0; i < step.step.outputs; ++i) values[i] = activate(step.step.function, values[i]);
 }
@@ -340,52 +356,74 @@ void Encoder::finish_part(const HeadPart& part, float* values) const {
 // The left side of the next product: a row of the residual stream normalised, which stays as it is with
 // norm_first only.
 void Encoder::normalise(const Norm& norm, int r) const {
-    const auto to = [&](float* y) {
-        kernels_.layer_norm(row(r), norm.gamma, norm.beta, static_cast<float>(model_.config.epsilon), hidden_,
-                            y);
-    };
+    const auto to = [&](float* y) { norm_row(norm, model_.config.epsilon, hidden_, row(r), y); };
     if (!model_.config.norm_first) {
         to(row(r));
-        set_input(row(r), r);
+        set_input(row(r), hidden_, r);
     } else if (precision_ == Precision::fp32) {
         to(reinterpret_cast<float*>(w_.input + r * w_.input_stride));
     } else {
         float* const normalised = reinterpret_cast<float*>(scratch());
         to(normalised);
-        set_input(normalised, r);
+        set_input(normalised, hidden_, r);
     }
+}
+
+void Encoder::norm_row(const Norm& norm, double epsilon, int size, const float* x, float* y) const {
+    if (norm.beta) kernels_.layer_norm(x, norm.gamma, norm.beta, static_cast<float>(epsilon), size, y);
+    else kernels_.rms_norm(x, norm.gamma, static_cast<float>(epsilon), size, y);
 }
 
 // The norm that follows a layer's feed-forward part: after the last layer, that of the result.
 void Encoder::end_layer(std::size_t layer, int r) const {
     if (model_.layers[layer].output_norm) normalise(model_.layers[layer].output_norm, r);
     if (layer + 1 == model_.layers.size() && model_.final_norm)
-        kernels_.layer_norm(row(r), model_.final_norm.gamma, model_.final_norm.beta,
-                            static_cast<float>(model_.config.epsilon), hidden_, row(r));
+        norm_row(model_.final_norm, model_.config.epsilon, hidden_, row(r), row(r));
 }
 
-// One row of queries or keys, in place.
-void Encoder::rotate(std::size_t layer, char* queries_or_keys, int position) const {
+// One row of queries, of a token at that position.
+void Encoder::turn_query(std::size_t layer, int r, int position) const {
+    rotate(layer, model_.layers[layer].query_norm, w_.q + r * w_.query_stride, model_.config.heads, position);
+}
+
+// One row of keys; and the row of values, where both are kept.
+void Encoder::finish_key(std::size_t layer, int r) const {
+    char* const key = own(keys(layer)) + r * w_.key_stride;
+    const std::size_t i = static_cast<std::size_t>(r);
+    if (rotary())
+        rotate(layer, model_.layers[layer].key_norm, key, model_.config.key_value_heads, position_[i]);
+    if (call_.out) return;
+    const std::size_t bytes = static_cast<std::size_t>(w_.key_stride);
+    std::memcpy(kept_[i].prefix->key(layer, kept_[i].token), key, bytes);
+    std::memcpy(kept_[i].prefix->value(layer, kept_[i].token), own(values(layer)) + r * w_.key_stride, bytes);
+}
+
+// One row of queries or keys, in place, normalised before where there is a norm.
+void Encoder::rotate(std::size_t layer, const Norm& norm, char* queries_or_keys, int heads,
+                     int position) const {
     const Config& config = model_.config;
     const Turns& turns = model_.turns[static_cast<std::size_t>(config.rotary_of_layer[layer])];
     Rotation rotation;
     rotation.bf16 = call_.attention_bf16;
-    rotation.heads = config.heads;
-    rotation.half = config.head_dim() / 2;
+    rotation.heads = heads;
+    rotation.half = config.head_size / 2;
+    rotation.gamma = norm.gamma;
+    rotation.eps = static_cast<float>(config.epsilon);
     rotation.coarse = turns.coarse(position);
     rotation.fine = turns.fine(position);
     rotation.stride = turns.stride();
     kernels_.rotate(rotation, queries_or_keys);
 }
 
-// Row r of the next product's left side, from fp32 values. In fp32 there is nothing to do: normalise() has.
-void Encoder::set_input(const float* values, std::ptrdiff_t r, bool rotated) const {
+// Row r of the next product's left side, from `width` fp32 values. In fp32 there is nothing to do:
+// normalise() has.
+void Encoder::set_input(const float* values, int width, std::ptrdiff_t r, bool rotated) const {
     char* to = w_.input + r * w_.input_stride;
     if (precision_ == Precision::int8)
         (rotated ? kernels_.quantise_rotated : kernels_.quantise)(
-            values, hidden_, reinterpret_cast<std::int8_t*>(to), w_.input_scale + r, w_.input_sum + r);
+            values, width, reinterpret_cast<std::int8_t*>(to), w_.input_scale + r, w_.input_sum + r);
     else if (precision_ == Precision::bf16)
-        kernels_.to_bf16(values, hidden_, reinterpret_cast<std::uint16_t*>(to));
+        kernels_.to_bf16(values, width, reinterpret_cast<std::uint16_t*>(to));
 }
 
 float* Encoder::row(std::ptrdiff_t r) const { return at(w_.x, r * w_.row_stride); }
@@ -406,11 +444,18 @@ Activations Encoder::input(int rows, std::ptrdiff_t first) const {
     return a;
 }
 
-// Queries, keys or values.
-Output Encoder::heads(char* to) const {
+Output Encoder::queries() const {
+    Output out;
+    out.data = w_.q;
+    out.stride = w_.query_stride;
+    out.bf16 = call_.attention_bf16;
+    return out;
+}
+
+Output Encoder::keys_or_values(char* to) const {
     Output out;
     out.data = to;
-    out.stride = w_.head_stride;
+    out.stride = w_.key_stride;
     out.bf16 = call_.attention_bf16;
     return out;
 }

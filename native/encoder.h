@@ -6,10 +6,17 @@
 
 #include "model.h"
 #include "plan.h"
+#include "prefixes.h"
 #include "sharing.h"
 #include "workspace.h"
 
 namespace crossrank {
+
+// What stands before a pair's own tokens: the first `rows` tokens of a prefix.
+struct Before {
+    Prefix* prefix = nullptr;
+    int rows = 0;
+};
 
 // What all groups of one call have in common.
 struct Call {
@@ -19,7 +26,9 @@ struct Call {
     const std::int32_t* token_ids;    // (T)
     const std::int32_t* offsets;      // (pairs + 1)
     const std::int32_t* segment_ids;  // (T); null: all are 0
-    float* out;                       // (pairs)
+    const Before* before;             // (pairs); null: nothing
+    float*
+        out;  // (pairs); null: each pair's keys and values are wanted only, in its prefix behind those rows
 };
 
 // Rows of a group; each is one token.
@@ -43,6 +52,10 @@ class Encoder {
     void run();
 
   private:
+    struct Place {
+        Prefix* prefix;
+        int token;
+    };
     struct Chunk {
         int pair, row, queries;  // `row` has the first of the queries,
         int position;            // which is that of the pair's token
@@ -51,26 +64,37 @@ class Encoder {
     void attend(std::size_t layer, const std::vector<Chunk>& chunks, int rows);
     void rest_of_layer(std::size_t layer, int rows);
     void feed_forward(std::size_t layer, int first, int rows, int rows_to_normalise);
-    void keep_first_rows() const;
+    void keep_pooled_rows() const;
     void pool();
     void classify(float* pooled);
 
     void first_input(int r) const;
     void normalise(const Norm& norm, int r) const;
     void end_layer(std::size_t layer, int r) const;
-    void rotate(std::size_t layer, char* queries_or_keys, int position) const;
+    void norm_row(const Norm& norm, double epsilon, int size, const float* x, float* y) const;
+    void turn_query(std::size_t layer, int r, int position) const;
+    void finish_key(std::size_t layer, int r) const;
+    void rotate(std::size_t layer, const Norm& norm, char* queries_or_keys, int heads, int position) const;
     void finish_part(const HeadPart& part, float* values) const;
-    void set_input(const float* values, std::ptrdiff_t r, bool rotated = true) const;
+    void set_input(const float* values, int width, std::ptrdiff_t r, bool rotated = true) const;
 
     int length(std::size_t pair) const { return first_row_[pair + 1] - first_row_[pair]; }
+    Before before(std::size_t pair) const {
+        return call_.before ? call_.before[group_.pairs[pair]] : Before{};
+    }
+    // Of the group's rows, that of the token that the head gets; of all tokens' mean, the first.
+    int pooled_row(std::size_t pair) const {
+        return model_.config.pooling == Pooling::last ? first_row_[pair + 1] - 1 : first_row_[pair];
+    }
     float* row(std::ptrdiff_t r) const;
     char* keys(std::size_t layer) const { return w_.k + (layer % 2 ? w_.next_keys : 0); }
     char* values(std::size_t layer) const { return w_.v + (layer % 2 ? w_.next_keys : 0); }
-    char* own(char* of_all) const { return of_all + rows_.from * w_.head_stride; }
+    char* own(char* of_all) const { return of_all + rows_.from * w_.key_stride; }
     bool rotary() const { return !model_.config.rotary_of_layer.empty(); }
     char* scratch() const { return w_.scratch + static_cast<std::size_t>(share_.rank()) * w_.scratch_bytes; }
     Activations input(int rows, std::ptrdiff_t first = 0) const;
-    Output heads(char* to) const;
+    Output queries() const;
+    Output keys_or_values(char* to) const;
     Output residual(std::ptrdiff_t first) const;
 
     const Call& call_;
@@ -80,12 +104,13 @@ class Encoder {
     const Rows rows_;
     const Workspace w_;
     Share share_;
-    const int hidden_;
+    const int hidden_, query_width_;
     const Precision precision_;
     std::vector<std::int32_t> first_row_;  // of each pair in the group; and the number of rows
     std::vector<int> position_;            // of each row in its pair
+    std::vector<Place> kept_;              // where each row's keys and values go that are kept
     std::vector<Chunk> chunks_;            // the queries of one task of attention
-    std::vector<Chunk> firsts_;            // the same for the last layer, of which the head gets first tokens
+    std::vector<Chunk> pooled_;            // the same for the last layer, of which the head gets one token
 };
 
 }  // namespace crossrank

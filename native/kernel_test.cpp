@@ -238,7 +238,8 @@ struct RandomModel {
         config.hidden = hidden;
         config.embedding = modern ? 64 : hidden;
         config.layers = 2;
-        config.heads = hidden / 32;
+        config.heads = config.key_value_heads = hidden / 32;
+        config.head_size = 32;
         config.intermediate = kIntermediate;
         config.vocabulary = kWords;
         config.max_tokens = kPositions - 2;
@@ -251,7 +252,8 @@ struct RandomModel {
             }
             config.rotary_of_layer = {1, 0};
             config.windows = {20, -1};
-            config.norm_first = config.final_norm = config.gated = config.mean = true;
+            config.norm_first = config.final_norm = config.gated = true;
+            config.pooling = Pooling::mean;
             config.first_norm = false;
         } else {
             config.position_rows = kPositions;
@@ -322,8 +324,12 @@ std::vector<float> score(Engine& engine, const std::vector<int>& lengths) {
         offsets.push_back(static_cast<std::int32_t>(ids.size()));
     }
     std::vector<float> logits(offsets.size() - 1);
-    engine.logits(ids.data(), static_cast<std::int64_t>(ids.size()), offsets.data(),
-                  static_cast<std::int64_t>(logits.size()), nullptr, logits.data());
+    Pack pack;
+    pack.token_ids = ids.data();
+    pack.tokens = static_cast<std::int64_t>(ids.size());
+    pack.offsets = offsets.data();
+    pack.pairs = static_cast<std::int64_t>(logits.size());
+    engine.logits(pack, logits.data());
     return logits;
 }
 

@@ -102,26 +102,34 @@ struct Output {
     bool gated = false;   // activation(gate) * value, both being of this product
 };
 
-// One head of one pair: out = softmax(q k^T) v, where q has been multiplied by log2(e) / sqrt(head_dim): the
-// powers are powers of two.
+// Some heads of one pair, which have the same keys and values: out = softmax(q k^T) v, where q has been
+// multiplied by log2(e) / sqrt(head_dim): the powers are powers of two.
 struct Attention {
     bool bf16 = false;    // q, k, v are bf16, else fp32
     int first_query = 0;  // the position of the first query, where that of the first key is 0
     int window = -1;      // the largest distance at which a query sees a key; -1: no limit
+    bool causal = false;  // a query sees no key behind itself
     float slope = 0;      // of ALiBi: what a distance of one takes off a score, times log2(e)
     const void *q = nullptr, *k = nullptr, *v = nullptr;
     std::ptrdiff_t q_stride = 0, kv_stride = 0;  // bytes
     int q_rows = 0, kv_rows = 0, head_dim = 0;
-    float* out = nullptr;           // (q_rows, head_dim)
+    int heads = 1;  // those of q and out, side by side
+    // The first `before` of the kv_rows keys and values are here, and only the others at k and v.
+    int before = 0;
+    const void *k_before = nullptr, *v_before = nullptr;
+    float* out = nullptr;           // (q_rows, heads * head_dim)
     std::ptrdiff_t out_stride = 0;  // bytes
     void* scratch = nullptr;        // attention_scratch(head_dim) bytes, aligned to 64
 };
 
 // Rotary positions of one row: in each head, values i and i + half are turned by the angles of `coarse` and
 // of `fine` together, which are cosines and then sines, `stride` floats on, both padded to whole vectors.
+// With `gamma`, each head is normalised before that, by its root mean square.
 struct Rotation {
     bool bf16 = false;  // the row is bf16, else fp32
     int heads = 0, half = 0;
+    const float* gamma = nullptr;  // (2 * half), or null
+    float eps = 0;
     const float *coarse = nullptr, *fine = nullptr;
     std::ptrdiff_t stride = 0;
 };
@@ -141,6 +149,9 @@ struct Kernels {
 
     // y = (x - mean) / sqrt(variance + eps) * gamma + beta for one row of n values; y may be x.
     void (*layer_norm)(const float* x, const float* gamma, const float* beta, float eps, int n, float* y);
+
+    // y = x / sqrt(mean of squares + eps) * gamma, likewise.
+    void (*rms_norm)(const float* x, const float* gamma, float eps, int n, float* y);
 
     // q = round(x / scale), scale = max|x| / 127. Writes n values and zeros up to a multiple of 4, the scale
     // and the sum of q.

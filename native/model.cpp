@@ -149,7 +149,7 @@ Table require_table(const Tensors& tensors, const std::string& name, std::int64_
 }
 
 int Config::width() const {
-    int most = std::max(hidden, embedding);
+    int most = std::max({hidden, embedding, query_width()});
     for (const HeadStep& step : head)
         if (step.kind == HeadStep::Kind::dense && step.outputs > 1) most = std::max(most, step.outputs);
     return most;
@@ -178,14 +178,18 @@ void Config::check() const {
     };
     positive("hidden", hidden, kMaxInputs);
     positive("layers", layers, 1000);
-    positive("heads", heads, hidden);
+    positive("heads", heads, kMaxInputs);
+    positive("key_value_heads", key_value_heads, heads);
+    positive("head_size", head_size, kMaxInputs / heads);
     positive("intermediate", intermediate, kMaxInputs);
     positive("vocabulary", vocabulary, 1 << 30);
     positive("embedding", embedding, kMaxInputs);
     positive("max_tokens", max_tokens, 1 << 24);
-    if (hidden % heads != 0 || head_dim() % 2 != 0)
-        throw std::invalid_argument("hidden " + std::to_string(hidden) + " does not divide into " +
-                                    std::to_string(heads) + " heads of an even size");
+    if (head_size % 2 != 0)
+        throw std::invalid_argument("head_size is " + std::to_string(head_size) + "; it must be even");
+    if (heads % key_value_heads != 0)
+        throw std::invalid_argument(std::to_string(heads) + " heads do not divide among " +
+                                    std::to_string(key_value_heads) + " heads of keys and values");
     if (segments < 0 || segments > 1 << 16)
         throw std::invalid_argument("segments is " + std::to_string(segments) + "; it must be 0 to 65536");
     if (position_rows != 0) {
@@ -205,9 +209,13 @@ void Config::check() const {
             throw std::invalid_argument("rotary_of_layer has the index " + std::to_string(kind) +
                                         ", but rotary has " + std::to_string(rotary.size()) + " kinds");
     for (const Rotary& kind : rotary)
-        if (kind.frequencies.size() != static_cast<std::size_t>(head_dim() / 2))
+        if (kind.frequencies.size() != static_cast<std::size_t>(head_size / 2))
             throw std::invalid_argument("rotary has " + std::to_string(kind.frequencies.size()) +
-                                        " frequencies; it must have " + std::to_string(head_dim() / 2));
+                                        " frequencies; it must have " + std::to_string(head_size / 2));
+    if (head_norms && rotary_of_layer.empty())
+        throw std::invalid_argument("head_norms are for rotary positions, and there are none");
+    if (!(std::fabs(embedding_scale) < 1e6))
+        throw std::invalid_argument("embedding_scale is " + std::to_string(embedding_scale));
     one_for_each("windows", windows.size(), "layers", layers);
     small_positive("epsilon", epsilon);
 
@@ -249,8 +257,11 @@ Model::Model(const Config& c, Precision p, const Tensors& prepared) : config(c),
             throw std::invalid_argument("tensor '" + name + "' is not aligned to 4 bytes");
         return static_cast<const float*>(data);
     };
-    const auto norm = [&](const std::string& name, int size) {
+    const auto layer_norm = [&](const std::string& name, int size) {
         return Norm{floats(name + ".gamma", size), floats(name + ".beta", size)};
+    };
+    const auto norm = [&](const std::string& name, int size) {
+        return config.rms ? Norm{floats(name + ".gamma", size)} : layer_norm(name, size);
     };
     const auto linear = [&](const std::string& name, Precision as, int outputs, int inputs) {
         Linear w;
@@ -278,10 +289,14 @@ Model::Model(const Config& c, Precision p, const Tensors& prepared) : config(c),
     for (int i = 0; i < config.layers; ++i) {
         const std::string at = "layer." + std::to_string(i) + ".";
         Layer layer;
-        layer.query = linear(at + "query", precision, hidden, hidden);
-        layer.key = linear(at + "key", precision, hidden, hidden);
-        layer.value = linear(at + "value", precision, hidden, hidden);
-        layer.attention_output = linear(at + "attention_output", precision, hidden, hidden);
+        layer.query = linear(at + "query", precision, config.query_width(), hidden);
+        layer.key = linear(at + "key", precision, config.key_width(), hidden);
+        layer.value = linear(at + "value", precision, config.key_width(), hidden);
+        layer.attention_output = linear(at + "attention_output", precision, hidden, config.query_width());
+        if (config.head_norms) {
+            layer.query_norm.gamma = floats(at + "query_norm.gamma", config.head_size);
+            layer.key_norm.gamma = floats(at + "key_norm.gamma", config.head_size);
+        }
         layer.intermediate =
             linear(at + "intermediate", precision,
                    config.gated ? static_cast<int>(gated_outputs(config.intermediate)) : config.intermediate,
@@ -313,7 +328,7 @@ Model::Model(const Config& c, Precision p, const Tensors& prepared) : config(c),
             head.push_back({linear(at, Precision::fp32, step.outputs, step.inputs), {}});
         } else {
             head.back().steps.push_back(
-                {step, step.kind == HeadStep::Kind::norm ? norm(at, step.inputs) : Norm{}});
+                {step, step.kind == HeadStep::Kind::norm ? layer_norm(at, step.inputs) : Norm{}});
         }
     }
 }

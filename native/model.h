@@ -41,9 +41,14 @@ struct HeadStep {
     double epsilon = 0;                      // of a norm
 };
 
+// What the head gets.
+enum class Pooling { first, mean, last };  // the first token, the mean of all, the last token
+
 // What a model is made of: models/architecture.py has the same as a class, and says what each part means.
 struct Config {
-    int hidden = 0, layers = 0, heads = 0, intermediate = 0;
+    int hidden = 0, layers = 0, intermediate = 0;
+    int heads = 0, key_value_heads = 0;  // of which each serves as many heads of queries, in their order
+    int head_size = 0;
     int vocabulary = 0, embedding = 0, max_tokens = 0;
     int position_rows = 0;       // of the table of positions; 0: there is none
     int first_position = 0;      // the row of the first token
@@ -54,13 +59,18 @@ struct Config {
     std::vector<int> windows;          // for each layer, -1 being no limit; or empty
     int segments = 0;                  // 0: there are none
     bool embedding_norm = true, norm_first = false, first_norm = true, final_norm = false;
+    bool rms = false;         // norms divide by the root of the mean square, and nothing else
+    bool head_norms = false;  // queries and keys are normalised so, head by head, before they are turned
+    bool causal = false;      // a token sees none behind itself
+    double embedding_scale = 1;
     double epsilon = 1e-12;
     Activation activation = Activation::gelu;
     bool gated = false;
-    bool mean = false;  // of all tokens goes to the head; else the first token
+    Pooling pooling = Pooling::first;
     std::vector<HeadStep> head;
 
-    int head_dim() const { return hidden / heads; }
+    int query_width() const { return heads * head_size; }
+    int key_width() const { return key_value_heads * head_size; }
     // Values of the widest row but those of the intermediate layer.
     int width() const;
     int window(std::size_t layer) const { return windows.empty() ? -1 : windows[layer]; }
@@ -85,14 +95,16 @@ struct Table {
 };
 
 struct Norm {
-    const float *gamma = nullptr, *beta = nullptr;  // null: nothing is normalised
+    const float* gamma = nullptr;  // null: nothing is normalised
+    const float* beta = nullptr;   // null: RMSNorm, else LayerNorm
 
     explicit operator bool() const { return gamma != nullptr; }
 };
 
 struct Layer {
     Linear query, key, value, attention_output;
-    Linear intermediate;  // of a gated layer, the gate too (prepare.h)
+    Norm query_norm, key_norm;  // of a head's values
+    Linear intermediate;        // of a gated layer, the gate too (prepare.h)
     Linear output;
     // Of the sum that attention, or the feed-forward part, is added to: of what stays in the residual stream,
     // or, with norm_first, of what the next product gets.

@@ -89,6 +89,8 @@ Config config_of(const nb::dict& dict) {
     config.hidden = integer(dict, "hidden");
     config.layers = integer(dict, "layers");
     config.heads = integer(dict, "heads");
+    config.key_value_heads = integer(dict, "key_value_heads");
+    config.head_size = integer(dict, "head_size");
     config.intermediate = integer(dict, "intermediate");
     config.vocabulary = integer(dict, "vocabulary");
     config.embedding = integer(dict, "embedding");
@@ -110,10 +112,15 @@ Config config_of(const nb::dict& dict) {
     config.norm_first = value_of<bool>(dict, "norm_first", kFlag);
     config.first_norm = value_of<bool>(dict, "first_norm", kFlag);
     config.final_norm = value_of<bool>(dict, "final_norm", kFlag);
+    config.rms = one_of<bool>(dict, "norm", {{"layer", false}, {"rms", true}});
+    config.head_norms = value_of<bool>(dict, "head_norms", kFlag);
+    config.causal = value_of<bool>(dict, "causal", kFlag);
+    config.embedding_scale = value_of<double>(dict, "embedding_scale", "a number");
     config.epsilon = value_of<double>(dict, "epsilon", "a number");
     config.activation = activation_of(dict, "activation");
     config.gated = value_of<bool>(dict, "gated", kFlag);
-    config.mean = one_of<bool>(dict, "pooling", {{"first", false}, {"mean", true}});
+    config.pooling = one_of<Pooling>(
+        dict, "pooling", {{"first", Pooling::first}, {"mean", Pooling::mean}, {"last", Pooling::last}});
     config.head = head_of(dict, config.hidden);
     config.check();
     return config;
@@ -202,44 +209,76 @@ class File {
 class PythonEngine {
   public:
     PythonEngine(const nb::dict& config, const nb::dict& tensors, const std::string& precision, int threads,
-                 const std::string& isa, int words_file, std::int64_t words_start)
+                 const std::string& isa, int words_file, std::int64_t words_start, std::size_t prefix_bytes)
         : arrays_(tensors),
           words_(words_file),
-          engine_(model(config_of(config), precision_of(precision), words_start), find_kernels(isa),
-                  threads) {}
+          engine_(model(config_of(config), precision_of(precision), words_start), find_kernels(isa), threads,
+                  prefix_bytes) {}
 
-    nb::ndarray<nb::numpy, float> logits(
-        const ArrayOf<std::int32_t, nb::ndim<1>>& token_ids,
-        const ArrayOf<std::int32_t, nb::ndim<1>>& offsets,
-        const std::optional<ArrayOf<std::int32_t, nb::ndim<1>>>& segment_ids) {
-        if (offsets.shape(0) == 0)
-            throw std::invalid_argument("offsets is empty; it must have one more than the pairs");
-        if (segment_ids && segment_ids->shape(0) != token_ids.shape(0))
-            throw std::invalid_argument("segment_ids has " + std::to_string(segment_ids->shape(0)) +
-                                        " elements; it must have " + std::to_string(token_ids.shape(0)) +
-                                        ", as token_ids");
-        for (const void* data :
-             {static_cast<const void*>(token_ids.data()), static_cast<const void*>(offsets.data()),
-              static_cast<const void*>(segment_ids ? segment_ids->data() : nullptr)})
-            if (reinterpret_cast<std::uintptr_t>(data) % alignof(std::int32_t) != 0)
-                throw std::invalid_argument("token_ids, offsets and segment_ids must be aligned to 4 bytes");
-        const std::size_t pairs = offsets.shape(0) - 1;
-        auto out = new_array<float>({pairs});
+    using Integers = ArrayOf<std::int32_t, nb::ndim<1>>;
+
+    nb::ndarray<nb::numpy, float> logits(const Integers& token_ids, const Integers& offsets,
+                                         const std::optional<Integers>& segment_ids,
+                                         const std::optional<Integers>& prefix_ids,
+                                         const std::optional<Integers>& prefix_offsets,
+                                         const std::optional<Integers>& prefix_of) {
+        Pack pack;
+        pack.token_ids = values_of("token_ids", token_ids);
+        pack.tokens = size_of(token_ids);
+        pack.offsets = values_of("offsets", offsets);
+        pack.pairs = count_of("offsets", offsets, "pairs");
+        if (segment_ids) {
+            pack.segment_ids = values_of("segment_ids", *segment_ids);
+            same_size("segment_ids", *segment_ids, pack.tokens, "token_ids");
+        }
+        if (prefix_ids.has_value() != prefix_offsets.has_value() ||
+            prefix_ids.has_value() != prefix_of.has_value())
+            throw std::invalid_argument("prefix_ids, prefix_offsets and prefix_of belong together");
+        if (prefix_of) {
+            pack.prefix_ids = values_of("prefix_ids", *prefix_ids);
+            pack.prefix_tokens = size_of(*prefix_ids);
+            pack.prefix_offsets = values_of("prefix_offsets", *prefix_offsets);
+            pack.prefixes = count_of("prefix_offsets", *prefix_offsets, "prefixes");
+            pack.prefix_of = values_of("prefix_of", *prefix_of);
+            same_size("prefix_of", *prefix_of, pack.pairs, "pairs");
+        }
+        auto out = new_array<float>({static_cast<std::size_t>(pack.pairs)});
         {
             const GilReleased released;
-            engine_.logits(token_ids.data(), static_cast<std::int64_t>(token_ids.shape(0)), offsets.data(),
-                           static_cast<std::int64_t>(pairs), segment_ids ? segment_ids->data() : nullptr,
-                           out.data());
+            engine_.logits(pack, out.data());
         }
         return out;
     }
 
+    std::size_t prefix_bytes() const { return engine_.prefix_bytes(); }
+    std::int64_t prefix_tokens() const { return engine_.prefix_tokens(); }
     const char* isa() const { return engine_.kernels().name; }
     const char* precision() const { return name_of(engine_.model().precision); }
     int threads() const { return engine_.threads(); }
     int max_tokens() const { return engine_.model().config.max_tokens; }
 
   private:
+    static std::int64_t size_of(const Integers& array) { return static_cast<std::int64_t>(array.shape(0)); }
+
+    static const std::int32_t* values_of(const char* name, const Integers& array) {
+        if (reinterpret_cast<std::uintptr_t>(array.data()) % alignof(std::int32_t) != 0)
+            throw std::invalid_argument(std::string(name) + " must be aligned to 4 bytes");
+        return array.data();
+    }
+
+    static std::int64_t count_of(const char* name, const Integers& offsets, const char* what) {
+        if (offsets.shape(0) == 0)
+            throw std::invalid_argument(std::string(name) + " is empty; it must have one more than the " +
+                                        what);
+        return size_of(offsets) - 1;
+    }
+
+    static void same_size(const char* name, const Integers& array, std::int64_t size, const char* as) {
+        if (size_of(array) != size)
+            throw std::invalid_argument(std::string(name) + " has " + std::to_string(size_of(array)) +
+                                        " elements; it must have " + std::to_string(size) + ", as " + as);
+    }
+
     Model model(const Config& config, Precision precision, std::int64_t words_start) const {
         Model made(config, precision, arrays_.tensors);
         if (words_.descriptor() >= 0 && made.words.type == Type::u8)
@@ -270,19 +309,26 @@ NB_MODULE(_native, m) {
 
     nb::class_<PythonEngine>(m, "Engine")
         .def(nb::init<const nb::dict&, const nb::dict&, const std::string&, int, const std::string&, int,
-                      std::int64_t>(),
+                      std::int64_t, std::size_t>(),
              "architecture"_a, "tensors"_a, "precision"_a, "threads"_a, "isa"_a = "", "words_file"_a = -1,
-             "words_start"_a = 0,
+             "words_start"_a = 0, "prefix_bytes"_a = Engine::kPrefixBytes,
              "A model on prepared tensors, which it keeps and does not copy. architecture: as "
-             "Architecture.flat() "
-             "makes it. words_file: a descriptor from "
-             "which embedding.words is read row by row; the table begins at words_start.")
+             "Architecture.flat() makes it. words_file: a descriptor from which embedding.words is read row "
+             "by "
+             "row; the table begins at words_start. prefix_bytes: of prefixes that are kept from call to "
+             "call.")
         .def("logits", &PythonEngine::logits, "token_ids"_a.noconvert(), "offsets"_a.noconvert(),
-             "segment_ids"_a.noconvert().none() = nb::none(),
-             "int32 (T), int32 (B+1), int32 (T) -> float32 (B). Raises ValueError for a pack that is wrong.")
+             "segment_ids"_a.noconvert().none() = nb::none(), "prefix_ids"_a.noconvert().none() = nb::none(),
+             "prefix_offsets"_a.noconvert().none() = nb::none(),
+             "prefix_of"_a.noconvert().none() = nb::none(),
+             "int32 (T), int32 (B+1), int32 (T), and prefixes, int32 (P), int32 (G+1), int32 (B) -> float32 "
+             "(B). Raises ValueError for a pack that is wrong.")
         .def_prop_ro("isa", &PythonEngine::isa)
         .def_prop_ro("precision", &PythonEngine::precision)
         .def_prop_ro("threads", &PythonEngine::threads)
+        .def_prop_ro("prefix_bytes", &PythonEngine::prefix_bytes, "Of the prefixes that are kept now.")
+        .def_prop_ro("prefix_tokens", &PythonEngine::prefix_tokens,
+                     "Of prefixes that went through the model since it was loaded.")
         .def_prop_ro("max_tokens", &PythonEngine::max_tokens, "Tokens of the longest pair.");
 
     m.def("prepare_weights", &prepare_weights, "architecture"_a, "tensors"_a, "precision"_a, "threads"_a = 1,

@@ -49,26 +49,25 @@ std::ptrdiff_t busiest(const std::vector<Group>& groups, int threads) {
 
 }  // namespace
 
-Plan make_plan(const Config& config, const Kernels& kernels, const std::int32_t* offsets, std::int64_t pairs,
-               int threads) {
+Plan make_plan(const Config& config, const Kernels& kernels, const std::int32_t* offsets,
+               std::vector<std::int32_t> pairs, int threads) {
     const auto length = [&](std::int32_t pair) { return offsets[pair + 1] - offsets[pair]; };
-    std::vector<std::int32_t> order(static_cast<std::size_t>(pairs));
-    std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(),
+    std::ptrdiff_t tokens = 0;
+    for (const std::int32_t pair : pairs) tokens += length(pair);
+    std::stable_sort(pairs.begin(), pairs.end(),
                      [&](std::int32_t a, std::int32_t b) { return length(a) > length(b); });
 
     // Each thread takes groups of pairs by itself as long as that keeps all threads busy. Where the longest
     // pairs prevent that, all threads share them, although they then have to wait for each other.
     const int tokens_of_group = group_tokens(config), least = thread_tokens(config, kernels);
-    const std::ptrdiff_t tokens = offsets[pairs];
     Plan plan;
-    plan.groups = deal(offsets, order, tokens, threads, tokens_of_group);
-    while (threads > 1 && !order.empty() && (!is_small(config) || length(order.front()) >= 2 * least)) {
+    plan.groups = deal(offsets, pairs, tokens, threads, tokens_of_group);
+    while (threads > 1 && !pairs.empty() && (!is_small(config) || length(pairs.front()) >= 2 * least)) {
         const std::ptrdiff_t rest = tokens - plan.shared.tokens;
         if (busiest(plan.groups, threads) * threads <= rest + rest / 4) break;
-        plan.shared.add(order.front(), offsets);
-        order.erase(order.begin());
-        plan.groups = deal(offsets, order, tokens - plan.shared.tokens, threads, tokens_of_group);
+        plan.shared.add(pairs.front(), offsets);
+        pairs.erase(pairs.begin());
+        plan.groups = deal(offsets, pairs, tokens - plan.shared.tokens, threads, tokens_of_group);
     }
 
     // A large model's short pairs are shared by outputs.

@@ -25,8 +25,8 @@ struct Plan {
     int row_threads = 0;        // threads that share it by rows; 0: all threads share it by outputs
 };
 
-// A pack's pairs for `threads` threads.
-Plan make_plan(const Config& config, const Kernels& kernels, const std::int32_t* offsets, std::int64_t pairs,
-               int threads);
+// Some pairs of a pack for `threads` threads.
+Plan make_plan(const Config& config, const Kernels& kernels, const std::int32_t* offsets,
+               std::vector<std::int32_t> pairs, int threads);
 
 }  // namespace crossrank

@@ -120,6 +120,11 @@ class Preparer {
         return values;
     }
 
+    // What a norm multiplies by.
+    void gain(const std::string& name, std::int64_t size, float factor = 1) {
+        copy(name + ".gamma", name + ".weight", {size}, 0, factor);
+    }
+
     // A bias that is not there is zero.
     void bias(const std::string& name, std::int64_t size, std::int64_t padded, float factor = 1) {
         if (checkpoint_.count(name)) copy(name, name, {size}, padded, factor);
@@ -127,7 +132,12 @@ class Preparer {
     }
 
     void norm(const std::string& name, std::int64_t size) {
-        copy(name + ".gamma", name + ".weight", {size});
+        if (config_.rms) gain(name, size);
+        else layer_norm(name, size);
+    }
+
+    void layer_norm(const std::string& name, std::int64_t size) {
+        gain(name, size);
         if (checkpoint_.count(name + ".bias")) copy(name + ".beta", name + ".bias", {size});
         else floats(name + ".beta", size);
     }
@@ -264,11 +274,16 @@ std::vector<PreparedTensor> prepare(const Config& config, Precision precision, c
 
     for (int i = 0; i < config.layers; ++i) {
         const std::string at = "layer." + std::to_string(i) + ".";
-        const float query_factor = 1.44269504f / std::sqrt(static_cast<float>(config.head_dim()));
-        preparer.linear(at + "query", hidden, hidden, precision, query_factor);
-        preparer.linear(at + "key", hidden, hidden, precision);
-        preparer.linear(at + "value", hidden, hidden, precision);
-        preparer.linear(at + "attention_output", hidden, hidden, precision, 1, false);
+        const float query_factor = 1.44269504f / std::sqrt(static_cast<float>(config.head_size));
+        const int query_width = config.query_width(), key_width = config.key_width();
+        preparer.linear(at + "query", query_width, hidden, precision, config.head_norms ? 1 : query_factor);
+        preparer.linear(at + "key", key_width, hidden, precision);
+        preparer.linear(at + "value", key_width, hidden, precision);
+        preparer.linear(at + "attention_output", hidden, query_width, precision, 1, false);
+        if (config.head_norms) {
+            preparer.gain(at + "query_norm", config.head_size, query_factor);
+            preparer.gain(at + "key_norm", config.head_size);
+        }
         if (i > 0 || !config.norm_first || config.first_norm) preparer.norm(at + "attention_norm", hidden);
         if (config.gated) preparer.gated(at + "gate", at + "intermediate", intermediate, hidden, precision);
         else preparer.linear(at + "intermediate", intermediate, hidden, precision);
@@ -286,7 +301,7 @@ std::vector<PreparedTensor> prepare(const Config& config, Precision precision, c
         } else if (step.kind == HeadStep::Kind::dense) {
             preparer.linear(at, step.outputs, step.inputs, Precision::fp32);
         } else if (step.kind == HeadStep::Kind::norm) {
-            preparer.norm(at, step.inputs);
+            preparer.layer_norm(at, step.inputs);
         }
     }
 

@@ -3,8 +3,8 @@
 // kLayout.
 //
 // The tensors of a checkpoint have the names that models/architecture.py gives them; a bias that is not there
-// is zero. The prepared tensors, for H = hidden, E = embedding and F = intermediate, P(n) = n rounded up to
-// 32:
+// is zero. The prepared tensors, for H = hidden, E = embedding, F = intermediate and D = the head size, P(n)
+// = n rounded up to 32 (a norm that is an RMSNorm has no beta):
 //
 //     embedding.words, .positions, .segments     the checkpoint's own tensors, not copied (model.h: Table)
 //     embedding.norm.gamma, .beta                float32 (E)
@@ -13,6 +13,7 @@
 //         .panels                                uint8 | uint16 | float32 (N / 32, K / group, 32, group)
 //         .bias                                  float32 (P(N))
 //         .scale                                 float32 (P(N)), int8 only
+//     layer.I.query_norm | key_norm .gamma       float32 (D), if there are norms of heads
 //     layer.I.attention_norm | output_norm .gamma, .beta     float32 (H)
 //     final_norm.gamma, .beta                    float32 (H)
 //     head.N.panels, .bias | .gamma, .beta       float32, of step N
@@ -20,7 +21,8 @@
 //
 // Where there is a gate, it and the intermediate weights are one matrix, 16 rows of each in turn (kernels.h).
 // Attention's 1 / sqrt(head size), and the log2(e) that makes its exponentials powers of two, are folded into
-// the query's weights. In int8 the rows of all but attention_output are rotated (kernels.h).
+// the query's weights, or into query_norm. In int8 the rows of all but attention_output are rotated
+// (kernels.h).
 #pragma once
 
 #include <string>

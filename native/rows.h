@@ -38,6 +38,32 @@ inline void layer_norm(const float* x, const float* gamma, const float* beta, fl
                    rest);
 }
 
+// 1 / sqrt(mean of squares + eps) of n values, which at(i) gives a vector at a time; a last vector that is
+// not whole ends in zeros.
+template <class At>
+CR_INLINE float inverse_rms(const At& at, int n, float eps) {
+    constexpr int kAtOnce = 4;  // independent sums: one would wait for itself
+    const int unrolled = n / (kAtOnce * kLanes) * kAtOnce * kLanes;
+    Vf squares[kAtOnce] = {};
+    for (int i = 0; i < unrolled; i += kAtOnce * kLanes)
+        for (int v = 0; v < kAtOnce; ++v) {
+            const Vf x = at(i + v * kLanes);
+            squares[v] = fma(x, x, squares[v]);
+        }
+    for (int i = unrolled; i < n; i += kLanes) {
+        const Vf x = at(i);
+        squares[0] = fma(x, x, squares[0]);
+    }
+    const float total = sum((squares[0] + squares[1]) + (squares[2] + squares[3]));
+    return 1.0f / __builtin_sqrtf(total / static_cast<float>(n) + eps);
+}
+
+inline void rms_norm(const float* x, const float* gamma, float eps, int n, float* y) {
+    const float inverse = inverse_rms([&](int i) { return load_some(x + i, n - i); }, n, eps);
+    for (int i = 0; i < n; i += kLanes)
+        store_some(y + i, load_some(x + i, n - i) * inverse * load_some(gamma + i, n - i), n - i);
+}
+
 // Values of a row as vectors: fp32, or bf16.
 struct Fp32Row {
     const float* x;
@@ -178,16 +204,40 @@ inline void to_bf16(const float* x, int n, std::uint16_t* y) {
 // The two halves of each head as a complex number each, times that of the angle (kernels.h).
 template <class Get, class Put>
 CR_INLINE void rotate_row(const Rotation& t, const Get& get, const Put& put) {
-    for (std::ptrdiff_t i = 0; i < t.half; i += kLanes) {
-        const std::ptrdiff_t n = t.half - i < kLanes ? t.half - i : kLanes;
-        const Vf c0 = load<Vf>(t.coarse + i), s0 = load<Vf>(t.coarse + t.stride + i),
-                 c1 = load<Vf>(t.fine + i), s1 = load<Vf>(t.fine + t.stride + i);
-        const Vf cosine = c0 * c1 - s0 * s1, sine = s0 * c1 + c0 * s1;
-        for (int head = 0; head < t.heads; ++head) {
-            const std::ptrdiff_t first = std::ptrdiff_t{head} * 2 * t.half + i, second = first + t.half;
-            const Vf a = get(first, n), b = get(second, n);
-            put(first, a * cosine - b * sine, n);
-            put(second, b * cosine + a * sine, n);
+    constexpr int kHeads = 64;  // whose factors are kept
+    float inverse[kHeads];
+    for (int first_head = 0; first_head < t.heads; first_head += kHeads) {
+        const int heads = t.heads - first_head < kHeads ? t.heads - first_head : kHeads;
+        const std::ptrdiff_t start = std::ptrdiff_t{first_head} * 2 * t.half;
+        if (t.gamma)
+            for (int head = 0; head < heads; ++head)
+                inverse[head] = inverse_rms(
+                    [&](int i) {
+                        return get(start + std::ptrdiff_t{head} * 2 * t.half + i,
+                                   2 * t.half - i < kLanes ? 2 * t.half - i : kLanes);
+                    },
+                    2 * t.half, t.eps);
+        for (std::ptrdiff_t i = 0; i < t.half; i += kLanes) {
+            const std::ptrdiff_t n = t.half - i < kLanes ? t.half - i : kLanes;
+            const Vf c0 = load<Vf>(t.coarse + i), s0 = load<Vf>(t.coarse + t.stride + i),
+                     c1 = load<Vf>(t.fine + i), s1 = load<Vf>(t.fine + t.stride + i);
+            const Vf cosine = c0 * c1 - s0 * s1, sine = s0 * c1 + c0 * s1;
+            Vf upper{}, lower{};
+            if (t.gamma) {
+                upper = load_some(t.gamma + i, n);
+                lower = load_some(t.gamma + t.half + i, n);
+            }
+            for (int head = 0; head < heads; ++head) {
+                const std::ptrdiff_t first = start + std::ptrdiff_t{head} * 2 * t.half + i,
+                                     second = first + t.half;
+                Vf a = get(first, n), b = get(second, n);
+                if (t.gamma) {
+                    a = a * inverse[head] * upper;
+                    b = b * inverse[head] * lower;
+                }
+                put(first, a * cosine - b * sine, n);
+                put(second, b * cosine + a * sine, n);
+            }
         }
     }
 }

@@ -15,7 +15,7 @@ void share_by_rows(const Call& call, const Group& group, int threads, ThreadPool
         return Workspace(call.model, call.kernels, call.attention_bf16, rows, 1, memory, true);
     };
     const Workspace largest = workspace(ceil_div(group.tokens, threads), nullptr);
-    const std::ptrdiff_t keys = group.tokens * largest.head_stride, x = group.tokens * largest.row_stride,
+    const std::ptrdiff_t keys = group.tokens * largest.key_stride, x = group.tokens * largest.row_stride,
                          size = static_cast<std::ptrdiff_t>(largest.size);
     char* memory = arena.reserve(static_cast<std::size_t>(4 * keys + x + threads * size));
     const auto first_row = [&](std::ptrdiff_t i) { return static_cast<int>(group.tokens * i / threads); };

@@ -40,6 +40,7 @@ inline double peak_int8(std::int64_t repeats) {
      CR_ISA::attention,                       \
      CR_ISA::attention_scratch,               \
      CR_ISA::layer_norm,                      \
+     CR_ISA::rms_norm,                        \
      CR_ISA::quantise,                        \
      CR_ISA::quantise_rotated,                \
      CR_ISA::quantise_rotated_bf16,           \

@@ -9,17 +9,18 @@ Workspace::Workspace(const Model& model, const Kernels& kernels, bool attention_
     const auto stride = [](std::ptrdiff_t values, std::ptrdiff_t bytes) {
         return round_up(round_up(values, kPanel) * bytes, 64) + 64;
     };
-    const std::ptrdiff_t hidden = model.config.hidden,
+    const std::ptrdiff_t hidden = model.config.hidden, query_width = model.config.query_width(),
                          wide_rows = std::min<std::ptrdiff_t>(rows, kIntermediateRows);
     const std::ptrdiff_t input_bytes = kUnit / inputs_per_unit(model.precision);
     row_stride = stride(model.config.width(), 4);
-    head_stride = stride(hidden, attention_bf16 ? 2 : 4);
-    input_stride = stride(hidden, input_bytes);
+    query_stride = stride(query_width, attention_bf16 ? 2 : 4);
+    key_stride = stride(model.config.key_width(), attention_bf16 ? 2 : 4);
+    input_stride = stride(std::max(hidden, query_width), input_bytes);
     wide_stride = stride(model.config.intermediate, model.precision == Precision::fp32 ? 4 : 2);
     wide_input_stride = stride(model.config.intermediate, 1);
-    scratch_bytes = static_cast<std::size_t>(std::max(
-        round_up(static_cast<std::ptrdiff_t>(kernels.attention_scratch(model.config.head_dim())), 64),
-        row_stride));
+    scratch_bytes = static_cast<std::size_t>(
+        std::max(round_up(static_cast<std::ptrdiff_t>(kernels.attention_scratch(model.config.head_size)), 64),
+                 row_stride));
     has_input = model.precision != Precision::fp32 || model.config.norm_first;
 
     std::ptrdiff_t used = 0;
@@ -29,9 +30,9 @@ Workspace::Workspace(const Model& model, const Kernels& kernels, bool attention_
         return place;
     };
     x = reinterpret_cast<float*>(take(shared ? 0 : rows * row_stride));
-    q = take(rows * head_stride);
-    k = take(shared ? 0 : rows * head_stride);
-    v = take(shared ? 0 : rows * head_stride);
+    q = take(rows * query_stride);
+    k = take(shared ? 0 : rows * key_stride);
+    v = take(shared ? 0 : rows * key_stride);
     context = reinterpret_cast<float*>(take(rows * row_stride));
     input = take(has_input ? rows * input_stride : 0);
     input_scale = reinterpret_cast<float*>(take(rows * 4));

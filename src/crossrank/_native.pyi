@@ -24,8 +24,17 @@ class Engine:
         isa: str = "",
         words_file: int = -1,
         words_start: int = 0,
+        prefix_bytes: int = ...,
     ) -> None: ...
-    def logits(self, token_ids: _Int, offsets: _Int, segment_ids: _Int | None = None) -> _Float: ...
+    def logits(
+        self,
+        token_ids: _Int,
+        offsets: _Int,
+        segment_ids: _Int | None = None,
+        prefix_ids: _Int | None = None,
+        prefix_offsets: _Int | None = None,
+        prefix_of: _Int | None = None,
+    ) -> _Float: ...
     @property
     def isa(self) -> str: ...
     @property
@@ -34,6 +43,10 @@ class Engine:
     def threads(self) -> int: ...
     @property
     def max_tokens(self) -> int: ...
+    @property
+    def prefix_bytes(self) -> int: ...
+    @property
+    def prefix_tokens(self) -> int: ...
 
 def prepare_weights(
     architecture: dict[str, Any],

@@ -181,6 +181,7 @@ class NativeEngine:
     name = "native"
     device = "cpu"
     batch_tokens = 8192
+    shares_prefixes = True
 
     def __init__(
         self, checkpoint: Checkpoint, *, precision: str, threads: int | None = None, progress: bool = False
@@ -192,6 +193,7 @@ class NativeEngine:
         # With a second pack at hand, a thread that has done its part of the first one need not wait. A single
         # thread has all parts.
         self.calls = 2 if self.threads > 1 else 1
+        self.shares_prefixes = False
         isa = instruction_set()
         cache = PreparedWeights(checkpoint, precision)
         prepared = cache.read()
@@ -217,7 +219,14 @@ class NativeEngine:
         """One logit for each pair: float32 (B,); see ``Engine.logits``."""
         try:
             segment_ids = pack.segment_ids if self._has_segments else None
-            found: npt.NDArray[np.float32] = self._engine.logits(pack.token_ids, pack.offsets, segment_ids)
+            found: npt.NDArray[np.float32] = self._engine.logits(
+                pack.token_ids,
+                pack.offsets,
+                segment_ids,
+                pack.prefix_ids,
+                pack.prefix_offsets,
+                pack.prefix_of,
+            )
         except MemoryError as error:
             raise OutOfMemoryError(
                 f"a pack of {len(pack.token_ids)} tokens does not fit into memory; use smaller batch_tokens"
