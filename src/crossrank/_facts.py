@@ -31,7 +31,10 @@ class ModelFacts:
         encoder: norms, positions, attention and feed-forward part, in a few words.
         max_tokens: of a pair.
         default_max_length: what is used unless ``max_length`` is given.
-        template: a pair, with its special tokens.
+        template: a pair, with its special tokens, or the prompt.
+        prompt: whose prompt it is; None: the model has none.
+        instruction: the default one; None: the model takes none.
+        answer: the tokens whose logits count; empty if the model has a classifier.
         head: from the encoder's result to the logit.
         label_rule: what the logit is.
         licence: as the folder says it; None if it does not.
@@ -48,6 +51,9 @@ class ModelFacts:
     max_tokens: int
     default_max_length: int
     template: str
+    prompt: str | None
+    instruction: str | None
+    answer: list[str]
     head: str
     label_rule: str
     licence: str | None
@@ -92,8 +98,11 @@ def model_facts(checkpoint: Checkpoint) -> ModelFacts:
         max_tokens,
         min(default, max_tokens),
         encoder.template,
+        checkpoint.asked.family if checkpoint.asked else None,
+        encoder.instruction,
+        list(checkpoint.asked.names) if checkpoint.asked else [],
         _head(architecture) if architecture else "",
-        _label_rule(checkpoint.labels),
+        _label_rule(checkpoint),
         _licence(checkpoint),
         engine,
         device,
@@ -103,7 +112,11 @@ def model_facts(checkpoint: Checkpoint) -> ModelFacts:
 
 
 def _sizes(architecture: Architecture) -> dict[str, int]:
-    names = ("layers", "hidden", "heads", "intermediate", "vocabulary")
+    names = ["layers", "hidden", "heads", "intermediate", "vocabulary"]
+    if architecture.key_value_heads != architecture.heads:
+        names.insert(3, "key_value_heads")
+    if architecture.head_size * architecture.heads != architecture.hidden:
+        names.insert(3, "head_size")
     return {name: int(getattr(architecture, name)) for name in names}
 
 
@@ -114,16 +127,19 @@ def _encoder(architecture: Architecture) -> str:
     elif isinstance(architecture.positions, Alibi):
         positions = "ALiBi"
     windows = [window for window in architecture.windows if window is not None]
-    attention = "full attention"
+    attention = "causal attention" if architecture.causal else "full attention"
     if windows:
-        attention = f"attention within {windows[0]} tokens in {len(windows)} of {architecture.layers} layers"
+        within = "causal attention" if architecture.causal else "attention"
+        attention = f"{within} within {windows[0]} tokens in {len(windows)} of {architecture.layers} layers"
     gated = "gated " if architecture.gated else ""
-    norm = "norm before each block" if architecture.norm_first else "norm after each block"
+    norm = "RMSNorm" if architecture.norm == "rms" else "norm"
+    norm += " before each block" if architecture.norm_first else " after each block"
     return f"{positions}, {attention}, {gated}{architecture.activation}, {norm}"
 
 
 def _head(architecture: Architecture) -> str:
-    steps = ["first token" if architecture.pooling == "first" else "mean of all tokens"]
+    pooled = {"first": "first token", "mean": "mean of all tokens", "last": "last token"}
+    steps = [pooled[architecture.pooling]]
     for step in architecture.head:
         if isinstance(step, Dense):
             steps.append(f"linear {step.inputs} -> {step.outputs}")
@@ -132,8 +148,13 @@ def _head(architecture: Architecture) -> str:
     return ", ".join(steps)
 
 
-def _label_rule(labels: int) -> str:
-    if labels == 2:
+def _label_rule(checkpoint: Checkpoint) -> str:
+    if checkpoint.asked and checkpoint.asked.tokens:
+        first, *second = map(repr, checkpoint.asked.names)
+        if second:
+            return f"the logit of {first} minus that of {second[0]} (log-odds); the score is its sigmoid"
+        return f"the logit of {first}; the score is its sigmoid"
+    if checkpoint.labels == 2:
         return "2 labels: the logit is the second's minus the first's (log-odds); the score is its sigmoid"
     return "1 label: its logit; the score is the sigmoid"
 

@@ -1,8 +1,8 @@
 """What stands around a query and a document: special tokens, or a prompt.
 
 Byte-level tokenizers may merge a text's first characters with what stands before it, and its last ones with
-what follows: the space of "Document: ..." belongs to the document's first word. So some characters of a prompt
-are tokenised with the text beside them, as few as give the ids of the whole prompt.
+what follows: the space of "Document: ..." belongs to the document's first word. So some characters of a
+prompt are tokenised with the text beside them, as few as give the ids of the whole prompt.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from crossrank.errors import CheckpointError, UnsupportedModelError
-from crossrank.models.templates import Prompt
+from crossrank.models.prompt import Prompt
 from crossrank.text.words import TokenIds, library_errors
 
 __all__ = ["PromptTemplates", "Slot", "Template", "read_template"]
@@ -29,16 +29,25 @@ class Slot:
         trail: those after it.
         lead_ids: of ``lead`` without spaces at its end: what a text begins with that is cut at its start.
         trail_ids: of ``trail``: what a text ends with that is cut at its end.
+        is_stripped: white space at the text's ends is left out.
     """
 
     lead: str
     trail: str
     lead_ids: TokenIds
     trail_ids: TokenIds
+    is_stripped: bool = False
 
     def fill(self, text: str) -> str:
         """The text that is tokenised."""
-        return f"{self.lead}{text}{self.trail}"
+        if self is _PLAIN:
+            return text
+        return f"{self.lead}{text.strip() if self.is_stripped else text}{self.trail}"
+
+    def place(self, text: str, end: int) -> int:
+        """The place in a text of a place in what is tokenised."""
+        dropped = len(text) - len(text.lstrip()) if self.is_stripped else 0
+        return min(max(0, end - len(self.lead)) + dropped, len(text))
 
     def first(self, ids: TokenIds, keep: int) -> TokenIds:
         """So many tokens of a text from its start."""
@@ -56,6 +65,11 @@ class Slot:
 
 
 _MOST_KNOWN = 1024
+_ANY = "\ue000"
+"""Stands for an instruction."""
+
+_NEAR = 24
+"""Characters of a prompt beside a field that are looked at: no text is merged with what is further away."""
 
 _ENDS = (
     *(
@@ -103,9 +117,7 @@ _ENDS = (
     ),
     *("#", "$", "%", "&", "*", "+", "@", "^", "~", "`", "{", "}", "[", "]", "。", "？", "：", "“", "€"),
 )
-_PROBES = tuple(
-    dict.fromkeys(f"{first}{second}" for first in _ENDS for second in ("", "a", " a", "\n", "7", "."))
-)
+_PROBES = tuple(dict.fromkeys(f"{first}{second}" for first in _ENDS for second in ("", "a", " a", "\n")))
 """Texts with all kinds of characters at both ends. Tokenizers split texts by such kinds."""
 
 _NONE = np.zeros(0, np.int32)
@@ -202,13 +214,15 @@ class PromptTemplates:
         self._prompt = prompt
         self._tokenizer = tokenizer
         self._slots: dict[bool, tuple[Slot, Slot]] = {}
-        for instruction in {prompt.instruction or "", "x"} if prompt.instruction is not None else {""}:
+        for instruction in ("", _ANY) if prompt.bare is not None else (_ANY,):
             self._slots[bool(instruction)] = self._find_slots(instruction)
         # A few instructions serve all requests; if they are many, none is worth keeping.
         self._known: dict[str, Template] = {}
 
     def of(self, instruction: str) -> Template:
         """The template with an instruction."""
+        if "instruction" in self._prompt.stripped:
+            instruction = instruction.strip()
         found = self._known.get(instruction)
         if found is None:
             found = self._build(instruction)
@@ -218,7 +232,7 @@ class PromptTemplates:
         return found
 
     def _build(self, instruction: str) -> Template:
-        slots = self._slots.get(bool(instruction)) or self._slots[True]
+        slots = self._slots.get(bool(instruction), self._slots[True])
         between: list[list[str]] = [[]]
         slot = iter(slots)
         for pieces in self._prompt.pieces(instruction):
@@ -249,7 +263,9 @@ class PromptTemplates:
                 trail = self._trail(after, free=i + 2 == len(pieces))
                 start = len(trail)
                 fields.append(field)
-                found.append(Slot(lead, trail, self._ids(lead.rstrip(" ")), self._ids(trail)))
+                is_stripped = field in self._prompt.stripped
+                ids = self._ids(lead.rstrip(" ")), self._ids(trail)
+                found.append(Slot(lead, trail, *ids, is_stripped))
         if fields != ["query", "document"]:
             raise UnsupportedModelError(
                 "the model's prompt does not have the query and the document behind it, each once"
@@ -262,33 +278,46 @@ class PromptTemplates:
         Args:
             free: all may be, since nothing else stands before them.
         """
-        for place in range(len(text), -1, -1):
-            if place == 0 and free:
+        near = text[-_NEAR:]
+        for place in range(len(near), 0, -1):
+            if self._parts_at([near + probe for probe in _PROBES], [place] * len(_PROBES)):
+                lead = near[place:]
                 break
-            head = self._ids(text[:place])
-            if all(
-                np.array_equal(np.concatenate((head, self._ids(text[place:] + probe))), whole)
-                for probe, whole in ((probe, self._ids(text + probe)) for probe in _PROBES)
-            ):
-                return text[place:]
-        if not free:
+        else:
+            lead = text
+        if (lead == text and text and not free) or _ANY in lead:
             raise _inseparable()
-        return text
+        return lead
 
     def _trail(self, text: str, *, free: bool) -> str:
         """The same for the text after a field."""
-        for place in range(len(text) + 1):
-            if place == len(text) and free:
+        near = text[:_NEAR]
+        for place in range(len(near)):
+            if self._parts_at([probe + near for probe in _PROBES], [len(probe) + place for probe in _PROBES]):
+                trail = near[:place]
                 break
-            end = self._ids(text[place:])
-            if all(
-                np.array_equal(np.concatenate((self._ids(probe + text[:place]), end)), whole)
-                for probe, whole in ((probe, self._ids(probe + text)) for probe in _PROBES)
-            ):
-                return text[:place]
-        if not free:
+        else:
+            trail = text
+        if (trail == text and text and not free) or _ANY in trail:
             raise _inseparable()
-        return text
+        return trail
+
+    def _parts_at(self, texts: list[str], places: list[int]) -> bool:
+        """Whether texts have the tokens of what stands before a place, and then of what stands behind it."""
+        some = slice(0, None, len(texts) // 8)  # most places fail at once
+        for chosen in (some, slice(None)):
+            cut = list(zip(texts[chosen], places[chosen], strict=True))
+            wholes = self._all_ids([text for text, _ in cut])
+            heads = self._all_ids([text[:place] for text, place in cut])
+            tails = self._all_ids([text[place:] for text, place in cut])
+            if any(whole != head + tail for whole, head, tail in zip(wholes, heads, tails, strict=True)):
+                return False
+        return True
+
+    def _all_ids(self, texts: list[str]) -> list[list[int]]:
+        with library_errors("the tokenizer"):
+            encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
 
     def _ids(self, text: str) -> TokenIds:
         with library_errors("the tokenizer"):

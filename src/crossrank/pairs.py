@@ -19,7 +19,7 @@ from crossrank._template import PromptTemplates, Template, read_template
 from crossrank.errors import CheckpointError, InputError, TooLongError
 from crossrank.inputs import check_number
 from crossrank.models.files import check_no_pointer
-from crossrank.models.templates import Prompt
+from crossrank.models.prompt import Prompt
 from crossrank.text.unicode import clean
 from crossrank.text.words import TokenIds, WordTokenizer, library_errors
 
@@ -246,16 +246,21 @@ class PairEncoder:
         Raises:
             InputError: the model takes no instruction, or one leaves no room for a query and a document.
         """
-        one_for_all = instruction is None or isinstance(instruction, str)
-        told = [instruction] * len(texts) if one_for_all else list(instruction)
+        told: list[str | None]
+        if instruction is None or isinstance(instruction, str):
+            told = [instruction] * len(texts)
+        else:
+            told = list(instruction)
         templates = {each: self._told(each) for each in dict.fromkeys(told)}
-        distinct = list(dict.fromkeys(texts))
-        slot = self._template.query
+        filled = [templates[each].query.fill(text) for text, each in zip(texts, told, strict=True)]
+        distinct = list(dict.fromkeys(filled))
         encoded = {
             text: (ids, self._counted(text, ids))
-            for text, ids in zip(distinct, self._ids([slot.fill(text) for text in distinct]), strict=True)
+            for text, ids in zip(distinct, self._ids(distinct), strict=True)
         }
-        return [EncodedQuery(*encoded[text], templates[each]) for text, each in zip(texts, told, strict=True)]
+        return [
+            EncodedQuery(*encoded[text], templates[each]) for text, each in zip(filled, told, strict=True)
+        ]
 
     def _told(self, instruction: str | None) -> Template:
         """The template with an instruction."""
@@ -290,7 +295,7 @@ class PairEncoder:
         """
         asked = [queries] * len(texts) if isinstance(queries, EncodedQuery) else queries
         window = self._narrowed(cut, asked)
-        filled = [self._template.document.fill(text) for text in texts] if self._templates else texts
+        filled = [query.template.document.fill(text) for query, text in zip(asked, texts, strict=True)]
         documents = self._ids(filled, cut.side)
         if not cut.allowed:
             for i, (query, text, document) in enumerate(zip(asked, filled, documents, strict=True)):
@@ -301,14 +306,15 @@ class PairEncoder:
 
     def kept(self, query: str, document: str, *, instruction: str | None = None) -> int | None:
         """How many characters of the document its pair contains, from its start; None if it contains all."""
-        asked, slot = self.query(query, instruction=instruction), self._template.document
+        asked = self.query(query, instruction=instruction)
+        slot = asked.template.document
         (encoding,) = self._of_ends([slot.fill(document)], "right", self._with_offsets)
         room = self.max_length - asked.template.size
         _, keep = self._window(len(asked.token_ids), len(encoding.ids), self.max_length, room)
         if keep == len(encoding.ids):
             return None
         keep -= len(slot.trail_ids)
-        return max(0, int(encoding.offsets[keep - 1][1]) - len(slot.lead)) if keep > 0 else 0
+        return slot.place(document, int(encoding.offsets[keep - 1][1])) if keep > 0 else 0
 
     def _narrowed(self, cut: Cut, asked: Sequence[EncodedQuery]) -> int:
         """The window of a call."""

@@ -96,6 +96,8 @@ def show(
         ("encoder", facts.encoder),
         ("window", f"{facts.max_tokens:,} tokens; {facts.default_max_length:,} by default (max_length)"),
         ("template", facts.template),
+        ("prompt of", facts.prompt or ""),
+        ("instruction", facts.instruction or ("none by default" if facts.instruction == "" else "")),
         ("head", facts.head),
         ("score", facts.label_rule),
         ("licence", facts.licence or "the folder does not say"),

@@ -33,7 +33,8 @@ from safetensors import SafetensorError, safe_open
 
 from crossrank.errors import CheckpointError, UnsupportedModelError
 from crossrank.models.content import Content, read_content
-from crossrank.models.families import Module, UndescribedError, describe, todays_name
+from crossrank.models.decoders import DECODERS
+from crossrank.models.families import FAMILIES, Module, UndescribedError, describe, todays_name
 from crossrank.models.files import (
     SAFETENSORS,
     check_no_pointer,
@@ -42,7 +43,8 @@ from crossrank.models.files import (
     no_weights,
     weight_files,
 )
-from crossrank.models.templates import Prompt
+from crossrank.models.prompt import Prompt
+from crossrank.models.templates import KNOWN, Asked, find_asked, refusal
 
 __all__ = ["BLOCK", "Checkpoint", "Description", "map_tensors", "view_tensors"]
 
@@ -72,6 +74,7 @@ class Checkpoint:
         config: the object in config.json.
         modules: the modules of sentence-transformers' that are its head; empty if it is a classifier.
         labels: of its classifier: 1, or 2, whose scores are the second's logit minus the first's.
+        asked: how it is asked, if it is a language model or was made from one.
         weight_files: the files that hold its weights.
 
     Raises:
@@ -85,13 +88,17 @@ class Checkpoint:
         self.config, self._config_text = _read_config(folder)
         if not self.config.get("model_type"):
             raise CheckpointError(f'{self.folder / "config.json"} has no model_type, such as "bert"')
-        self.modules = self._read_modules()
+        self._all_modules = self._read_modules()
+        ends = any(
+            module.kind == "Dense" and module.config.get("out_features") == 1 for module in self._all_modules
+        )
+        self.modules = self._all_modules if ends else []
         self.weight_files = _weight_files(folder)
         for path in self.weight_files:
             check_no_pointer(path)
             if path.suffix == ".safetensors":
                 open_safetensors(path)
-        self._check_kind()
+        self.asked = self._check_kind()
         self.labels = self._count_labels()
 
     @property
@@ -101,7 +108,7 @@ class Checkpoint:
     @property
     def prompt(self) -> Prompt | None:
         """What stands around a query and a document; None if the tokenizer says it."""
-        return None
+        return self.asked.prompt if self.asked else None
 
     @property
     def compressed(self) -> bool:
@@ -144,7 +151,9 @@ class Checkpoint:
 
     def fingerprint(self) -> str:
         """32 hexadecimal digits that are equal for equal configs and weights, wherever the folder is."""
-        return hashlib.sha256(self._config_text + self.content.digest.encode()).hexdigest()[:32]
+        tokens = str(self.asked.tokens) if self.asked and self.asked.tokens else ""
+        text = self._config_text + self.content.digest.encode() + tokens.encode()
+        return hashlib.sha256(text).hexdigest()[:32]
 
     def parameters(self) -> int:
         """The number of weights in the model."""
@@ -249,7 +258,7 @@ class Checkpoint:
         return todays_name(self.config.get("model_type"), name) if place == "." else f"{place}/{name}"
 
     def _read_modules(self) -> list[Module]:
-        """The modules that are the model's head: those up to a Dense with one output."""
+        """The modules after the transformer."""
         modules = []
         for kind, place in module_folders(self.folder):
             path = self.folder / place / "config.json"
@@ -258,27 +267,56 @@ class Checkpoint:
                 config, text = _read_config(self.folder / place)
                 self._config_text += text
             modules.append(Module(kind, place, config))
-        ends = any(module.kind == "Dense" and module.config.get("out_features") == 1 for module in modules)
-        return modules if ends else []
+        return modules
 
-    def _check_kind(self) -> None:
-        """Raise UnsupportedModelError unless the model is a cross-encoder."""
+    def _check_kind(self) -> Asked | None:
+        """How the model is asked, or None if it is an encoder with a head.
+
+        Raises:
+            UnsupportedModelError: it is neither.
+        """
         names: list[str] = self.config.get("architectures") or []
-        if self.modules or not names or any(name.endswith("ForSequenceClassification") for name in names):
-            return
+        kind = self.config.get("model_type")
+        is_classifier = not names or any(name.endswith("ForSequenceClassification") for name in names)
+        is_decoder = kind in DECODERS
+        is_language_model = any(name.endswith(("ForCausalLM", "ForConditionalGeneration")) for name in names)
+        reason = refusal(self.folder, self.name, self.config)
+        if reason and (is_decoder or not is_classifier or kind not in FAMILIES):
+            raise UnsupportedModelError(f"{self.folder} cannot be run: {reason}")
+        # sentence-transformers saves a backbone whose head is a chain of modules without either class.
+        if is_decoder and (is_classifier or is_language_model or self.modules):
+            classifier = bool(self.modules or (is_classifier if names else self._classifier_rows()))
+            asked = find_asked(self.folder, self.name, self.config, self._all_modules, classifier=classifier)
+            if asked is None and not classifier:
+                raise UnsupportedModelError(self._without_prompt(names))
+            return asked
+        if self.modules or is_classifier:
+            return None
         # Jina's first rerankers name another class, and have the classifier all the same.
         own = self.config.get("auto_map")
         if isinstance(own, dict) and "AutoModelForSequenceClassification" in own and self._classifier_rows():
-            return
-        reason = "an embedding model cannot rerank pairs"
-        if any(name.endswith(("ForCausalLM", "ForConditionalGeneration")) for name in names):
-            reason = (
-                "a language model ranks by its answer to a prompt, which CrossRank does not support: "
-                "use a reranker that is a sequence classifier"
+            return None
+        if is_language_model:
+            raise UnsupportedModelError(
+                f"{self.folder} is not a cross-encoder: its config.json names {', '.join(names)}, "
+                "a language model ranks by its answer to a prompt, and CrossRank runs those whose model_type "
+                f"is {', '.join(DECODERS)}; this one's is {kind}"
             )
         raise UnsupportedModelError(
             f"{self.folder} is not a cross-encoder: its config.json names {', '.join(names)}, "
-            f"and a cross-encoder's name ends in ForSequenceClassification ({reason})"
+            "and a cross-encoder's name ends in ForSequenceClassification (an embedding model cannot rerank "
+            "pairs)"
+        )
+
+    def _without_prompt(self, names: list[str]) -> str:
+        """The message for a language model that nothing is known of."""
+        families = ", ".join(known.family for known in KNOWN)
+        return (
+            f"{self.folder} is not known to be a reranker: its config.json names {', '.join(names)}, and "
+            "a language model ranks by its answer to a prompt, which neither its files nor its name tell; "
+            "save it as a CrossEncoder of sentence-transformers 5.4 or newer (a LogitScore module, and a "
+            "chat template with the roles query and document), or, if it was made from one of "
+            f"{families}, let its folder's name contain that name"
         )
 
     def _count_labels(self) -> int:
@@ -287,7 +325,7 @@ class Checkpoint:
         Raises:
             UnsupportedModelError: there are more than two.
         """
-        if self.modules:
+        if self.modules or (self.asked and self.asked.tokens):
             return 1
         labels = self.config.get("id2label")
         count = len(labels) if labels else self.config.get("num_labels")
@@ -330,6 +368,7 @@ class Description:
             checkpoint.shapes.keys(),
             checkpoint.labels,
             checkpoint.modules,
+            checkpoint.asked.tokens if checkpoint.asked else (),
         )
 
     def tensors(self, only: Collection[str] | None = None) -> dict[str, npt.NDArray[Any]]:

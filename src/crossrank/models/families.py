@@ -20,7 +20,7 @@ from crossrank.models.architecture import Architecture
 from crossrank.models.modules import with_modules
 from crossrank.models.reader import Config, Module, Reader, Sources, UndescribedError
 
-__all__ = ["Family", "Module", "UndescribedError", "describe", "todays_name"]
+__all__ = ["FAMILIES", "Family", "Module", "UndescribedError", "describe", "todays_name"]
 
 
 @dataclass(frozen=True, slots=True)

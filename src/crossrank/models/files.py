@@ -40,7 +40,15 @@ LOCAL = Path("models")
 NEEDED = ("config.json", "tokenizer.json")
 """Files that every model has, apart from its weights."""
 
-USEFUL = ("tokenizer_config.json", "special_tokens_map.json", "modules.json")
+USEFUL = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "modules.json",
+    "config_sentence_transformers.json",
+    "sentence_bert_config.json",
+    "chat_template.jinja",
+    "README.md",
+)
 """Files that a model may have, and that are fetched with it."""
 
 SAFETENSORS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -145,7 +153,7 @@ def module_files(folder: Path) -> list[str]:
     """
     found = []
     for kind, place in module_folders(folder):
-        if kind in ("Pooling", *_MODULES_WITH_WEIGHTS):
+        if kind in ("Pooling", "LogitScore", *_MODULES_WITH_WEIGHTS):
             found.append(f"{place}/config.json")
         if kind in _MODULES_WITH_WEIGHTS:
             whole = next((f for f in (SAFETENSORS, TORCH) if (folder / place / f).is_file()), SAFETENSORS)

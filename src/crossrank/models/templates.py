@@ -1,55 +1,297 @@
-"""Prompts of language models that rank by their answer: the text around a query and a document."""
+"""Language models that rank by their answer: what they are asked, and which tokens of the answer count.
+
+What a folder says itself comes first: sentence-transformers (5.4 and newer) saves such a model with a module
+LogitScore, which names the tokens, and a chat template with the roles system (the instruction), query and
+document. Otherwise the model is one of ``KNOWN``, whose facts are from its authors' code: it is known by its
+name, by the model that its README.md or config.json names, or by its sizes.
+"""
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
-__all__ = ["Part", "Prompt"]
+from crossrank.errors import CheckpointError
+from crossrank.models.chat_template import read_chat_prompt
+from crossrank.models.files import check_no_pointer
+from crossrank.models.prompt import Prompt
+from crossrank.models.reader import Config, Module
 
-Part: TypeAlias = str
-"""Text with the fields ``{instruction}``, ``{query}`` and ``{document}``, which is tokenised as one."""
+__all__ = ["KNOWN", "Asked", "Known", "Prompt", "find_asked", "refusal"]
 
-_FIELD = re.compile(r"\{(instruction|query|document)\}")
-Field: TypeAlias = Literal["query", "document"]
+_LONGEST = 8192
+"""Tokens of a pair by default, where no reference says another number."""
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
-    """A model's prompt.
+class Asked:
+    """How a model is asked.
 
     Attributes:
-        parts: the prompt; parts are tokenised apart, and their ids joined.
-        instruction: what is used where the caller gives none; None: the model takes no instruction.
-        bare: the prompt without an instruction; None: ``parts`` with an empty one.
-        max_length: tokens of a pair by default, as the reference has it.
+        family: for messages.
+        prompt: what it is asked.
+        tokens: whose logits are its answer: one, or two whose difference counts; none if it is a classifier.
+        names: these tokens as text.
     """
 
-    parts: tuple[Part, ...]
-    instruction: str | None = None
-    bare: tuple[Part, ...] | None = None
-    max_length: int = 512
+    family: str
+    prompt: Prompt
+    tokens: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
 
-    def pieces(self, instruction: str) -> list[list[str]]:
-        """Each part as text, field, text, ..., field, text, with the instruction in its place."""
-        parts = self.parts if instruction or self.bare is None else self.bare
-        found = []
-        for part in parts:
-            text, *rest = _FIELD.split(part)
-            pieces = [text]
-            for field, following in zip(rest[::2], rest[1::2], strict=True):
-                if field == "instruction":
-                    pieces[-1] += instruction + following
-                else:
-                    pieces += [field, following]
-            found.append(pieces)
-        return found
 
-    def text(self, instruction: str) -> str:
-        """The whole prompt with the fields ``{query}`` and ``{document}``."""
-        return "".join(
-            piece if i % 2 == 0 else f"{{{piece}}}"
-            for pieces in self.pieces(instruction)
-            for i, piece in enumerate(pieces)
-        )
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A family of which nothing is in its repository.
+
+    Attributes:
+        family: for messages.
+        pattern: of names, in lower case.
+        model_types: its config's.
+        prompt: what it is asked.
+        answers: the tokens whose logits count.
+        source: where the facts are from.
+    """
+
+    family: str
+    pattern: re.Pattern[str]
+    model_types: tuple[str, ...]
+    prompt: Prompt
+    answers: tuple[str, ...]
+    source: str
+
+
+_TASK = (
+    "You are a search relevance expert who evaluates how well documents match search queries. For each "
+    "query-document pair, carefully analyze the semantic relationship between them, then provide your binary "
+    "relevance judgment (0 for not relevant, 1 for relevant).\nRelevance:"
+)
+_MXBAI = (
+    "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
+    "<|im_start|>user\n",
+    "query: {query}",
+    "\n",
+    "document: {document}",
+    "\n",
+    _TASK,
+    "<|im_end|>\n<|im_start|>assistant\n",
+)
+_ZERANK = (
+    "<|im_start|>system\n{query}<|im_end|>\n<|im_start|>user\n{document}<|im_end|>\n<|im_start|>assistant\n"
+)
+
+KNOWN = (
+    Known(
+        "Qwen3-Reranker",
+        re.compile(r"qwen3-reranker"),
+        ("qwen3",),
+        Prompt(
+            (
+                "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query "
+                'and the Instruct provided. Note that the answer can only be "yes" or "no".<|im_end|>\n'
+                "<|im_start|>user\n",
+                "<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}",
+                "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+            ),
+            "Given a web search query, retrieve relevant passages that answer the query",
+            max_length=8192,
+        ),
+        ("yes", "no"),
+        "README.md of github.com/QwenLM/Qwen3-Embedding, its code for transformers",
+    ),
+    Known(
+        "bge-reranker-v2-gemma",
+        re.compile(r"bge-reranker-v2-gemma"),
+        ("gemma",),
+        Prompt(
+            (
+                "<bos>",
+                "A: {query}",
+                "\n",
+                "B: {document}",
+                "\n",
+                "Given a query A and a passage B, determine whether the passage contains an answer to the "
+                "query by providing a prediction of either 'Yes' or 'No'.",
+            ),
+            max_length=550,
+        ),
+        ("Yes",),
+        "FlagEmbedding/inference/reranker/decoder_only/base.py of github.com/FlagOpen/FlagEmbedding",
+    ),
+    Known(
+        "mxbai-rerank-v2",
+        re.compile(r"mxbai-rerank-(base|large)-v2"),
+        ("qwen2",),
+        Prompt(
+            (_MXBAI[0], "instruction: {instruction}\nquery: {query}", *_MXBAI[2:]),
+            "",
+            bare=_MXBAI,
+            max_length=8192,
+        ),
+        ("1", "0"),
+        "mxbai_rerank/mxbai_rerank_v2.py of github.com/mixedbread-ai/mxbai-rerank",
+    ),
+    Known(
+        "zerank-2",
+        re.compile(r"zerank-2"),
+        ("qwen3",),
+        Prompt(
+            (_ZERANK.replace("{query}", "<query>{query}</query>\n<instruction>{instruction}</instruction>"),),
+            "",
+            bare=(_ZERANK,),
+            max_length=8192,
+            stripped=frozenset({"query", "document"}),
+        ),
+        ("Yes",),
+        "modeling_zeranker.py of huggingface.co/zeroentropy/zerank-2",
+    ),
+    Known(
+        "zerank-1",
+        re.compile(r"zerank-1(-small)?"),
+        ("qwen3",),
+        Prompt((_ZERANK,), max_length=8192, stripped=frozenset({"query", "document"})),
+        ("Yes",),
+        "modeling_zeranker.py of huggingface.co/zeroentropy/zerank-1",
+    ),
+)
+
+_REFUSED = (
+    (
+        r"jina-reranker-v3|jinaforranking",
+        "it reads all documents of a query at once, so that a document's score depends on the others",
+    ),
+    (
+        r"lighton-rerank-lw",
+        "it orders documents in groups of four, so that a document's place depends on the others",
+    ),
+    (r"ctxl-rerank", "its prompt has the document before the query"),
+    (
+        r"minicpm-reranker|minicpm-layerwise|layerwiseminicpm",
+        "its score is from a layer in the middle, by code of its own",
+    ),
+    (r"gemma2-lightweight|costwise", "it merges tokens between its layers, by code of its own"),
+    (r"nemotron-rerank|llama_?bidirec", "its tokens see those behind them too, by code of its own"),
+    (r"qwen3-?vl|jina-reranker-m0", "it also reads images, and its layers differ from a language model's"),
+)
+"""Names, and why the models cannot be run."""
+
+
+def refusal(folder: Path, name: str, config: Mapping[str, Any]) -> str:
+    """Why a language model cannot be run whatever its folder says; "" if there is no reason."""
+    classes = [str(each) for each in config.get("architectures") or ()]
+    found = " ".join([*_names(folder, name, config), *classes, str(config.get("model_type"))]).lower()
+    return next((reason for pattern, reason in _REFUSED if re.search(pattern, found)), "")
+
+
+def find_asked(
+    folder: Path, name: str, config: Mapping[str, Any], modules: Sequence[Module], *, classifier: bool
+) -> Asked | None:
+    """How a model is asked; None if nothing says it.
+
+    Args:
+        folder: the model's.
+        name: which its user gave.
+        config: the object in config.json.
+        modules: all of sentence-transformers' modules after the transformer.
+        classifier: it has a head of its own, which makes a score of the last token.
+
+    Raises:
+        CheckpointError: a file is damaged, or the tokens of the answer are not in the tokenizer.
+        UnsupportedModelError: the chat template cannot be read.
+    """
+    known = _known(folder, name, config, modules, classifier=classifier)
+    logits = next((module for module in modules if module.kind == "LogitScore"), None)
+    prompt = None
+    if logits is not None or classifier:
+        prompt = read_chat_prompt(folder, is_needed=known is None and logits is not None)
+    if prompt is not None:
+        family = known.family if known else "a language model"
+        prompt = replace(prompt, max_length=known.prompt.max_length if known else _LONGEST)
+        if logits is None or classifier:
+            return Asked(family, prompt)
+        tokens = _tokens_of(logits)
+        return Asked(family, prompt, tokens, tuple(_token_names(folder, tokens)))
+    if known is None:
+        return None
+    if classifier:
+        return Asked(known.family, known.prompt)
+    return Asked(known.family, known.prompt, _token_ids(folder, known.answers), known.answers)
+
+
+def _known(
+    folder: Path, name: str, config: Mapping[str, Any], modules: Sequence[Module], *, classifier: bool
+) -> Known | None:
+    """The family of a model: by its names, or, for Qwen3-Reranker, by its sizes."""
+    kind = config.get("model_type")
+    for each in _names(folder, name, config):
+        for known in KNOWN:
+            if kind in known.model_types and known.pattern.search(each.lower()):
+                return known
+    # Qwen3's table of words has 151,936 rows; its embedding models and rerankers have one for each token.
+    rows = config.get("vocab_size")
+    is_trimmed = isinstance(rows, int) and 151_643 <= rows < 151_936
+    if kind == "qwen3" and is_trimmed and not modules and not classifier:
+        return KNOWN[0]
+    return None
+
+
+def _names(folder: Path, name: str, config: Mapping[str, Any]) -> Iterator[str]:
+    """What a model may be called: by its user, its config, its folder, the hub's cache, and its README.md."""
+    yield name
+    yield str(config.get("_name_or_path") or "")
+    yield folder.name
+    yield from (part for part in folder.parts[-3:] if part.startswith("models--"))
+    yield from _names_in_readme(folder)
+
+
+def _names_in_readme(folder: Path) -> list[str]:
+    """The models that README.md names in its front matter (base_model), and its first heading."""
+    try:
+        text = (folder / "README.md").read_bytes()[: 1 << 16].decode("utf-8", "replace")
+    except OSError:
+        return []
+    start, _, rest = text.partition("---")
+    front, _, body = rest.partition("\n---") if not start.strip() else ("", "", text)
+    found = re.findall(r"^(?:base_model:\s*|\s*-\s+)([\w.-]+/[\w.-]+)\s*$", front, re.MULTILINE)
+    heading = re.search(r"^# (.+)$", body, re.MULTILINE)
+    return [*found, heading[1]] if heading else found
+
+
+def _tokens_of(module: Module) -> tuple[int, ...]:
+    """The tokens that a LogitScore names."""
+    config = Config(module.config, f"{module.path}/config.json")
+    true = config.integer("true_token_id", least=0)
+    if module.config.get("false_token_id") is None:
+        return (true,)
+    return true, config.integer("false_token_id", least=0)
+
+
+def _token_ids(folder: Path, names: Sequence[str]) -> tuple[int, ...]:
+    vocabulary = _vocabulary(folder)
+    for each in names:
+        if each not in vocabulary:
+            raise CheckpointError(
+                f"{folder / 'tokenizer.json'} has no token {each!r}, which the model answers with: "
+                "it is another model's tokenizer"
+            )
+    return tuple(vocabulary[each] for each in names)
+
+
+def _token_names(folder: Path, tokens: Sequence[int]) -> list[str]:
+    names = {number: each for each, number in _vocabulary(folder).items() if number in tokens}
+    return [names.get(token, f"token {token}") for token in tokens]
+
+
+def _vocabulary(folder: Path) -> dict[str, int]:
+    """The tokens in tokenizer.json, without those that were added to its vocabulary."""
+    path = folder / "tokenizer.json"
+    try:
+        found = json.loads(path.read_bytes())["model"]["vocab"]
+        return {str(token): int(number) for token, number in found.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        check_no_pointer(path)
+        raise CheckpointError(f"{path} has no vocabulary that names its tokens: {error}") from error
