@@ -89,6 +89,7 @@ class Environment:
         kept = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_CONFIG_FILE", "SSL_CERT_FILE", "LANG")
         self.variables = {name: os.environ[name] for name in kept if name in os.environ}
         self.variables |= {"PATH": str(self.bin), "HOME": str(home), "PYTHONUTF8": "1"}
+        self.variables["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
 
     def run(self, *command: str) -> str:
         """What a command of the environment prints."""
