@@ -327,6 +327,8 @@ MultiplyRows multiply_rows_for(const Output& out) {
             return multiply_rows_for<int8, Finish::gelu_coarse>(out);
         case Finish::gated_gelu_coarse:
             return multiply_rows<int8, Finish::gated_gelu_coarse, true>;
+        case Finish::gated_silu_coarse:
+            return multiply_rows<int8, Finish::gated_silu_coarse, true>;
         default:  // exact to fp32 is for products in fp32, which are not made here
             return multiply_rows_for<int8, Finish::other>(out);
     }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -12,6 +13,7 @@
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -96,37 +98,51 @@ double linear_error(const Kernels& kernels, Precision precision, int rows, int o
     return worst / std::sqrt(inputs);
 }
 
+// What a case of attention has beside its sizes.
+struct Kind {
+    int window = -1;
+    float slope = 0;
+    bool causal = false;
+    int heads = 1, before = 0;
+};
+
 // Of queries that are the last of the keys' tokens, where there are fewer.
-double attention_error(const Kernels& kernels, int queries, int keys, int dim, int window = -1,
-                       float slope = 0) {
+double attention_error(const Kernels& kernels, int queries, int keys, int dim, const Kind& kind = {}) {
     const auto n = [](int a, int b) { return static_cast<std::size_t>(a) * static_cast<std::size_t>(b); };
-    const std::vector<float> q = normal(n(queries, dim)), k = normal(n(keys, dim)), v = normal(n(keys, dim));
-    std::vector<float> out(n(queries, dim));
+    const std::vector<float> q = normal(n(queries, kind.heads * dim)), k = normal(n(keys, dim)),
+                             v = normal(n(keys, dim));
+    std::vector<float> out(n(queries, kind.heads * dim));
     const Buffer scratch = allocate(kernels.attention_scratch(dim));
     Attention args;
     args.q = q.data();
-    args.k = k.data();
-    args.v = v.data();
-    args.q_stride = args.kv_stride = args.out_stride = std::ptrdiff_t{dim} * 4;
+    args.before = kind.before;
+    args.k_before = k.data();
+    args.v_before = v.data();
+    args.k = k.data() + n(kind.before, dim);
+    args.v = v.data() + n(kind.before, dim);
+    args.kv_stride = std::ptrdiff_t{dim} * 4;
+    args.q_stride = args.out_stride = args.kv_stride * kind.heads;
     args.q_rows = queries;
     args.kv_rows = keys;
     args.head_dim = dim;
+    args.heads = kind.heads;
     args.first_query = std::max(0, keys - queries);
-    args.window = window;
-    args.slope = slope;
+    args.window = kind.window;
+    args.slope = kind.slope;
+    args.causal = kind.causal;
     args.out = out.data();
     args.scratch = scratch.get();
     kernels.attention(args);
 
     double worst = 0;
-    std::vector<double> weights(static_cast<std::size_t>(keys)), expected(static_cast<std::size_t>(dim));
-    for (int i = 0; i < queries; ++i) {
+    std::vector<double> expected(static_cast<std::size_t>(dim));
+    for (int i = 0; i < queries * kind.heads; ++i) {
         double total = 0;
         std::fill(expected.begin(), expected.end(), 0.0);
         for (int j = 0; j < keys; ++j) {
-            const int distance = std::abs(args.first_query + i - j);
-            if (window >= 0 && distance > window) continue;
-            double score = -static_cast<double>(slope) * distance;
+            const int ahead = j - (args.first_query + i / kind.heads), distance = std::abs(ahead);
+            if ((kind.window >= 0 && distance > kind.window) || (kind.causal && ahead > 0)) continue;
+            double score = -static_cast<double>(kind.slope) * distance;
             for (int d = 0; d < dim; ++d)
                 score += static_cast<double>(q[n(i, dim) + static_cast<std::size_t>(d)]) *
                          static_cast<double>(k[n(j, dim) + static_cast<std::size_t>(d)]);
@@ -162,12 +178,22 @@ void test(const Kernels& kernels) {
     }
     for (const auto& [queries, keys, window] : {std::array{40, 40, 0}, std::array{150, 700, 20},
                                                 std::array{600, 1500, 300}, std::array{9, 520, 40}}) {
-        const double seen = attention_error(kernels, queries, keys, 32, window),
-                     near = attention_error(kernels, queries, keys, 32, -1, 0.1f),
-                     both = attention_error(kernels, queries, keys, 32, window, 0.1f);
+        const double seen = attention_error(kernels, queries, keys, 32, {window}),
+                     near = attention_error(kernels, queries, keys, 32, {-1, 0.1f}),
+                     both = attention_error(kernels, queries, keys, 32, {window, 0.1f});
         expect(seen < 2e-5, kernels.name, "attention with a window", seen);
         expect(near < 2e-5, kernels.name, "attention with ALiBi", near);
         expect(both < 2e-5, kernels.name, "attention with both", both);
+    }
+    // Heads that share keys, of which the first are in a place of their own: none, some or all of a panel,
+    // more than a block.
+    for (const auto& [queries, keys, before] :
+         {std::array{40, 40, 0}, std::array{20, 40, 13}, std::array{9, 100, 64}, std::array{3, 100, 96},
+          std::array{150, 700, 517}, std::array{1, 1300, 1299}}) {
+        const double causal = attention_error(kernels, queries, keys, 32, {-1, 0, true, 3, before}),
+                     seen = attention_error(kernels, queries, keys, 32, {50, 0, true, 2, before});
+        expect(causal < 2e-5, kernels.name, "causal attention", causal);
+        expect(seen < 2e-5, kernels.name, "causal attention with a window", seen);
     }
 
     std::vector<float> x, y;
@@ -195,21 +221,31 @@ void test(const Kernels& kernels) {
         const std::vector<float> values = normal(n), gamma = normal(n), beta = normal(n);
         std::vector<float> out(n);
         kernels.layer_norm(values.data(), gamma.data(), beta.data(), 1e-5f, size, out.data());
-        double mean = 0, variance = 0;
+        std::vector<float> by_rms(n);
+        kernels.rms_norm(values.data(), gamma.data(), 1e-5f, size, by_rms.data());
+        double mean = 0, variance = 0, square = 0;
         for (const float v : values) mean += static_cast<double>(v) / size;
+        for (const float v : values) square += std::pow(static_cast<double>(v), 2) / size;
         for (const float v : values) variance += std::pow(static_cast<double>(v) - mean, 2) / size;
         worst = 0;
+        double worst_rms = 0;
         for (std::size_t i = 0; i < n; ++i) {
+            const double rms =
+                static_cast<double>(values[i]) / std::sqrt(square + 1e-5) * static_cast<double>(gamma[i]);
+            worst_rms = std::fmax(worst_rms, std::fabs(static_cast<double>(by_rms[i]) - rms));
             const double expected = (static_cast<double>(values[i]) - mean) / std::sqrt(variance + 1e-5) *
                                         static_cast<double>(gamma[i]) +
                                     static_cast<double>(beta[i]);
             worst = std::fmax(worst, std::fabs(static_cast<double>(out[i]) - expected));
         }
         expect(worst < 1e-5, kernels.name, "layer_norm", worst);
+        expect(worst_rms < 1e-5, kernels.name, "rms_norm", worst_rms);
     }
 }
 
-// A random model of two layers: XLM-RoBERTa's, or one that has what that one has not.
+// A random model of two layers: XLM-RoBERTa's, one that has what that one has not, or a decoder.
+enum class Family { roberta, modern, decoder };
+
 struct RandomModel {
     Config config;
     std::map<std::string, std::vector<float>> values;
@@ -233,7 +269,8 @@ struct RandomModel {
         if (!config.gated) add(name + ".bias", {size}, 0.1f);
     }
 
-    explicit RandomModel(int hidden, bool modern = false) {
+    explicit RandomModel(int hidden, Family family = Family::roberta) {
+        const bool modern = family == Family::modern, decoder = family == Family::decoder;
         constexpr int kIntermediate = 200, kWords = 300, kPositions = 202;
         config.hidden = hidden;
         config.embedding = modern ? 64 : hidden;
@@ -244,7 +281,17 @@ struct RandomModel {
         config.vocabulary = kWords;
         config.max_tokens = kPositions - 2;
         config.epsilon = 1e-5;
-        if (modern) {
+        if (decoder) {
+            config.key_value_heads = 1;
+            config.rotary.resize(1);
+            for (int i = 0; i < 16; ++i) config.rotary[0].frequencies.push_back(std::pow(1e4, -i / 16.0));
+            config.rotary_of_layer = {0, 0};
+            config.norm_first = config.final_norm = config.gated = config.rms = config.head_norms = true;
+            config.causal = true;
+            config.embedding_norm = false;
+            config.activation = Activation::silu;
+            config.pooling = Pooling::last;
+        } else if (modern) {
             config.rotary.resize(2);
             for (int i = 0; i < 16; ++i) {
                 config.rotary[0].frequencies.push_back(std::pow(1e4, -i / 16.0));
@@ -273,18 +320,22 @@ struct RandomModel {
         add("embedding.words.weight", {kWords, config.embedding}, 1);
         if (modern) {
             linear("embedding.projection", hidden, config.embedding);
-        } else {
+        } else if (!decoder) {
             add("embedding.positions.weight", {kPositions, hidden}, 1);
             add("embedding.segments.weight", {1, hidden}, 1);
         }
         norm("embedding.norm", config.embedding);
         for (int i = 0; i < config.layers; ++i) {
             const std::string at = "layer." + std::to_string(i) + ".";
-            for (const char* part : {"query", "key", "value", "attention_output"})
-                linear(at + part, hidden, hidden);
+            linear(at + "query", hidden, hidden);
+            linear(at + "key", config.key_width(), hidden);
+            linear(at + "value", config.key_width(), hidden);
+            linear(at + "attention_output", hidden, hidden);
+            norm(at + "query_norm", config.head_size);
+            norm(at + "key_norm", config.head_size);
             norm(at + "attention_norm", hidden);
             linear(at + "intermediate", kIntermediate, hidden);
-            if (modern) linear(at + "gate", kIntermediate, hidden);
+            if (config.gated) linear(at + "gate", kIntermediate, hidden);
             linear(at + "output", hidden, kIntermediate);
             norm(at + "output_norm", hidden);
         }
@@ -317,14 +368,27 @@ class Prepared {
     Tensors tensors_;
 };
 
-std::vector<float> score(Engine& engine, const std::vector<int>& lengths) {
-    std::vector<std::int32_t> ids, offsets{0};
+// With `shared`, the first half of each pair's tokens are a prefix, of which the first ones are the same for
+// all.
+std::vector<float> score(Engine& engine, const std::vector<int>& lengths, bool shared = false) {
+    std::vector<std::int32_t> ids, offsets{0}, prefix_ids, prefix_offsets{0}, prefix_of;
     for (const int length : lengths) {
-        for (int i = 0; i < length; ++i) ids.push_back(5 + (i * 37 + length) % 290);
+        const int before = shared ? length / 2 : 0;
+        for (int i = 0; i < length; ++i)
+            (i < before ? prefix_ids : ids).push_back(5 + (i * 37 + (i < 20 ? 0 : length)) % 290);
         offsets.push_back(static_cast<std::int32_t>(ids.size()));
+        prefix_of.push_back(static_cast<std::int32_t>(prefix_of.size()));
+        prefix_offsets.push_back(static_cast<std::int32_t>(prefix_ids.size()));
     }
     std::vector<float> logits(offsets.size() - 1);
     Pack pack;
+    if (shared) {
+        pack.prefix_ids = prefix_ids.data();
+        pack.prefix_tokens = static_cast<std::int64_t>(prefix_ids.size());
+        pack.prefix_offsets = prefix_offsets.data();
+        pack.prefixes = static_cast<std::int64_t>(prefix_of.size());
+        pack.prefix_of = prefix_of.data();
+    }
     pack.token_ids = ids.data();
     pack.tokens = static_cast<std::int64_t>(ids.size());
     pack.offsets = offsets.data();
@@ -354,9 +418,33 @@ void test_engines(const RandomModel& random, const std::vector<std::vector<int>>
                 for (Engine* many : {&two, &five})
                     expect(score(*many, lengths) == alone, kernels->name, "threads change a logit",
                            many->threads());
+                if (!random.config.causal) continue;
+                for (Engine* engine : {&one, &two, &five})
+                    for (int times = 0; times < 2; ++times)
+                        expect(score(*engine, lengths, true) == alone, kernels->name,
+                               "prefixes change a logit", engine->threads());
             }
         }
     }
+}
+
+// Calls side by side, with prefixes of which few have room.
+void test_calls(const RandomModel& random) {
+    const Prepared prepared(random, Precision::int8);
+    Engine alone(prepared.model(), *available_kernels().front(), 1);
+    Engine engine(prepared.model(), *available_kernels().front(), 2, std::size_t{30} << 10);
+    std::atomic<int> wrong{0};
+    std::vector<std::thread> threads;
+    for (int thread = 0; thread < 4; ++thread) {
+        const std::vector<int> lengths{60 + thread % 2, 90, 120 + thread};
+        threads.emplace_back([&engine, &wrong, lengths, expected = score(alone, lengths)] {
+            for (int times = 0; times < 3; ++times) wrong += score(engine, lengths, true) != expected;
+        });
+    }
+    for (std::thread& thread : threads) thread.join();
+    expect(wrong == 0, "calls side by side", "change a logit", wrong);
+    expect(engine.prefix_bytes() <= std::size_t{30} << 10, "prefixes", "exceed their room",
+           static_cast<double>(engine.prefix_bytes()));
 }
 
 // What work() throws; "" if nothing.
@@ -446,9 +534,13 @@ int main() {
     const RandomModel small(96), large(544);
     test_engines(small, {{190, 1, 60, 17, 33, 100, 64, 5}});
     test_engines(large, {{40}, {130}});
-    const RandomModel small_modern(96, true), large_modern(544, true);
+    const RandomModel small_modern(96, Family::modern), large_modern(544, Family::modern);
     test_engines(small_modern, {{190, 1, 60, 17, 33, 100, 64, 5}});
     test_engines(large_modern, {{40}, {130}});
+    const RandomModel small_decoder(96, Family::decoder), large_decoder(544, Family::decoder);
+    test_engines(small_decoder, {{190, 1, 60, 17, 33, 100, 64, 5}});
+    test_engines(large_decoder, {{40}, {200}});
+    test_calls(small_decoder);
     test_failures();
     test_read_errors(small, {190});
     test_read_errors(large, {40});

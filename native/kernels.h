@@ -28,7 +28,7 @@ namespace crossrank {
 
 // The version of prepared weights: of the form above, and of what prepare.cpp does to a checkpoint. Whoever
 // changes either raises it, so that older files in the cache are no longer used; a test compares digests.
-constexpr int kLayout = 5;
+constexpr int kLayout = 6;
 
 constexpr int kPanel = 32;                      // outputs of a panel
 constexpr int kUnit = 4;                        // bytes of a group of inputs
@@ -47,7 +47,7 @@ CR_ALWAYS_INLINE constexpr std::ptrdiff_t round_up(std::ptrdiff_t a, std::ptrdif
     return ceil_div(a, b) * b;
 }
 
-constexpr int kMaxRotated = 1 << 13;  // inputs; rotated rows are kept on the stack
+constexpr int kMaxRotated = 1 << 14;  // inputs; rotated rows are kept on the stack
 
 // Inputs of a block of the rotation: the largest power of two up to 128 that divides n; 1 is no rotation.
 CR_ALWAYS_INLINE constexpr int rotation_block(int n) {

@@ -19,11 +19,13 @@ struct RowBlocks {
 };
 
 // What is done to a product's sums. The frequent kinds are compiled each by itself.
-enum class Finish { none, gelu, gelu_coarse, gated_gelu_coarse, other };
+enum class Finish { none, gelu, gelu_coarse, gated_gelu_coarse, gated_silu_coarse, other };
 
 CR_INLINE Finish finish_of(const Output& out) {
     if (!out.activated) return Finish::none;
-    if (out.activation != Activation::gelu || (out.gated && !(out.coarse && out.bf16))) return Finish::other;
+    const bool gated_coarse = out.gated && out.coarse && out.bf16;
+    if (gated_coarse && out.activation == Activation::silu) return Finish::gated_silu_coarse;
+    if (out.activation != Activation::gelu || (out.gated && !gated_coarse)) return Finish::other;
     return out.gated ? Finish::gated_gelu_coarse : out.coarse ? Finish::gelu_coarse : Finish::gelu;
 }
 
@@ -64,7 +66,10 @@ class Finisher {
             if constexpr (kind == Finish::gelu) y[v] = gelu(y[v]);
             if (in_gelu_unit(v)) y[v] = gelu_coarse(y[v]);
         }
-        if constexpr (kind == Finish::gated_gelu_coarse) {
+        if constexpr (kind == Finish::gated_silu_coarse)
+#pragma GCC unroll 4
+            for (int v = 0; v < kVectorsOfGates; ++v) y[v] = activated<true>(Activation::silu, y[v]);
+        if constexpr (kind == Finish::gated_gelu_coarse || kind == Finish::gated_silu_coarse) {
             multiply_gates(y);
             put<kVectorsOfGates>(y, to);
         } else if constexpr (kind == Finish::other) {
@@ -147,6 +152,8 @@ CR_INLINE FinishRows finish_for(const Output& out) {
             return finish_for<int8, Finish::gelu_coarse>(out);
         case Finish::gated_gelu_coarse:
             return finish<int8, Finish::gated_gelu_coarse, true>;
+        case Finish::gated_silu_coarse:
+            return finish<int8, Finish::gated_silu_coarse, true>;
         case Finish::other:
             break;
     }

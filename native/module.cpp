@@ -13,6 +13,7 @@
 #include "bindings.h"
 #include "dispatch.h"
 #include "engine.h"
+#include "map_guard.h"
 #include "prepare.h"
 
 using namespace crossrank;
@@ -335,6 +336,16 @@ NB_MODULE(_native, m) {
           "Tensors by their canonical names (models/architecture.py) to prepared ones. Raises ValueError "
           "that names the "
           "tensor.");
+    nb::class_<MapGuard>(m, "MapGuard")
+        .def(
+            "__init__",
+            [](MapGuard* guard, std::uintptr_t address, std::size_t size) {
+                new (guard) MapGuard(reinterpret_cast<void*>(address), size);
+            },
+            "address"_a, "size"_a,
+            "While it lives, what is missing in a file's map is read as zeros, and does not end the process. "
+            "The map must outlive it.")
+        .def_prop_ro("damaged", &MapGuard::damaged, "Whether something was missing, and read.");
     m.def(
         "isas",
         [] {

@@ -19,7 +19,7 @@ import torch
 import transformers
 
 from crossrank import _native as native
-from crossrank.models.architecture import Architecture, Dense, Function, Learned
+from crossrank.models.architecture import Architecture, Dense, Function, Learned, Rotary
 from crossrank.models.families import describe
 
 ISAS = native.isas()
@@ -495,13 +495,13 @@ def plain_values(*shape: int) -> np.ndarray:
 
 
 PREPARED = {
-    5: {
-        "fp32": "f24bbb79ec1a23e909da6682fe43eb351d4f6982bc3912d59890c9c0a7122324",
-        "bf16": "34f12d28179de1453e02d16c58a45ca98ad3b7558efb52c97c1a38aadc2591d5",
-        "int8": "59c37adb97a121eeceaac88b84e9bcbd088511075940ad65a097a2640d4c7a28",
+    6: {
+        "fp32": "793acbe0dfa74d41c65960da9fd4b0fe02d7ecc0db929ecd99075fe0d28681ce",
+        "bf16": "19dd72dd78b7ffb0967dd443af717e365106548d944f58af2e0ba50db7059cac",
+        "int8": "9206a7f761036d1c5baeeb64b584e86b6577794014882aa0bc062df216d0177a",
     },
 }
-"""For each version of prepared weights, a digest of two small models' in each precision."""
+"""For each version of prepared weights, a digest of three small models' in each precision."""
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
@@ -521,8 +521,11 @@ def test_a_change_of_prepared_weights_has_a_new_version(precision: str) -> None:
         head=(Dense(40, 40), Function("tanh"), Dense(40, 1)),
     )
     gated = replace(plain, gated=True, embedding=36, norm_first=True, final_norm=True)
+    decoder = replace(
+        gated, norm="rms", key_value_heads=1, head_norms=True, rotary=(Rotary((1.0,) * 10),), causal=True
+    )
     digest = hashlib.sha256()
-    for architecture in (plain, gated):
+    for architecture in (plain, gated, decoder):
         tensors = {name: plain_values(*shape) for name, shape in architecture.shapes()}
         prepared = native.prepare_weights(architecture.flat(), tensors, precision)
         for name, tensor in sorted(prepared.items()):

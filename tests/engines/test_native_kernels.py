@@ -158,7 +158,8 @@ def hadamard(size: int) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 @pytest.mark.parametrize(
-    ("n", "block"), [(128, 128), (384, 128), (64, 64), (96, 32), (40, 8), (6, 2), (7, 1), (8320, 1)]
+    ("n", "block"),
+    [(128, 128), (384, 128), (64, 64), (96, 32), (40, 8), (6, 2), (7, 1), (12288, 128), (16512, 1)],
 )
 def test_quantise_rotated(isa: str, n: int, block: int, rng: np.random.Generator) -> None:
     """Each block times a Hadamard matrix; an outlier is spread over its block."""
