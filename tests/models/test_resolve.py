@@ -249,6 +249,25 @@ def test_modules_that_are_a_models_head_are_fetched_with_it(hub: Hub) -> None:
     assert names(resolve(NAME)) == {*CHAINED}
 
 
+def test_a_language_models_prompt_and_its_page_are_fetched_with_it(hub: Hub) -> None:
+    prompt = {
+        "modules.json": json.dumps(
+            [{"type": "x.Transformer", "path": ""}, {"type": "x.LogitScore", "path": "1_LogitScore"}]
+        ).encode(),
+        "1_LogitScore/config.json": b"{}",
+        "chat_template.jinja": b"{{ messages }}",
+        "config_sentence_transformers.json": b"{}",
+        "sentence_bert_config.json": b"{}",
+        "README.md": b"---\nbase_model: Qwen/Qwen3-Reranker-0.6B\n---",
+        "config.json": b'{"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}',
+    }
+    hub.add(NAME, {**FILES, **prompt})
+    fetched = names(resolve(NAME))
+    assert {file for file in prompt if "/" not in file} <= fetched
+    assert "1_LogitScore/config.json" in fetched or "1_LogitScore" in fetched
+    assert [model.name for model in stored_models()][-1] == NAME
+
+
 def test_a_module_that_lacks_its_weights(hub: Hub) -> None:
     hub.add(NAME, {file: content for file, content in CHAINED.items() if file != "2_Dense/model.safetensors"})
     with pytest.raises(CheckpointError, match=r"has no 2_Dense/model\.safetensors"):

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from crossrank.errors import CheckpointError, UnsupportedModelError
 from crossrank.models.checkpoint import Checkpoint
-from crossrank.models.templates import KNOWN
+from crossrank.models.templates import KNOWN, may_rank
 from tests.decoders import gemma_tokenizer, qwen_tokenizer, write_sentence_transformer
 
 QWEN3 = {
@@ -45,7 +45,9 @@ def family(folder: Path, name: str | None = None) -> str | None:
 
 
 def token(name: str) -> int:
-    return int(Tokenizer.from_str(qwen_tokenizer()).token_to_id(name))
+    found = Tokenizer.from_str(qwen_tokenizer()).token_to_id(name)
+    assert found is not None
+    return int(found)
 
 
 @pytest.mark.parametrize(
@@ -163,6 +165,12 @@ def test_a_classifier_has_the_prompt_and_no_tokens(tmp_path: Path) -> None:
     # By the size of its table alone, a classifier of one's own may have any prompt.
     other = write(tmp_path / "own", vocab_size=151_669, architectures=["Qwen3ForSequenceClassification"])
     assert Checkpoint(other).asked is None
+
+
+def test_what_the_list_of_models_shows(tmp_path: Path) -> None:
+    assert may_rank(write(tmp_path / "Qwen3-Reranker-0.6B"), QWEN3)
+    assert may_rank(saved(tmp_path / "saved"), QWEN3)
+    assert not may_rank(write(tmp_path / "chat"), QWEN3)
 
 
 # --- sentence-transformers' own form ---

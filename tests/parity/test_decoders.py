@@ -125,7 +125,8 @@ def test_ids_are_those_of_the_whole_prompt(case: tuple[Path, Known], instruction
     if known.prompt.instruction is None and instruction is not None:
         pytest.skip("it takes no instruction")
     pairs = [(query, document) for query in TEXTS for document in TEXTS]
-    found = encoder(folder).encode(*map(list, zip(*pairs, strict=True)), instruction=instruction)
+    queries, texts = [query for query, _ in pairs], [text for _, text in pairs]
+    found = encoder(folder).encode(queries, texts, instruction=instruction)
     expected = reference_ids(folder, known, pairs, instruction)
     wrong = [pair for pair, a, b in zip(pairs, found, expected, strict=True) if a.token_ids.tolist() != b]
     assert not wrong
@@ -138,7 +139,7 @@ def test_a_long_pair_of_qwen3_reranker_is_cut_as_its_code_does(case: tuple[Path,
         pytest.skip("another family")
     documents = [" ".join(CORPUS * copies) for copies in (1, 2, 3)] + ["短" * 2000, "\n" * 3000]
     prefix, body, suffix = known.prompt.parts
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder)
     ends = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prefix, suffix)]
     asked = body.replace("{instruction}", known.prompt.instruction or "").replace("{query}", "capital")
     cut = tokenizer(
@@ -151,7 +152,7 @@ def test_a_long_pair_of_qwen3_reranker_is_cut_as_its_code_does(case: tuple[Path,
     assert [pair.truncated for pair in pairs] == [len(pair.token_ids) == window for pair in pairs]
 
 
-SAVED = {
+SAVED: dict[str, tuple[str, dict[str, Any]]] = {
     "Qwen3": ("qwen3", {"tie_word_embeddings": True}),
     "Llama": ("llama", {"attention_bias": True, "mlp_bias": True}),
     "Llama 3.1": (
@@ -205,7 +206,7 @@ def test_instructions_of_models_that_sentence_transformers_saved(
     pairs = [(query, document) for query in TEXTS[::3] for document in TEXTS]
     own = encoder(folder)
     assert own.instruction == (saved or "Find the answer")
-    found = own.encode(*map(list, zip(*pairs, strict=True)), instruction=given)
+    found = own.encode([query for query, _ in pairs], [text for _, text in pairs], instruction=given)
     assert [pair.token_ids.tolist() for pair in found] == st_ids(model, pairs, given or saved)
 
 
@@ -224,7 +225,7 @@ def test_long_pairs_are_cut_as_sentence_transformers_does(window: int, tmp_path:
 @pytest.mark.parametrize("labels", [1, 2])
 def test_copies_with_a_classifier(kind: str, labels: int, tmp_path: Path) -> None:
     """Qwen3-Reranker and others as sequence classifiers, which need the same prompt."""
-    changes = {"head_dim": None} if kind == "qwen2" else {}
+    changes: dict[str, Any] = {"head_dim": None} if kind == "qwen2" else {}
     name = {"qwen2": "mxbai-rerank-base-v2-seq", "qwen3": "Qwen3-Reranker-0.6B-seq-cls"}.get(kind, "plain")
     folder = write_decoder(tmp_path / name, kind, labels=labels, **changes)
     if kind == "llama":

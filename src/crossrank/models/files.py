@@ -14,6 +14,7 @@ from crossrank.errors import CheckpointError
 
 __all__ = [
     "ADAPTER",
+    "CARD",
     "INDEX",
     "LOCAL",
     "MODULES",
@@ -25,6 +26,7 @@ __all__ = [
     "USEFUL",
     "check_no_pointer",
     "is_complete",
+    "is_decoder",
     "local_place",
     "missing_file",
     "module_files",
@@ -47,9 +49,11 @@ USEFUL = (
     "config_sentence_transformers.json",
     "sentence_bert_config.json",
     "chat_template.jinja",
-    "README.md",
 )
 """Files that a model may have, and that are fetched with it."""
+
+CARD = "README.md"
+"""The page of a model, which says what a language model was made from."""
 
 SAFETENSORS, INDEX = "model.safetensors", "model.safetensors.index.json"
 """The weights in safetensors' format: one file, or the index of several (shards)."""
@@ -65,6 +69,7 @@ _POINTER = b"version https://git-lfs.github.com/spec/"
 MODULES = "modules.json"
 """sentence-transformers' list of modules: a cross-encoder may have its head in some of them."""
 
+_DECODER = re.compile(rb'"(Qwen\d|Llama|Mistral|Gemma)\w*For\w+"')
 _MODULE_FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _MODULES_WITH_WEIGHTS = ("Dense", "LayerNorm")
 
@@ -98,6 +103,14 @@ def is_complete(folder: Path) -> bool:
     try:
         return missing_file(folder) is None
     except CheckpointError:
+        return False
+
+
+def is_decoder(folder: Path) -> bool:
+    """Whether config.json names a class of language models, as far as it can be read."""
+    try:
+        return _DECODER.search((folder / "config.json").read_bytes()) is not None
+    except OSError:
         return False
 
 

@@ -25,6 +25,7 @@ from crossrank.errors import (
 )
 from crossrank.models.files import (
     ADAPTER,
+    CARD,
     INDEX,
     MODULES,
     NEEDED,
@@ -34,6 +35,7 @@ from crossrank.models.files import (
     TORCH_INDEX,
     USEFUL,
     is_complete,
+    is_decoder,
     local_place,
     missing_file,
     module_folders,
@@ -138,7 +140,7 @@ def _pull(name: str, revision: str | None, progress: bool) -> Path:
 
     def fetch(file: str) -> None:
         if not (folder / file).exists():
-            if file not in ("config.json", *USEFUL, INDEX, TORCH_INDEX):
+            if file not in ("config.json", *USEFUL, CARD, INDEX, TORCH_INDEX):
                 _fetch_large(name, file, info.sha or "", endpoint, progress)
             with _progress_bars(False):
                 hf_hub_download(name, file, revision=info.sha, cache_dir=hub_cache(), endpoint=endpoint)
@@ -147,6 +149,8 @@ def _pull(name: str, revision: str | None, progress: bool) -> Path:
     files = [sibling.rfilename for sibling in info.siblings or []]
     for file in _choose_files(name, files):
         fetch(file)
+        if file == "config.json" and CARD in files and is_decoder(folder):
+            fetch(CARD)
         if file == MODULES:
             for _, place in module_folders(folder):
                 for part in (

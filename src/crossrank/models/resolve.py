@@ -206,12 +206,15 @@ def _checked_folder(folder: Path) -> Path:
 
 
 def _is_classifier(config: Path) -> bool:
-    """True if a config.json may belong to a cross-encoder."""
+    """True if a config.json may belong to a cross-encoder, or to a language model that ranks."""
     try:
         found = json.loads(config.read_bytes())
         names = found.get("architectures")
         if names:
-            return any("SequenceClassification" in str(name) for name in names)
+            from crossrank.models.templates import may_rank  # numpy comes with it
+
+            is_classifier = any("SequenceClassification" in str(name) for name in names)
+            return is_classifier or may_rank(config.parent, found)
         return len(found.get("id2label") or ()) == 1 or found.get("num_labels") == 1
-    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError, CheckpointError):
         return False

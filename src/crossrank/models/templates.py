@@ -17,11 +17,11 @@ from typing import Any
 
 from crossrank.errors import CheckpointError
 from crossrank.models.chat_template import read_chat_prompt
-from crossrank.models.files import check_no_pointer
+from crossrank.models.files import CARD, check_no_pointer, module_folders
 from crossrank.models.prompt import Prompt
 from crossrank.models.reader import Config, Module
 
-__all__ = ["KNOWN", "Asked", "Known", "Prompt", "find_asked", "refusal"]
+__all__ = ["KNOWN", "Asked", "Known", "Prompt", "find_asked", "may_rank", "refusal"]
 
 _LONGEST = 8192
 """Tokens of a pair by default, where no reference says another number."""
@@ -222,8 +222,14 @@ def find_asked(
     return Asked(known.family, known.prompt, _token_ids(folder, known.answers), known.answers)
 
 
+def may_rank(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Whether a language model's folder says that it is a reranker."""
+    kinds = [kind for kind, _ in module_folders(folder)]
+    return "LogitScore" in kinds or _known(folder, "", config, kinds, classifier=False) is not None
+
+
 def _known(
-    folder: Path, name: str, config: Mapping[str, Any], modules: Sequence[Module], *, classifier: bool
+    folder: Path, name: str, config: Mapping[str, Any], modules: Sequence[object], *, classifier: bool
 ) -> Known | None:
     """The family of a model: by its names, or, for Qwen3-Reranker, by its sizes."""
     kind = config.get("model_type")
@@ -251,7 +257,7 @@ def _names(folder: Path, name: str, config: Mapping[str, Any]) -> Iterator[str]:
 def _names_in_readme(folder: Path) -> list[str]:
     """The models that README.md names in its front matter (base_model), and its first heading."""
     try:
-        text = (folder / "README.md").read_bytes()[: 1 << 16].decode("utf-8", "replace")
+        text = (folder / CARD).read_bytes()[: 1 << 16].decode("utf-8", "replace")
     except OSError:
         return []
     start, _, rest = text.partition("---")
