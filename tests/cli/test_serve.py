@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from crossrank.cli.serve import parse_size
+from crossrank.errors import InputError
 from crossrank.server import run as server
 from crossrank.server.settings import Limits, Settings
 from tests.cli.conftest import Run
@@ -205,3 +207,17 @@ def test_a_missing_library_is_named(crossrank: Run, monkeypatch: pytest.MonkeyPa
     done = crossrank("serve")
     assert done.code == 2
     assert "the server needs uvicorn, which is not installed: pip install 'crossrank[server]'" in done.err
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("0", 0), ("4096", 4096), ("16MiB", 16 << 20), ("256MB", 256_000_000), ("1g", 10**9), (" 2 KiB ", 2048)],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "MB", "-1", "1.5GB", "16 apples", "1TB"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(InputError, match="is not a size"):
+        parse_size(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -220,7 +221,7 @@ def serve(
     """
     with needs("server", "the server"):
         from crossrank.server import run
-        from crossrank.server.settings import Limits, Settings, parse_size
+        from crossrank.server.settings import Limits, Settings
     source_of_model = context.get_parameter_source("model")
     if source_of_model is not None and source_of_model.name == "ENVIRONMENT":
         model = _split_variable("CROSSRANK_MODEL")
@@ -265,6 +266,21 @@ def serve(
     )
     with server_logs(log_format, log_level):
         run.run(wanted)
+
+
+_UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30}
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "16MiB", "256MB", "1g" or "4096".
+
+    Raises:
+        InputError: it is none of these.
+    """
+    found = re.fullmatch(r"\s*(\d+)\s*([KMG]I?)?B?\s*", text, re.IGNORECASE)
+    if found is None:
+        raise InputError(f"{text!r} is not a size; write it as 4096, 256MB or 16MiB")
+    return int(found[1]) * _UNITS[(found[2] or "").upper()]
 
 
 def _check_logs(log_format: str, log_level: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,19 +21,11 @@ __all__ = ["Limits", "Settings"]
 DIALECTS = ("cohere", "jina", "vllm", "xinference", "infinity", "voyage")
 """Whose API /v1/rerank may be where they differ."""
 
-_UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30}
-
-
-def parse_size(text: str) -> int:
-    """Bytes of "16MiB", "256MB", "1g" or "4096".
-
-    Raises:
-        InputError: it is none of these.
-    """
-    found = re.fullmatch(r"\s*(\d+)\s*([KMG]I?)?B?\s*", text, re.IGNORECASE)
-    if found is None:
-        raise InputError(f"{text!r} is not a size; write it as 4096, 256MB or 16MiB")
-    return int(found[1]) * _UNITS[(found[2] or "").upper()]
+_AT_LEAST_ONE = (
+    *("max_body_bytes", "max_connections", "max_documents", "max_document_chars"),
+    *("max_concurrent_requests", "max_client_requests", "max_queue_tokens"),
+)
+_SECONDS = ("timeout", "read_timeout", "write_timeout")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,31 +112,22 @@ class Settings:
                 raise InputError(f"--allowed-host {host!r} is none; it must be a name without a port, or *")
         if not 0 <= self.port <= 65535:
             raise InputError(f"the port {self.port} is not one; ports are 0 to 65535")
-        least_one = {
-            "--max-body": self.limits.max_body_bytes,
-            "--max-connections": self.limits.max_connections,
-            "--max-documents": self.limits.max_documents,
-            "--max-document-chars": self.limits.max_document_chars,
-            "--max-concurrent-requests": self.max_concurrent_requests,
-            "--max-client-requests": 1 if self.max_client_requests is None else self.max_client_requests,
-            "--max-queue-tokens": self.max_queue_tokens,
+        numbers = {
+            each.name: getattr(owner, each.name) for owner in (self, self.limits) for each in fields(owner)
         }
-        for name, number in least_one.items():
-            if number < 1:
-                raise InputError(f"{name} is {number}; it must be at least 1")
+        for name in _AT_LEAST_ONE:
+            if numbers[name] is not None and numbers[name] < 1:
+                raise InputError(f"{_option(name)} is {numbers[name]}; it must be at least 1")
         if self.limits.max_bodies_bytes < 2 * self.limits.max_body_bytes:
             raise InputError(
                 f"--max-bodies is {self.limits.max_bodies_bytes}; it must be at least twice --max-body, "
                 f"{2 * self.limits.max_body_bytes}"
             )
-        seconds = {
-            "--timeout": self.limits.timeout,
-            "--read-timeout": self.limits.read_timeout,
-            "--write-timeout": self.limits.write_timeout,
-        }
-        for name, time in seconds.items():
-            if not 0 < time < math.inf:
-                raise InputError(f"{name} is {time}; it must be a number of seconds above 0")
+        for name in _SECONDS:
+            if not 0 < numbers[name] < math.inf:
+                raise InputError(
+                    f"{_option(name)} is {numbers[name]}; it must be a number of seconds above 0"
+                )
         if not 0 <= self.drain_timeout < math.inf:
             raise InputError(f"--drain-timeout is {self.drain_timeout}; it must be 0 or more seconds")
         if len(self.models) > 1 and self.model_options.get("revision"):
@@ -177,3 +160,8 @@ class Settings:
     def has_keys(self) -> bool:
         """Whether a key is asked for."""
         return bool(self.api_keys) or self.api_key_file is not None
+
+
+def _option(name: str) -> str:
+    """The option of ``crossrank serve`` for a field."""
+    return "--" + name.removesuffix("_bytes").replace("_", "-")

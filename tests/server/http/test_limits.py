@@ -8,7 +8,6 @@ from contextlib import ExitStack, suppress
 import pytest
 from starlette.types import Message
 
-from crossrank.errors import InputError
 from crossrank.server.http.faults import Fault
 from crossrank.server.http.limits import (
     MAX_CONTAINERS,
@@ -20,21 +19,7 @@ from crossrank.server.http.limits import (
     read_body,
     request_timeout,
 )
-from crossrank.server.settings import Limits, parse_size
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("0", 0), ("4096", 4096), ("16MiB", 16 << 20), ("256MB", 256_000_000), ("1g", 10**9), (" 2 KiB ", 2048)],
-)
-def test_sizes(text: str, size: int) -> None:
-    assert parse_size(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "MB", "-1", "1.5GB", "16 apples", "1TB"])
-def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(InputError, match="is not a size"):
-        parse_size(text)
+from crossrank.server.settings import Limits
 
 
 def read(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import cache, partial, reduce
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any, cast, get_args
+from typing import Annotated, Any, TypeVar, cast, get_args
 
 import numpy as np
 from fastapi import FastAPI, Query, Request
@@ -15,6 +16,7 @@ from fastapi import Path as PathParameter
 from fastapi.openapi.utils import get_openapi
 from jinja2 import Environment
 from prometheus_client import CONTENT_TYPE_LATEST, ProcessCollector, generate_latest
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -37,6 +39,8 @@ from crossrank.server.http.tracing import NO_TRACES, Tracer
 from crossrank.server.settings import Settings
 
 __all__ = ["create_app"]
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 _REF = "#/components/schemas/{model}"
 
@@ -82,41 +86,31 @@ def create_app(settings: Settings, registry: Registry, tracer: Tracer = NO_TRACE
             tags=["rerank"],
         )
 
-    def state() -> State:
-        return State(False, app.state.failure) if app.state.failure else registry.state
+    get = partial(_route, app, "GET")
 
-    @app.get(
+    @get(
         "/health",
-        tags=["operations"],
-        responses={
-            **_answer("every model is ready", {"status": "ready"}),
-            503: {"description": "not ready, and why"},
-        },
+        "operations",
+        "every model is ready",
+        {"status": "ready"},
+        {503: "not ready, and why"},
+        None,
     )
     async def health() -> Response:
         """Whether every model is ready, or why not."""
-        now = state()
+        now = State(False, app.state.failure) if app.state.failure else registry.state
         if now.ready:
             return json_response({"status": "ready"})
         loading = any(model.state == "loading" for model in registry.models())
         status = "loading" if loading and not app.state.failure else "unavailable"
         return json_response({"status": status, "message": now.why}, 503, {"retry-after": "1"})
 
-    @app.get(
-        "/health/live", tags=["operations"], responses=_answer("the process answers", {"status": "live"})
-    )
+    @get("/health/live", "operations", "the process answers", {"status": "live"})
     async def live() -> Response:
         """Whether the process answers."""
         return json_response({"status": "live"})
 
-    @app.get(
-        "/info",
-        tags=["operations"],
-        responses=_answer(
-            "the models, and the limits of a request",
-            {"model_id": "crossrank-mini", "max_input_length": 512, "max_client_batch_size": 2048},
-        ),
-    )
+    @get("/info", "operations", "the models, and the limits of a request", _INFO)
     async def info() -> Response:
         """The first model as text-embeddings-inference describes it, and all models."""
         return json_response(_info(settings, registry))
@@ -131,23 +125,16 @@ def create_app(settings: Settings, registry: Registry, tracer: Tracer = NO_TRACE
         """Numbers for Prometheus."""
         return Response(generate_latest(registry.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    @app.get(
-        "/v1/models",
-        tags=["models"],
-        responses=_answer("a list of models", {"object": "list", "data": [_LISTED]}),
-    )
+    def listed(**own: object) -> Response:
+        models = [_listed(model) | own for model in registry.models()]
+        return json_response({"object": "list", "data": models})
+
+    @get("/v1/models", "models", "a list of models", {"object": "list", "data": [_LISTED]})
     async def models() -> Response:
         """The served models, as OpenAI lists them."""
-        return json_response({"object": "list", "data": [_listed(model) for model in registry.models()]})
+        return listed()
 
-    @app.get(
-        "/v1/models/{name:path}",
-        tags=["models"],
-        responses={
-            **_answer("the model", _LISTED),
-            404: {"model": Errors.Error, "description": "no such model"},
-        },
-    )
+    @get("/v1/models/{name:path}", "models", "the model", _LISTED, {404: "no such model"})
     async def one_model(name: Annotated[str, PathParameter(description="the model's name")]) -> Response:
         """A served model, as OpenAI and Xinference describe it."""
         models = {model.name: model for model in registry.models()}
@@ -155,35 +142,26 @@ def create_app(settings: Settings, registry: Registry, tracer: Tracer = NO_TRACE
             raise UnknownModelError(name, list(models))
         return json_response(_listed(models[name]))
 
-    @app.get("/v1/cluster/auth", tags=["models"], responses=_answer("whether they are", {"auth": False}))
+    @get("/v1/cluster/auth", "models", "whether they are", {"auth": False})
     async def cluster_auth() -> Response:
         """Whether keys are asked for: Xinference's client sends its key only then."""
         return json_response({"auth": settings.has_keys})
 
-    @app.get(
-        "/models",
-        tags=["models"],
-        responses=_answer("a list of models", {"object": "list", "data": [_LISTED]}),
-    )
+    @get("/models", "models", "a list of models", {"object": "list", "data": [_LISTED]})
     async def infinity_models() -> Response:
         """The served models, as infinity lists them."""
         # Its client takes no other owner, and no list without statistics.
-        own = {"owned_by": "infinity", "capabilities": ["rerank"], "stats": {}}
-        return json_response(
-            {"object": "list", "data": [_listed(model) | own for model in registry.models()]}
-        )
+        return listed(owned_by="infinity", capabilities=["rerank"], stats={})
 
-    @app.post(
-        "/models/reload",
-        tags=["models"],
-        responses={
-            **_answer("the models that were loaded", {"reloaded": ["crossrank-mini"]}),
-            401: {"model": Errors.Error, "description": "no key"},
-            403: {"model": Errors.Error, "description": "another key, or the server has no admin key"},
-            404: {"model": Errors.Error, "description": "no such model"},
-            500: {"model": Errors.Error, "description": "the model cannot be loaded; the old one stays"},
-        },
-    )
+    refusals = {
+        401: "no key",
+        403: "another key, or the server has no admin key",
+        404: "no such model",
+        500: "the model cannot be loaded; the old one stays",
+    }
+    reloaded = {"reloaded": ["crossrank-mini"]}
+
+    @_route(app, "POST", "/models/reload", "models", "the models that were loaded", reloaded, refusals)
     async def reload(
         request: Request,
         model: Annotated[str | None, Query(description="the model's name; default: all")] = None,
@@ -224,9 +202,25 @@ def create_app(settings: Settings, registry: Registry, tracer: Tracer = NO_TRACE
 _LISTED = {"id": "crossrank-mini", "object": "model", "model_type": "rerank", "state": "ready"}
 
 
-def _answer(meaning: str, example: object) -> dict[int | str, dict[str, Any]]:
-    """The description of a good answer in JSON."""
-    return {200: {"description": meaning, "content": {"application/json": {"example": example}}}}
+_INFO = {"model_id": "crossrank-mini", "max_input_length": 512, "max_client_batch_size": 2048}
+
+
+def _route(
+    app: FastAPI,
+    method: str,
+    path: str,
+    tag: str,
+    meaning: str,
+    example: object,
+    errors: Mapping[int, str] = {},
+    error: type[BaseModel] | None = Errors.Error,
+) -> Callable[[Endpoint], Endpoint]:
+    """A decorator for what answers a path in JSON, with what its statuses mean and an example."""
+    responses: dict[int | str, dict[str, Any]] = {
+        200: {"description": meaning, "content": {"application/json": {"example": example}}},
+        **{status: {"model": error, "description": why} for status, why in errors.items()},
+    }
+    return app.api_route(path, methods=[method], tags=[tag], responses=responses)
 
 
 def _body(kinds: list[Dialect]) -> dict[str, Any]:
@@ -267,7 +261,8 @@ def _examples(kind: Dialect) -> dict[str, Any]:
     """A dialect's answer to its example of a request, and its error, by the names of their schemas."""
     context = Context("3984915a5656439693348eb4214d4f7d", False, kind, created=1795540781)
     asked: Any = kind.Request.model_config["json_schema_extra"]
-    encoder = cast(PairEncoder, SimpleNamespace(kept=lambda *_: None))  # all texts fit
+    # All texts fit.
+    encoder = cast(PairEncoder, SimpleNamespace(kept=lambda *_, **__: None, instruction=None))
     call = kind.expand(kind.read(asked["examples"][0], context), lambda: encoder)
     count = len(call.work.texts)
     answer = Answer("crossrank-mini", np.linspace(-0.57, 6.2, count), [False] * count, [13] * count)
