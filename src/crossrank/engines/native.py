@@ -21,9 +21,10 @@ import numpy.typing as npt
 from crossrank._progress import progress_bar
 from crossrank.engines.base import MOST_THREADS
 from crossrank.errors import CheckpointError, EngineError, InputError, OutOfMemoryError
-from crossrank.models.checkpoint import Checkpoint, place_in_file
+from crossrank.models.checkpoint import Checkpoint
 from crossrank.models.content import WatchedFile
 from crossrank.models.families import UndescribedError
+from crossrank.models.mapping import check_maps, place_in_file
 from crossrank.models.weight_cache import PreparedWeights
 from crossrank.packing import Pack
 
@@ -107,6 +108,7 @@ def _prepare(
     with progress_bar(progress, f"Preparing {checkpoint.name} for {precision}"):
         flat = checkpoint.description.architecture.flat()
         prepared = _native.prepare_weights(flat, source, precision, threads)
+    check_maps(source.values())
     checkpoint.content.check()
     names = {id(array): name for name, array in source.items()}
     tables = {name: names[id(array)] for name, array in prepared.items() if id(array) in names}
@@ -131,6 +133,7 @@ def _engine(
         name: np.array(array) if place_in_file(array) and not (place and array is words) else array
         for name, array in prepared.items()
     }
+    check_maps(prepared.values())
     checkpoint.content.check()  # the copies are of the content that the fingerprint was computed from
     settings = (checkpoint.description.architecture.flat(), tensors, precision, threads, isa)
     if file is None or place is None:

@@ -19,6 +19,7 @@ from crossrank.engines._plain import PlainModel
 from crossrank.errors import CheckpointError, EngineError, InputError, OutOfMemoryError
 from crossrank.models.checkpoint import Checkpoint, map_tensors
 from crossrank.models.families import UndescribedError, todays_name
+from crossrank.models.mapping import check_maps
 from crossrank.packing import Pack
 
 if TYPE_CHECKING:
@@ -164,7 +165,10 @@ def _load(checkpoint: Checkpoint, device: str, dtype: torch.dtype) -> PlainModel
         from crossrank.engines._transformers import TransformersModel
 
         return TransformersModel(checkpoint, device, dtype)
-    return PlainModel(architecture, _weights(checkpoint), device, dtype).eval()
+    weights = _weights(checkpoint)
+    model = PlainModel(architecture, weights, device, dtype).eval()
+    check_maps(weights.values())
+    return model
 
 
 def _weights(checkpoint: Checkpoint) -> dict[str, npt.NDArray[Any]]:

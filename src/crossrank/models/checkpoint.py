@@ -20,7 +20,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import mmap
 import reprlib
 from collections.abc import Collection, Mapping
 from functools import cached_property
@@ -43,6 +42,7 @@ from crossrank.models.files import (
     no_weights,
     weight_files,
 )
+from crossrank.models.mapping import check_maps, map_file
 from crossrank.models.prompt import Prompt
 from crossrank.models.templates import KNOWN, Asked, find_asked, refusal
 
@@ -187,6 +187,7 @@ class Checkpoint:
                 weights[name] = values.reshape(value.shape[0], -1)
             elif not name.endswith(".scales"):
                 weights[name] = np.array(value, np.float32)
+        check_maps(stored.values())
         return weights
 
     def mapped(self, only: Collection[str] | None = None) -> dict[str, npt.NDArray[Any]]:
@@ -205,12 +206,12 @@ class Checkpoint:
         stored: dict[str, npt.NDArray[Any]] = {}
         for path in self.weight_files:
             stored |= {self._name(path, name): value for name, value in map_tensors(path)[0].items()}
-        if not self.compressed:
-            return {name: _as_float32(value) for name, value in stored.items()}
         weights: dict[str, npt.NDArray[Any]] = {}
         for name, value in stored.items():
             base, _, form = name.rpartition(".")
-            if form == "int8":
+            if not self.compressed:
+                weights[name] = _as_float32(value)
+            elif form == "int8":
                 if only is not None and base not in only:
                     continue
                 weights[base] = value * self._scale(stored, base, value, None)
@@ -219,6 +220,7 @@ class Checkpoint:
                 weights[base], weights[f"{base}.scales"] = value, stored[f"{base}.scale"]
             elif form != "scale":
                 weights[name] = value
+        check_maps(stored.values())
         return weights
 
     def _scale(
@@ -417,6 +419,7 @@ class Description:
                     f"config.json says needs {shapes[name]}"
                 )
             found[name] = value
+        check_maps(stored.values())  # some are not taken as they are, but read
         return found
 
 
@@ -440,7 +443,10 @@ def map_tensors(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]
         CheckpointError: the file is damaged.
     """
     open_safetensors(path)
-    return view_tensors(np.memmap(path, np.uint8, "r"))
+    try:
+        return view_tensors(map_file(path))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} changed while it was read ({error}); try again") from error
 
 
 def view_tensors(data: npt.NDArray[np.uint8]) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
@@ -458,19 +464,6 @@ def view_tensors(data: npt.NDArray[np.uint8]) -> tuple[dict[str, npt.NDArray[Any
         if entry["dtype"] in _NUMPY:  # 8-bit floats have no numpy type, and no engine reads them
             tensors[name] = data[start:end].view(f"<{_NUMPY[entry['dtype']]}").reshape(entry["shape"])
     return tensors, metadata
-
-
-def place_in_file(array: npt.NDArray[Any]) -> tuple[Path, int] | None:
-    """The file that an array of ``map_tensors`` is mapped from, and the offset of its first byte there.
-
-    None if the array is not mapped from a file.
-    """
-    whole: object = array
-    while isinstance(whole, np.ndarray) and not isinstance(whole.base, mmap.mmap):
-        whole = whole.base
-    if not isinstance(whole, np.memmap) or whole.filename is None:
-        return None
-    return Path(whole.filename), array.ctypes.data - whole.ctypes.data
 
 
 def _read_config(folder: Path) -> tuple[dict[str, Any], bytes]:
