@@ -97,10 +97,12 @@ class OutOfMemoryError(EngineError):
 class NonFiniteLogitError(EngineError):
     """A pair's logit is NaN or infinite; ``pair`` is its index in the call."""
 
+    retry_after = None  # a server that says "try again" would be wrong
+
     def __init__(self, pair: int, logit: float) -> None:
         super().__init__(
             f"pair {pair} has the logit {logit}, which cannot be ranked; "
-            "the weights are damaged, or overflow in this precision: try precision='fp32'"
+            "the weights are damaged, or overflow in a precision below fp32 (there, try precision='fp32')"
         )
         self.pair = pair
         self.logit = logit

@@ -85,6 +85,21 @@ Identify organizations.
     assert read_topics(write(tmp_path, "1\tfirst query\n2\tsecond\n")) == {"1": "first query", "2": "second"}
 
 
+def test_topics_in_xml_with_their_number_as_an_attribute(tmp_path: Path) -> None:
+    text = """<?xml version="1.0"?>
+<topics task="COVIDSearch">
+  <topic number="1">
+    <query>coronavirus origin</query>
+    <question>what is the origin of COVID-19</question>
+  </topic>
+  <topic number='2'><query>masks &amp; visors</query></topic>
+</topics>
+"""
+    path = write(tmp_path, text)
+    assert read_topics(path) == {"1": "coronavirus origin", "2": "masks & visors"}
+    assert kind_of(path) == "topics"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -94,6 +109,8 @@ Identify organizations.
         ("<top><num>1<title>x\n<top><num>2<title>y</top>", "line 2: <top> inside the one of"),
         ("<top><num>1<title>x", "line 1: <top> without </top>"),
         ("1\tx\n2\n", "line 2: a line is a number, a tab and a query"),
+        ('<topic number="1">\n<question>x</question>\n</topic>', "line 1: the topic has no <query>"),
+        ("<topic id='1'><query>x</query></topic>", "line 1: the topic has no number"),
         ("", "no topics"),
     ],
 )
@@ -123,6 +140,20 @@ One <P>two</P> three.
         ("FT-1", "Head & line One two three. Four."),
         ("2", "Only a body"),
     ]
+
+
+def test_documents_of_ms_marcos_collection(tmp_path: Path) -> None:
+    path = tmp_path / "collection.tsv"
+    path.write_text("0\tTea is a drink.\n1\tIt has\ttabs.\n2\t\n")
+    assert kind_of(path) == "documents"
+    assert [(n, t) for _, n, t in read_documents(path)] == [
+        ("0", "Tea is a drink."),
+        ("1", "It has\ttabs."),
+        ("2", ""),
+    ]
+    path.write_text("0\ta\nb\n")
+    with pytest.raises(InputError, match=r"collection\.tsv, line 2: a line is a number, a tab"):
+        list(read_documents(path))
 
 
 def test_malformed_documents(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ _TAG = re.compile(r"</?[a-zA-Z][^>]*>")
 # Field names that TREC repeats before the text of a topic's fields, as in "<num> Number: 301".
 _LABEL = re.compile(r"^\s*(?:Number|Topic|Description|Narrative)\s*:\s*", re.IGNORECASE)
 _TITLES = "title|headline|head|hl|ti"
+_NUMBER = re.compile(r"<topic\s[^>]*?\bnumber\s*=\s*[\"']([^\"'>]+)", re.IGNORECASE)
 _NUMBER_AND_TITLE = re.compile(f"<(docno|{_TITLES})>.*?</\\1>", re.IGNORECASE | re.DOTALL)
 
 
@@ -48,12 +49,19 @@ def kind_of(path: Path, encoding: str = UTF_8) -> str:
     except InputError:
         return ""
     text = "\n".join(first).lower()
-    if "<doc>" in text or "<top>" in text:
-        return "documents" if "<doc>" in text else "topics"
+    if "<doc>" in text or _is_table_of_documents(path):
+        return "documents"
+    if "<top>" in text or _NUMBER.search(text):
+        return "topics"
     columns = [_columns(line, 4, 6) for line in first]
     if columns and all(len(c) == 4 and _label(c[3]) is not None for c in columns):
         return "qrels"
     return "run" if columns and all(len(c) == 6 and c[1].lower() == "q0" for c in columns) else ""
+
+
+def _is_table_of_documents(path: Path) -> bool:
+    """Whether a file is MS MARCO's collection.tsv, whose lines look like topics."""
+    return path.name.startswith("collection.tsv")
 
 
 def _columns(line: str, *widths: int) -> list[str]:
@@ -162,7 +170,10 @@ def read_run(path: str | Path, encoding: str = UTF_8) -> Run:
 
 
 def read_topics(path: str | Path, encoding: str = UTF_8) -> dict[str, str]:
-    """Read queries by number: ``<top>`` with ``<num>`` and ``<title>``, or lines of number, tab and query.
+    """Read queries by number.
+
+    A topic is ``<top>`` with ``<num>`` and ``<title>``, ``<topic number="1">`` with ``<query>`` (TREC-COVID),
+    or a line of number, tab and query.
 
     Raises:
         InputError: the file cannot be read, has no topics, or a topic is malformed.
@@ -188,6 +199,11 @@ def _tsv_topics(path: str | Path, encoding: str) -> Iterator[tuple[str, str, str
 
 
 def _sgml_topics(path: str | Path, encoding: str) -> Iterator[tuple[str, str, str]]:
+    for place, block in _blocks(path, "topic", encoding):
+        attribute, query = _NUMBER.match(block), _open_field(block, "query")
+        if not attribute or not query:
+            raise InputError(f"{place}: the topic has no {'<query>' if attribute else 'number'}")
+        yield place, attribute[1].strip(), query
     for place, block in _blocks(path, "top", encoding):
         number, title = _open_field(block, "num"), _open_field(block, "title")
         if not number or not title:
@@ -196,7 +212,7 @@ def _sgml_topics(path: str | Path, encoding: str) -> Iterator[tuple[str, str, st
 
 
 def read_documents(path: str | Path, encoding: str = UTF_8) -> Iterator[tuple[str, str, str]]:
-    """Read documents: yields (place, number, text) of each ``<doc>``.
+    """Read documents: yields (place, number, text) of each ``<doc>``, or of each line of a collection.tsv.
 
     The text is the title and the text field; without a text field, it is all fields. A title is left out if
     the text begins with it.
@@ -204,6 +220,13 @@ def read_documents(path: str | Path, encoding: str = UTF_8) -> Iterator[tuple[st
     Raises:
         InputError: the file cannot be read, or a document has no ``<docno>``.
     """
+    if _is_table_of_documents(Path(path)):
+        for place, line in read_lines(path, encoding=encoding):
+            number, tab, text = line.partition("\t")
+            if not tab or not number.strip():
+                raise InputError(f"{place}: a line is a number, a tab and a text")
+            yield place, number.strip(), text.strip()
+        return
     for place, block in _blocks(path, "doc", encoding):
         number, title, body = (_field(block, names) for names in ("docno", _TITLES, "text"))
         if not number:
@@ -214,8 +237,9 @@ def read_documents(path: str | Path, encoding: str = UTF_8) -> Iterator[tuple[st
 
 
 def _blocks(path: str | Path, tag: str, encoding: str) -> Iterator[tuple[str, str]]:
-    """(place, text) of each block between <tag> and </tag>; the place is where the block begins."""
-    opening, closing = re.compile(f"<{tag}>", re.IGNORECASE), re.compile(f"</{tag}>", re.IGNORECASE)
+    """(place, text) of each block from <tag> to </tag>; the place is where the block begins."""
+    opening = re.compile(f"<{tag}(?:\\s[^>]*)?>", re.IGNORECASE)
+    closing = re.compile(f"</{tag}>", re.IGNORECASE)
     began, lines = "", list[str]()
     for place, line in read_lines(path, encoding=encoding):
         rest = line
@@ -224,7 +248,7 @@ def _blocks(path: str | Path, tag: str, encoding: str) -> Iterator[tuple[str, st
                 start = opening.search(rest)
                 if start is None:
                     break
-                began, rest = place, rest[start.end() :]
+                began, lines, rest = place, [start[0]], rest[start.end() :]
             end, again = closing.search(rest), opening.search(rest)
             if again and (end is None or again.start() < end.start()):
                 raise InputError(f"{place}: <{tag}> inside the one of {began}, whose </{tag}> is missing")
