@@ -8,6 +8,7 @@ prompt are tokenised with the text beside them, as few as give the ids of the wh
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,6 +120,8 @@ _ENDS = (
 )
 _PROBES = tuple(dict.fromkeys(f"{first}{second}" for first in _ENDS for second in ("", "a", " a", "\n")))
 """Texts with all kinds of characters at both ends. Tokenizers split texts by such kinds."""
+
+_STRIPPED = tuple(probe for probe in _PROBES if probe == probe.strip())
 
 _NONE = np.zeros(0, np.int32)
 _PLAIN = Slot("", "", _NONE, _NONE)
@@ -251,54 +254,56 @@ class PromptTemplates:
         return Template(before, middle, after, query=slots[0], document=slots[1], shared=True)
 
     def _find_slots(self, instruction: str) -> tuple[Slot, Slot]:
+        parts = self._prompt.pieces(instruction)
+        if [field for pieces in parts for field in pieces[1::2]] != ["query", "document"]:
+            raise UnsupportedModelError(
+                "the model's prompt does not have the query and the document behind it, each once"
+            )
         found: list[Slot] = []
-        fields: list[str] = []
-        for pieces in self._prompt.pieces(instruction):
+        for pieces in parts:
             start = 0
             for i, field in enumerate(pieces):
                 if i % 2 == 0:
                     continue
                 before, after = pieces[i - 1][start:], pieces[i + 1]
-                lead = self._lead(before, free=i == 1)
-                trail = self._trail(after, free=i + 2 == len(pieces))
-                start = len(trail)
-                fields.append(field)
                 is_stripped = field in self._prompt.stripped
+                probes = _STRIPPED if is_stripped else _PROBES
+                lead = self._lead(before, probes, free=i == 1)
+                trail = self._trail(after, probes, free=i + 2 == len(pieces))
+                start = len(trail)
                 ids = self._ids(lead.rstrip(" ")), self._ids(trail)
                 found.append(Slot(lead, trail, *ids, is_stripped))
-        if fields != ["query", "document"]:
-            raise UnsupportedModelError(
-                "the model's prompt does not have the query and the document behind it, each once"
-            )
         return found[0], found[1]
 
-    def _lead(self, text: str, *, free: bool) -> str:
+    def _lead(self, text: str, probes: Sequence[str], *, free: bool) -> str:
         """The characters of the text before a field that are tokenised with the field's text.
 
         Args:
+            text: all of it.
+            probes: texts that the field may have.
             free: all may be, since nothing else stands before them.
         """
         near = text[-_NEAR:]
         for place in range(len(near), 0, -1):
-            if self._parts_at([near + probe for probe in _PROBES], [place] * len(_PROBES)):
+            if self._parts_at([near + probe for probe in probes], [place] * len(probes)):
                 lead = near[place:]
                 break
         else:
             lead = text
-        if (lead == text and text and not free) or _ANY in lead:
+        if (lead == text and not free) or _ANY in lead:
             raise _inseparable()
         return lead
 
-    def _trail(self, text: str, *, free: bool) -> str:
+    def _trail(self, text: str, probes: Sequence[str], *, free: bool) -> str:
         """The same for the text after a field."""
         near = text[:_NEAR]
         for place in range(len(near)):
-            if self._parts_at([probe + near for probe in _PROBES], [len(probe) + place for probe in _PROBES]):
+            if self._parts_at([probe + near for probe in probes], [len(probe) + place for probe in probes]):
                 trail = near[:place]
                 break
         else:
             trail = text
-        if (trail == text and text and not free) or _ANY in trail:
+        if (trail == text and not free) or _ANY in trail:
             raise _inseparable()
         return trail
 

@@ -74,9 +74,9 @@ def gemma(reader: Reader) -> Architecture:
     bias = config.flag("attention_bias", default=False)
     kind = _Kind("Gemma", 8192, head_size=256, tied=True, biases=(bias, bias), plus=1.0)
     # The first releases say "gelu" and mean its approximation by tanh.
-    stored = config.text("hidden_activation", config.text("hidden_act", "gelu_pytorch_tanh"))
-    activation: Activation | None = "gelu_tanh" if stored == "gelu" else None
-    architecture = _decoder(reader, kind, activation)
+    field = "hidden_act" if config.values.get("hidden_activation") is None else "hidden_activation"
+    activation = reader.activation(field, "gelu_pytorch_tanh")
+    architecture = _decoder(reader, kind, "gelu_tanh" if activation == "gelu" else activation)
     return replace(
         architecture,
         embedding_scale=architecture.hidden**0.5,
