@@ -35,7 +35,8 @@ class ExplainedSentence:
         read: how many of its characters the model read as part of the document: all, unless the
             window ends in it (fewer) or before it (0).
         score_fall, logit_fall: how much lower the document's score and logit are without it; below
-            0 where they are higher. None where the model read none of it.
+            0 where they are higher. None where the model read none of it, or where the document has no
+            other sentence.
     """
 
     start: int
@@ -81,6 +82,7 @@ class _Texts(Sequence[str]):
     document: str
     read: int
     spans: tuple[Span, ...]
+    sentences_left_out: int
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -102,7 +104,12 @@ class _Texts(Sequence[str]):
 
     @property
     def without(self) -> int:
-        """How many sentences were read, and are taken out; they come before those that were not."""
+        """How many sentences were read, and are taken out; they come before those that were not.
+
+        An only sentence is not: the document would be empty.
+        """
+        if len(self.spans) + self.sentences_left_out == 1:
+            return 0
         return bisect_left(self.spans, self.read, key=lambda span: span.start)
 
     @property
@@ -119,7 +126,8 @@ class ExplanationPlan:
     Attributes:
         query, document, read, sentences_left_out: as ``Explanation`` has them.
         spans: of the sentences.
-        texts: the document; each sentence alone; the document without each sentence that was read.
+        texts: the document; each sentence alone; the document without each sentence that was read, unless
+            it has no other.
     """
 
     query: str
@@ -135,6 +143,7 @@ class ExplanationPlan:
         truncated = scored.truncated
         whole_score, whole_logit = scores[0], logits[0]
         count = len(self.spans)
+        compared = len(logits) - 1 - count
         sentences = []
         for i, (start, end) in enumerate(self.spans):
             alone, without = 1 + i, 1 + count + i
@@ -149,8 +158,8 @@ class ExplanationPlan:
                     truncated=truncated[alone],
                     read=read,
                     # Sentences that were read come before those that were not: their pairs are all there.
-                    score_fall=whole_score - scores[without] if read else None,
-                    logit_fall=whole_logit - logits[without] if read else None,
+                    score_fall=whole_score - scores[without] if i < compared else None,
+                    logit_fall=whole_logit - logits[without] if i < compared else None,
                 )
             )
         return Explanation(
@@ -167,7 +176,12 @@ class ExplanationPlan:
 
 
 def plan_explanation(
-    encoder: PairEncoder, query: str, document: str, *, max_sentences: int = DEFAULT_SENTENCES
+    encoder: PairEncoder,
+    query: str,
+    document: str,
+    *,
+    instruction: str | None = None,
+    max_sentences: int = DEFAULT_SENTENCES,
 ) -> ExplanationPlan:
     """The texts to score for an explanation.
 
@@ -175,22 +189,23 @@ def plan_explanation(
     text from beyond the window would move in, and the score would tell of that, too.
 
     Raises:
-        InputError: ``max_sentences`` is no integer of 1 or more, or the texts have more than
-            ``MAX_CHARACTERS``.
+        InputError: ``max_sentences`` is no integer of 1 or more, the texts have more than
+            ``MAX_CHARACTERS``, or the model takes no instruction.
     """
     check_integer("max_sentences", max_sentences)
-    kept = encoder.kept(query, document)
+    kept = encoder.kept(query, document, instruction=instruction)
     read = len(document) if kept is None else kept
     found = sentence_spans(document)
     spans = tuple(islice(found, max_sentences))
-    texts = _Texts(document, read, spans)
+    left_out = sum(1 for _ in found)
+    texts = _Texts(document, read, spans, left_out)
     if texts.characters > MAX_CHARACTERS:
         raise InputError(
             f"an explanation of {len(spans)} sentences takes {texts.characters} characters, as the document "
             f"is read once without each, and at most {MAX_CHARACTERS} are read; lower max_sentences, or send "
             "a shorter document"
         )
-    return ExplanationPlan(query, document, read, spans, sum(1 for _ in found), texts)
+    return ExplanationPlan(query, document, read, spans, left_out, texts)
 
 
 def _without(text: str, span: Span) -> str:

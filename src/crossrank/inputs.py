@@ -11,8 +11,10 @@ from typing import Any, TypeAlias, TypeVar
 from crossrank.errors import InputError
 
 __all__ = [
+    "Asked",
     "Document",
     "Request",
+    "check_instruction",
     "check_integer",
     "check_number",
     "each",
@@ -21,6 +23,9 @@ __all__ = [
 ]
 
 Document: TypeAlias = str | Mapping[str, Any]
+
+Asked: TypeAlias = tuple[str, Sequence[Document]] | tuple[str, Sequence[Document], str | None]
+"""A query and its documents, as ``rank_many`` takes them; a third item is the query's own instruction."""
 
 Item = TypeVar("Item")
 
@@ -33,20 +38,24 @@ class Request:
         query: what is asked.
         texts: of the documents.
         fields: the other fields of each document; (): none has any.
+        instruction: what the model is told to look for; None: the default.
     """
 
     query: str
     texts: Sequence[str]
     fields: Sequence[Mapping[str, Any]] = ()
+    instruction: str | None = None
 
     @classmethod
-    def read(cls, query: str, documents: Sequence[Document]) -> Request:
+    def read(cls, query: str, documents: Sequence[Document], instruction: str | None = None) -> Request:
         """Check what a caller gave.
 
         Raises:
-            InputError: the query is no string, or a document neither a string nor a mapping with a text.
+            InputError: the query or the instruction is no string, or a document neither a string nor a
+                mapping with a text.
         """
         _check_text("query", query)
+        check_instruction(instruction)
         if isinstance(documents, (str, Mapping)):
             raise InputError("documents is one document; it must be a list of documents")
         texts: list[str] = []
@@ -55,19 +64,28 @@ class Request:
             text, rest = (document, {}) if isinstance(document, str) else _split_document(index, document)
             texts.append(text)
             fields.append(rest)
-        return cls(query, texts, fields)
+        return cls(query, texts, fields, instruction)
 
 
-def read_one_of(index: int, request: object) -> Request:
+def read_one_of(index: int, request: object, instruction: str | None = None) -> Request:
     """Check one of many requests.
+
+    Args:
+        index: its place.
+        request: itself.
+        instruction: of a request without one of its own.
 
     Raises:
         InputError: as ``Request.read``, or it is not a query with documents; the message names the request.
     """
-    if not isinstance(request, (tuple, list)) or len(request) != 2:
-        raise InputError(f"request {index} is {request!r}; it must be (query, documents)")
+    if not isinstance(request, (tuple, list)) or len(request) not in (2, 3):
+        raise InputError(
+            f"request {index} is {request!r}; it must be (query, documents), and may have an instruction"
+        )
+    query, documents, *rest = request
+    own = rest[0] if rest else None
     try:
-        return Request.read(*request)
+        return Request.read(query, documents, instruction if own is None else own)
     except InputError as error:
         raise InputError(f"request {index}: {error}") from None
 
@@ -102,6 +120,12 @@ def each(what: str, items: Iterable[Item]) -> Iterator[Item]:
     if not isinstance(items, Iterable):
         raise InputError(f"{what} is {items!r}; it must be a list")
     return iter(items)
+
+
+def check_instruction(instruction: object) -> None:
+    """Raise InputError unless an instruction is a string or None."""
+    if instruction is not None:
+        _check_text("instruction", instruction)
 
 
 def _check_text(what: str, value: object) -> None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from crossrank.engines import MOST_THREADS, Device, Engine, Precision, load_engine
 from crossrank.errors import InputError
-from crossrank.inputs import check_integer
+from crossrank.inputs import check_instruction, check_integer
 from crossrank.models.checkpoint import Checkpoint
 from crossrank.models.resolve import BUNDLED, Source, resolve
-from crossrank.pairs import PairEncoder, Truncation
+from crossrank.packing import build_pack, plan_packs, plan_sharing
+from crossrank.pairs import EncodedPair, PairEncoder, Truncation
 
 __all__ = ["LoadedModel", "load_model"]
 
@@ -39,6 +44,21 @@ class LoadedModel:
         if not self.batch_tokens:
             object.__setattr__(self, "batch_tokens", self.engine.batch_tokens)
 
+    def logits(self, pairs: Sequence[EncodedPair]) -> npt.NDArray[np.float32]:
+        """Logits of any number of pairs: float32 (len(pairs),), in their order.
+
+        Raises:
+            EngineError: as ``Engine.logits``.
+        """
+        if self.engine.shares_prefixes and any(pair.prefix for pair in pairs):
+            packs = plan_sharing(pairs, self.batch_tokens)
+        else:
+            packs = plan_packs([pair.tokens for pair in pairs], self.batch_tokens)
+        logits = np.empty(len(pairs), np.float32)
+        for indices in packs:
+            logits[indices] = self.engine.logits(build_pack([pairs[i] for i in indices]))
+        return logits
+
 
 def load_model(
     model: str | os.PathLike[str] = BUNDLED,
@@ -53,6 +73,7 @@ def load_model(
     source: Source = "hub",
     truncation: Truncation = "only_second",
     query_share: float = 0.5,
+    instruction: str | None = None,
     progress: bool = False,
 ) -> LoadedModel:
     """Find a model, download it if needed, and load it. The options are those of ``Reranker``.
@@ -72,12 +93,19 @@ def load_model(
     ):
         if value is not None:
             check_integer(name, value, 1, most)
+    check_instruction(instruction)
     folder = resolve(model, revision=revision, offline=offline, source=source, progress=progress)
     # The hub's cache names a folder by its commit, which says nothing to a user.
     checkpoint = Checkpoint(folder, name=Path(model).name)
-    limit = checkpoint.max_length
+    prompt, limit = checkpoint.prompt, checkpoint.max_length
+    if instruction is not None:
+        if prompt is None or prompt.instruction is None:
+            raise InputError(
+                f"instruction is {instruction!r}, but {checkpoint.name} takes none; leave it out"
+            )
+        prompt = replace(prompt, instruction=instruction)
     if max_length is None:
-        max_length = min(checkpoint.prompt.max_length if checkpoint.prompt else DEFAULT_MAX_LENGTH, limit)
+        max_length = min(prompt.max_length if prompt else DEFAULT_MAX_LENGTH, limit)
     elif max_length > limit:
         raise InputError(f"max_length is {max_length}; {checkpoint.name} reads at most {limit} tokens")
     encoder = PairEncoder(
@@ -86,7 +114,7 @@ def load_model(
         truncation=truncation,
         query_share=query_share,
         vocabulary=checkpoint.vocabulary,
-        prompt=checkpoint.prompt,
+        prompt=prompt,
     )
     engine = load_engine(checkpoint, device=device, precision=precision, threads=threads, progress=progress)
     return LoadedModel(encoder, engine, checkpoint, batch_tokens or 0)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from crossrank.pairs import EncodedPair
 
-__all__ = ["Pack", "build_pack", "plan_packs"]
+__all__ = ["Pack", "build_pack", "plan_packs", "plan_sharing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,39 @@ def plan_packs(lengths: Sequence[int], budget: int) -> list[list[int]]:
         packs[-1].append(index)
         room -= lengths[index]
     return packs
+
+
+def plan_sharing(pairs: Sequence[EncodedPair], budget: int) -> list[list[int]]:
+    """Group pairs into packs of at most ``budget`` tokens for an engine that computes a prefix once.
+
+    Pairs with the same prefix stay together, as the engine cannot keep those of all queries. A pack has its
+    longest pairs first.
+
+    Args:
+        pairs: the pairs.
+        budget: tokens of a pack, each of its prefixes counted once; a single larger pair gets a pack of its
+            own.
+
+    Returns:
+        Indices into ``pairs``, every one exactly once.
+    """
+    groups: dict[bytes, list[int]] = {}
+    for index, pair in enumerate(pairs):
+        groups.setdefault(pair.token_ids[: pair.prefix].tobytes(), []).append(index)
+    packs: list[list[int]] = []
+    room = 0
+    for group in groups.values():
+        prefix = pairs[group[0]].prefix
+        begun = False  # the prefix is in the last pack
+        for index in group:
+            tail = pairs[index].tokens - prefix
+            if not packs or tail + (0 if begun else prefix) > room:
+                packs.append([])
+                room, begun = budget, False
+            packs[-1].append(index)
+            room -= tail + (0 if begun else prefix)
+            begun = True
+    return [sorted(pack, key=lambda index: pairs[index].prefix - pairs[index].tokens) for pack in packs]
 
 
 def build_pack(pairs: Sequence[EncodedPair]) -> Pack:

@@ -15,13 +15,12 @@ import numpy.typing as npt
 
 from crossrank._ahead import map_ahead
 from crossrank.engines import Device, Engine, Precision
-from crossrank.errors import EngineError
+from crossrank.errors import EngineError, InputError
 from crossrank.explain import DEFAULT_SENTENCES, Explanation, plan_explanation
-from crossrank.inputs import Document, Request, each, read_one_of, read_pairs
+from crossrank.inputs import Asked, Document, Request, check_instruction, each, read_one_of, read_pairs
 from crossrank.loading import LoadedModel, load_model
 from crossrank.models.checkpoint import Checkpoint
 from crossrank.models.resolve import BUNDLED, Source
-from crossrank.packing import build_pack, plan_packs
 from crossrank.pairs import EncodedPair, PairEncoder, Truncation
 from crossrank.ranking import Ranking, Scored, ScoredPair, check_options
 
@@ -57,10 +56,11 @@ class Reranker:
         source: where models come from: "hub" (Hugging Face, or HF_ENDPOINT) or "modelscope".
         truncation: where a pair that is too long is cut: "only_second" or "longest_first".
         query_share: with "only_second", the largest share of the window for the query.
+        instruction: what the model is told to look for, where a call does not say; None: the model's own.
         progress: draw a progress bar on stderr while weights are fetched, and while they are prepared.
 
     Raises:
-        InputError: an option is out of range.
+        InputError: an option is out of range, or the model takes no instruction.
         ModelError: the model is not found, damaged, or not a cross-encoder.
         EngineError: no engine is installed, or the model does not fit into memory.
     """
@@ -79,6 +79,7 @@ class Reranker:
         source: Source = "hub",
         truncation: Truncation = "only_second",
         query_share: float = 0.5,
+        instruction: str | None = None,
         progress: bool = False,
     ) -> None:
         options: dict[str, Any] = {
@@ -92,6 +93,7 @@ class Reranker:
             "source": source,
             "truncation": truncation,
             "query_share": query_share,
+            "instruction": instruction,
             "progress": progress,
         }
         self._model: LoadedModel | None = load_model(model, **options)
@@ -167,6 +169,7 @@ class Reranker:
         query: str,
         documents: Sequence[Document],
         *,
+        instruction: str | None = None,
         top_n: int | None = None,
         threshold: float | None = None,
     ) -> Ranking:
@@ -176,21 +179,25 @@ class Reranker:
             query: a question or search phrase.
             documents: strings, or mappings with a "text" field whose other fields come back
                 with the hit.
+            instruction: what the model is told to look for, such as "Given a question, find the page of
+                the manual that answers it"; None: this reranker's default. Some models take none.
             top_n: how many to return; None: all.
             threshold: leave out documents with a score below it.
 
         Raises:
-            InputError: a document or an option is not as described.
+            InputError: a document or an option is not as described, or the model takes no instruction.
             EngineError: the model failed.
         """
         check_options(top_n, threshold)
-        request = Request.read(query, documents)
-        return self._score(request.query, request.texts).rank(request, top_n=top_n, threshold=threshold)
+        request = Request.read(query, documents, instruction)
+        scored = self._score(request.query, request.texts, instruction)
+        return scored.rank(request, top_n=top_n, threshold=threshold)
 
     def rank_many(
         self,
-        requests: Iterable[tuple[str, Sequence[Document]]],
+        requests: Iterable[Asked],
         *,
+        instruction: str | None = None,
         top_n: int | None = None,
         threshold: float | None = None,
     ) -> Iterator[Ranking]:
@@ -202,7 +209,9 @@ class Reranker:
         ``batch_tokens`` at most, so that memory does not grow with their number.
 
         Args:
-            requests: queries with their documents, as ``rank`` takes them.
+            requests: queries with their documents, as ``rank`` takes them: (query, documents), or
+                (query, documents, instruction) where a query has an instruction of its own.
+            instruction: as ``rank``, of the queries without one of their own.
             top_n: as ``rank``, for each query.
             threshold: as ``rank``, for each query.
 
@@ -214,11 +223,14 @@ class Reranker:
 
         def logits_of(window: _Window) -> npt.NDArray[np.float32]:
             begun = time.perf_counter()
-            logits = self._logits(window.pairs)
+            logits = self.model.logits(window.pairs)
             pace.note(window.tokens, time.perf_counter() - begun)
             return logits
 
-        read = (read_one_of(*numbered) for numbered in enumerate(each("requests", requests)))
+        read = (
+            self._read_one_of(index, request, instruction)
+            for index, request in enumerate(each("requests", requests))
+        )
         calls = self.engine.calls
         for window, logits in map_ahead(
             logits_of, self._windows(read, pace), threads=calls, ahead=calls + 1, name="crossrank-engine"
@@ -229,15 +241,24 @@ class Reranker:
                 scored = _scored(logits[part], window.pairs[part])
                 yield scored.rank(request, top_n=top_n, threshold=threshold)
 
+    def _read_one_of(self, index: int, request: object, instruction: str | None) -> Request:
+        read = read_one_of(index, request, instruction)
+        if read.instruction is not None and self.encoder.instruction is None:
+            raise InputError(f"request {index}: the model takes no instruction; leave it out")
+        return read
+
     def _windows(self, requests: Iterator[Request], pace: _Pace) -> Iterator[_Window]:
         """Encoded requests, as many at a time as are scored together."""
         encoder, window, size = self.model.encoder, _Window(), 0
+        shared = self.engine.shares_prefixes
         while chunk := _chunk(requests, size):
-            queries = encoder.queries([request.query for request in chunk])
+            queries = encoder.queries(
+                [request.query for request in chunk], instruction=[request.instruction for request in chunk]
+            )
             asked = [query for query, request in zip(queries, chunk, strict=True) for _ in request.texts]
             pairs = iter(encoder.join(asked, [text for request in chunk for text in request.texts]))
             for request in chunk:
-                window.add(request, list(itertools.islice(pairs, len(request.texts))))
+                window.add(request, list(itertools.islice(pairs, len(request.texts))), shared=shared)
                 if window.tokens >= pace.tokens:
                     yield window
                     size = sum(map(_characters, window.requests))
@@ -245,33 +266,59 @@ class Reranker:
         if window.requests:
             yield window
 
-    def score(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
+    def score(
+        self, pairs: Sequence[tuple[str, str]], *, instruction: str | None = None
+    ) -> npt.NDArray[np.float32]:
         """Scores between 0 and 1 of (query, document) pairs: float32 (len(pairs),), input order.
 
         To order by, use ``logits``: float32 scores of very good pairs are all 1.
-        """
-        return self._score(*read_pairs(pairs)).scores.astype(np.float32)
 
-    def logits(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
-        """Logits of (query, document) pairs: float32 (len(pairs),), input order.
-
-        Raises:
-            InputError: an item is not a pair of strings.
-            NonFiniteLogitError: a logit is NaN or infinite.
-            EngineError: the model failed.
-        """
-        return self._score(*read_pairs(pairs)).logits
-
-    def score_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[ScoredPair]:
-        """All that is known of each (query, document) pair: input order.
+        Args:
+            pairs: the pairs.
+            instruction: as ``rank``, of all pairs.
 
         Raises:
             InputError, NonFiniteLogitError, EngineError: as ``logits``.
         """
-        return self._score(*read_pairs(pairs)).pairs()
+        return self._score(*read_pairs(pairs), instruction).scores.astype(np.float32)
+
+    def logits(
+        self, pairs: Sequence[tuple[str, str]], *, instruction: str | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Logits of (query, document) pairs: float32 (len(pairs),), input order.
+
+        Args:
+            pairs: the pairs.
+            instruction: as ``rank``, of all pairs.
+
+        Raises:
+            InputError: an item is not a pair of strings, or the model takes no instruction.
+            NonFiniteLogitError: a logit is NaN or infinite.
+            EngineError: the model failed.
+        """
+        return self._score(*read_pairs(pairs), instruction).logits
+
+    def score_pairs(
+        self, pairs: Sequence[tuple[str, str]], *, instruction: str | None = None
+    ) -> list[ScoredPair]:
+        """All that is known of each (query, document) pair: input order.
+
+        Args:
+            pairs: the pairs.
+            instruction: as ``rank``, of all pairs.
+
+        Raises:
+            InputError, NonFiniteLogitError, EngineError: as ``logits``.
+        """
+        return self._score(*read_pairs(pairs), instruction).pairs()
 
     def explain(
-        self, query: str, document: Document, *, max_sentences: int = DEFAULT_SENTENCES
+        self,
+        query: str,
+        document: Document,
+        *,
+        instruction: str | None = None,
+        max_sentences: int = DEFAULT_SENTENCES,
     ) -> Explanation:
         """What each sentence of a document does for its score.
 
@@ -282,26 +329,25 @@ class Reranker:
         Args:
             query: what was asked.
             document: as ``rank`` takes one.
+            instruction: as ``rank``.
             max_sentences: a longer document is explained up to this one.
 
         Raises:
-            InputError: the document or ``max_sentences`` is not as described.
+            InputError: the document or ``max_sentences`` is not as described, or the model takes no
+                instruction.
             NonFiniteLogitError, EngineError: as ``logits``.
         """
-        (text,) = Request.read(query, [document]).texts
-        plan = plan_explanation(self.model.encoder, query, text, max_sentences=max_sentences)
-        return plan.explain(self._score(query, plan.texts))
+        (text,) = Request.read(query, [document], instruction).texts
+        plan = plan_explanation(
+            self.model.encoder, query, text, instruction=instruction, max_sentences=max_sentences
+        )
+        return plan.explain(self._score(query, plan.texts, instruction))
 
-    def _score(self, queries: str | Sequence[str], texts: Sequence[str]) -> Scored:
+    def _score(self, queries: str | Sequence[str], texts: Sequence[str], instruction: str | None) -> Scored:
         """Score texts for one query, or for one each."""
-        pairs = self.model.encoder.encode(queries, texts)
-        return _scored(self._logits(pairs), pairs)
-
-    def _logits(self, pairs: Sequence[EncodedPair]) -> npt.NDArray[np.float32]:
-        logits, model = np.empty(len(pairs), np.float32), self.model
-        for indices in plan_packs([len(pair.token_ids) for pair in pairs], model.batch_tokens):
-            logits[indices] = model.engine.logits(build_pack([pairs[i] for i in indices]))
-        return logits
+        check_instruction(instruction)
+        pairs = self.model.encoder.encode(queries, texts, instruction=instruction)
+        return _scored(self.model.logits(pairs), pairs)
 
 
 def _scored(logits: npt.NDArray[np.float32], pairs: Sequence[EncodedPair]) -> Scored:
@@ -310,17 +356,19 @@ def _scored(logits: npt.NDArray[np.float32], pairs: Sequence[EncodedPair]) -> Sc
 
 @dataclass(slots=True)
 class _Window:
-    """Requests of a stream that are scored together: the pairs of all, and their tokens."""
+    """Requests of a stream that are scored together: the pairs of all, and the tokens that are computed."""
 
     requests: list[Request] = field(default_factory=list)
     pairs: list[EncodedPair] = field(default_factory=list)
     tokens: int = 0
 
-    def add(self, request: Request, pairs: Sequence[EncodedPair]) -> None:
+    def add(self, request: Request, pairs: Sequence[EncodedPair], *, shared: bool) -> None:
+        """Add a request; ``shared``: the prefix of its pairs is computed once."""
         self.requests.append(request)
         self.pairs += pairs
+        again = max(0, len(pairs) - 1) * pairs[0].prefix if shared and pairs else 0
         # A query without documents takes room, too.
-        self.tokens += 1 + sum(len(pair.token_ids) for pair in pairs)
+        self.tokens += 1 + sum(pair.tokens for pair in pairs) - again
 
 
 class _Pace:

@@ -149,7 +149,8 @@ def check(source: Source, output: Path) -> Counts:
     is_run = output.name.removesuffix(".gz").removesuffix(".zst").endswith((".run", ".trec"))
     for row in source.rows():
         queries, pairs = queries + 1, pairs + len(row.documents)
-        texts = (row.id, row.query, *chain(*row.documents), "")
+        told = () if row.instruction is None else (row.instruction, "")
+        texts = (row.id, row.query, *chain(*row.documents), "", *told)
         digest.update("\0".join(map(str, texts)).encode(errors="replace"))
         if is_run:
             query = str(row.id)
@@ -257,14 +258,19 @@ def answers(
         with_text: add the query and the text of each document.
 
     Raises:
+        InputError: a row has an instruction, and the model takes none.
         EngineError: the model failed; the message names the query if one of its logits was not finite.
     """
     waiting: deque[Row] = deque()
 
-    def requests() -> Iterator[tuple[str, list[str]]]:
+    def requests() -> Iterator[tuple[str, list[str], str | None]]:
         for row in rows:
+            if row.instruction is not None and reranker.encoder.instruction is None:
+                raise InputError(
+                    f"{row.place}: there is an instruction, and the model takes none; leave it out"
+                )
             waiting.append(row)
-            yield row.query, [document.text for document in row.documents]
+            yield row.query, [document.text for document in row.documents], row.instruction
 
     rankings = reranker.rank_many(requests(), top_n=top_n)
     while True:

@@ -100,6 +100,7 @@ def bulk(
     revision: o.Revision = None,
     source: o.SourceOption = "hub",
     max_length: o.MaxLength = None,
+    instruction: o.Instruction = None,
     batch_tokens: o.BatchTokens = None,
     precision: o.PrecisionOption = "auto",
     device: o.Device = "auto",
@@ -125,6 +126,7 @@ def bulk(
         "revision": revision,
         "source": source,
         "max_length": max_length,
+        "instruction": instruction,
         "batch_tokens": batch_tokens,
         "precision": precision,
         "device": device,
@@ -160,7 +162,7 @@ def _answer_here(
 ) -> tuple[job.Answers, dict[str, Any]]:
     """A function that answers rows on this machine, and what its answers depend on."""
     reranker = o.open_reranker(**options)
-    described = {name: options[name] for name in ("model", "revision")}
+    described = {name: options[name] for name in ("model", "revision", "instruction")}
     described |= {"precision": reranker.engine.precision, "max_length": reranker.max_length}
 
     def answers(rows: Iterator[Row], _before: int) -> Iterator[job.Answer]:
@@ -182,7 +184,8 @@ def _answer_on_ray(
     from crossrank import ray as cluster
 
     cluster.connect(address)
-    described = {name: options[name] for name in ("model", "revision", "precision", "max_length")}
+    names = ("model", "revision", "precision", "max_length", "instruction")
+    described = {name: options[name] for name in names}
 
     def answers(_rows: Iterator[Row], before: int) -> Iterator[job.Answer]:
         return cluster.answers(work, before, options, top_n=top_n, with_text=with_text, actors=actors)

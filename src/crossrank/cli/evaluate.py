@@ -104,6 +104,7 @@ def evaluate(
     revision: o.Revision = None,
     source: o.SourceOption = "hub",
     max_length: o.MaxLength = None,
+    instruction: o.Instruction = None,
     batch_tokens: o.BatchTokens = None,
     device: o.Device = "auto",
     threads: o.Threads = None,
@@ -129,7 +130,13 @@ def evaluate(
         data, split=split, queries=queries, qrels=qrels, text_field=text_field, encoding=encoding
     )
     options: dict[str, Any] = {"revision": revision, "source": source, "max_length": max_length}
-    options |= {"batch_tokens": batch_tokens, "device": device, "threads": threads, "offline": offline}
+    options |= {
+        "instruction": instruction,
+        "batch_tokens": batch_tokens,
+        "device": device,
+        "threads": threads,
+        "offline": offline,
+    }
     kinds = [
         (one, kind) for one in dict.fromkeys(model or ()) for kind in dict.fromkeys(precision or ("auto",))
     ]

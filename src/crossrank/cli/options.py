@@ -20,6 +20,7 @@ __all__ = [
     "Device",
     "Encoding",
     "Format",
+    "Instruction",
     "Json",
     "Jsonl",
     "MaxLength",
@@ -66,6 +67,13 @@ Device = Annotated[
     str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=_MODEL)
 ]
 Threads = Annotated[int | None, typer.Option(help="CPU threads.", rich_help_panel=_MODEL)]
+Instruction = Annotated[
+    str | None,
+    typer.Option(
+        help="What the model is told to look for, if it takes an instruction; by default its own.",
+        rich_help_panel=_MODEL,
+    ),
+]
 Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.", rich_help_panel=_MODEL)]
 
 Encoding = Annotated[

@@ -35,6 +35,7 @@ def play(
     browser: Annotated[bool, typer.Option(help="Open the page.")] = True,
     source: o.SourceOption = "hub",
     max_length: o.MaxLength = None,
+    instruction: o.Instruction = None,
     precision: o.PrecisionOption = "auto",
     device: o.Device = "auto",
     threads: o.Threads = None,
@@ -48,6 +49,7 @@ def play(
         model_options={
             "source": source,
             "max_length": max_length,
+            "instruction": instruction,
             "precision": precision,
             "device": device,
             "threads": threads,

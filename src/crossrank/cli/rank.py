@@ -58,6 +58,7 @@ def rank(
     revision: o.Revision = None,
     source: o.SourceOption = "hub",
     max_length: o.MaxLength = None,
+    instruction: o.Instruction = None,
     batch_tokens: o.BatchTokens = None,
     precision: o.PrecisionOption = "auto",
     device: o.Device = "auto",
@@ -96,7 +97,9 @@ def rank(
         _refuse(context, _MODEL_PARAMETERS, "is an option of the server, which must be started with it")
         served = model if _is_given(context, "model") else None
         with o.open_client(server, api_key=api_key, model=served, timeout=timeout) as client:
-            ranking = client.rank(query, candidates, top_n=top_n, threshold=threshold)
+            ranking = client.rank(
+                query, candidates, instruction=instruction, top_n=top_n, threshold=threshold
+            )
             if form is o.Format.JSON and served is None:
                 model = client.models()[0]
     else:
@@ -106,6 +109,7 @@ def rank(
             revision=revision,
             source=source,
             max_length=max_length,
+            instruction=instruction,
             batch_tokens=batch_tokens,
             precision=precision,
             device=device,

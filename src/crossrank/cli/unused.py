@@ -37,13 +37,14 @@ _RAW = _Rule(
 )
 _ENCODING = _Rule(("encoding",), lambda v: v["file"] is None, "it is for --file")
 _MODEL_OPTIONS = ("revision", "source", "max_length", "batch_tokens", "device", "threads", "offline")
+"""Options of ``eval`` and ``verify`` for a model that runs here."""
 
 _RULES: dict[str, tuple[_Rule, ...]] = {
     "rank": (_RAW, _ENCODING, _FETCH),
     "score": (_RAW, _FETCH),
     "explain": (_RAW, _ENCODING, _FETCH),
     "eval": (
-        _Rule(_MODEL_OPTIONS, lambda v: not v["model"], "it is for models; give a --model"),
+        _Rule((*_MODEL_OPTIONS, "instruction"), lambda v: not v["model"], "it is for models; give a --model"),
         _Rule(("depth",), lambda v: v["pool"], "with --pool, all relevant texts are ranked"),
         _Rule(("text_field",), lambda v: not _is_rows(v["data"]), "it is for a file of rows"),
         _Rule(

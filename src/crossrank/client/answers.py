@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import json
+import logging
 import math
 import time
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ from crossrank.explain import ExplainedSentence, Explanation
 from crossrank.ranking import Scored
 
 __all__ = ["Answers"]
+
+_logger = logging.getLogger(__name__)
 
 _MIN_ANSWER, _ANSWER_SHARE = 1 << 20, 32
 """An answer may have this many bytes, and this many more for each byte of the request."""
@@ -34,6 +37,7 @@ class Answers:
     def __init__(self, server: str, *, model_is_named: bool) -> None:
         self._server = server
         self._model_is_named = model_is_named
+        self._warned: set[str] = set()
 
     def max_bytes(self, response: httpx.Response) -> int:
         """The largest body that an answer may have, in bytes.
@@ -94,6 +98,7 @@ class Answers:
             data = None
         if data is None or [each["index"] for each in data] != list(range(count)):
             raise ServiceError(f"{self._server} gave an answer without {count} scores; is it CrossRank?")
+        self._warn(body)
         return Scored(logits, document_cut, query_cut)
 
     def explained(self, body: dict[str, Any], query: str, text: str) -> Explanation:
@@ -109,11 +114,22 @@ class Answers:
                 for each in body["sentences"]
             )
             names = ("score", "logit", "truncated", "read", "sentences_left_out", "query_truncated")
-            return Explanation(query, text, sentences=sentences, **{name: body[name] for name in names})
+            found = Explanation(query, text, sentences=sentences, **{name: body[name] for name in names})
         except (LookupError, TypeError):
             raise ServiceError(
                 f"{self._server} gave an answer without an explanation; is it CrossRank?"
             ) from None
+        self._warn(body)
+        return found
+
+    def _warn(self, body: Mapping[str, Any]) -> None:
+        """Log what the server warns of, each warning once."""
+        meta = body.get("meta")
+        warnings = meta.get("warnings") if isinstance(meta, dict) else None
+        for warning in map(str, warnings if isinstance(warnings, list) else ()):
+            if warning not in self._warned:
+                self._warned.add(warning)
+                _logger.warning("%s: %s", self._server, warning)
 
     def names(self, body: dict[str, Any]) -> list[str]:
         """The names of the served models.

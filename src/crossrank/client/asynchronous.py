@@ -16,7 +16,7 @@ from crossrank.client.base import BaseClient
 from crossrank.client.retries import Failure
 from crossrank.errors import UnknownModelError
 from crossrank.explain import DEFAULT_SENTENCES, Explanation
-from crossrank.inputs import Document, Request, each, read_one_of, read_pairs
+from crossrank.inputs import Asked, Document, Request, each, read_one_of, read_pairs
 from crossrank.ranking import Ranking, Scored, ScoredPair, check_options
 
 __all__ = ["AsyncClient"]
@@ -38,19 +38,21 @@ class AsyncClient(BaseClient[httpx.AsyncClient, httpx.AsyncBaseTransport]):
         query: str,
         documents: Sequence[Document],
         *,
+        instruction: str | None = None,
         top_n: int | None = None,
         threshold: float | None = None,
     ) -> Ranking:
         """As ``Client.rank``."""
         check_options(top_n, threshold)
-        request = Request.read(query, documents)
-        scored = await self._score(query, request.texts)
+        request = Request.read(query, documents, instruction)
+        scored = await self._score(query, request.texts, instruction)
         return scored.rank(request, top_n=top_n, threshold=threshold)
 
     async def rank_many(
         self,
-        requests: Iterable[tuple[str, Sequence[Document]]] | AsyncIterable[tuple[str, Sequence[Document]]],
+        requests: Iterable[Asked] | AsyncIterable[Asked],
         *,
+        instruction: str | None = None,
         top_n: int | None = None,
         threshold: float | None = None,
     ) -> AsyncIterator[Ranking]:
@@ -59,8 +61,9 @@ class AsyncClient(BaseClient[httpx.AsyncClient, httpx.AsyncBaseTransport]):
         sent: deque[tuple[Request, asyncio.Task[Scored]]] = deque()
         try:
             async for numbered in _numbered(requests):
-                request = read_one_of(*numbered)
-                task = asyncio.ensure_future(self._score(request.query, request.texts))
+                request = read_one_of(*numbered, instruction)
+                scoring = self._score(request.query, request.texts, request.instruction)
+                task = asyncio.ensure_future(scoring)
                 sent.append((request, task))
                 if len(sent) >= self._concurrency:
                     scored = await sent[0][1]
@@ -74,24 +77,36 @@ class AsyncClient(BaseClient[httpx.AsyncClient, httpx.AsyncBaseTransport]):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def score(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
+    async def score(
+        self, pairs: Sequence[tuple[str, str]], *, instruction: str | None = None
+    ) -> npt.NDArray[np.float32]:
         """As ``Client.score``."""
-        return (await self._score(*read_pairs(pairs))).scores.astype(np.float32)
+        return (await self._score(*read_pairs(pairs), instruction)).scores.astype(np.float32)
 
-    async def logits(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
+    async def logits(
+        self, pairs: Sequence[tuple[str, str]], *, instruction: str | None = None
+    ) -> npt.NDArray[np.float32]:
         """As ``Client.logits``."""
-        return (await self._score(*read_pairs(pairs))).logits
+        return (await self._score(*read_pairs(pairs), instruction)).logits
 
-    async def score_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[ScoredPair]:
+    async def score_pairs(
+        self, pairs: Sequence[tuple[str, str]], *, instruction: str | None = None
+    ) -> list[ScoredPair]:
         """As ``Client.score_pairs``."""
-        return (await self._score(*read_pairs(pairs))).pairs()
+        return (await self._score(*read_pairs(pairs), instruction)).pairs()
 
     async def explain(
-        self, query: str, document: Document, *, max_sentences: int = DEFAULT_SENTENCES
+        self,
+        query: str,
+        document: Document,
+        *,
+        instruction: str | None = None,
+        max_sentences: int = DEFAULT_SENTENCES,
     ) -> Explanation:
         """As ``Client.explain``."""
-        (text,) = Request.read(query, [document]).texts
-        body = await self._call(partial(self._explain_request, query, text, max_sentences))
+        (text,) = Request.read(query, [document], instruction).texts
+        request = partial(self._explain_request, query, text, instruction, max_sentences)
+        body = await self._call(request)
         if body is None:
             raise UnknownModelError(str(self._model), await self.models())
         return self._answers.explained(body, query, text)
@@ -104,10 +119,12 @@ class AsyncClient(BaseClient[httpx.AsyncClient, httpx.AsyncBaseTransport]):
         """As ``Client.info``."""
         return await self._call(self._info_request) or {}
 
-    async def _score(self, queries: str | Sequence[str], texts: Sequence[str]) -> Scored:
+    async def _score(
+        self, queries: str | Sequence[str], texts: Sequence[str], instruction: str | None
+    ) -> Scored:
         if not texts:
             return Scored([])
-        body = await self._call(partial(self._score_request, queries, texts))
+        body = await self._call(partial(self._score_request, queries, texts, instruction))
         if body is None:
             raise UnknownModelError(str(self._model), await self.models())
         return self._answers.scored(body, len(texts))
@@ -152,8 +169,8 @@ class AsyncClient(BaseClient[httpx.AsyncClient, httpx.AsyncBaseTransport]):
 
 
 async def _numbered(
-    requests: Iterable[tuple[str, Sequence[Document]]] | AsyncIterable[tuple[str, Sequence[Document]]],
-) -> AsyncIterator[tuple[int, tuple[str, Sequence[Document]]]]:
+    requests: Iterable[Asked] | AsyncIterable[Asked],
+) -> AsyncIterator[tuple[int, Asked]]:
     if isinstance(requests, AsyncIterable):
         number = 0
         async for request in requests:

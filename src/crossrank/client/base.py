@@ -13,7 +13,7 @@ from crossrank.client.answers import Answers
 from crossrank.client.connection import Route
 from crossrank.client.retries import Failure, Tries
 from crossrank.errors import InputError, UnavailableError
-from crossrank.inputs import check_integer, check_number
+from crossrank.inputs import check_instruction, check_integer, check_number
 from crossrank.text.unicode import clean
 
 __all__ = ["BaseClient"]
@@ -88,18 +88,26 @@ class BaseClient(Generic[Http, Transport]):
         return Tries(self._timeout, self._retries)
 
     def _score_request(
-        self, queries: str | Sequence[str], texts: Sequence[str], seconds: float
+        self,
+        queries: str | Sequence[str],
+        texts: Sequence[str],
+        instruction: str | None,
+        seconds: float,
     ) -> httpx.Request:
         body: dict[str, Any] = {
             "queries": clean(queries) if isinstance(queries, str) else [clean(query) for query in queries],
             "documents": [clean(text) for text in texts],
             "use_activation": False,
+            **_told(instruction),
         }
         return self._post("score", body, seconds)
 
-    def _explain_request(self, query: str, text: str, max_sentences: int, seconds: float) -> httpx.Request:
+    def _explain_request(
+        self, query: str, text: str, instruction: str | None, max_sentences: int, seconds: float
+    ) -> httpx.Request:
         check_integer("max_sentences", max_sentences)
         body = {"query": clean(query), "document": clean(text), "max_sentences": int(max_sentences)}
+        body |= _told(instruction)
         return self._post("explain", body, seconds)
 
     def _info_request(self, seconds: float) -> httpx.Request:
@@ -143,3 +151,9 @@ class BaseClient(Generic[Http, Transport]):
         # Scoring changes nothing on the server, so a request may be sent again.
         way = f" through the proxy of {self._route.proxy.source}" if self._route.proxy else ""
         return Failure(UnavailableError(f"{self._route} does not answer{way}: {reason}", 1.0), retryable=True)
+
+
+def _told(instruction: str | None) -> dict[str, str]:
+    """The field of a request that has an instruction."""
+    check_instruction(instruction)
+    return {} if instruction is None else {"instruction": clean(instruction)}

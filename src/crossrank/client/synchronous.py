@@ -17,7 +17,7 @@ from crossrank.client.connection import Deadline, Network
 from crossrank.client.retries import Failure, Tries
 from crossrank.errors import UnknownModelError
 from crossrank.explain import DEFAULT_SENTENCES, Explanation
-from crossrank.inputs import Document, Request, each, read_one_of, read_pairs
+from crossrank.inputs import Asked, Document, Request, each, read_one_of, read_pairs
 from crossrank.ranking import Ranking, Scored, ScoredPair, check_options
 
 __all__ = ["Client"]
@@ -65,6 +65,7 @@ class Client(BaseClient[httpx.Client, httpx.BaseTransport]):
         query: str,
         documents: Sequence[Document],
         *,
+        instruction: str | None = None,
         top_n: int | None = None,
         threshold: float | None = None,
     ) -> Ranking:
@@ -74,6 +75,8 @@ class Client(BaseClient[httpx.Client, httpx.BaseTransport]):
             query: a question or search phrase.
             documents: strings, or mappings with a "text" field whose other fields come back
                 with the hit (they are not sent).
+            instruction: what the model is told to look for; None: the server's default. A model that takes
+                none ignores it, and a warning is logged.
             top_n: how many to return; None: all.
             threshold: leave out documents with a score below it.
 
@@ -86,13 +89,14 @@ class Client(BaseClient[httpx.Client, httpx.BaseTransport]):
             ServiceError: it does not let this client in, or failed; the base of the four above.
         """
         check_options(top_n, threshold)
-        request = Request.read(query, documents)
-        return self._score(query, request.texts).rank(request, top_n=top_n, threshold=threshold)
+        request = Request.read(query, documents, instruction)
+        return self._score(query, request.texts, instruction).rank(request, top_n=top_n, threshold=threshold)
 
     def rank_many(
         self,
-        requests: Iterable[tuple[str, Sequence[Document]]],
+        requests: Iterable[Asked],
         *,
+        instruction: str | None = None,
         top_n: int | None = None,
         threshold: float | None = None,
     ) -> Iterator[Ranking]:
@@ -102,7 +106,9 @@ class Client(BaseClient[httpx.Client, httpx.BaseTransport]):
         are drawn no further ahead than that.
 
         Args:
-            requests: queries with their documents, as ``rank`` takes them.
+            requests: queries with their documents, as ``rank`` takes them: (query, documents), or
+                (query, documents, instruction) where a query has an instruction of its own.
+            instruction: as ``rank``, of the queries without one of their own.
             top_n: as ``rank``, for each query.
             threshold: as ``rank``, for each query.
 
@@ -110,55 +116,83 @@ class Client(BaseClient[httpx.Client, httpx.BaseTransport]):
             CrossRankError: as ``rank``, when the rankings are drawn.
         """
         check_options(top_n, threshold)
-        read = (read_one_of(*numbered) for numbered in enumerate(each("requests", requests)))
+        read = (
+            read_one_of(index, request, instruction)
+            for index, request in enumerate(each("requests", requests))
+        )
 
         def scored_of(request: Request) -> Scored:
-            return self._score(request.query, request.texts)
+            return self._score(request.query, request.texts, request.instruction)
 
         for request, scored in map_ahead(
             scored_of, read, threads=self._concurrency, ahead=self._concurrency, name="crossrank-client"
         ):
             yield scored.rank(request, top_n=top_n, threshold=threshold)
 
-    def score(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
+    def score(
+        self, pairs: Sequence[tuple[str, str]], *, instruction: str | None = None
+    ) -> npt.NDArray[np.float32]:
         """Scores between 0 and 1 of (query, document) pairs: float32 (len(pairs),), input order.
 
+        Args:
+            pairs: the pairs.
+            instruction: as ``rank``, of all pairs.
+
         Raises:
             CrossRankError: as ``rank``.
         """
-        return self._score(*read_pairs(pairs)).scores.astype(np.float32)
+        return self._score(*read_pairs(pairs), instruction).scores.astype(np.float32)
 
-    def logits(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
+    def logits(
+        self, pairs: Sequence[tuple[str, str]], *, instruction: str | None = None
+    ) -> npt.NDArray[np.float32]:
         """Logits of (query, document) pairs: float32 (len(pairs),), input order, every bit as served.
 
+        Args:
+            pairs: the pairs.
+            instruction: as ``rank``, of all pairs.
+
         Raises:
             CrossRankError: as ``rank``.
         """
-        return self._score(*read_pairs(pairs)).logits
+        return self._score(*read_pairs(pairs), instruction).logits
 
-    def score_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[ScoredPair]:
+    def score_pairs(
+        self, pairs: Sequence[tuple[str, str]], *, instruction: str | None = None
+    ) -> list[ScoredPair]:
         """All that is known of each (query, document) pair: input order.
 
+        Args:
+            pairs: the pairs.
+            instruction: as ``rank``, of all pairs.
+
         Raises:
             CrossRankError: as ``rank``.
         """
-        return self._score(*read_pairs(pairs)).pairs()
+        return self._score(*read_pairs(pairs), instruction).pairs()
 
     def explain(
-        self, query: str, document: Document, *, max_sentences: int = DEFAULT_SENTENCES
+        self,
+        query: str,
+        document: Document,
+        *,
+        instruction: str | None = None,
+        max_sentences: int = DEFAULT_SENTENCES,
     ) -> Explanation:
         """What each sentence of a document does for its score; see ``Reranker.explain``.
 
         Args:
             query: what was asked.
             document: as ``rank`` takes one.
+            instruction: as ``rank``.
             max_sentences: a longer document is explained up to this one; a server takes 1 to 1,000.
 
         Raises:
             CrossRankError: as ``rank``.
         """
-        (text,) = Request.read(query, [document]).texts
-        body = self._call(partial(self._explain_request, query, text, max_sentences), self._answers.read)
+        (text,) = Request.read(query, [document], instruction).texts
+        request = partial(self._explain_request, query, text, instruction, max_sentences)
+        body = self._call(request, self._answers.read)
         if body is None:
             raise UnknownModelError(str(self._model), self.models())
         return self._answers.explained(body, query, text)
@@ -181,10 +215,11 @@ class Client(BaseClient[httpx.Client, httpx.BaseTransport]):
         body = self._call(self._info_request, self._answers.read)
         return body or {}
 
-    def _score(self, queries: str | Sequence[str], texts: Sequence[str]) -> Scored:
+    def _score(self, queries: str | Sequence[str], texts: Sequence[str], instruction: str | None) -> Scored:
         if not texts:
             return Scored([])
-        body = self._call(partial(self._score_request, queries, texts), self._answers.read)
+        request = partial(self._score_request, queries, texts, instruction)
+        body = self._call(request, self._answers.read)
         if body is None:
             raise UnknownModelError(str(self._model), self.models())
         return self._answers.scored(body, len(texts))

@@ -25,6 +25,7 @@ class Collection:
         qrels: judgments, which may be empty.
         documents: function that reads the documents at each call, and yields (place, id, text) of each.
         first_stage: the run that comes with the collection, or None.
+        instructions: of queries that have one of their own, by id.
         notes: remarks for the reader of results about how the collection was read.
     """
 
@@ -33,6 +34,7 @@ class Collection:
     qrels: Qrels
     documents: Callable[[], Iterator[tuple[str, str, str]]]
     first_stage: Run | None = None
+    instructions: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def texts(self) -> dict[str, str]:
@@ -228,6 +230,8 @@ def _from_rows(source: str, text_field: str, encoding: str) -> Collection:
             raise InputError(f"{row.place}: duplicate id {query!r}")
         ids = [f"{query}/{document.id}" for document in row.documents]
         collection.queries[query] = row.query
+        if row.instruction is not None:
+            collection.instructions[query] = row.instruction
         collection.qrels[query] = dict(zip(ids, row.labels, strict=True))
         order = [-float(place) for place in range(len(ids))]
         if not row.is_ranked:

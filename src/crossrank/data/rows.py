@@ -5,8 +5,9 @@ A row of JSON Lines or Parquet is one query::
     {"id": "q1", "query": "...", "documents": ["...", {"id": "d7", "text": "..."}], "labels": [0, 1]}
 
 or one pair, ``{"query": "...", "document": "..."}``. A line of TSV is a pair. Ids are optional: by default a
-row's id is its number, and a document's id is its index in the row. Training data is accepted too: "pos" and
-"neg" (or "positive" and "negative") are documents with the labels 1 and 0.
+row's id is its number, and a document's id is its index in the row. An "instruction" is for models that take
+one. Training data is accepted too: "pos" and "neg" (or "positive" and "negative") are documents with the
+labels 1 and 0.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class Row(NamedTuple):
         labels: the relevance of each document, 0 if it is not relevant; None if unknown.
         is_pair: the row was given as a pair, and its result is written as one.
         is_ranked: the order of the documents is a ranking; False for "pos" and "neg".
+        instruction: what a model is told to look for; None: its default.
     """
 
     place: str
@@ -71,6 +73,7 @@ class Row(NamedTuple):
     labels: tuple[int, ...] | None = None
     is_pair: bool = False
     is_ranked: bool = True
+    instruction: str | None = None
 
 
 def parse_shard(text: str) -> Shard:
@@ -154,7 +157,7 @@ def _parquet(path: str, advance: Advance | None) -> Iterator[tuple[str, dict[str
     try:
         number = 0
         with parquet.ParquetFile(path) as file:
-            wanted = ("id", "query", "documents", "document", "labels", *chain(*_TRAINING))
+            wanted = ("id", "query", "instruction", "documents", "document", "labels", *chain(*_TRAINING))
             columns = [name for name in wanted if name in file.schema_arrow.names]
             for batch in file.iter_batches(batch_size=256, columns=columns):
                 for row in batch.to_pylist():
@@ -186,22 +189,24 @@ def _identity(place: str, value: object, what: str) -> Id:
 
 def _row(place: str, number: int, row: dict[str, Any], text_field: str) -> Row:
     query = read_string(place, row, "query")
+    told = None if row.get("instruction") is None else read_string(place, row, "instruction")
     identity = _identity(place, row.get("id", str(number)), 'field "id"')
     if "documents" not in row:
         if "document" in row:
             document = Document("0", read_string(place, row, "document"))
-            return Row(place, identity, query, (document,), is_pair=True)
+            return Row(place, identity, query, (document,), is_pair=True, instruction=told)
         training = next((names for names in _TRAINING if names[0] in row), None)
         if training:
             good, bad = (_texts(place, row, name) for name in training)
             documents = _documents(place, [*good, *bad], text_field)
             labels = (1,) * len(good) + (0,) * len(bad)
-            return Row(place, identity, query, documents, labels, is_ranked=False)
+            return Row(place, identity, query, documents, labels, is_ranked=False, instruction=told)
     found = row.get("documents")
     if not isinstance(found, list):
         problem = "is missing" if found is None else "is not a list"
         raise InputError(f'{place}: the field "documents" {problem}; a pair has a field "document" instead')
-    return Row(place, identity, query, _documents(place, found, text_field), _labels(place, row, len(found)))
+    texts = _documents(place, found, text_field)
+    return Row(place, identity, query, texts, _labels(place, row, len(found)), instruction=told)
 
 
 def _texts(place: str, row: dict[str, Any], name: str) -> list[Any]:

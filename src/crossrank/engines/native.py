@@ -196,7 +196,6 @@ class NativeEngine:
         # With a second pack at hand, a thread that has done its part of the first one need not wait. A single
         # thread has all parts.
         self.calls = 2 if self.threads > 1 else 1
-        self.shares_prefixes = False
         isa = instruction_set()
         cache = PreparedWeights(checkpoint, precision)
         prepared = cache.read()

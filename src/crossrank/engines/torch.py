@@ -85,6 +85,7 @@ class TorchEngine:
         self.batch_tokens = 2048 if device == "cpu" else 16384
         self.fill_tokens = 512 if device == "cpu" else 4096
         self.lanes = self.calls = 1
+        self.shares_prefixes = False
 
     def logits(self, pack: Pack) -> npt.NDArray[np.float32]:
         """One logit for each pair: float32 (B,); see ``Engine.logits``."""

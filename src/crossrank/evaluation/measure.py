@@ -251,7 +251,8 @@ def candidates(collection: Collection, texts: Mapping[str, str], run: Run, depth
         missing = next((x for x in chosen if x not in texts), None)
         if missing is not None:
             raise InputError(f"the first stage names document {missing}, which is not in {collection.name}")
-        rows.append(Row(query, query, text, tuple(Document(x, texts[x]) for x in chosen)))
+        documents = tuple(Document(x, texts[x]) for x in chosen)
+        rows.append(Row(query, query, text, documents, instruction=collection.instructions.get(query)))
     return rows
 
 
@@ -336,7 +337,16 @@ def _run_model(pipe: Connection, arguments: dict[str, Any], rows: list[Row]) -> 
         reranker = Reranker(**arguments)
         loaded = time.perf_counter()
         found, pairs = [], 0
-        requests = ((row.query, [document.text for document in row.documents]) for row in rows)
+        # Models with and without instructions are compared on the same rows.
+        instructed = reranker.encoder.instruction is not None
+        requests = (
+            (
+                row.query,
+                [document.text for document in row.documents],
+                row.instruction if instructed else None,
+            )
+            for row in rows
+        )
         for ranking in reranker.rank_many(requests):
             found.append([(hit.index, hit.logit, hit.score) for hit in ranking])
             pairs += len(ranking)

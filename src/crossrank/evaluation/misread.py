@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from crossrank.evaluation.diagnose import RIGHT
-from crossrank.packing import build_pack, plan_packs
 from crossrank.pairs import Cut, EncodedPair
 from crossrank.reranker import Reranker
 
@@ -151,12 +150,9 @@ class Misreader:
 
     def _logits(self, pairs: Sequence[EncodedPair]) -> npt.NDArray[np.float64]:
         """Logits of pairs; NaN for those without a token, which no engine takes."""
-        model = self._reranker.model
         logits = np.full(len(pairs), np.nan)
-        there = [i for i, pair in enumerate(pairs) if len(pair.token_ids)]
-        for places in plan_packs([len(pairs[i].token_ids) for i in there], model.batch_tokens):
-            indices = [there[place] for place in places]
-            logits[indices] = model.engine.logits(build_pack([pairs[i] for i in indices]))
+        there = [i for i, pair in enumerate(pairs) if pair.tokens]
+        logits[there] = self._reranker.model.logits([pairs[i] for i in there])
         return logits
 
 

@@ -79,7 +79,10 @@ def pool_rows(collection: Collection, texts: Mapping[str, str], max_queries: int
             f"a pool needs at least {MIN_QUERIES}"
         )
     pooled = tuple(chosen.values())
-    return [Row(query, query, collection.queries[query], pooled) for query in chosen]
+    told = collection.instructions
+    return [
+        Row(query, query, collection.queries[query], pooled, instruction=told.get(query)) for query in chosen
+    ]
 
 
 def bm25_system(rows: Sequence[Row]) -> System:

@@ -21,6 +21,7 @@ from typing import Any
 
 from crossrank._extras import needs
 from crossrank.errors import InputError
+from crossrank.inputs import check_instruction
 from crossrank.integrations.ranker import NOT_SAVED, Model, Ranker, check_arguments, is_url
 from crossrank.models.resolve import BUNDLED
 from crossrank.ranking import Ranking, check_options
@@ -48,6 +49,7 @@ class CrossRankRanker:
         model: a Reranker, a model's name or folder, or a server's URL. A Reranker cannot be saved.
         top_k: the maximum number of documents to return, or None for all of them.
         score_threshold: the minimum score of a document (0 to 1), or None for no minimum.
+        instruction: what the model is told to look for, if it takes an instruction; None: its default.
         api_key: the API key, for a server that requires one. It is resolved only if the model is a URL.
         meta_fields_to_embed: fields of the meta to put before the content.
         embedding_separator: the text between these fields and the content.
@@ -63,6 +65,7 @@ class CrossRankRanker:
         *,
         top_k: int | None = 10,
         score_threshold: float | None = None,
+        instruction: str | None = None,
         api_key: Secret | None = _ENVIRONMENT,
         meta_fields_to_embed: Sequence[str] = (),
         embedding_separator: str = "\n",
@@ -70,6 +73,7 @@ class CrossRankRanker:
     ) -> None:
         check_arguments(model, options)
         check_options(top_k, score_threshold, _NAMES)
+        check_instruction(instruction)
         if not isinstance(api_key, Secret | None):
             raise InputError(
                 f"api_key is of type {type(api_key).__name__}; it must be a haystack.utils.Secret"
@@ -82,6 +86,7 @@ class CrossRankRanker:
         self.model = model
         self.top_k = top_k
         self.score_threshold = score_threshold
+        self.instruction = instruction
         self.api_key = api_key
         self.meta_fields_to_embed = list(fields)
         self.embedding_separator = embedding_separator
@@ -118,6 +123,7 @@ class CrossRankRanker:
             model=os.fspath(self.model),
             top_k=self.top_k,
             score_threshold=self.score_threshold,
+            instruction=self.instruction,
             api_key=self.api_key.to_dict() if self.api_key else None,
             meta_fields_to_embed=self.meta_fields_to_embed,
             embedding_separator=self.embedding_separator,
@@ -140,6 +146,7 @@ class CrossRankRanker:
         documents: list[Document],
         top_k: int | None = None,
         score_threshold: float | None = None,
+        instruction: str | None = None,
     ) -> dict[str, list[Document]]:
         """Rank documents, best first.
 
@@ -148,13 +155,14 @@ class CrossRankRanker:
             documents: the candidates.
             top_k: replaces the component's own value.
             score_threshold: replaces the component's own value.
+            instruction: replaces the component's own value.
 
         Raises:
             CrossRankError: as ``Reranker.rank`` or ``Client.rank``.
         """
         unique, texts = self._read(documents)
-        top_k, score_threshold = self._limits(top_k, score_threshold)
-        ranking = self._load().sync.rank(query, texts, top_n=top_k, threshold=score_threshold)
+        options = self._options(top_k, score_threshold, instruction)
+        ranking = self._load().sync.rank(query, texts, **options)
         return {"documents": _ranked(unique, ranking)}
 
     @component.output_types(documents=list[Document])  # type: ignore[untyped-decorator]
@@ -164,19 +172,24 @@ class CrossRankRanker:
         documents: list[Document],
         top_k: int | None = None,
         score_threshold: float | None = None,
+        instruction: str | None = None,
     ) -> dict[str, list[Document]]:
         """Like ``run``, without blocking the event loop."""
         unique, texts = self._read(documents)
-        top_k, score_threshold = self._limits(top_k, score_threshold)
+        options = self._options(top_k, score_threshold, instruction)
         ranker = await asyncio.to_thread(self._load)
-        ranking = await ranker.rank(query, texts, top_n=top_k, threshold=score_threshold)
+        ranking = await ranker.rank(query, texts, **options)
         return {"documents": _ranked(unique, ranking)}
 
-    def _limits(self, top_k: int | None, score_threshold: float | None) -> tuple[int | None, float | None]:
+    def _options(
+        self, top_k: int | None, score_threshold: float | None, instruction: str | None
+    ) -> dict[str, Any]:
+        """The options of ``rank``: those of a run, or the component's own."""
         top_k = self.top_k if top_k is None else top_k
         score_threshold = self.score_threshold if score_threshold is None else score_threshold
+        instruction = self.instruction if instruction is None else instruction
         check_options(top_k, score_threshold, _NAMES)
-        return top_k, score_threshold
+        return {"top_n": top_k, "threshold": score_threshold, "instruction": instruction}
 
     def _read(self, documents: Sequence[Document]) -> tuple[list[Document], list[str]]:
         """Remove documents with duplicate ids, and return the documents and their texts."""

@@ -17,6 +17,7 @@ from copy import deepcopy
 from typing import Any
 
 from crossrank._extras import needs
+from crossrank.inputs import check_instruction
 from crossrank.integrations.ranker import Model, Ranker
 from crossrank.models.resolve import BUNDLED
 from crossrank.ranking import Ranking, check_options
@@ -40,6 +41,7 @@ class CrossRankCompressor(BaseDocumentCompressor):  # type: ignore[misc]  # mypy
         model: a Reranker, a model's name or folder, or a server's URL.
         top_n: the maximum number of documents to return, or None for all of them.
         threshold: the minimum score of a document (0 to 1), or None for no minimum.
+        instruction: what the model is told to look for, if it takes an instruction; None: its default.
         api_key: the API key, for a server that requires one.
         options: further keyword arguments for ``Reranker`` or ``Client``.
 
@@ -53,6 +55,7 @@ class CrossRankCompressor(BaseDocumentCompressor):  # type: ignore[misc]  # mypy
 
     top_n: int | None
     threshold: float | None
+    instruction: str | None
     _ranker: Ranker = PrivateAttr()
 
     def __init__(
@@ -61,11 +64,13 @@ class CrossRankCompressor(BaseDocumentCompressor):  # type: ignore[misc]  # mypy
         *,
         top_n: int | None = 3,
         threshold: float | None = None,
+        instruction: str | None = None,
         api_key: str | SecretStr | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         check_options(top_n, threshold)
-        super().__init__(top_n=top_n, threshold=threshold)
+        check_instruction(instruction)
+        super().__init__(top_n=top_n, threshold=threshold, instruction=instruction)
         key = api_key.get_secret_value() if isinstance(api_key, SecretStr) else api_key
         self._ranker = Ranker(model, api_key=key, options=options)
 
@@ -82,7 +87,7 @@ class CrossRankCompressor(BaseDocumentCompressor):  # type: ignore[misc]  # mypy
         """
         documents = list(documents)
         texts = [document.page_content for document in documents]
-        ranking = self._ranker.sync.rank(query, texts, top_n=self.top_n, threshold=self.threshold)
+        ranking = self._ranker.sync.rank(query, texts, **self._options())
         return _ranked(documents, ranking)
 
     async def acompress_documents(
@@ -94,8 +99,11 @@ class CrossRankCompressor(BaseDocumentCompressor):  # type: ignore[misc]  # mypy
         """Like ``compress_documents``, without blocking the event loop."""
         documents = list(documents)
         texts = [document.page_content for document in documents]
-        ranking = await self._ranker.rank(query, texts, top_n=self.top_n, threshold=self.threshold)
+        ranking = await self._ranker.rank(query, texts, **self._options())
         return _ranked(documents, ranking)
+
+    def _options(self) -> dict[str, Any]:
+        return {"instruction": self.instruction, "top_n": self.top_n, "threshold": self.threshold}
 
 
 def _ranked(documents: Sequence[Document], ranking: Ranking) -> list[Document]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from crossrank._extras import needs
 from crossrank.errors import InputError
+from crossrank.inputs import check_instruction
 from crossrank.integrations.ranker import NOT_SAVED, Model, Ranker
 from crossrank.models.resolve import BUNDLED
 from crossrank.ranking import Ranking, check_options
@@ -47,6 +48,7 @@ class CrossRankPostprocessor(BaseNodePostprocessor):  # type: ignore[misc]  # my
         model: a Reranker, a model's name or folder, or a server's URL. A Reranker cannot be saved.
         top_n: the maximum number of nodes to return, or None for all of them.
         threshold: the minimum score of a node (0 to 1), or None for no minimum.
+        instruction: what the model is told to look for, if it takes an instruction; None: its default.
         api_key: the API key, for a server that requires one.
         options: further keyword arguments for ``Reranker`` or ``Client``.
 
@@ -59,6 +61,7 @@ class CrossRankPostprocessor(BaseNodePostprocessor):  # type: ignore[misc]  # my
     model: str = Field(description="The model's name, or the server's URL.")
     top_n: int | None = Field(description="The maximum number of nodes to return.")
     threshold: float | None = Field(description="The minimum score of a node.")
+    instruction: str | None = Field(default=None, description="What the model is told to look for.")
     options: dict[str, Any] = Field(description="Further keyword arguments for Reranker or Client.")
     _ranker: Ranker = PrivateAttr()
 
@@ -68,12 +71,20 @@ class CrossRankPostprocessor(BaseNodePostprocessor):  # type: ignore[misc]  # my
         *,
         top_n: int | None = 2,
         threshold: float | None = None,
+        instruction: str | None = None,
         api_key: str | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         check_options(top_n, threshold)
+        check_instruction(instruction)
         ranker = Ranker(model, api_key=api_key, options=options)
-        super().__init__(model=ranker.name, top_n=top_n, threshold=threshold, options=dict(options or {}))
+        super().__init__(
+            model=ranker.name,
+            top_n=top_n,
+            threshold=threshold,
+            instruction=instruction,
+            options=dict(options or {}),
+        )
         self._ranker = ranker
 
     @classmethod
@@ -105,7 +116,7 @@ class CrossRankPostprocessor(BaseNodePostprocessor):  # type: ignore[misc]  # my
     ) -> list[NodeWithScore]:
         query, texts = _read(nodes, query_bundle)
         with self.callback_manager.event(CBEventType.RERANKING, self._payload(nodes, query)) as event:
-            ranking = self._ranker.sync.rank(query, texts, top_n=self.top_n, threshold=self.threshold)
+            ranking = self._ranker.sync.rank(query, texts, **self._options())
             found = _ranked(nodes, ranking)
             event.on_end({EventPayload.NODES: found})
         return found
@@ -115,10 +126,13 @@ class CrossRankPostprocessor(BaseNodePostprocessor):  # type: ignore[misc]  # my
     ) -> list[NodeWithScore]:
         query, texts = _read(nodes, query_bundle)
         with self.callback_manager.event(CBEventType.RERANKING, self._payload(nodes, query)) as event:
-            ranking = await self._ranker.rank(query, texts, top_n=self.top_n, threshold=self.threshold)
+            ranking = await self._ranker.rank(query, texts, **self._options())
             found = _ranked(nodes, ranking)
             event.on_end({EventPayload.NODES: found})
         return found
+
+    def _options(self) -> dict[str, Any]:
+        return {"instruction": self.instruction, "top_n": self.top_n, "threshold": self.threshold}
 
     def _payload(self, nodes: Sequence[NodeWithScore], query: str) -> dict[EventPayload, Any]:
         return {

@@ -16,6 +16,7 @@ import numpy as np
 
 from crossrank._extras import needs
 from crossrank.errors import InputError
+from crossrank.inputs import check_instruction
 from crossrank.integrations.ranker import Model, Ranker
 from crossrank.models.resolve import BUNDLED
 from crossrank.ranking import RankedDocument, check_options
@@ -40,6 +41,7 @@ class CrossRankTransformer(pt.Transformer):  # type: ignore[misc]  # mypy does n
         text_field: the column that has the documents' texts.
         top_n: the maximum number of results per query, or None for all of them.
         threshold: the minimum score of a result (0 to 1), or None for no minimum.
+        instruction: what the model is told to look for, if it takes an instruction; None: its default.
         api_key: the API key, for a server that requires one.
         options: further keyword arguments for ``Reranker`` or ``Client``.
 
@@ -56,13 +58,16 @@ class CrossRankTransformer(pt.Transformer):  # type: ignore[misc]  # mypy does n
         text_field: str = "text",
         top_n: int | None = None,
         threshold: float | None = None,
+        instruction: str | None = None,
         api_key: str | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         check_options(top_n, threshold)
+        check_instruction(instruction)
         self.text_field = text_field
         self.top_n = top_n
         self.threshold = threshold
+        self.instruction = instruction
         self._ranker = Ranker(model, api_key=api_key, options=options)
 
     # PyTerrier expects an attribute for each argument of the constructor.
@@ -80,7 +85,7 @@ class CrossRankTransformer(pt.Transformer):  # type: ignore[misc]  # mypy does n
         return self._ranker.options
 
     def __repr__(self) -> str:
-        given = {name: getattr(self, name) for name in ("top_n", "threshold", "options")}
+        given = {name: getattr(self, name) for name in ("top_n", "threshold", "instruction", "options")}
         more = "".join(f", {name}={value!r}" for name, value in given.items() if value is not None)
         return f"CrossRankTransformer({self._ranker.name!r}{more})"
 
@@ -97,7 +102,9 @@ class CrossRankTransformer(pt.Transformer):  # type: ignore[misc]  # mypy does n
         queries = list(inp.groupby("qid", sort=False).indices.values())  # the row numbers of each query
         query_texts, texts = inp["query"].tolist(), inp[self.text_field].tolist()
         requests = ((query_texts[rows[0]], [texts[row] for row in rows]) for rows in queries)
-        rankings = self._ranker.sync.rank_many(requests, top_n=self.top_n, threshold=self.threshold)
+        rankings = self._ranker.sync.rank_many(
+            requests, instruction=self.instruction, top_n=self.top_n, threshold=self.threshold
+        )
         positions: list[int] = []
         hits: list[RankedDocument] = []
         for rows, ranking in zip(queries, rankings, strict=True):

@@ -97,6 +97,7 @@ class Ranker:
         query: str,
         documents: Sequence[Document],
         *,
+        instruction: str | None = None,
         top_n: int | None = None,
         threshold: float | None = None,
     ) -> Ranking:
@@ -105,10 +106,11 @@ class Ranker:
         Raises:
             CrossRankError: as ``Reranker.rank`` or ``Client.rank``.
         """
+        options: dict[str, Any] = {"instruction": instruction, "top_n": top_n, "threshold": threshold}
         if isinstance(self.sync, Reranker):
-            return await asyncio.to_thread(self.sync.rank, query, documents, top_n=top_n, threshold=threshold)
+            return await asyncio.to_thread(self.sync.rank, query, documents, **options)
         client = await self._client()
-        return await client.rank(query, documents, top_n=top_n, threshold=threshold)
+        return await client.rank(query, documents, **options)
 
     async def _client(self) -> AsyncClient:
         """The client of the running event loop; connections belong to a loop, and later calls reuse them."""

@@ -100,12 +100,13 @@ class _Rows(Datasource):
 
 def _row_to_list(row: Row) -> list[Any]:
     documents = [(document.id, document.text) for document in row.documents]
-    return [row.place, row.id, row.query, documents, row.is_pair]
+    return [row.place, row.id, row.query, documents, row.is_pair, row.instruction]
 
 
 def _row_from_list(values: list[Any]) -> Row:
-    place, identity, query, documents, is_pair = values
-    return Row(place, identity, query, tuple(Document(*document) for document in documents), is_pair=is_pair)
+    place, identity, query, documents, is_pair, instruction = values
+    read = tuple(Document(*document) for document in documents)
+    return Row(place, identity, query, read, is_pair=is_pair, instruction=instruction)
 
 
 def _bundles(rows: Iterator[Row], max_pairs: int) -> Iterator[list[Row]]:

@@ -141,7 +141,9 @@ def test_the_documented_fields() -> None:
     superset += (
         " max_tokens_per_query truncate_prompt_tokens truncation_side use_activation raw_scores priority"
     )
-    assert set(superset.split()) | {"request_id"} == set(schemas["SupersetRequest"]["properties"])
+    assert set(superset.split()) | {"request_id", "instruction"} == set(
+        schemas["SupersetRequest"]["properties"]
+    )
 
 
 def test_keys_are_described_where_they_are_asked_for() -> None:

@@ -21,15 +21,12 @@ __all__ = ["Job", "WaitingPair"]
 
 @dataclass(slots=True, eq=False)
 class WaitingPair:
-    """A pair in the queue: whose it is, its place there, and its ids."""
+    """A pair in the queue: whose it is, its place there, its ids, and the tokens that are computed for it."""
 
     job: Job
     index: int
     pair: EncodedPair
-
-    @property
-    def tokens(self) -> int:
-        return self.pair.tokens
+    tokens: int
 
 
 @dataclass(slots=True, eq=False)
@@ -46,6 +43,7 @@ class Job:
             are not tokenised.
         next: the first pair that is not tokenised.
         query: its query, once it is tokenised; None until then, and where it has several.
+        queued: queries with a pair that was queued.
         remaining: pairs without a logit.
         ended: an answer or an error is on its way; what still comes for it is dropped.
     """
@@ -68,6 +66,7 @@ class Job:
     remaining: int = field(init=False)
     next: int = 0
     query: EncodedQuery | None = None
+    queued: set[str] = field(default_factory=set)
     cached: int = 0
     ended: bool = False
     tokenization_s: float = 0.0
@@ -99,6 +98,22 @@ class Job:
         """Seconds that a turn in the engine takes; 0: the speed is not known."""
         return _time(self.quantum, self.model.rate)
 
+    @property
+    def instruction(self) -> str | None:
+        """What the model is told; None: its default, or nothing where it takes no instruction."""
+        return self.model.told(self.work)
+
+    def cost(self, index: int, pair: EncodedPair) -> int:
+        """Tokens that are computed for a pair. A prefix that the engine shares counts for the first one."""
+        if not self.model.shares_prefixes:
+            return pair.tokens
+        queries = self.work.queries
+        query = queries[index if len(queries) > 1 else 0]
+        if query in self.queued:
+            return max(1, pair.tokens - pair.prefix)
+        self.queued.add(query)
+        return pair.tokens
+
     def expect(self, index: int, pair: EncodedPair | CachedPair) -> None:
         """A pair is tokenised."""
         self.tokens[index] = pair.tokens
@@ -125,6 +140,7 @@ class Job:
             tokens=self.tokens,
             query_truncated=self.query_truncated,
             cached=self.cached,
+            instruction_ignored=self.work.instruction is not None and self.instruction is None,
             tokenization_s=self.tokenization_s,
             queue_s=max(0.0, now - self.begun - self.tokenization_s - self.inference_s),
             inference_s=self.inference_s,

@@ -67,6 +67,7 @@ class ModelInfo:
         state: "loading", "ready" or "failed" (its engine is being restarted).
         why: what is wrong, where it is not ready.
         id2label: of the model's config, where that has one.
+        instruction: what it is told where a request does not say; None: it takes no instruction.
         created: when it was loaded, in seconds since 1970.
     """
 
@@ -82,6 +83,7 @@ class ModelInfo:
     why: str = ""
     id2label: Mapping[str, str] = field(default_factory=lambda: {"0": "LABEL_0"})
     created: int = 0
+    instruction: str | None = None
 
 
 class Model:
@@ -95,7 +97,7 @@ class Model:
         encoder: stays, so that waiting pairs fit the engine that comes.
         identity: differs wherever logits may differ.
         max_tokens: of a pack; less once memory ran out.
-        lanes, calls: of its engine.
+        lanes, calls, shares_prefixes: of its engine.
         retired: a newer loading took its place; it only finishes its requests.
         why: what is wrong, while there is no engine.
         retry_after: seconds until the next try to restart.
@@ -120,6 +122,9 @@ class Model:
         self.max_tokens = loaded.batch_tokens
         self.lanes = loaded.engine.lanes
         self.calls = max(1, loaded.engine.calls)
+        self.shares_prefixes = loaded.engine.shares_prefixes
+        # Of a prefix, what is not the query.
+        self._prefix = self.encoder.encode("", [""])[0].prefix if self.shares_prefixes else 0
         self.why = ""
 
     def detach(self, why: str) -> None:
@@ -154,26 +159,46 @@ class Model:
 
     # --- tokens ---
 
+    def told(self, work: Work) -> str | None:
+        """A request's instruction; None: the model's default, or it takes none."""
+        return work.instruction if self.encoder.instruction is not None else None
+
     @property
     def tokens_per_byte(self) -> float:
         """Of its texts so far, for estimates."""
         return self._tokens.value
 
-    def read(self, queries: Sequence[str], texts: Sequence[str], pairs: Sequence[EncodedPair]) -> None:
+    def read(
+        self,
+        queries: Sequence[str],
+        texts: Sequence[str],
+        pairs: Sequence[EncodedPair],
+        instruction: str | None = None,
+    ) -> None:
         """Texts became pairs; they count by their length, and the last most."""
-        tokens, size = self._count(queries, texts, pairs)
+        tokens, size = self._count(queries, texts, pairs, _bytes(instruction or ""))
         self._tokens.add(tokens, size, 0.5 ** (size / REMEMBERED_BYTES))
 
     def estimate(self, work: Work, tokens_per_byte: float | None = None) -> list[int]:
-        """About how many tokens each pair will have, before it is tokenised.
+        """About how many tokens are computed for each pair, before it is tokenised.
 
         Args:
             tokens_per_byte: of these texts; None: of those so far.
         """
         most = min(self.encoder.max_length, work.cut.pair or self.encoder.max_length)
         ratio = self.tokens_per_byte if tokens_per_byte is None else tokens_per_byte
-        special = self.encoder.special_tokens
-        return [min(most, special + int(ratio * size)) for size in _sizes(work.queries, work.texts)]
+        special, told = self.encoder.special_tokens, _bytes(self.told(work) or "")
+        sizes = _sizes(work.queries, work.texts, told)
+        estimates = [min(most, special + int(ratio * size)) for size in sizes]
+        if self._prefix:
+            # Only the first pair of a query has its prefix computed.
+            prefixes: dict[str, int] = {}
+            for index, query in zip(range(len(estimates)), cycle(work.queries)):
+                if query in prefixes:
+                    estimates[index] = max(1, estimates[index] - prefixes[query])
+                else:
+                    prefixes[query] = self._prefix + int(ratio * (told + _bytes(query)))
+        return estimates
 
     def characters(self, queries: Sequence[str], texts: Sequence[str]) -> int:
         """How many are tokenised, more or less."""
@@ -194,11 +219,11 @@ class Model:
         return tokens / size if size else self.tokens_per_byte
 
     def _count(
-        self, queries: Sequence[str], texts: Sequence[str], pairs: Sequence[EncodedPair]
+        self, queries: Sequence[str], texts: Sequence[str], pairs: Sequence[EncodedPair], told: int = 0
     ) -> tuple[int, int]:
         """Tokens of the texts of whole pairs, without special ones, and their bytes."""
         tokens = total = 0
-        for size, pair in zip(_sizes(queries, texts), pairs, strict=True):
+        for size, pair in zip(_sizes(queries, texts, told), pairs, strict=True):
             if not (pair.truncated or pair.query_truncated):
                 tokens += len(pair.token_ids) - self.encoder.special_tokens
                 total += size
@@ -249,6 +274,7 @@ class ServedModel:
             why=model.why,
             id2label={str(key): str(value) for key, value in (labels or {"0": "LABEL_0"}).items()},
             created=model.created,
+            instruction=model.encoder.instruction,
         )
 
 
@@ -271,9 +297,13 @@ class _Ratio:
         return self._above / self._below if self._below else 0.0
 
 
-def _sizes(queries: Sequence[str], texts: Sequence[str]) -> Iterator[int]:
-    """Bytes of each pair's texts in UTF-8: in most languages a token has about as many of them."""
-    of_queries = [_bytes(query) for query in queries]
+def _sizes(queries: Sequence[str], texts: Sequence[str], told: int = 0) -> Iterator[int]:
+    """Bytes of each pair's texts in UTF-8: in most languages a token has about as many of them.
+
+    Args:
+        told: those of the instruction.
+    """
+    of_queries = [told + _bytes(query) for query in queries]
     for of_query, text in zip(cycle(of_queries), texts):
         yield of_query + _bytes(text)
 
@@ -290,5 +320,6 @@ def _identity(loaded: LoadedModel) -> str:
     tokenizer = checkpoint.tokenizer_path.stat()
     return (
         f"{checkpoint.fingerprint()} {tokenizer.st_size} {tokenizer.st_mtime_ns} {engine.name} "
-        f"{engine.device} {engine.precision} {encoder.max_length} {encoder.truncation} {encoder.query_share}"
+        f"{engine.device} {engine.precision} {encoder.max_length} {encoder.truncation} {encoder.query_share} "
+        f"{encoder.instruction!r}"
     )

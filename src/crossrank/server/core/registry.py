@@ -342,7 +342,9 @@ def _warm_up(model: Model, clock: Callable[[], float]) -> None:
     """
     engine = model.loaded.engine
     pair = model.encoder.encode("warm-up", ["one two three four five six seven eight " * 8])[0]
-    count = max(1, min(engine.fill_tokens, model.max_tokens) // len(pair.token_ids))
+    # The first run computes the prefix, the others what is behind it.
+    tokens = pair.tokens - (pair.prefix if model.shares_prefixes else 0)
+    count = max(1, min(engine.fill_tokens, model.max_tokens) // tokens)
     for measured in (False, True, True):
         begun = clock()
         logits = engine.logits(build_pack([pair] * count))
@@ -351,4 +353,4 @@ def _warm_up(model: Model, clock: Callable[[], float]) -> None:
                 f"{model.name} gives {logits[0]} for a plain pair of texts; its weights are damaged"
             )
         if measured:
-            model.ran(count * len(pair.token_ids), clock() - begun)
+            model.ran(count * tokens, clock() - begun)

@@ -223,7 +223,7 @@ class Scheduler:
             for index, pair in enumerate(pairs, start=first):
                 job.expect(index, pair)
                 if isinstance(pair, EncodedPair):
-                    waiting.append(WaitingPair(job, index, pair))
+                    waiting.append(WaitingPair(job, index, pair, job.cost(index, pair)))
                 else:
                     job.take(index, pair.logit)
                     job.cached += 1
@@ -383,7 +383,7 @@ class Scheduler:
             logits = running.engine.logits(build_pack([each.pair for each in pack]))
         except (OutOfMemoryError, MemoryError) as error:
             if len(pack) == 1:
-                message = f"a pair of {pack[0].tokens} tokens does not fit into memory: {error}"
+                message = f"a pair of {pack[0].pair.tokens} tokens does not fit into memory: {error}"
                 self._fail_pack(pack, OutOfMemoryError(message))
                 return
             tokens = sum(each.tokens for each in pack)

@@ -88,14 +88,15 @@ class Tokenisers:
         try:
             if len(job.work.queries) > 1:
                 queries = [queries[index] for index in missing]
-                encoded = encoder.join(encoder.queries(queries), texts, job.work.cut)
+                asked = encoder.queries(queries, instruction=job.instruction)
+                encoded = encoder.join(asked, texts, job.work.cut)
             else:
-                job.query = job.query or encoder.query(queries[0])
+                job.query = job.query or encoder.query(queries[0], instruction=job.instruction)
                 encoded = encoder.join(job.query, texts, job.work.cut)
         except TooLongError as error:
             pair = job.next + missing[error.pair]
             raise TooLongError(pair, error.tokens, error.limit, exact=error.exact) from None
-        job.model.read(queries, texts, encoded)
+        job.model.read(queries, texts, encoded, job.instruction)
         rest = iter(encoded)
         return [next(rest) if pair is None else pair for pair in known]
 
@@ -103,7 +104,9 @@ class Tokenisers:
         if self._cache is None:
             return [None] * len(texts)
         cut = job.work.cut
-        settings = f"{job.model.identity} {cut.side} {cut.document} {cut.query} {cut.pair}"
+        settings = (
+            f"{job.model.identity} {cut.side} {cut.document} {cut.query} {cut.pair} {job.instruction!r}"
+        )
         keys = pair_keys(settings, queries, texts)
         job.keys += keys
         found = self._cache.find(keys)

@@ -30,6 +30,8 @@ class Work:
         deadline: by the registry's clock, after which nobody waits for the answer; None: none.
         request_id: for logs.
         client: who asks. Clients take turns, and then the requests of each.
+        instruction: what the model is told to look for; None: its default. It is ignored
+            where the model takes none.
 
     Raises:
         InputError: there are other queries than said, one of the texts is no string, or the priority or a
@@ -44,6 +46,7 @@ class Work:
     deadline: float | None = None
     request_id: str = ""
     client: str = ""
+    instruction: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.queries) not in (1, len(self.texts)):
@@ -71,6 +74,7 @@ class Answer(Scored):
         model: the served name of the model that scored.
         tokens: of each pair as scored, special tokens included.
         cached: pairs that the score cache answered.
+        instruction_ignored: the request has an instruction, and the model takes none.
         tokenization_s: seconds of tokenising, summed over the request's slices.
         queue_s: seconds in which the request had pairs waiting and none in the engine.
         inference_s: seconds in which the engine ran packs with pairs of this request.
@@ -85,6 +89,7 @@ class Answer(Scored):
         *,
         query_truncated: Sequence[bool] | None = None,
         cached: int = 0,
+        instruction_ignored: bool = False,
         tokenization_s: float = 0.0,
         queue_s: float = 0.0,
         inference_s: float = 0.0,
@@ -93,6 +98,7 @@ class Answer(Scored):
         self.model = model
         self.tokens = tokens
         self.cached = cached
+        self.instruction_ignored = instruction_ignored
         self.tokenization_s = tokenization_s
         self.queue_s = queue_s
         self.inference_s = inference_s

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from crossrank.inputs import Request
 from crossrank.pairs import WHOLE_WINDOW, Cut, PairEncoder
@@ -27,6 +27,16 @@ Query = Annotated[str, Field(description="a question, or words to search for")]
 # One mistake is reported, so none is looked for behind it: each would cost hundreds of bytes.
 Texts = Annotated[list[str], Field(fail_fast=True, description="the texts to order")]
 Priority = Annotated[int, Field(ge=0, le=999, description="lower goes first")]
+# A sentence or two; an instruction beyond the model's window would be an error anyway.
+_Instruction = Annotated[str, Field(max_length=10_000)]
+Instruction = Annotated[
+    _Instruction | None,
+    Field(
+        validation_alias=AliasChoices("instruction", "instruct"),
+        description="what the model is told to look for, if it takes an instruction; default: its own. "
+        "Another name of it is `instruct`",
+    ),
+]
 # and of answers.
 Index = Annotated[int, Field(description="its place in the request, from 0")]
 ModelName = Annotated[str, Field(description="the served model that answered")]
@@ -66,6 +76,7 @@ class Answered(BaseModel):
     object: str = Field(description="the kind of answer")
     model: ModelName
     usage: Usage = Field(description="what was read")
+    meta: dict[str, Any] | None = Field(None, description="`warnings`, if there are any; else absent")
 
 
 @dataclass(slots=True)
@@ -100,10 +111,11 @@ class Context:
         model: str | None = None,
         priority: int = 0,
         request_id: str | None = None,
+        instruction: str | None = None,
     ) -> Work:
-        """What the scheduler gets; an empty name of a model stands for none."""
+        """What the scheduler gets; an empty name of a model, or an empty instruction, stands for none."""
         of_request = (self.deadline, request_id or self.request_id, self.client)
-        return Work(queries, texts, cut, model or None, priority, *of_request)
+        return Work(queries, texts, cut, model or None, priority, *of_request, instruction or None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +161,13 @@ def answered(kind: str, request_id: str, answer: Answer) -> dict[str, Any]:
     """What ``Answered`` describes."""
     tokens = sum(answer.tokens)
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return {"id": request_id, "object": kind, "model": answer.model, "usage": usage}
+    head = {"id": request_id, "object": kind, "model": answer.model, "usage": usage}
+    return head | ({"meta": {"warnings": warnings}} if (warnings := ignored(answer)) else {})
+
+
+def ignored(answer: Answer) -> list[str]:
+    """What of a request had no effect, a sentence each."""
+    return [f"{answer.model} takes no instruction: it was ignored"] if answer.instruction_ignored else []
 
 
 Model = TypeVar("Model", bound=BaseModel)

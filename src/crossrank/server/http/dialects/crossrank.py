@@ -35,11 +35,14 @@ class _Question(base.Lenient):
 
     model: base.ServedName = None
     query: base.Query
+    instruction: base.Instruction = None
     priority: base.Priority = 0
 
     def work(self, texts: list[str], context: base.Context) -> Work:
         """What the scheduler gets."""
-        return context.work([self.query], texts, model=self.model, priority=self.priority)
+        return context.work(
+            [self.query], texts, model=self.model, priority=self.priority, instruction=self.instruction
+        )
 
 
 class CompareRequest(_Question):
@@ -169,7 +172,8 @@ class ExplainedSentence(BaseModel):
     truncated: bool = Field(description="alone it is too long for the model's window")
     read: int = Field(description="how many of its characters the model read as part of the document")
     score_fall: float | None = Field(
-        description="how much lower the document's score is without it; null: the model read none of it"
+        description="how much lower the document's score is without it; null: the model read none of it, or "
+        "there is no other sentence"
     )
     logit_fall: float | None = Field(description="the same of the logit")
 
@@ -204,7 +208,9 @@ class Explain(base.Dialect):
 
     def expand(self, call: base.Call, encoder: Callable[[], PairEncoder]) -> base.Call:
         (query,), (document,) = call.work.queries, call.work.texts
-        plan = plan_explanation(encoder(), query, document, max_sentences=call.own)
+        of_model = encoder()
+        told = None if of_model.instruction is None else call.work.instruction
+        plan = plan_explanation(of_model, query, document, instruction=told, max_sentences=call.own)
         return replace(call, work=replace(call.work, texts=plan.texts), own=plan)
 
     def answer(self, call: base.Call, answer: Answer, context: base.Context) -> object:

@@ -51,6 +51,7 @@ class Options(base.Lax):
         None, description="which end of a document that is too long is lost; default right"
     )
     use_activation: bool | None = Field(None, description="false: the model's own numbers, not 0 to 1")
+    instruction: base.Instruction = None
     priority: base.Priority = 0
 
     def cut(self) -> Cut:
@@ -114,7 +115,8 @@ class SupersetResponse(base.Answered):
 
     created: base.Created
     meta: dict[str, Any] = Field(
-        description="as Cohere has it; `warnings` says what was cut, and which documents have nothing to read"
+        description="as Cohere has it; `warnings` says what was cut, which documents have nothing to read, "
+        "and what had no effect"
     )
     results: list[SupersetResult] = Field(description="the results, best first")
 
@@ -156,8 +158,11 @@ class Superset(base.Dialect):
         with_documents = wanted and not self.never_returns
         model = None if request.model in self.no_models else request.model
         request_id = None if context.named else request.request_id
+        work = context.work(
+            [request.query], texts, request.cut(), model, request.priority, request_id, request.instruction
+        )
         return base.Call(
-            context.work([request.query], texts, request.cut(), model, request.priority, request_id),
+            work,
             documents=documents if with_documents else [],
             top_n=base.positive(request.top_n),
             raw=request.raw_scores or request.use_activation is False,
@@ -251,12 +256,13 @@ class Xinference(base.DetailErrors, Superset):
 
 
 def _warnings(call: base.Call, answer: Answer) -> list[str]:
-    """Whether the query was cut, which documents were, and which have nothing to read, a sentence each."""
+    """What had no effect, what was cut, and which documents have nothing to read, a sentence each."""
     cut = [index for index, truncated in enumerate(answer.truncated) if truncated]
     blank = [index for index, text in enumerate(call.work.texts) if is_blank(text)]
     found = ((cut, "were cut to fit"), (blank, "have no letter or digit and were ranked last"))
     of_query = ["the query was cut to fit"] if any(answer.query_truncated) else []
-    return of_query + [_warning(len(call.work.texts), indices, what) for indices, what in found if indices]
+    of_texts = [_warning(len(call.work.texts), indices, what) for indices, what in found if indices]
+    return base.ignored(answer) + of_query + of_texts
 
 
 def _warning(count: int, indices: list[int], what: str) -> str:

@@ -97,7 +97,14 @@ class VllmScore(base.Dialect):
             )
         if len(set(queries)) == 1:
             del queries[1:]  # so that it is tokenised once
-        work = context.work(queries, documents, request.cut(), request.model, request.priority)
+        work = context.work(
+            queries,
+            documents,
+            request.cut(),
+            request.model,
+            request.priority,
+            instruction=request.instruction,
+        )
         return base.Call(work, raw=request.use_activation is False)
 
     def answer(self, call: base.Call, answer: Answer, context: base.Context) -> object:
