@@ -60,7 +60,7 @@ def reference_ids(
 @torch.inference_mode()
 def reference_logits(folder: Path, known: Known, ids: Sequence[Sequence[int]]) -> npt.NDArray[np.float64]:
     """What transformers' language model says at the last token: one token's logit, or a difference of two."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder)
     model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     answers = tokenizer.convert_tokens_to_ids(list(known.answers))
     found = []
