@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+import uvloop
 from fastapi import FastAPI
 
 from crossrank.errors import CrossRankError, InputError
@@ -55,14 +56,6 @@ server anew. It is EX_SOFTWARE of sysexits.h."""
 
 _OTHER_FILES = 200
 """Files and sockets that a server has open beside its connections; a generous guess."""
-
-
-class _Server(uvicorn.Server):
-    """Uvicorn's, without its signal handlers: this module has them."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -152,7 +145,7 @@ def run(settings: Settings, *, listening: Callable[[str], None] | None = None) -
             settings.uds.unlink(missing_ok=True)
 
     try:
-        _run_loop(_serve(_Process(settings, registry, app, _Server(config), leave), opened))
+        uvloop.run(_Server(config, settings, registry, app, leave).run_on(opened))
     finally:
         leave()
 
@@ -165,40 +158,41 @@ def _allow_files(count: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
-def _run_loop(main: Coroutine[Any, Any, None]) -> None:
-    try:
-        import uvloop
-    except ModuleNotFoundError:
-        asyncio.run(main)
-    else:
-        uvloop.run(main)
+class _Server(uvicorn.Server):
+    """Uvicorn's, with its models, and with what signals and failures do to both.
 
-
-class _Process:
-    """What happens to a running server."""
+    Args:
+        config: uvicorn's.
+        settings, registry, app: what is served.
+        leave: removes what must not stay behind.
+    """
 
     def __init__(
         self,
+        config: uvicorn.Config,
         settings: Settings,
         registry: Registry,
         app: FastAPI,
-        server: _Server,
         leave: Callable[[], None],
     ) -> None:
+        super().__init__(config)
         self.leave = leave
         self.settings = settings
         self.registry = registry
         self.app = app
-        self.server = server
         self.failure: Exception | None = None
         self.exit_code = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining: asyncio.Task[None] | None = None
 
-    @property
-    def loading(self) -> bool:
-        """Whether a model is being loaded."""
-        return bool(self._tasks)
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Uvicorn's own handlers would not drain the queue."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self.begin(self.reload()))
+        yield
 
     def begin(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a task, and keep it from being collected."""
@@ -209,7 +203,7 @@ class _Process:
     def stop(self) -> None:
         """The first time: finish; the second time: leave at once."""
         if self._draining is not None:
-            self.server.force_exit = True
+            self.force_exit = True
             self._end_after(_GRACE)
             return
         self._end_after(self.settings.drain_timeout + _LAST_GRACE)
@@ -222,7 +216,7 @@ class _Process:
             return
         _logger.critical("%s: ending with exit code %d, to be started anew", why, EXIT_STUCK)
         self.exit_code = EXIT_STUCK
-        self.server.should_exit = True
+        self.should_exit = True
         self._end_after(_GRACE)
 
     def _end_after(self, seconds: float) -> None:
@@ -243,7 +237,7 @@ class _Process:
         os._exit(self.exit_code)
 
     async def _drain(self) -> None:
-        self.server.should_exit = True
+        self.should_exit = True
         if not await self.registry.drain(self.settings.drain_timeout):
             _logger.warning("requests were still running after %g s", self.settings.drain_timeout)
             await self.registry.close(_CLOSE_SECONDS)
@@ -255,7 +249,7 @@ class _Process:
         except Exception as error:  # noqa: BLE001 - it ends the process, which raises it
             self.failure = error
             self.app.state.failure = str(error)
-            self.server.should_exit = True
+            self.should_exit = True
             return
         memory.set_aside()
         for model in self.registry.models():
@@ -277,27 +271,27 @@ class _Process:
             memory.set_aside()
             _logger.info("the models are loaded anew")
 
+    async def run_on(self, opened: socket.socket) -> None:
+        """Serve a socket until the end.
 
-async def _serve(process: _Process, opened: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, process.stop)
-    loop.add_signal_handler(signal.SIGHUP, lambda: process.begin(process.reload()))
-    _logger.info("listening on %s", process.settings.uds or _address(opened))
-    process.registry.on_stuck = process.give_up
-    process.begin(process.start())
-    releasing = asyncio.ensure_future(memory.release_regularly())
-    ended = False
-    try:
-        await process.server.serve(sockets=[opened])
-    finally:
-        releasing.cancel()
-        ended = await process.registry.close(_CLOSE_SECONDS)
-    if process.failure is not None:
-        raise process.failure
-    if process.loading or process.exit_code or not ended:
-        # A thread that loads or hangs cannot be stopped, and Python would wait for it.
-        process.exit()
+        Raises:
+            Exception: a model cannot be loaded.
+        """
+        _logger.info("listening on %s", self.settings.uds or _address(opened))
+        self.registry.on_stuck = self.give_up
+        self.begin(self.start())
+        releasing = asyncio.ensure_future(memory.release_regularly())
+        ended = False
+        try:
+            await self.serve(sockets=[opened])
+        finally:
+            releasing.cancel()
+            ended = await self.registry.close(_CLOSE_SECONDS)
+        if self.failure is not None:
+            raise self.failure
+        if self._tasks or self.exit_code or not ended:
+            # A thread that loads or hangs cannot be stopped, and Python would wait for it.
+            self.exit()
 
 
 def _address(opened: socket.socket) -> str:

@@ -49,12 +49,8 @@ class Refusal(NamedTuple):
 class Admission:
     """Accepts a request whole, or refuses it whole.
 
-    Args:
-        max_tokens: of all requests that wait or run.
-        text_threads: how many tokenise.
-
     Attributes:
-        max_tokens: the same.
+        max_tokens: of all requests that wait or run.
         lateness: how much longer than expected large requests wait. What is queued now says nothing of what
             will come and share the turns; recent misses of deadlines do.
     """

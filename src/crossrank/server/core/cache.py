@@ -33,11 +33,8 @@ class ScoreCache:
 
     Texts are not kept: a key is a 128-bit BLAKE2 hash of the model, the settings and both texts.
 
-    Args:
-        limit: bytes; an entry takes ``ENTRY_BYTES``.
-
     Attributes:
-        limit: the same.
+        limit: bytes; an entry takes ``ENTRY_BYTES``.
         hits, misses, evicted: counted since the start.
     """
 

@@ -99,12 +99,8 @@ class TextThreads:
 
     Each function must be bounded: nothing stops one that runs.
 
-    Args:
-        threads: how many.
-        clock: seconds, on the scale of the deadlines.
-
     Attributes:
-        threads: the same.
+        threads: how many.
     """
 
     def __init__(self, threads: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -122,8 +118,6 @@ class TextThreads:
         """Run a function in one of the threads, when it is its client's turn.
 
         Args:
-            client: whose turn it takes.
-            function: what to run.
             deadline: a function that has not begun by then never does; the future raises DeadlineError.
 
         Raises:
@@ -167,7 +161,6 @@ class TextThreads:
         """Run a function in one of the threads and wait for what it returns.
 
         Args:
-            client: whose turn it takes.
             deadline: a function that has not begun by then never does.
 
         Raises:

@@ -18,18 +18,9 @@ from starlette.types import Receive
 from crossrank.errors import CrossRankError, OverloadedError
 from crossrank.server.core.registry import Registry
 from crossrank.server.core.work import Answer
+from crossrank.server.http import limits
 from crossrank.server.http.dialects import Call, Context, Dialect, Dialects
 from crossrank.server.http.faults import Fault, fault_of
-from crossrank.server.http.limits import (
-    Bodies,
-    ClientGone,
-    Gate,
-    check_containers,
-    check_texts,
-    read_body,
-    request_timeout,
-    without_lone_surrogates,
-)
 from crossrank.server.settings import Settings
 
 __all__ = ["Service", "fault_response", "json_response"]
@@ -62,20 +53,14 @@ Result = TypeVar("Result")
 
 
 class Service:
-    """Answers rerank requests, whatever their dialect.
-
-    Args:
-        registry: scores.
-        dialects: which API is where.
-        settings: how many requests at a time, and the limits of each.
-    """
+    """Answers rerank requests, whatever their dialect."""
 
     def __init__(self, registry: Registry, dialects: Dialects, settings: Settings) -> None:
         self.registry = registry
         self.dialects = dialects
         self.limits = settings.limits
-        self.gate = Gate(settings.max_concurrent_requests, settings.max_client_requests)
-        self.bodies = Bodies(settings.limits.max_bodies_bytes)
+        self.gate = limits.Gate(settings.max_concurrent_requests, settings.max_client_requests)
+        self.bodies = limits.Bodies(settings.limits.max_bodies_bytes)
         registry.metrics.watch(
             crossrank_concurrent_requests=("Requests at work", lambda: float(self.gate.inside)),
             crossrank_concurrent_requests_limit=("Most of them", lambda: float(self.gate.limit)),
@@ -93,11 +78,11 @@ class Service:
             begun = self.registry.clock()
             path, client = request.scope["path"], context.client
             self._use(context, self.dialects.paths[path].dialects[0])
-            seconds = request_timeout(request.headers.get("x-request-timeout"), self.limits)
+            seconds = limits.request_timeout(request.headers.get("x-request-timeout"), self.limits)
             context.deadline, context.created = begun + seconds, int(time.time())
             self.gate.check(client)  # before the body is read for nothing
             with self.bodies(client) as take:
-                data = await read_body(request.scope, request.receive, self.limits, take)
+                data = await limits.read_body(request.scope, request.receive, self.limits, take)
                 with self.gate(client):  # only now: a body that comes slowly is no work
                     large = len(data) >= _LARGE_BODY
                     parse = partial(_object, data)
@@ -120,7 +105,7 @@ class Service:
                     respond = partial(_respond, dialect, call, answer, context)
                     response = await self._aside(slow, context, respond)
         except Exception as error:
-            if not counted and not isinstance(error, ClientGone):
+            if not counted and not isinstance(error, limits.ClientGone):
                 self._count(fault_of(error))
             raise
         response.headers.update(_headers(answer, characters))
@@ -136,7 +121,7 @@ class Service:
         """What a body asks, and how many characters its texts have."""
         call = dialect.read(body, context)
         work = call.work
-        check_texts(self.limits, work.queries, work.texts)
+        limits.check_texts(self.limits, work.queries, work.texts)
         characters = sum(map(len, work.texts))
         return dialect.expand(call, lambda: self.registry.encoder(work.model)), characters
 
@@ -169,7 +154,7 @@ async def _unless_gone(scoring: Coroutine[Any, Any, Answer], receive: Receive) -
         await asyncio.wait((scored, gone), return_when=asyncio.FIRST_COMPLETED)
         if scored.done():
             return scored.result()
-        raise ClientGone
+        raise limits.ClientGone
     finally:
         for task in (scored, gone):
             if not task.done():
@@ -196,12 +181,12 @@ def _object(data: bytearray) -> dict[str, Any]:
         Fault: it is not one, or has too many lists and objects in it. Not JSON either are NaN, Infinity,
             and what is nested more than 200 deep.
     """
-    check_containers(data)
+    limits.check_containers(data)
     try:
         body = _from_json(data)
     except ValueError:
         try:
-            body = _from_json(without_lone_surrogates(data))
+            body = _from_json(limits.without_lone_surrogates(data))
         except ValueError as error:
             raise Fault("syntax", f"the body is not valid JSON in UTF-8: {error}") from None
     if not isinstance(body, dict):

@@ -5,17 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from crossrank.errors import (
-    CrossRankError,
-    DeadlineError,
-    EngineError,
-    InputError,
-    OverloadedError,
-    ServiceError,
-    TooLongError,
-    UnavailableError,
-    UnknownModelError,
-)
+from crossrank import errors
 
 __all__ = ["FAULTS", "Fault", "Kind", "fault_of", "forget_frames", "shortened"]
 
@@ -41,33 +31,36 @@ class _Row(NamedTuple):
     status: int
     openai: str
     meaning: str = ""
-    error: type[CrossRankError] | None = None
+    error: type[errors.CrossRankError] | None = None
 
 
 FAULTS: Mapping[Kind, _Row] = {
     "syntax": _Row(400, "BadRequestError", "the body is not JSON"),
-    "invalid": _Row(400, "BadRequestError", "a field is not as it should be", InputError),
+    "invalid": _Row(400, "BadRequestError", "a field is not as it should be", errors.InputError),
     "empty": _Row(400, "BadRequestError", "there are no documents"),
     "limit": _Row(400, "BadRequestError", "too many documents, lists or objects, or a text is too long"),
-    "too_long": _Row(400, "BadRequestError", "a text does not fit, and may not be cut", TooLongError),
+    "too_long": _Row(400, "BadRequestError", "a text does not fit, and may not be cut", errors.TooLongError),
     "unauthorized": _Row(401, "AuthenticationError", "no API key, or a wrong one"),
     "forbidden": _Row(403, "PermissionDeniedError", "a browser sends it for a foreign page"),
     "not_found": _Row(404, "NotFoundError"),
-    "unknown_model": _Row(404, "NotFoundError", "no such model", UnknownModelError),
+    "unknown_model": _Row(404, "NotFoundError", "no such model", errors.UnknownModelError),
     "method": _Row(405, "MethodNotAllowedError"),
     "slow": _Row(408, "RequestTimeoutError", "the body came too slowly"),
     "long_target": _Row(414, "BadRequestError"),
     "large_head": _Row(431, "BadRequestError"),
     "too_large": _Row(413, "RequestEntityTooLargeError", "the body is too large"),
     "overloaded": _Row(
-        429, "RateLimitError", "the queue is full; Retry-After says when to try again", OverloadedError
+        429, "RateLimitError", "the queue is full; Retry-After says when to try again", errors.OverloadedError
     ),
     "internal": _Row(500, "InternalServerError"),
-    "engine": _Row(503, "ServiceUnavailableError", "the engine failed", EngineError),
+    "engine": _Row(503, "ServiceUnavailableError", "the engine failed", errors.EngineError),
     "unavailable": _Row(
-        503, "ServiceUnavailableError", "the server starts, stops, or restarts the engine", UnavailableError
+        503,
+        "ServiceUnavailableError",
+        "the server starts, stops, or restarts the engine",
+        errors.UnavailableError,
     ),
-    "deadline": _Row(504, "GatewayTimeoutError", "the request's time is over", DeadlineError),
+    "deadline": _Row(504, "GatewayTimeoutError", "the request's time is over", errors.DeadlineError),
 }
 """All kinds."""
 
@@ -75,7 +68,7 @@ _LONGEST_MESSAGE = 400
 """Characters of a message, which may quote what the client sent: five lines of a terminal."""
 
 
-class Fault(ServiceError):  # noqa: N818 - it is not an error of the server's alone
+class Fault(errors.ServiceError):
     """A request gets no answer but this.
 
     Attributes:

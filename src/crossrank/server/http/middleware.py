@@ -39,11 +39,8 @@ class Edge:
     """Pure ASGI, so that it costs next to nothing.
 
     Args:
-        app: what answers.
         keys: who may ask; /health and the page everybody may.
         browsers: which pages may ask; None: all.
-        dialects: whose errors a path has.
-        tracer: where traces go.
     """
 
     def __init__(
