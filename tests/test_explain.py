@@ -105,9 +105,13 @@ def test_a_document_without_sentences(document: str) -> None:
     assert (found.sentences, found.logit, found.read) == ((), 0.0, len(document))
 
 
-def test_one_sentence_falls_to_the_empty_document() -> None:
+def test_one_sentence_is_not_compared_with_the_empty_document() -> None:
     (sentence,) = explain("alpha").sentences
-    assert (sentence.logit, sentence.logit_fall) == (1.0, 1.0)
+    assert (sentence.logit, sentence.read) == (1.0, 5)
+    assert sentence.score_fall is sentence.logit_fall is None
+    # Where there are others that are left out, it is compared with them.
+    (sentence,) = explain("Alpha alpha. Beta.", max_sentences=1).sentences
+    assert sentence.logit_fall == 1.0
 
 
 def test_the_texts_of_a_plan_are_made_when_they_are_asked_for() -> None:

@@ -79,9 +79,8 @@ export class Why {
     found.sentences.forEach((sentence, i) => {
       strip.append(part(end, sentence.start));
       end = sentence.end;
-      const fall = sentence.logit_fall;
-      const piece = h("span", fall === null ? "unread" : "");
-      if (fall !== null && sentence.read < sentence.end - sentence.start) {
+      const piece = h("span", sentence.read ? "" : "unread");
+      if (sentence.read && sentence.read < sentence.end - sentence.start) {
         // The window ends within this sentence.
         const middle = sentence.start + sentence.read;
         piece.append(part(sentence.start, middle), h("span", "unread", {}, part(middle, sentence.end)));
@@ -150,7 +149,8 @@ export class Why {
   row(sentence, state, highlight) {
     const alone = sentence[state.scale];
     const fall = sentence[`${state.scale}_fall`];
-    const change = fall === null ? t("unread") : `${fall > 0 ? "−" : "+"}${figure(Math.abs(fall), state.scale)}`;
+    // Without its only sentence the text would be empty: there is nothing to compare with.
+    const change = !sentence.read ? t("unread") : fall === null ? "–" : `${fall > 0 ? "−" : "+"}${figure(Math.abs(fall), state.scale)}`;
     const row = h("tr", "", {}, h("td", "", { dir: "auto" }, sentence.text), h("td", "", {}, figure(alone, state.scale)), h("td", fall > 0 ? "up" : "", {}, change));
     row.addEventListener("pointerenter", () => highlight(true));
     row.addEventListener("pointerleave", () => highlight(false));
