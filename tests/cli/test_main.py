@@ -132,6 +132,16 @@ def test_output_is_utf_8_whatever_the_stream_says(tiny: str) -> None:
     assert "─" in done.stdout.decode("utf-8")
 
 
+def test_an_error_may_name_a_path_that_is_not_ascii(tmp_path: Path) -> None:
+    env = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [*COMMAND, "rank", "q", "a", "--model", tmp_path / "北京"], env=env, capture_output=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"error: ")
+    assert done.stderr.count(b"\n") == 1
+
+
 def test_a_full_disk_is_a_line_and_exit_code_1() -> None:
     with Path("/dev/full").open("w") as full:
         for command in (["--version"], ["models", "list"]):
