@@ -7,6 +7,8 @@ import contextlib
 import gc
 import subprocess
 import sys
+from functools import partial
+from itertools import accumulate
 
 import pytest
 
@@ -62,25 +64,10 @@ thread = threading.Thread(target=work)
 thread.start()
 thread.join()
 print(resident() - before)
-memory.release()
+memory.trim()
 print(resident() - before)
 """)
     assert peak > 60 << 20
-    assert left < 10 << 20
-
-
-@glibc
-def test_garbage_in_cycles_is_released() -> None:
-    (left,) = printed("""
-gc.disable()
-before = resident()
-for _ in range(64):
-    cycle = [bytearray(1 << 20)]
-    cycle.append(cycle)
-del cycle
-memory.release()
-print(resident() - before)
-""")
     assert left < 10 << 20
 
 
@@ -105,22 +92,28 @@ def test_what_is_set_aside_is_collected_when_it_is_set_aside_anew() -> None:
         gc.unfreeze()
 
 
-def test_memory_is_released_after_work_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    released = 0
+def test_memory_is_released_after_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And garbage is collected when there is no more work."""
+    called: list[str] = []
+    monkeypatch.setattr(memory, "trim", partial(called.append, "trim"))
+    monkeypatch.setattr("gc.collect", partial(called.append, "collect"))
 
-    async def main(times: list[float]) -> None:
-        """As many periods as there are times of the processor's clock left."""
-
-        def release() -> None:
-            nonlocal released
-            released += 1
-
-        monkeypatch.setattr(memory, "release", release)
+    async def main(*works: float) -> list[str]:
+        """As many periods as there are seconds of the processor's time."""
+        called.clear()
+        times = [0.0, *(time for total in accumulate(works) for time in (total, total))]
         monkeypatch.setattr("time.process_time", lambda: times.pop(0))
         with contextlib.suppress(IndexError):
             await memory.release_regularly(0.0, 0.5)
+        return called
 
-    asyncio.run(main([1.0, 1.1, 1.2, 1.3]))
-    assert released == 0
-    asyncio.run(main([1.0, 1.4, 1.6, 1.6, 1.7, 2.5, 2.5]))
-    assert released == 2
+    assert asyncio.run(main(0.1, 0.1, 0.4)) == []
+    assert asyncio.run(main(0.6, 0.5)) == ["trim", "trim"]
+    assert asyncio.run(main(0.6, 0.4, 0.0, 1.0, 0.0)) == [
+        "trim",
+        "collect",
+        "trim",
+        "trim",
+        "collect",
+        "trim",
+    ]
