@@ -324,6 +324,20 @@ CR_INLINE void weigh_row(float* scores, int from, int to, int count, bool first_
     }
 }
 
+// work(first row, rows, panel) for each block of rows with each panel. Panel by panel, which stays in the
+// first-level cache; but block by block where tiles would have to be set up anew for each block's rows.
+template <class Work>
+CR_INLINE void each_tile(const RowBlocks& blocks, int panels, const Work& work) {
+    if (CR_DOT_ROWS == CR_ROWS || blocks.larger == 0) {
+        for (int p = 0; p < panels; ++p)
+            for (int block = 0, row = 0; block < blocks.count; row += blocks.size(block++))
+                work(row, blocks.size(block), p);
+    } else {
+        for (int block = 0, row = 0; block < blocks.count; row += blocks.size(block++))
+            for (int p = 0; p < panels; ++p) work(row, blocks.size(block), p);
+    }
+}
+
 inline void attention(const Attention& t) {
     const Precision precision = t.bf16 ? Precision::bf16 : Precision::fp32;
     const Tile* tile = tiles(precision);
@@ -369,13 +383,11 @@ inline void attention(const Attention& t) {
             key_blocks.want(first_key, end_key);
 
             // scores: (queries, count)
-            for (int p = 0; p < panels; ++p) {
+            each_tile(blocks, panels, [&](int row, int rows, int p) {
                 const char* panel = key_blocks.keys_at(number, place + p * kPanel);
-                for (int block = 0, row = 0; block < blocks.count; row += blocks.size(block++))
-                    tile[blocks.size(block) - 1]({q + row * t.q_stride, t.q_stride, panel, key_blocks.units(),
-                                                  scores + row * kScores + p * kPanel, kScores, panel, 0,
-                                                  &session});
-            }
+                tile[rows - 1]({q + row * t.q_stride, t.q_stride, panel, key_blocks.units(),
+                                scores + row * kScores + p * kPanel, kScores, panel, 0, &session});
+            });
 
             for (int r = 0; r < queries; ++r) {
                 float* row = scores + r * kScores;
@@ -396,19 +408,17 @@ inline void attention(const Attention& t) {
             const char* left =
                 t.bf16 ? reinterpret_cast<const char*>(weights) : reinterpret_cast<const char*>(scores);
             const std::ptrdiff_t left_stride = (t.bf16 ? kWeights : kScores) * value_bytes;
-            for (int column = 0; column < t.head_dim; column += kPanel) {
-                const int width = t.head_dim - column < kPanel ? t.head_dim - column : kPanel;
+            const int columns = static_cast<int>(ceil_div(t.head_dim, kPanel));
+            each_tile(blocks, columns, [&](int row, int rows, int p) {
+                const int column = p * kPanel, rest = t.head_dim - column;
                 const char* panel = key_blocks.values_at(number, place, column);
-                for (int block = 0, row = 0; block < blocks.count; row += blocks.size(block++)) {
-                    const int rows = blocks.size(block);
-                    tile[rows - 1]({left + row * left_stride, left_stride, panel, weight_units, sums, kPanel,
-                                    panel, 0, &session});
-                    for (int r = row; r < row + rows; ++r)
-                        collect(sums + (r - row) * kPanel, width, first, running[r].rescale,
-                                last ? 1.0f / running[r].total : 1.0f,
-                                reinterpret_cast<float*>(out + r * t.out_stride) + column);
-                }
-            }
+                tile[rows - 1]({left + row * left_stride, left_stride, panel, weight_units, sums, kPanel,
+                                panel, 0, &session});
+                for (int r = row; r < row + rows; ++r)
+                    collect(sums + (r - row) * kPanel, rest < kPanel ? rest : kPanel, first,
+                            running[r].rescale, last ? 1.0f / running[r].total : 1.0f,
+                            reinterpret_cast<float*>(out + r * t.out_stride) + column);
+            });
         }
     }
 }
