@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from crossrank.engines._memory import free_memory, memory_of_weights
 from crossrank.engines.choose import choose_engine
 from crossrank.errors import CheckpointError, CrossRankError
 from crossrank.loading import DEFAULT_MAX_LENGTH
@@ -32,7 +33,7 @@ class ModelFacts:
         max_tokens: of a pair.
         default_max_length: what is used unless ``max_length`` is given.
         template: a pair, with its special tokens, or the prompt.
-        prompt: whose prompt it is; None: the model has none.
+        prompt: of which family it is; None: the model has none.
         instruction: the default one; None: the model takes none.
         answer: the tokens whose logits count; empty if the model has a classifier.
         head: from the encoder's result to the logit.
@@ -40,6 +41,8 @@ class ModelFacts:
         licence: as the folder says it; None if it does not.
         engine, device, precision: what would run it here; None if nothing can.
         reason: why.
+        memory: bytes for its weights there; None if nothing can run it.
+        free: bytes of memory that are free here; None if the system does not say.
     """
 
     name: str
@@ -61,6 +64,8 @@ class ModelFacts:
     device: str | None
     precision: str | None
     reason: str
+    memory: int | None
+    free: int | None
 
 
 def model_facts(checkpoint: Checkpoint) -> ModelFacts:
@@ -108,6 +113,8 @@ def model_facts(checkpoint: Checkpoint) -> ModelFacts:
         device,
         precision,
         reason,
+        memory_of_weights(checkpoint, engine, precision) if engine and precision else None,
+        free_memory(),
     )
 
 

@@ -10,7 +10,7 @@ import typer
 from rich.filesize import decimal
 from rich.table import Table
 
-from crossrank._facts import model_facts
+from crossrank._facts import ModelFacts, model_facts
 from crossrank.cli import options as o
 from crossrank.cli.unused import warn_of_unused_options
 from crossrank.cli.writing import console, one_line, printable, write_json
@@ -95,13 +95,14 @@ def show(
         ("sizes", sizes),
         ("encoder", facts.encoder),
         ("window", f"{facts.max_tokens:,} tokens; {facts.default_max_length:,} by default (max_length)"),
-        ("template", facts.template),
-        ("prompt of", facts.prompt or ""),
+        ("template", facts.template.replace("\n", "\\n")),
+        ("prompt", facts.prompt or ""),
         ("instruction", facts.instruction or ("none by default" if facts.instruction == "" else "")),
         ("head", facts.head),
         ("score", facts.label_rule),
         ("licence", facts.licence or "the folder does not say"),
         ("engine", f"{runs}: {facts.reason}"),
+        ("memory", _memory(facts)),
     ):
         if text:
             table.add_row(label, printable(text, 4096))
@@ -147,6 +148,13 @@ def clean(
     for file in files:
         file.path.unlink(missing_ok=True)
     typer.echo(f"{decimal(sum(file.size for file in files))} freed", err=True)
+
+
+def _memory(facts: ModelFacts) -> str:
+    if facts.memory is None:
+        return ""
+    free = "" if facts.free is None or facts.device != "cpu" else f"; {decimal(facts.free)} are free here"
+    return f"{decimal(facts.memory)} for the weights in {facts.precision}{free}"
 
 
 def _as_object(file: PreparedFile) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import get_args
 
+from crossrank.engines._memory import check_memory
 from crossrank.engines.base import Device, Engine, Precision
 from crossrank.errors import EngineError, InputError
 from crossrank.models.checkpoint import Checkpoint
@@ -157,8 +158,11 @@ def load_engine(
     Raises:
         InputError, EngineError: as ``choose_engine``.
         ModelError: the checkpoint cannot be loaded.
+        OutOfMemoryError: its weights are larger than the memory that is free.
     """
     choice = choose_engine(device, precision, checkpoint)
+    if choice.device == "cpu":
+        check_memory(checkpoint, choice.engine, choice.precision)
     if choice.engine == "native":
         from crossrank.engines import native
 

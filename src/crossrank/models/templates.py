@@ -209,7 +209,7 @@ def find_asked(
     if logits is not None or classifier:
         prompt = read_chat_prompt(folder, is_needed=known is None and logits is not None)
     if prompt is not None:
-        family = known.family if known else "a language model"
+        family = known.family if known else "its own chat template"
         prompt = replace(prompt, max_length=known.prompt.max_length if known else _LONGEST)
         if logits is None or classifier:
             return Asked(family, prompt)
