@@ -56,7 +56,7 @@ def _export_decoder(checkpoint: Path, folder: Path) -> None:
 
     names = ["input_ids", "attention_mask"]
     torch.onnx.export(
-        yes_no.load(checkpoint, "float32"),
+        yes_no.load(checkpoint, "float32", traced=True),
         (torch.ones(2, 16, dtype=torch.long), torch.ones(2, 16, dtype=torch.long)),
         str(folder / "model.onnx"),
         input_names=names,

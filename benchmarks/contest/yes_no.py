@@ -11,8 +11,14 @@ from typing import Any
 from benchmarks.contest.tokenizers import QWEN_NO, QWEN_YES
 
 
-def load(checkpoint: Path, dtype: str) -> Any:
-    """A module of input_ids and attention_mask, padded on the right, that returns (B, 2)."""
+def load(checkpoint: Path, dtype: str, *, traced: bool = False) -> Any:
+    """A module of input_ids and attention_mask, padded on the right, that returns (B, 2).
+
+    Args:
+        checkpoint: of the decoder.
+        dtype: of its weights.
+        traced: it is to be exported: it makes the causal mask itself, as transformers' way cannot be traced.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -25,11 +31,16 @@ def load(checkpoint: Path, dtype: str) -> Any:
 
         def forward(self, input_ids: Any, attention_mask: Any) -> Any:
             # The body is not told of the padding: what comes after a pair is not seen by it.
-            hidden = self.body(input_ids=input_ids, use_cache=False).last_hidden_state
+            mask = None
+            if traced:
+                length = input_ids.shape[1]
+                mask = torch.full((length, length), torch.finfo(torch.float32).min).triu(1)
+                mask = mask[None, None]
+            hidden = self.body(input_ids=input_ids, attention_mask=mask, use_cache=False).last_hidden_state
             return self.head(hidden, attention_mask)
 
         def head(self, hidden: Any, attention_mask: Any) -> Any:
             last = attention_mask.sum(1) - 1
-            return hidden[torch.arange(len(hidden)), last] @ self.rows.T
+            return hidden[torch.arange(hidden.shape[0]), last] @ self.rows.T
 
     return YesNo().eval()

@@ -1,0 +1,234 @@
+"""Train a small model of another family in minutes, for what precisions cost on weights that are not random.
+
+    python -m training.small_family modernbert --data ../shared/data --out build/training/small-modernbert
+    crossrank verify --model build/training/small-modernbert
+
+It learns the order in which crossrank-mini ranks passages for questions of public data sets. It starts with
+every second layer of crossrank-mini, as far as the shapes are the same, and the rest is random. The pieces
+and their embeddings are crossrank-mini's, and stay so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.numpy import save_file
+from torch.nn import functional
+
+from benchmarks.contest.workloads import squad
+from crossrank import Reranker
+from crossrank.engines._plain import PlainModel
+from crossrank.models.architecture import Source
+from crossrank.models.checkpoint import Checkpoint
+from crossrank.models.families import describe
+from crossrank.models.resolve import resolve
+from crossrank.packing import build_pack
+from crossrank.pairs import EncodedPair
+from crossrank.text.keywords import KeywordIndex
+
+Array = npt.NDArray[np.float32]
+
+FILES = (
+    "xquad/xquad.*.json",
+    "cmrc2018/dev.json",
+    "drcd/*.json",
+    "jsquad/*.json",
+)
+SIMILAR, OTHERS = 5, 2
+"""Passages beside the right one: the likest by keywords, and any."""
+QUESTIONS = 4
+"""Of a step."""
+REPORT = 25
+"""Steps between two lines of progress."""
+STEP, LONGEST = 16, 64
+"""Pairs are cut to a multiple of STEP tokens, since few lengths are fast."""
+SIZE = {"vocab_size": 140_000, "hidden_size": 384, "num_attention_heads": 12, "pad_token_id": 1}
+CONFIGS: Mapping[str, dict[str, Any]] = {
+    "modernbert": SIZE
+    | {
+        "architectures": ["ModernBertForSequenceClassification"],
+        "num_hidden_layers": 6,
+        "intermediate_size": 768,
+        "local_attention": 32,
+        "global_attn_every_n_layers": 3,
+        "classifier_pooling": "mean",
+        "max_position_embeddings": 8192,
+    },
+    "new": SIZE
+    | {
+        "architectures": ["NewForSequenceClassification"],
+        "num_hidden_layers": 6,
+        "intermediate_size": 1152,
+        "hidden_act": "gelu",
+        "max_position_embeddings": 8192,
+        "rope_scaling": {"factor": 8.0, "type": "ntk"},
+        "rope_theta": 20000,
+        "type_vocab_size": 1,
+        "layer_norm_eps": 1e-12,
+    },
+    "distilbert": {
+        "architectures": ["DistilBertForSequenceClassification"],
+        "vocab_size": SIZE["vocab_size"],
+        "dim": 384,
+        "n_layers": 6,
+        "n_heads": 12,
+        "hidden_dim": 1536,
+        "max_position_embeddings": 512,
+        "activation": "gelu",
+        "pad_token_id": 1,
+    },
+}
+
+
+def groups(data: Path, dice: random.Random) -> Iterator[tuple[str, list[str]]]:
+    """Questions, each with passages among which is the right one; endlessly."""
+    collections = []
+    for pattern in FILES:
+        for path in sorted(data.glob(pattern)):
+            pairs = list(squad(path))
+            passages = list(dict.fromkeys(passage for _, passage in pairs))
+            collections.append((pairs, passages, KeywordIndex(passages)))
+    while True:
+        pairs, passages, index = dice.choice(collections)
+        question, right = dice.choice(pairs)
+        scores = index.scores(question)
+        likest = sorted(range(len(passages)), key=lambda i: -scores[i])[: SIMILAR + 1]
+        others = [passages[i] for i in likest if passages[i] != right][:SIMILAR]
+        found = [right, *others, *dice.sample(passages, OTHERS)]
+        dice.shuffle(found)
+        yield question, found
+
+
+def cut(pair: EncodedPair) -> EncodedPair:
+    """A pair with its end, of a few lengths."""
+    length = min(LONGEST, max(STEP, len(pair.token_ids) // STEP * STEP))
+    if len(pair.token_ids) <= length:
+        return pair
+    keep = [*range(length - 1), len(pair.token_ids) - 1]
+    segments = None if pair.segment_ids is None else pair.segment_ids[keep]
+    return EncodedPair(pair.token_ids[keep], segments, truncated=True)
+
+
+def start(config: dict[str, Any], given: Mapping[str, Array]) -> tuple[PlainModel, Mapping[str, Source]]:
+    """A model with random weights, and of every second layer of another what has the same shape."""
+    architecture, sources = describe(config, "config.json", [], labels=1)
+    rng = np.random.default_rng(0)
+    tensors: dict[str, Array] = {}
+    for name, shape in architecture.shapes():
+        if name not in sources:
+            continue
+        twice = re.sub(r"layer\.(\d+)", lambda found: f"layer.{2 * int(found[1])}", name)
+        if twice in given and given[twice].shape == shape and not name.startswith("head."):
+            tensors[name] = given[twice]
+        elif len(shape) == 1:
+            tensors[name] = (np.zeros if name.endswith("bias") else np.ones)(shape, np.float32)
+        else:
+            scale = 0.02 if name.startswith("embedding.p") else 1 / np.sqrt(shape[-1])
+            tensors[name] = (scale * rng.standard_normal(shape)).astype(np.float32)
+    model = PlainModel(architecture, tensors, "cpu", torch.float32)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.startswith("words"))
+    return model, sources
+
+
+def canonical(model: PlainModel) -> dict[str, Array]:
+    """The tensors by their canonical names: products that the module joins are apart again."""
+    tables = ("words", "positions", "segments")
+    found: dict[str, Array] = {}
+    for name, parameter in model.state_dict().items():
+        stem, _, end = name.rpartition(".")
+        at, _, part = stem.rpartition(".")
+        value = parameter.numpy()
+        if part == "qkv":
+            names = ["query", "key", "value"]
+        elif part == "widened":
+            names = ["gate", "intermediate"] if model.architecture.gated else ["intermediate"]
+        else:
+            stem = f"embedding.{stem}" if stem in tables else stem
+            stem = {"embedding_norm": "embedding.norm", "projection": "embedding.projection"}.get(stem, stem)
+            found[f"{stem}.{end}"] = value
+            continue
+        for one, rows in zip(names, np.split(value, len(names)), strict=True):
+            found[f"{at}.{one}.{end}"] = rows
+    return found
+
+
+def write(model: PlainModel, sources: Mapping[str, Source], config: dict[str, Any], folder: Path) -> None:
+    """A checkpoint as transformers writes it, with the tokenizer of crossrank-mini."""
+    tensors = canonical(model)
+    parts: dict[str, dict[int, Array]] = {}
+    for name, source in sources.items():
+        parts.setdefault(source.name, {})[source.part] = tensors[name]
+    stored = {name: np.concatenate([rows[i] for i in sorted(rows)]) for name, rows in parts.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(stored, folder / "model.safetensors", {"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(resolve("crossrank-mini") / name, folder / name)
+
+
+def train(model: PlainModel, teacher: Reranker, data: Path, steps: int, rate: float) -> None:
+    """Learn the teacher's order, step by step."""
+    dice = random.Random(0)
+    stream = groups(data, dice)
+    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learnt, lr=rate, weight_decay=0.01)
+    warm = max(1, steps // 10)
+    began, first = time.perf_counter(), 0.0
+    for step in range(steps):
+        for settings in optimizer.param_groups:
+            settings["lr"] = rate * min((step + 1) / warm, (steps - step) / (steps - warm))
+        some = [next(stream) for _ in range(QUESTIONS)]
+        texts = [(question, passage) for question, passages in some for passage in passages]
+        wanted = torch.from_numpy(teacher.logits(texts)).view(QUESTIONS, -1)
+        encoded = teacher.encoder.encode([q for q, _ in texts], [text for _, text in texts])
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(build_pack([cut(pair) for pair in encoded])).view(QUESTIONS, -1)
+        loss = functional.cross_entropy(logits, wanted.softmax(1))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(learnt, 1.0)
+        optimizer.step()
+        first += float((logits.argmax(1) == wanted.argmax(1)).float().mean())
+        if (step + 1) % REPORT == 0:
+            spent = time.perf_counter() - began
+            print(
+                f"step {step + 1}: loss {loss.item():.3f}, same first {first / REPORT:.2f}, {spent:.0f} s",
+                flush=True,
+            )
+            first = 0.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("family", choices=CONFIGS)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--rate", type=float, default=5e-4)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    config = {"model_type": arguments.family, "id2label": {"0": "LABEL_0"}, **CONFIGS[arguments.family]}
+    mini = Checkpoint(resolve("crossrank-mini"))
+    model, sources = start(config, mini.description.pick(mini.tensors()))
+    with Reranker("crossrank-mini", device="cpu", threads=arguments.threads, max_length=LONGEST) as teacher:
+        train(model, teacher, arguments.data, arguments.steps, arguments.rate)
+    write(model, sources, config, arguments.out)
+    print(f"{arguments.out} written")
+
+
+if __name__ == "__main__":
+    main()
