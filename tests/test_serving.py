@@ -118,7 +118,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_statuses_are_those_that_are_told(page: Path) -> None:
-    every = [each for _, kinds in Dialects("cohere").paths.values() for each in kinds]
+    every = [each.errors for _, kinds in Dialects("cohere").paths.values() for each in kinds]
     text = page.read_text("utf-8")
     for kind, status in (("too_large", 413), ("overloaded", 429), ("deadline", 504), ("slow", 408)):
         assert {each.status(Fault(kind, "")) for each in every} == {status}  # type: ignore[arg-type]

@@ -15,13 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from crossrank.errors import (
-    CrossRankError,
-    DeadlineError,
-    EngineError,
-    OverloadedError,
-    UnavailableError,
-)
+from crossrank.errors import CrossRankError, DeadlineError, EngineError, OverloadedError, UnavailableError
 
 if TYPE_CHECKING:
     from crossrank.server.core.cache import ScoreCache
@@ -74,6 +68,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        self._by_model: list[Counter] = []
 
         def plain(name: str, description: str, label: str, *values: str) -> _PlainCounter:
             made = _PlainCounter(name, description, [label], registry=registry)
@@ -85,7 +80,10 @@ class Metrics:
             return Histogram(name, description, labels, registry=registry, buckets=buckets)
 
         def counter(name: str, description: str, *labels: str) -> Counter:
-            return Counter(name, description, labels, registry=registry)
+            made = Counter(name, description, labels, registry=registry)
+            if labels == ("model",):
+                self._by_model.append(made)
+            return made
 
         self._requests = plain("te_request_count", "Requests", "method", "batch")
         self._successes = plain("te_request_success", "Requests answered", "method", "batch")
@@ -133,14 +131,7 @@ class Metrics:
 
         A counter that began with its first event would hide that event from Prometheus' ``increase``.
         """
-        for counter in (
-            self._model_pairs,
-            self._model_tokens,
-            self._truncated,
-            self.engine_failures,
-            self.engine_restarts,
-            self.out_of_memory,
-        ):
+        for counter in self._by_model:
             counter.labels(served.spec.name)
         for outcome in _OUTCOMES:
             self._model_requests.labels(served.spec.name, outcome)

@@ -13,13 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from crossrank.errors import (
-    DeadlineError,
-    EngineError,
-    InputError,
-    UnavailableError,
-    UnknownModelError,
-)
+from crossrank.errors import DeadlineError, EngineError, InputError, UnavailableError, UnknownModelError
 from crossrank.packing import build_pack
 from crossrank.pairs import PairEncoder
 from crossrank.server.core.admission import Admission
@@ -63,12 +57,9 @@ class Registry:
 
     Args:
         models: at least one, each name once; the first answers requests that name none.
-        options: see ``Options``.
-        metrics: what is counted where; None: metrics of its own.
         clock: seconds, on the scale of the deadlines.
 
     Attributes:
-        options, metrics, clock: the same.
         on_stuck: called on the event loop, with what is wrong, when an engine or the threads for texts have
             not answered for so long that they never will. Nothing here can stop such a thread: only the
             end of the process does.
@@ -82,26 +73,27 @@ class Registry:
         self,
         models: Sequence[ModelSpec],
         options: Options | None = None,
-        metrics: Metrics | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         names = [spec.name for spec in models]
         if not names or len(set(names)) < len(names):
             raise InputError(f"a server needs models with different names; these are {names}")
         self.options = options = options or Options()
-        self.metrics = metrics or Metrics()
+        self.metrics = Metrics()
         self.clock = clock
         self._served = {spec.name: ServedModel(spec) for spec in models}
         self._draining = False
         self.on_stuck: Callable[[str], None] = lambda _: None
         self._stuck = ""  # what is wrong, where nothing answers
+        self._uptime = 0.0
         self._watching: asyncio.Task[None] | None = None
         self._stopped = threading.Event()
         cache = ScoreCache(options.score_cache_bytes) if options.score_cache_bytes > 0 else None
-        self.texts = TextThreads(options.tokenizer_threads or _text_threads(), clock)
+        clocks = clock, lambda: self._uptime
+        self.texts = TextThreads(options.tokenizer_threads or _text_threads(), *clocks)
         self._admission = Admission(options.max_queue_tokens, self.texts.threads)
         self._scheduler = Scheduler(
-            options, self._admission, self.metrics, self._engine_failed, cache=cache, clock=clock
+            options, self._admission, self.metrics, self._engine_failed, cache, *clocks
         )
         self._tokenisers = Tokenisers(self._scheduler, cache, self.texts, clock)
         if cache is not None:
@@ -133,8 +125,7 @@ class Registry:
 
     def watch(self, seconds: float) -> None:
         """So many seconds have passed in which this process ran; fails all requests where nothing answers."""
-        self._scheduler.watch(seconds)
-        self.texts.watch(seconds)
+        self._uptime += seconds
         engine, texts = self._scheduler.stuck, self.texts.stuck
         before, self._stuck = self._stuck, ""
         if engine:

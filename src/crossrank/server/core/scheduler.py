@@ -25,16 +25,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from crossrank import errors
 from crossrank.engines import Engine
-from crossrank.errors import (
-    CrossRankError,
-    DeadlineError,
-    EngineError,
-    InputError,
-    NonFiniteLogitError,
-    OutOfMemoryError,
-    UnavailableError,
-)
 from crossrank.packing import build_pack
 from crossrank.pairs import EncodedPair
 from crossrank.server.core.admission import Admission
@@ -91,9 +83,8 @@ class _Running:
 
     Attributes:
         budget: tokens up to which it was filled.
-        begun: since when.
+        begun, begun_up: since when, by the clock and in seconds of uptime.
         expected: seconds that it should take.
-        watched: seconds that it took so far, counted by ``Scheduler.watch``.
     """
 
     model: Model
@@ -102,21 +93,19 @@ class _Running:
     tokens: int
     budget: int
     begun: float
+    begun_up: float
     expected: float
-    watched: float = 0.0
 
 
 class Scheduler:
     """Runs jobs, fairly. ``start`` it once.
 
     Args:
-        options: see ``Options``.
-        admission: which jobs are accepted.
-        metrics: what is counted where.
         on_failure: called in the engine thread after a model's engine failed; the model has no
             engine then, and waits for ``resume``.
         cache: keeps what was scored; None: nothing is kept.
         clock: seconds, on the scale of the deadlines.
+        uptime: seconds in which this process ran: where it is paused, no engine is stuck.
     """
 
     def __init__(
@@ -125,11 +114,12 @@ class Scheduler:
         admission: Admission,
         metrics: Metrics,
         on_failure: Callable[[Model], None],
-        *,
-        cache: ScoreCache | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        cache: ScoreCache | None,
+        clock: Callable[[], float],
+        uptime: Callable[[], float],
     ) -> None:
         self._options = options
+        self._uptime = uptime
         self._admission = admission
         self._clock = clock
         self._metrics = metrics
@@ -194,7 +184,7 @@ class Scheduler:
             if not job.ended:
                 self._admission.ended(job, in_time=False)
         message = f"the request's time is over; {left} of its {len(job.work.texts)} pairs were left"
-        self.drop(job, DeadlineError(message))
+        self.drop(job, errors.DeadlineError(message))
 
     # --- called by tokeniser threads ---
 
@@ -243,7 +233,7 @@ class Scheduler:
             self._blocked.discard(model)
             self._changed.notify_all()
 
-    def fail_all(self, model: Model | None, error: CrossRankError) -> None:
+    def fail_all(self, model: Model | None, error: errors.CrossRankError) -> None:
         """End every job of a model, or all jobs."""
         with self._changed:
             for job in [job for job in self._jobs if model is None or job.model is model]:
@@ -254,22 +244,15 @@ class Scheduler:
         """Jobs that wait or run."""
         return len(self._jobs)
 
-    def watch(self, seconds: float) -> None:
-        """So many seconds have passed in which this process ran: where it is paused, no engine is stuck."""
-        with self._changed:
-            for running in self._running:
-                running.watched += seconds
-
     @property
     def stuck(self) -> float:
         """Seconds for which the engine has not answered, where that is beyond all expectation; else 0."""
+        least, now = self._options.stuck_seconds, self._uptime()
         with self._changed:
             waited = [
-                running.watched
-                for running in self._running
-                if running.watched > max(self._options.stuck_seconds, STUCK_FACTOR * running.expected)
+                (now - each.begun_up, max(least, STUCK_FACTOR * each.expected)) for each in self._running
             ]
-            return max(waited, default=0.0)
+        return max((seconds for seconds, bearable in waited if seconds > bearable), default=0.0)
 
     def close(self, timeout: float = 10.0) -> bool:
         """Fail what is left and stop the threads, once the packs that they run are done.
@@ -277,7 +260,7 @@ class Scheduler:
         Returns:
             Whether all of them ended within ``timeout`` seconds.
         """
-        self.fail_all(None, UnavailableError("the server is stopping", 1.0))
+        self.fail_all(None, errors.UnavailableError("the server is stopping", 1.0))
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -290,18 +273,8 @@ class Scheduler:
     # --- the engine threads ---
 
     def _run(self) -> None:
-        while True:
-            running = self._take()
-            if running is None:
-                return
-            try:
-                self._execute(running)
-            except Exception:  # whatever it is, nobody may wait for ever
-                _logger.exception("a pack was lost")
-                error = EngineError("the pack was lost by an error of the server; see its log")
-                self._fail_pack(running.pack, error)
-            finally:
-                self._done(running)
+        while running := self._take():
+            self._execute(running)
 
     def _take(self) -> _Running | None:
         """The next pack, as soon as there is one; None: the scheduler closes."""
@@ -315,7 +288,8 @@ class Scheduler:
             pack = self._queue.take(model, room)
             tokens = sum(each.tokens for each in pack)
             expected = tokens / model.rate if model.rate else 0.0
-            running = _Running(model, model.engine, pack, tokens, room.budget, self._clock(), expected)
+            begun = self._clock(), self._uptime()
+            running = _Running(model, model.engine, pack, tokens, room.budget, *begun, expected)
             self._running.append(running)
             if self._next_model() is not None:
                 self._changed.notify()
@@ -351,22 +325,27 @@ class Scheduler:
         model, pack = running.model, running.pack
         try:
             self._run_pack(running, pack)
-        except EngineError as error:
+            now = self._clock()
+            self._done(running)
+            # Before anybody has an answer, who may look at them.
+            self._metrics.pack(model.name, len(pack), running.tokens, running.budget, now - running.begun)
+            with self._changed:
+                # Packs overlap: what each adds to the time that the engine was at work.
+                seconds = now - max(running.begun, self._last_end)
+                self._last_end = now
+                model.ran(running.tokens, seconds)
+                for job in {each.job for each in pack}:
+                    job.inference_s += seconds
+                    if not job.remaining:
+                        self._end(job, None)
+        except errors.EngineError as error:
             self._fail_engine(running, error)
-            return
-        now = self._clock()
-        self._done(running)
-        # Before anybody has an answer, who may look at them.
-        self._metrics.pack(model.name, len(pack), running.tokens, running.budget, now - running.begun)
-        with self._changed:
-            # Packs overlap: what each adds to the time that the engine was at work.
-            seconds = now - max(running.begun, self._last_end)
-            self._last_end = now
-            model.ran(running.tokens, seconds)
-            for job in {each.job for each in pack}:
-                job.inference_s += seconds
-                if not job.remaining:
-                    self._end(job, None)
+        except Exception:  # whatever it is, nobody may wait for ever
+            _logger.exception("a pack was lost")
+            lost = errors.EngineError("the pack was lost by an error of the server; see its log")
+            self._fail_pack(pack, lost)
+        finally:
+            self._done(running)
 
     def _run_pack(self, running: _Running, pack: list[WaitingPair]) -> None:
         """Give logits or an error to each pair of a pack, or of a part of one.
@@ -381,10 +360,10 @@ class Scheduler:
         model = running.model
         try:
             logits = running.engine.logits(build_pack([each.pair for each in pack]))
-        except (OutOfMemoryError, MemoryError) as error:
+        except (errors.OutOfMemoryError, MemoryError) as error:
             if len(pack) == 1:
                 message = f"a pair of {pack[0].pair.tokens} tokens does not fit into memory: {error}"
-                self._fail_pack(pack, OutOfMemoryError(message))
+                self._fail_pack(pack, errors.OutOfMemoryError(message))
                 return
             tokens = sum(each.tokens for each in pack)
             model.max_tokens = max(1, min(model.max_tokens, tokens // 2))
@@ -393,19 +372,19 @@ class Scheduler:
             _logger.warning(what, model.name, tokens, model.max_tokens)
             middle = (len(pack) + 1) // 2
             parts = [pack[:middle], pack[middle:]]
-        except InputError as error:
+        except errors.InputError as error:
             if len(pack) == 1:
                 self._fail_pack(pack, _of_pair(pack[0], error))
                 return
             parts = _by_request(pack)
-        except EngineError:
+        except errors.EngineError:
             raise
         except Exception as error:  # an engine is anybody's code
-            raise EngineError(f"{type(error).__name__}: {error}") from error
+            raise errors.EngineError(f"{type(error).__name__}: {error}") from error
         else:
             if np.shape(logits) != (len(pack),):
                 shape = np.shape(logits)
-                raise EngineError(f"the engine gave logits of shape {shape} for {len(pack)} pairs")
+                raise errors.EngineError(f"the engine gave logits of shape {shape} for {len(pack)} pairs")
             self._deliver(pack, np.asarray(logits, np.float32))
             return
         # Outside of the handler, or the parts would run while the error holds its memory.
@@ -422,7 +401,7 @@ class Scheduler:
                 self._reserve(job, -each.tokens)
                 try:
                     job.take(each.index, logit)
-                except NonFiniteLogitError as error:
+                except errors.NonFiniteLogitError as error:
                     self._end(job, error)
         if self._cache is not None:
             for each, logit in zip(part, logits.tolist(), strict=True):
@@ -430,13 +409,13 @@ class Scheduler:
                     key, pair = each.job.keys[each.index], each.pair
                     self._cache.keep(key, logit, pair.tokens, pair.truncated, pair.query_truncated)
 
-    def _fail_pack(self, pack: list[WaitingPair], error: CrossRankError) -> None:
+    def _fail_pack(self, pack: list[WaitingPair], error: errors.CrossRankError) -> None:
         with self._changed:
             for job in {each.job for each in pack}:
                 if job.remaining:
                     self._end(job, error)
 
-    def _fail_engine(self, running: _Running, error: EngineError) -> None:
+    def _fail_engine(self, running: _Running, error: errors.EngineError) -> None:
         """The requests that it touched fail; the others wait for the next engine."""
         model = running.model
         with self._changed:
@@ -492,8 +471,8 @@ def _by_request(pack: list[WaitingPair]) -> list[list[WaitingPair]]:
     return list(parts.values()) if len(parts) > 1 else [[each] for each in pack]
 
 
-def _of_pair(pair: WaitingPair, error: InputError) -> InputError:
+def _of_pair(pair: WaitingPair, error: errors.InputError) -> errors.InputError:
     """What the engine says of the only pair of its pack, said of that pair of its request."""
     message = str(error)
     what = message.removeprefix("pair 0 ") if message.startswith("pair 0 ") else f"is refused: {message}"
-    return InputError(f"pair {pair.index} {what}")
+    return errors.InputError(f"pair {pair.index} {what}")

@@ -29,14 +29,7 @@ characters a second it takes up to 20 ms, which is how long another client's tex
 
 
 class Tokenisers:
-    """Tokenises jobs and adds their pairs to the scheduler.
-
-    Args:
-        scheduler: where pairs go.
-        cache: what is asked first; None: nothing.
-        threads: where the work is done.
-        clock: seconds.
-    """
+    """Tokenises jobs, as far as the cache does not know their pairs, and adds these to the scheduler."""
 
     def __init__(
         self,

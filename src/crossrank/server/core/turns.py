@@ -99,17 +99,25 @@ class TextThreads:
 
     Each function must be bounded: nothing stops one that runs.
 
-    Attributes:
+    Args:
         threads: how many.
+        clock: seconds, on the scale of the deadlines.
+        uptime: seconds in which this process ran: where it is paused, no thread is stuck.
     """
 
-    def __init__(self, threads: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        threads: int,
+        clock: Callable[[], float] = time.monotonic,
+        uptime: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.threads = threads
         self._clock = clock
+        self._uptime = uptime
         self._changed = threading.Condition()
         self._turns: Turns[_Task] = Turns()
         self._closing = False
-        self._running: dict[int, float] = {}  # seconds that each thread's function took so far
+        self._running: dict[int, float] = {}  # since when each thread's function runs, in seconds of uptime
         self._threads: list[threading.Thread] = []  # none before there is something to do
 
     def submit(
@@ -174,18 +182,12 @@ class TextThreads:
         except asyncio.TimeoutError:
             raise _late() from None
 
-    def watch(self, seconds: float) -> None:
-        """So many seconds have passed in which this process ran."""
-        with self._changed:
-            for number in self._running:
-                self._running[number] += seconds
-
     @property
     def stuck(self) -> float:
         """For how many seconds no thread was free for another function; 0: one is."""
         with self._changed:
             busy = len(self._running) == self.threads
-            return min(self._running.values()) if busy else 0.0
+            return self._uptime() - max(self._running.values()) if busy else 0.0
 
     def close(self, timeout: float = 10.0) -> bool:
         """Drop what waits and stop the threads; returns whether all of them ended in time."""
@@ -207,7 +209,7 @@ class TextThreads:
                 taken = self._changed.wait_for(lambda: self._closing or self._turns.take())
                 if self._closing or not isinstance(taken, tuple):
                     return
-                self._running[number] = 0.0
+                self._running[number] = self._uptime()
             client, (run, _) = taken
             begun = self._clock()
             try:

@@ -244,13 +244,13 @@ _HEADERS = [
 
 
 def _responses(kinds: list[Dialect]) -> dict[int | str, dict[str, Any]]:
-    errors: Any = reduce(operator.or_, (kind.Error for kind in kinds))
+    errors: Any = reduce(operator.or_, (kind.errors.Error for kind in kinds))
     answers = reduce(operator.or_, (kind.Response for kind in kinds))
     meanings: dict[int, dict[str, None]] = {}
     for kind in kinds:
         for fault, row in FAULTS.items():
             if row.meaning:
-                meanings.setdefault(kind.statuses.get(fault, row.status), {})[row.meaning] = None
+                meanings.setdefault(kind.errors.statuses.get(fault, row.status), {})[row.meaning] = None
     responses: dict[int | str, dict[str, Any]] = {200: {"model": answers, "description": "the answer"}}
     for status, each in meanings.items():
         responses[status] = {"model": errors, "description": "; ".join(each)}
@@ -259,7 +259,7 @@ def _responses(kinds: list[Dialect]) -> dict[int | str, dict[str, Any]]:
 
 def _examples(kind: Dialect) -> dict[str, Any]:
     """A dialect's answer to its example of a request, and its error, by the names of their schemas."""
-    context = Context("3984915a5656439693348eb4214d4f7d", False, kind, created=1795540781)
+    context = Context("3984915a5656439693348eb4214d4f7d", False, kind.errors, created=1795540781)
     asked: Any = kind.Request.model_config["json_schema_extra"]
     # All texts fit.
     encoder = cast(PairEncoder, SimpleNamespace(kept=lambda *_, **__: None, instruction=None))
@@ -267,9 +267,9 @@ def _examples(kind: Dialect) -> dict[str, Any]:
     count = len(call.work.texts)
     answer = Answer("crossrank-mini", np.linspace(-0.57, 6.2, count), [False] * count, [13] * count)
     body: Any = kind.answer(call, answer, context)
-    error = kind.error(Fault("invalid", "missing field `query`"), context.request_id)
+    error = kind.errors.error(Fault("invalid", "missing field `query`"), context.request_id)
     (answered,) = get_args(kind.Response) or (kind.Response,)
-    return {answered.__name__: body[0] if isinstance(body, list) else body, kind.Error.__name__: error}
+    return {answered.__name__: body[0] if isinstance(body, list) else body, kind.errors.Error.__name__: error}
 
 
 def _info(settings: Settings, registry: Registry) -> dict[str, Any]:

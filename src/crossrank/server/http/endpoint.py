@@ -114,7 +114,7 @@ class Service:
 
     def _use(self, context: Context, dialect: Dialect) -> Dialect:
         """A request is in this dialect, as far as is known: an error from here on is in its shape."""
-        context.errors, context.notes["dialect"] = dialect, dialect.name
+        context.errors, context.notes["dialect"] = dialect.errors, dialect.name
         return dialect
 
     def _read(self, dialect: Dialect, body: dict[str, Any], context: Context) -> tuple[Call, int]:

@@ -7,23 +7,12 @@ from typing import Any, NamedTuple
 
 from crossrank.server.http.dialects.base import Call, Context, Dialect, Errors
 from crossrank.server.http.dialects.crossrank import Compare, Explain
-from crossrank.server.http.dialects.superset import (
-    CohereV1,
-    CohereV2,
-    Infinity,
-    InfinityObjects,
-    Jina,
-    Xinference,
-)
+from crossrank.server.http.dialects.superset import COHERE_V2, INFINITY_OBJECTS, NAMED
 from crossrank.server.http.dialects.tei import Tei
-from crossrank.server.http.dialects.vllm import Vllm, VllmScore
+from crossrank.server.http.dialects.vllm import VllmScore
 from crossrank.server.http.dialects.voyage import Voyage
 
 __all__ = ["Call", "Context", "Dialect", "Dialects", "Errors"]
-
-_V1: Mapping[str, type[Dialect]] = {
-    kind.name: kind for kind in (CohereV1, Jina, Vllm, Xinference, Infinity, Voyage)
-}
 
 
 class _Path(NamedTuple):
@@ -43,9 +32,9 @@ class Dialects:
     """
 
     def __init__(self, name: str) -> None:
-        v1 = _V1[name]()
-        documents = v1 if isinstance(v1, Vllm | Infinity) else InfinityObjects()
-        v2 = v1 if isinstance(v1, Vllm) else CohereV2()
+        v1 = Voyage() if name == "voyage" else NAMED[name]
+        documents = v1 if name in ("vllm", "infinity") else INFINITY_OBJECTS
+        v2 = v1 if name == "vllm" else COHERE_V2
         self.paths: Mapping[str, _Path] = {
             "/rerank": _Path("Order texts (TEI) or documents", [Tei(), documents]),
             "/v1/rerank": _Path("Order documents", [v1]),
@@ -58,7 +47,7 @@ class Dialects:
 
     def of_path(self, path: str) -> Errors:
         """Whose errors a path has, before anything of the body is known."""
-        return self.paths[path].dialects[0] if path in self.paths else Errors()
+        return self.paths[path].dialects[0].errors if path in self.paths else Errors()
 
     def of_body(self, path: str, body: Mapping[str, Any]) -> Dialect:
         """The dialect of a request: on /rerank what its body has says which."""

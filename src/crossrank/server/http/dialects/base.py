@@ -231,7 +231,9 @@ class Errors:
     """
 
     Error: ClassVar[type[BaseModel]] = OpenAIError
-    statuses: ClassVar[Mapping[Kind, int]] = {}
+
+    def __init__(self, statuses: Mapping[Kind, int] = {}) -> None:
+        self.statuses = statuses
 
     def status(self, fault: Fault) -> int:
         """The HTTP status of a fault."""
@@ -250,7 +252,7 @@ class DetailError(BaseModel):
 
 
 class DetailErrors(Errors):
-    """The errors of servers on FastAPI; it stands before ``Dialect``."""
+    """The errors of servers on FastAPI."""
 
     Error = DetailError
 
@@ -258,16 +260,18 @@ class DetailErrors(Errors):
         return {"detail": str(fault)}
 
 
-class Dialect(Errors, ABC):
+class Dialect(ABC):
     """One API as its clients know it.
 
     Attributes:
         name: of the project it is of.
+        errors: in which words it tells of faults.
         Request, Response: its bodies, for the OpenAPI description; Request reads them too.
         slow: its requests take long to read, and its answers to make: never on the event loop.
     """
 
-    name: ClassVar[str]
+    name: str
+    errors = Errors()
     Request: ClassVar[type[BaseModel]]
     Response: ClassVar[Any]
     slow: ClassVar[bool] = False

@@ -1,14 +1,15 @@
 """/v1/rerank and its relatives: one request and one answer with all that their clients send and read.
 
 Cohere, Jina, vLLM, Xinference and infinity agree on most of it. What each has of its own, defaults and
-errors, is in a class of its own.
+errors, is in a table, ``NAMED``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, WithJsonSchema
 
@@ -19,9 +20,9 @@ from crossrank.server.core.work import Answer
 from crossrank.server.http.dialects import base
 from crossrank.server.http.faults import Fault, Kind
 
-__all__ = ["CohereV1", "CohereV2", "Infinity", "InfinityObjects", "Jina", "Superset", "Xinference"]
+__all__ = ["COHERE_V2", "INFINITY_OBJECTS", "NAMED", "Superset"]
 
-UNPROCESSABLE: dict[Kind, int] = dict.fromkeys(("invalid", "empty", "limit", "too_long"), 422)
+_UNPROCESSABLE: dict[Kind, int] = dict.fromkeys(("invalid", "empty", "limit", "too_long"), 422)
 
 MAX_RANK_FIELDS = 64
 """Every field is looked up in every document: 64 of 2,048 documents take some tens of milliseconds."""
@@ -121,30 +122,36 @@ class SupersetResponse(base.Answered):
     results: list[SupersetResult] = Field(description="the results, best first")
 
 
+@dataclass(frozen=True, eq=False)
 class Superset(base.Dialect):
-    """What the dialects of /v1/rerank share.
+    """What the dialects of /v1/rerank share, and in what they differ.
 
     Attributes:
         returns_documents: where a request does not say.
-        id_prefix: of the answer's id.
+        never_returns: documents do not come back, whatever a request says.
         bare_documents: a document that comes back is a string, not an object.
         null_documents: where none comes back, that is said: null.
+        multi_modal: a document that comes back has a field of this name: null.
         negative_is_all: top_n below 0 is all, not a mistake.
-        never_returns: documents do not come back, whatever a request says.
+        id_prefix: of the answer's id.
         api_version: in ``meta``.
         no_models: names that stand for no model.
     """
 
-    Request: ClassVar[type[BaseModel]] = SupersetRequest
-    Response: ClassVar[Any] = SupersetResponse
-    returns_documents: ClassVar[bool] = False
-    id_prefix: ClassVar[str] = ""
-    bare_documents: ClassVar[bool] = False
-    null_documents: ClassVar[bool] = False
-    negative_is_all: ClassVar[bool] = False
-    never_returns: ClassVar[bool] = False
-    api_version: ClassVar[str] = "1"
-    no_models: ClassVar[frozenset[str]] = frozenset([""])
+    name: str
+    errors: base.Errors = base.Dialect.errors
+    returns_documents: bool = False
+    never_returns: bool = False
+    bare_documents: bool = False
+    null_documents: bool = False
+    multi_modal: bool = False
+    negative_is_all: bool = False
+    id_prefix: str = ""
+    api_version: str = "1"
+    no_models: Collection[str | None] = ("",)
+
+    Request = SupersetRequest
+    Response = SupersetResponse
 
     def read(self, body: dict[str, Any], context: base.Context) -> base.Call:
         request = base.parse(SupersetRequest, body)
@@ -190,7 +197,8 @@ class Superset(base.Dialect):
             else:
                 document = call.documents[hit.index]
                 own = document if isinstance(document, dict) else {}
-                result["document"] = {"text": hit.text} | own
+                of_vllm = {"multi_modal": None} if self.multi_modal else {}
+                result["document"] = {"text": hit.text, **of_vllm, **own}
         elif self.null_documents:
             result["document"] = None
         return result | base.cuts_of(hit)
@@ -203,56 +211,37 @@ class CohereError(BaseModel):
     message: str = Field(description="what is wrong, and where")
 
 
-class CohereV1(Superset):
-    """Cohere's API of 2023; its superset is /v1/rerank's default."""
+class CohereErrors(base.Errors):
+    """Cohere's."""
 
-    name = "cohere"
     Error = CohereError
 
     def error(self, fault: Fault, request_id: str) -> object:
         return {"id": request_id, "message": str(fault)}
 
 
-class CohereV2(CohereV1):
-    """Cohere's API of today, /v2/rerank: documents never come back."""
+_COHERE = Superset("cohere", CohereErrors())
+_INFINITY = Superset(
+    "infinity",
+    base.Errors(_UNPROCESSABLE),
+    bare_documents=True,
+    null_documents=True,
+    id_prefix="infinity-",
+    no_models=("", "default/not-specified"),
+)
+_JINA = Superset("jina", base.DetailErrors(_UNPROCESSABLE), returns_documents=True)
+_VLLM = Superset("vllm", returns_documents=True, multi_modal=True, negative_is_all=True, id_prefix="rerank-")
+_XINFERENCE = Superset("xinference", base.DetailErrors(), null_documents=True)
 
-    never_returns = True
-    api_version = "2"
+NAMED = {dialect.name: dialect for dialect in (_COHERE, _JINA, _VLLM, _XINFERENCE, _INFINITY)}
+"""What --dialect may choose; the default is Cohere's API of 2023."""
 
+COHERE_V2 = replace(_COHERE, never_returns=True, api_version="2")
+"""Cohere's API of today, /v2/rerank."""
 
-class Infinity(Superset):
-    """infinity: a document that comes back is a bare string."""
-
-    name = "infinity"
-    statuses = UNPROCESSABLE
-    id_prefix = "infinity-"
-    bare_documents = True
-    null_documents = True
-    no_models = frozenset(["", "default/not-specified"])
-
-
-class InfinityObjects(Infinity):
-    """The default of /rerank with ``documents``: a document that comes back is an object.
-
-    Clients of the other servers that have this path read it so (vLLM, llama.cpp, LocalAI, Together AI).
-    """
-
-    bare_documents = False
-
-
-class Jina(base.DetailErrors, Superset):
-    """Jina: documents come back unless a request says otherwise."""
-
-    name = "jina"
-    statuses = UNPROCESSABLE
-    returns_documents = True
-
-
-class Xinference(base.DetailErrors, Superset):
-    """Xinference."""
-
-    name = "xinference"
-    null_documents = True
+INFINITY_OBJECTS = replace(_INFINITY, bare_documents=False)
+"""The default of /rerank with ``documents``: clients of the other servers that have this path read it so
+(vLLM, llama.cpp, LocalAI, Together AI)."""
 
 
 def _warnings(call: base.Call, answer: Answer) -> list[str]:

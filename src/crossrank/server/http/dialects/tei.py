@@ -61,14 +61,31 @@ _ERROR_TYPES: dict[Kind, str] = {
 }
 
 
+class TeiErrors(base.Errors):
+    """text-embeddings-inference's."""
+
+    Error = TeiError
+
+    def error(self, fault: Fault, request_id: str) -> object:
+        message = str(fault)
+        if isinstance(fault.__cause__, TooLongError):
+            cause = fault.__cause__
+            message = (
+                f"Input validation error: `inputs` must have less than {cause.limit} tokens. "
+                f"Given: {'' if cause.exact else 'more than '}{cause.tokens}"
+            )
+        elif fault.kind == "overloaded":
+            message = f"Model is overloaded: {message}"
+        return {"error": message, "error_type": _ERROR_TYPES.get(fault.kind, "Validation")}
+
+
 class Tei(base.Dialect):
     """text-embeddings-inference."""
 
     name = "tei"
+    errors = TeiErrors({"invalid": 422, "limit": 422, "too_long": 422, "engine": 424})
     Request = TeiRequest
     Response = list[TeiRank]
-    Error = TeiError
-    statuses = {"invalid": 422, "limit": 422, "too_long": 422, "engine": 424}
 
     def read(self, body: dict[str, Any], context: base.Context) -> base.Call:
         if "texts" not in body:
@@ -86,15 +103,3 @@ class Tei(base.Dialect):
         if call.with_documents:
             return [{"index": hit.index, "text": hit.text, "score": call.number(hit)} for hit in hits]
         return [{"index": hit.index, "score": call.number(hit)} for hit in hits]
-
-    def error(self, fault: Fault, request_id: str) -> object:
-        message = str(fault)
-        if isinstance(fault.__cause__, TooLongError):
-            cause = fault.__cause__
-            message = (
-                f"Input validation error: `inputs` must have less than {cause.limit} tokens. "
-                f"Given: {'' if cause.exact else 'more than '}{cause.tokens}"
-            )
-        elif fault.kind == "overloaded":
-            message = f"Model is overloaded: {message}"
-        return {"error": message, "error_type": _ERROR_TYPES.get(fault.kind, "Validation")}

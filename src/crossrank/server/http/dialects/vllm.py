@@ -1,4 +1,4 @@
-"""vLLM: POST /rerank, /v1/rerank and /v2/rerank with ``--dialect vllm``, /score and /v1/score always."""
+"""vLLM: POST /score and /v1/score. Its rerank is in ``superset.py``."""
 
 from __future__ import annotations
 
@@ -6,28 +6,12 @@ from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, Field
 
-from crossrank.ranking import RankedDocument
 from crossrank.server.core.work import Answer
 from crossrank.server.http.dialects import base
-from crossrank.server.http.dialects.superset import Documents, Options, Superset, listed, read_texts
+from crossrank.server.http.dialects.superset import Documents, Options, listed, read_texts
 from crossrank.server.http.faults import Fault
 
-__all__ = ["Vllm", "VllmScore"]
-
-
-class Vllm(Superset):
-    """vLLM's rerank: documents always come back, and top_n <= 0 is all."""
-
-    name = "vllm"
-    id_prefix = "rerank-"
-    returns_documents = True
-    negative_is_all = True
-
-    def result(self, call: base.Call, hit: RankedDocument) -> dict[str, Any]:
-        result = super().result(call, hit)
-        if "document" in result:
-            result["document"].setdefault("multi_modal", None)
-        return result
+__all__ = ["VllmScore"]
 
 
 class ScoreRequest(Options):

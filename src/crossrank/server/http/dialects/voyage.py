@@ -56,10 +56,11 @@ class VoyageResponse(BaseModel):
     usage: VoyageUsage = Field(description="what was read")
 
 
-class Voyage(base.DetailErrors, base.Dialect):
+class Voyage(base.Dialect):
     """Voyage."""
 
     name = "voyage"
+    errors = base.DetailErrors()
     Request = VoyageRequest
     Response = VoyageResponse
 
