@@ -246,13 +246,13 @@ void Engine::check_prefixes(const Pack& pack) const {
             "prefixes are for models with causal attention, the last token's pooling, and no embeddings of "
             "positions or segments");
     check_offsets("prefix_offsets", pack.prefix_offsets, pack.prefixes, pack.prefix_tokens);
-    for (std::int64_t i = 0; i < pack.prefixes; ++i) {
+    for (std::int64_t i = 0; i < pack.prefixes; ++i)
         if (pack.prefix_offsets[i + 1] < pack.prefix_offsets[i])
             throw std::invalid_argument("prefix_offsets do not rise: prefix " + std::to_string(i) +
                                         " ends at " + std::to_string(pack.prefix_offsets[i + 1]));
+    for (std::int64_t i = 0; i < pack.prefixes; ++i)
         for (std::int64_t token = pack.prefix_offsets[i]; token < pack.prefix_offsets[i + 1]; ++token)
             check_token(config, "prefix", i, pack.prefix_ids[token]);
-    }
     for (std::int64_t pair = 0; pair < pack.pairs; ++pair)
         if (pack.prefix_of[pair] < 0 || pack.prefix_of[pair] >= pack.prefixes)
             throw std::invalid_argument("pair " + std::to_string(pair) + " has the prefix " +
