@@ -11,6 +11,7 @@ from crossrank.engines.fake import FakeEngine
 from crossrank.errors import EngineError, InputError
 from crossrank.models.checkpoint import Checkpoint
 from tests.checkpoints import write_bert
+from tests.decoders import write_decoder
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +67,14 @@ def test_a_gpu_is_taken_and_runs_in_fp16() -> None:
         choose_engine("cuda", "int8")
     with pytest.raises(InputError, match="there are 2 GPUs"):
         choose_engine("cuda:2")
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_decoder_runs_in_bf16_on_a_gpu(tmp_path: Path) -> None:
+    decoder = Checkpoint(write_decoder(tmp_path / "Qwen3-Reranker-0.6B", "qwen3"))
+    assert choose_engine(checkpoint=decoder).precision == "bf16"
+    assert choose_engine("cuda", "fp16", decoder).precision == "fp16"
+    assert choose_engine(checkpoint=Checkpoint(write_bert(tmp_path / "m"))).precision == "fp16"
 
 
 def test_an_apple_gpu_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

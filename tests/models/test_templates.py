@@ -132,6 +132,29 @@ def test_what_cannot_be_run_is_refused_with_the_reason(
         Checkpoint(write(tmp_path / name, **config))
 
 
+def test_a_language_model_that_no_description_says_is_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path / "Qwen3-Reranker-0.6B", rope_scaling={"type": "dynamic", "factor": 2.0})
+    with pytest.raises(
+        UnsupportedModelError, match="cannot be run: its rotary positions are scaled by dynamic"
+    ):
+        Checkpoint(folder)
+
+
+def test_quantized_weights_are_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path / "Qwen3-Reranker-0.6B", quantization_config={"quant_method": "gptq"})
+    with pytest.raises(UnsupportedModelError, match=r"quantized \(gptq\).*precision='int8'"):
+        Checkpoint(folder)
+
+
+def test_prepared_weights_are_those_of_the_tokens(tmp_path: Path) -> None:
+    one, two, three = (saved(tmp_path / name, tokens=tokens) for name, tokens in ANSWERS.items())
+    assert len({Checkpoint(folder).fingerprint() for folder in (one, two)}) == 2
+    assert Checkpoint(one).fingerprint() == Checkpoint(three).fingerprint()
+
+
+ANSWERS = {"one": ("yes", "no"), "two": ("Yes",), "three": ("yes", "no")}
+
+
 def test_tokens_are_those_of_the_models_own_tokenizer(tmp_path: Path) -> None:
     asked = Checkpoint(write(tmp_path / "Qwen3-Reranker-0.6B")).asked
     assert asked is not None

@@ -100,6 +100,8 @@ class Checkpoint:
                 open_safetensors(path)
         self.asked = self._check_kind()
         self.labels = self._count_labels()
+        if self.asked and self.asked.tokens:
+            self._check_described()
 
     @property
     def tokenizer_path(self) -> Path:
@@ -281,6 +283,13 @@ class Checkpoint:
         kind = self.config.get("model_type")
         is_classifier = not names or any(name.endswith("ForSequenceClassification") for name in names)
         is_decoder = kind in DECODERS
+        quantized = self.config.get("quantization_config")
+        if isinstance(quantized, dict) and kind in FAMILIES:
+            how = quantized.get("quant_method", "in some way")
+            raise UnsupportedModelError(
+                f"{self.folder} has weights that were quantized ({how}), which CrossRank does not read: use "
+                "the model that they were made from; precision='int8' quantizes it here"
+            )
         is_language_model = any(name.endswith(("ForCausalLM", "ForConditionalGeneration")) for name in names)
         reason = refusal(self.folder, self.name, self.config)
         if reason and (is_decoder or not is_classifier or kind not in FAMILIES):
@@ -309,6 +318,13 @@ class Checkpoint:
             "and a cross-encoder's name ends in ForSequenceClassification (an embedding model cannot rerank "
             "pairs)"
         )
+
+    def _check_described(self) -> None:
+        """Raise UnsupportedModelError for a language model that cannot be described: no engine runs it."""
+        try:
+            _ = self.description
+        except UndescribedError as error:
+            raise UnsupportedModelError(f"{self.folder} cannot be run: {error}") from error
 
     def _without_prompt(self, names: list[str]) -> str:
         """The message for a language model that nothing is known of."""
