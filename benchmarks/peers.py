@@ -238,7 +238,9 @@ class Contest:
         return {
             "model": self.model,
             "cells": self.kind.cells,
-            "machine": json.loads(machine_path.read_text()) if machine_path.is_file() else {},
+            "machine": json.loads(machine_path.read_text())
+            if machine_path.is_file()
+            else machine.describe(THREADS),
             "packages": packages(),
             "sides": {
                 side: self._summary(side) for side in self.kind.sides if self.run_path(side, 0).is_file()
@@ -361,12 +363,15 @@ def main() -> None:
         "--longest", type=float, default=10.0, help="seconds of a pass of mixed lengths that is not repeated"
     )
     parser.add_argument("--fresh", action="store_true", help="measure anew what was measured before")
+    parser.add_argument("--brief", action="store_true", help="leave out starts, memory and a busy machine")
     parser.add_argument("--prepare", action="store_true", help="only write checkpoints and convert them")
     parser.add_argument("--write", action="store_true", help="write the results, docs/ and the READMEs")
     arguments = parser.parse_args()
     contests = [Contest(model, arguments) for model in arguments.models]
     if arguments.write and OURS not in contests[0].sides:
         parser.error(f"--write needs {OURS!r} among --sides: the pages compare with it")
+    if arguments.write and arguments.brief:
+        parser.error("--write needs all figures: leave out --brief")
     for contest in contests:
         contest.prepare()
     if arguments.prepare:
@@ -374,7 +379,7 @@ def main() -> None:
     results = []
     for contest in contests:
         contest.measure()
-        if OURS in contest.sides:
+        if OURS in contest.sides and not arguments.brief:
             contest.measure_crossrank()
         results.append(contest.results())
         if not arguments.write:

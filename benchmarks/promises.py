@@ -6,6 +6,9 @@
 - ``help``: how long ``crossrank --help`` takes.
 - ``agreement``: bf16 and int8 against fp32, with crossrank-mini on the texts of ``crossrank verify``.
 - ``server``: throughput, fairness and refusals, by benchmarks/serving.py; four minutes.
+- ``rivals``: ModernBERT-base's and Qwen3-Reranker-0.6B's shapes against what benchmarks/results/ keeps of the
+  other engines on this machine; two minutes once their checkpoints are in build/peers (3 GB). It needs the
+  data sets.
 - ``model``: start, memory and share of the int8 peak on v2-m3's shape, by benchmarks/peers.py; three minutes
   once its checkpoint is in build/peers (2.3 GB, written the first time). It needs the data sets.
 
@@ -73,10 +76,19 @@ def of_server() -> int:
 
 
 def of_model() -> int:
+    return of_shapes("v2-m3-shape")
+
+
+def of_rivals() -> int:
+    return of_shapes("modernbert-base-shape", "qwen3-reranker-0.6b-shape", "--brief")
+
+
+def of_shapes(*arguments: str) -> int:
+    """Random weights of published shapes, CrossRank alone."""
     if not DATA.is_dir():
-        print(f"-       v2-m3's shape was not measured: the data sets are not in {DATA}")
+        print(f"-       {arguments[0]} was not measured: the data sets are not in {DATA}")
         return 0
-    return run("benchmarks.peers", "--models", "v2-m3-shape", "--sides", "CrossRank int8", "--rounds", "1")
+    return run("benchmarks.peers", "--sides", "CrossRank int8", "--rounds", "1", "--models", *arguments)
 
 
 PROMISES: dict[str, Callable[[], int]] = {
@@ -84,6 +96,7 @@ PROMISES: dict[str, Callable[[], int]] = {
     "agreement": of_agreement,
     "server": of_server,
     "model": of_model,
+    "rivals": of_rivals,
 }
 
 

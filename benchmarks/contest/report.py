@@ -183,12 +183,12 @@ def verdicts(results: Results) -> list[Verdict]:
 
 def complete(results: Results, folder: Path) -> None:
     """Sides that were not measured are as this machine's kept results have them, so that there are ratios."""
-    if "cpu" not in results["machine"]:
-        return
     kept = folder / machine_slug(results) / f"{results['model']}.json"
     if kept.is_file():
         sides = json.loads(kept.read_text(encoding="utf-8"))["sides"]
         results["sides"] = sides | results["sides"]
+    else:
+        print(f"{results['model']}: no figures of other engines are kept for this machine")
 
 
 def number(value: float | None) -> str:
