@@ -115,7 +115,7 @@ def write_decoder(folder: Path, kind: str, *, labels: int = 0, seed: int = 0, **
     values = {"vocab_size": tokenizer.get_vocab_size(), **_SIZES, **changes}
     values = {name: value for name, value in values.items() if value is not None}
     if labels:
-        values |= {"num_labels": labels, "pad_token_id": tokenizer.token_to_id(end)}
+        values |= {"num_labels": labels}  # and no pad_token_id: nothing is padded
     config = transformers.AutoConfig.for_model(kind, **values)
     factory: Any = (
         transformers.AutoModelForSequenceClassification if labels else transformers.AutoModelForCausalLM
