@@ -32,8 +32,7 @@ from safetensors import SafetensorError, safe_open
 
 from crossrank.errors import CheckpointError, UnsupportedModelError
 from crossrank.models.content import Content, read_content
-from crossrank.models.decoders import DECODERS
-from crossrank.models.families import FAMILIES, Module, UndescribedError, describe, todays_name
+from crossrank.models.families import Module, UndescribedError, describe, todays_name
 from crossrank.models.files import (
     SAFETENSORS,
     check_no_pointer,
@@ -42,9 +41,9 @@ from crossrank.models.files import (
     no_weights,
     weight_files,
 )
+from crossrank.models.kind import find_kind
 from crossrank.models.mapping import check_maps, map_file
 from crossrank.models.prompt import Prompt
-from crossrank.models.templates import KNOWN, Asked, find_asked, refusal
 
 __all__ = ["BLOCK", "Checkpoint", "Description", "map_tensors", "view_tensors"]
 
@@ -98,7 +97,9 @@ class Checkpoint:
             check_no_pointer(path)
             if path.suffix == ".safetensors":
                 open_safetensors(path)
-        self.asked = self._check_kind()
+        self.asked = find_kind(
+            folder, self.name, self.config, self.modules, self._all_modules, self._classifier_rows
+        )
         self.labels = self._count_labels()
         if self.asked and self.asked.tokens:
             self._check_described()
@@ -273,69 +274,12 @@ class Checkpoint:
             modules.append(Module(kind, place, config))
         return modules
 
-    def _check_kind(self) -> Asked | None:
-        """How the model is asked, or None if it is an encoder with a head.
-
-        Raises:
-            UnsupportedModelError: it is neither.
-        """
-        names: list[str] = self.config.get("architectures") or []
-        kind = self.config.get("model_type")
-        is_classifier = not names or any(name.endswith("ForSequenceClassification") for name in names)
-        is_decoder = kind in DECODERS
-        quantized = self.config.get("quantization_config")
-        if isinstance(quantized, dict) and kind in FAMILIES:
-            how = quantized.get("quant_method", "in some way")
-            raise UnsupportedModelError(
-                f"{self.folder} has weights that were quantized ({how}), which CrossRank does not read: use "
-                "the model that they were made from; precision='int8' quantizes it here"
-            )
-        is_language_model = any(name.endswith(("ForCausalLM", "ForConditionalGeneration")) for name in names)
-        reason = refusal(self.folder, self.name, self.config)
-        if reason and (is_decoder or not is_classifier or kind not in FAMILIES):
-            raise UnsupportedModelError(f"{self.folder} cannot be run: {reason}")
-        # sentence-transformers saves a backbone whose head is a chain of modules without either class.
-        if is_decoder and (is_classifier or is_language_model or self.modules):
-            classifier = bool(self.modules or (is_classifier if names else self._classifier_rows()))
-            asked = find_asked(self.folder, self.name, self.config, self._all_modules, classifier=classifier)
-            if asked is None and not classifier:
-                raise UnsupportedModelError(self._without_prompt(names))
-            return asked
-        if self.modules or is_classifier:
-            return None
-        # Jina's first rerankers name another class, and have the classifier all the same.
-        own = self.config.get("auto_map")
-        if isinstance(own, dict) and "AutoModelForSequenceClassification" in own and self._classifier_rows():
-            return None
-        if is_language_model:
-            raise UnsupportedModelError(
-                f"{self.folder} is not a cross-encoder: its config.json names {', '.join(names)}, "
-                "a language model ranks by its answer to a prompt, and CrossRank runs those whose model_type "
-                f"is {', '.join(DECODERS)}; this one's is {kind}"
-            )
-        raise UnsupportedModelError(
-            f"{self.folder} is not a cross-encoder: its config.json names {', '.join(names)}, "
-            "and a cross-encoder's name ends in ForSequenceClassification (an embedding model cannot rerank "
-            "pairs)"
-        )
-
     def _check_described(self) -> None:
         """Raise UnsupportedModelError for a language model that cannot be described: no engine runs it."""
         try:
             _ = self.description
         except UndescribedError as error:
             raise UnsupportedModelError(f"{self.folder} cannot be run: {error}") from error
-
-    def _without_prompt(self, names: list[str]) -> str:
-        """The message for a language model that nothing is known of."""
-        families = ", ".join(known.family for known in KNOWN)
-        return (
-            f"{self.folder} is not known to be a reranker: its config.json names {', '.join(names)}, and "
-            "a language model ranks by its answer to a prompt, which neither its files nor its name tell; "
-            "save it as a CrossEncoder of sentence-transformers 5.4 or newer (a LogitScore module, and a "
-            "chat template with the roles query and document), or, if it was made from one of "
-            f"{families}, let its folder's name contain that name"
-        )
 
     def _count_labels(self) -> int:
         """The labels that the config names; if it names none, the rows of the classifier.
