@@ -256,7 +256,7 @@ class PairEncoder:
         distinct = list(dict.fromkeys(filled))
         encoded = {
             text: (ids, self._counted(text, ids))
-            for text, ids in zip(distinct, self._ids(distinct), strict=True)
+            for text, ids in zip(distinct, self.ids(distinct), strict=True)
         }
         return [
             EncodedQuery(*encoded[text], templates[each]) for text, each in zip(filled, told, strict=True)
@@ -296,13 +296,17 @@ class PairEncoder:
         asked = [queries] * len(texts) if isinstance(queries, EncodedQuery) else queries
         window = self._narrowed(cut, asked)
         filled = [query.template.document.fill(text) for query, text in zip(asked, texts, strict=True)]
-        documents = self._ids(filled, cut.side)
+        documents = self.ids(filled, cut.side)
         if not cut.allowed:
             for i, (query, text, document) in enumerate(zip(asked, filled, documents, strict=True)):
                 self._check_length(i, query, text, document, cut, window)
         return [
             self._join(query, document, cut, window) for query, document in zip(asked, documents, strict=True)
         ]
+
+    def ids(self, texts: Sequence[str], side: Side = "right") -> list[TokenIds]:
+        """Token ids of each text, with nothing around it; of a very long text only the end that is kept."""
+        return self._of_ends(texts, side, self._words.ids)
 
     def kept(self, query: str, document: str, *, instruction: str | None = None) -> int | None:
         """How many characters of the document its pair contains, from its start; None if it contains all."""
@@ -345,10 +349,6 @@ class PairEncoder:
         """How many tokens a text has, or a lower bound if only a part of it was tokenised."""
         partial = len(text) > self.first_characters and len(ids) >= 2 * self.max_length
         return self.max_length if partial else len(ids)
-
-    def _ids(self, texts: Sequence[str], side: Side = "right") -> list[TokenIds]:
-        """Token ids of each text, without special tokens; see ``_of_ends`` for very long texts."""
-        return self._of_ends(texts, side, self._words.ids)
 
     def _with_offsets(self, texts: list[str]) -> list[Encoding]:
         texts = [clean(text) for text in texts]

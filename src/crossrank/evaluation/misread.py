@@ -6,7 +6,6 @@ Everything is made of the model's own encoder: of two texts, and of what it puts
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -27,19 +26,8 @@ _NO_QUERY, _NO_DOCUMENT = "the query is lost", "the document is lost"
 _NO_END = "what the template has behind the document is cut"
 _NO_QUERY_CUT = "the start of the pair is cut, and with it the query"
 _NO_START = "the start of the document is cut"
-
-_WORDS = ("zebra", "quartz")
-"""Texts by which the template is found: no prompt has them."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Around:
-    """What the encoder puts around two texts, and their segments."""
-
-    before: _Ids
-    between: _Ids
-    after: _Ids
-    segments: tuple[int, int] | None
+_WITHOUT_END = "what the template has behind the document is missing"
+_WITHOUT_INSTRUCTION = "the instruction is missing"
 
 
 class Misreader:
@@ -51,22 +39,14 @@ class Misreader:
 
     def __init__(self, reranker: Reranker) -> None:
         self._reranker = reranker
-        self._around = self._find_around()
+        self._around = reranker.encoder.query("").template
+        (pair,) = reranker.encoder.encode("", [""])
+        self._with_segments = pair.segment_ids is not None
 
-    def _find_around(self) -> _Around:
-        encoder = self._reranker.encoder
-        query, document = (list(encoder.query(text).token_ids) for text in _WORDS)
-        (pair,) = encoder.encode(_WORDS[0], [_WORDS[1]])
-        ids = list(pair.token_ids)
-        # From the end, as a prompt is long before the texts and short behind them.
-        end = _last(ids, document, len(ids))
-        start = _last(ids, query, end)
-        segments = None
-        if pair.segment_ids is not None:
-            segments = (int(pair.segment_ids[start]), int(pair.segment_ids[end]))
-        parts = ids[:start], ids[start + len(query) : end], ids[end + len(document) :]
-        before, between, after = (np.array(part, np.int32) for part in parts)
-        return _Around(before, between, after, segments)
+    @property
+    def min_window(self) -> int:
+        """Tokens of the shortest window: a token of the query and one of the document fit."""
+        return self._around.size + 2
 
     def right(self, query: str, documents: Sequence[str]) -> npt.NDArray[np.float64]:
         """The logits of a query's documents."""
@@ -75,11 +55,11 @@ class Misreader:
     def misread(self, query: str, documents: Sequence[str]) -> dict[str, npt.NDArray[np.float64]]:
         """The logits of a query's documents, for each way to read them wrongly."""
         encoder, around = self._reranker.encoder, self._around
-        asked = encoder.query(query).token_ids
-        texts = [encoder.query(text).token_ids for text in documents]
+        asked, texts = encoder.query(query).token_ids, self._documents(documents)
         none = np.zeros(0, np.int32)
+        bare, *bare_texts = encoder.ids([query, *documents])
         ways = {
-            _WITHOUT_TEMPLATE: [self._pair(none, asked, none, text, none) for text in texts],
+            _WITHOUT_TEMPLATE: [self._pair(none, bare, none, text, none) for text in bare_texts],
             _WITHOUT_SEPARATOR: [
                 self._pair(around.before, asked, none, text, around.after) for text in texts
             ],
@@ -87,20 +67,25 @@ class Misreader:
             _NO_QUERY: encoder.encode("", documents),
             _NO_DOCUMENT: encoder.encode(query, [""] * len(documents)),
         }
-        if around.segments is not None and around.segments[0] != around.segments[1]:
+        if self._with_segments and around.segments[1] != around.segments[3]:
             ways[_WITHOUT_SEGMENTS] = [
                 EncodedPair(
                     token_ids=pair.token_ids, segment_ids=np.zeros_like(pair.token_ids), truncated=False
                 )
                 for pair in encoder.encode(query, documents)
             ]
+        if around.shared:
+            ways[_WITHOUT_END] = [
+                self._pair(around.before, asked, around.between, text, none) for text in texts
+            ]
+        if encoder.instruction:
+            ways[_WITHOUT_INSTRUCTION] = encoder.encode(query, documents, instruction="")
         return {how: self._logits(pairs) for how, pairs in ways.items()}
 
     def tokens(self, query: str, document: str) -> int:
         """How many tokens a pair has that is not cut, up to twice the model's window."""
-        around, encoder = self._around, self._reranker.encoder
-        parts = (around.before, encoder.query(query).token_ids, around.between, around.after)
-        return sum(map(len, parts)) + len(encoder.query(document).token_ids)
+        asked = self._reranker.encoder.query(query)
+        return asked.template.size + len(asked.token_ids) + len(self._documents([document])[0])
 
     def cut(
         self, query: str, documents: Sequence[str], windows: Sequence[int]
@@ -119,15 +104,15 @@ class Misreader:
         around, encoder = self._around, self._reranker.encoder
         asked = encoder.query(query).token_ids
         none = np.zeros(0, np.int32)
-        starts = [encoder.query(text).token_ids for text in documents]
+        starts = self._documents(documents)
         # Tokens do not depend on characters far away.
-        ends = [encoder.query(text[-encoder.first_characters :]).token_ids for text in documents]
+        ends = self._documents([text[-encoder.first_characters :] for text in documents])
         head, tail = sum(map(len, (around.before, asked, around.between))), len(around.after)
         found = {}
         for window in windows:
             ways = {
                 _NO_END: [
-                    self._pair(around.before, asked, around.between, ids[: window - head], none)
+                    self._pair(around.before, asked, around.between, ids[: max(0, window - head)], none)
                     for ids in starts
                 ],
                 _NO_START: encoder.encode(query, documents, Cut("left", pair=window)),
@@ -138,12 +123,16 @@ class Misreader:
             found.update({(how, window): self._logits(pairs) for how, pairs in ways.items()})
         return found
 
+    def _documents(self, texts: Sequence[str]) -> list[_Ids]:
+        """Token ids of documents as they stand in pairs that are not cut."""
+        return self._reranker.encoder.ids([self._around.document.fill(text) for text in texts])
+
     def _pair(self, before: _Ids, query: _Ids, between: _Ids, document: _Ids, after: _Ids) -> EncodedPair:
         parts = (before, query, between, document, after)
         ids = np.concatenate(parts).astype(np.int32)
         segments = None
-        if self._around.segments is not None:
-            first, second = self._around.segments
+        if self._with_segments:
+            _, first, _, second, _ = self._around.segments
             own = [np.full(len(part), first if i < 3 else second, np.int32) for i, part in enumerate(parts)]
             segments = np.concatenate(own)
         return EncodedPair(token_ids=ids, segment_ids=segments, truncated=False)
@@ -154,11 +143,3 @@ class Misreader:
         there = [i for i, pair in enumerate(pairs) if pair.tokens]
         logits[there] = self._reranker.model.logits([pairs[i] for i in there])
         return logits
-
-
-def _last(ids: list[int], part: list[int], end: int) -> int:
-    """Where a part last stands before a place."""
-    for start in range(end - len(part), -1, -1):
-        if ids[start : start + len(part)] == part:
-            return start
-    raise ValueError("the encoder's pair does not have its texts in it")

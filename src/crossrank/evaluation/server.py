@@ -289,7 +289,8 @@ class _Check:
         if misreader is not None and compared:
             whole = misreader.tokens(_QUERY, texts[1])
             limit = min(whole, self._reference.max_length or whole)
-            windows = sorted({*(window for window in _WINDOWS if window < limit), limit})
+            least = misreader.min_window
+            windows = sorted({*(window for window in _WINDOWS if least <= window < limit), limit})
             tolerance = 3 * self._largest + 0.02
             ways = read_window(observed, misreader.cut(_QUERY, texts, windows), self._kind, tolerance)
             if not ways:

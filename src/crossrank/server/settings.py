@@ -130,8 +130,10 @@ class Settings:
                 )
         if not 0 <= self.drain_timeout < math.inf:
             raise InputError(f"--drain-timeout is {self.drain_timeout}; it must be 0 or more seconds")
-        if len(self.models) > 1 and self.model_options.get("revision"):
-            raise InputError("--revision is of one model, and there are several; serve folders instead")
+        of_one = {"revision": "serve folders instead", "instruction": "send it with each request instead"}
+        for name, advice in of_one.items():
+            if len(self.models) > 1 and self.model_options.get(name):
+                raise InputError(f"--{name} is of one model, and there are several; {advice}")
         self.specs()
 
     def specs(self) -> list[ModelSpec]:
