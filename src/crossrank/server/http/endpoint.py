@@ -137,9 +137,8 @@ class Service:
         if fault.kind == "overloaded":
             metrics.refused.labels("concurrency").inc()
         with contextlib.suppress(CrossRankError), metrics.request():
-            if fault.kind == "overloaded":
-                raise OverloadedError(str(fault), fault.retry_after or 1.0)
-            raise fault.__cause__ if isinstance(fault.__cause__, CrossRankError) else fault
+            is_full = fault.kind == "overloaded"
+            raise OverloadedError(str(fault), 1.0) if is_full else fault.__cause__ or fault
 
 
 async def _unless_gone(scoring: Coroutine[Any, Any, Answer], receive: Receive) -> Answer:

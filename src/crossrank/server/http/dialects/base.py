@@ -173,14 +173,12 @@ def ignored(answer: Answer) -> list[str]:
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def parse(model: type[Model], body: object) -> Model:
+def parse(model: type[Model], body: dict[str, Any]) -> Model:
     """Validate a body.
 
     Raises:
         Fault: "invalid", with the first mistake and its place.
     """
-    if not isinstance(body, dict):
-        raise Fault("invalid", "the body must be a JSON object")
     try:
         return model.model_validate(body)
     except ValidationError as error:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, Field, WithJsonSchema
+from pydantic import BaseModel, Field
 
-from crossrank.errors import InputError
 from crossrank.explain import DEFAULT_SENTENCES, ExplanationPlan, plan_explanation
 from crossrank.pairs import PairEncoder
 from crossrank.server.core.work import Answer, Work
 from crossrank.server.http.dialects import base
-from crossrank.server.http.dialects.superset import read_texts
+from crossrank.server.http.dialects.superset import Document, read_text
 from crossrank.server.http.faults import Fault
 from crossrank.text.keywords import KeywordIndex, keywords, order_of, shared_spans
 
@@ -137,25 +136,12 @@ class Compare(base.Dialect):
         }
 
 
-_Document = Annotated[
-    Any,
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string"},
-                {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]},
-            ]
-        }
-    ),
-]
-
-
 class ExplainRequest(_Question):
     """A query and the document to explain."""
 
     model_config = base.example(query="capital of France", document="Lyon is a city. Paris is the capital.")
 
-    document: _Document = Field(description="a string, or an object with a `text`")
+    document: Document = Field(description="a string, or an object with a `text`")
     max_sentences: int = Field(
         DEFAULT_SENTENCES, ge=1, le=MAX_SENTENCES, description="a longer document is explained up to this one"
     )
@@ -200,10 +186,7 @@ class Explain(base.Dialect):
 
     def read(self, body: dict[str, Any], context: base.Context) -> base.Call:
         request = base.parse(ExplainRequest, body)
-        try:
-            (document,) = read_texts([request.document], None)
-        except InputError as error:
-            raise InputError(str(error).replace("documents.0", "document", 1)) from None
+        document = read_text("document", request.document)
         return base.Call(request.work([document], context), own=request.max_sentences)
 
     def expand(self, call: base.Call, encoder: Callable[[], PairEncoder]) -> base.Call:

@@ -33,6 +33,7 @@ _DOCUMENT_SCHEMA = {
         {"type": "object", "properties": {"text": {"type": "string"}}, "additionalProperties": True},
     ]
 }
+Document = Annotated[Any, WithJsonSchema(_DOCUMENT_SCHEMA)]
 Documents = Annotated[
     list[Any] | dict[str, Any] | str,
     WithJsonSchema({"anyOf": [{"type": "array", "items": _DOCUMENT_SCHEMA}, *_DOCUMENT_SCHEMA["anyOf"]]}),
@@ -272,19 +273,20 @@ def listed(documents: list[Any] | dict[str, Any] | str) -> list[Any]:
 def read_texts(
     documents: Sequence[object], rank_fields: Sequence[str] | None, field: str = "documents"
 ) -> list[str]:
-    """The text of each document that is ranked.
+    """The text of each document that is ranked; see ``read_text``."""
+    wanted = list(dict.fromkeys(rank_fields or ()))
+    return [read_text(f"{field}.{index}", document, wanted) for index, document in enumerate(documents)]
+
+
+def read_text(place: str, document: object, rank_fields: Sequence[str] = ()) -> str:
+    """The text of a document that is ranked.
 
     That of a string is itself. That of an object is its field ``text``, or the lines of the parts in
     ``content``; with ``rank_fields``, the one that is there, or "field: value" lines of several.
 
     Raises:
-        InputError: a document is neither, or has none of the fields.
+        InputError: it is neither, or has none of the fields.
     """
-    wanted = list(dict.fromkeys(rank_fields or ()))
-    return [_text(f"{field}.{index}", document, wanted) for index, document in enumerate(documents)]
-
-
-def _text(place: str, document: object, rank_fields: Sequence[str]) -> str:
     if isinstance(document, str):
         return document
     if not isinstance(document, Mapping):
