@@ -90,7 +90,9 @@ def test_qwen3_reranker_is_known_by_its_table_of_words(tmp_path: Path) -> None:
     for rows in (151_936, 1200):
         with pytest.raises(UnsupportedModelError, match="not known to be a reranker"):
             Checkpoint(write(tmp_path / "x", vocab_size=rows))
-    embedding = write(tmp_path / "embedding", vocab_size=151_669)
+    with pytest.raises(UnsupportedModelError, match="not known to be a reranker"):
+        Checkpoint(write(tmp_path / "Qwen3-Embedding-0.6B", vocab_size=151_669))
+    embedding = write(tmp_path / "y", vocab_size=151_669)
     modules = [{"type": "a.Transformer", "path": ""}, {"type": "a.Pooling", "path": "1_Pooling"}]
     (embedding / "modules.json").write_text(json.dumps(modules))
     (embedding / "1_Pooling").mkdir()

@@ -233,14 +233,16 @@ def _known(
 ) -> Known | None:
     """The family of a model: by its names, or, for Qwen3-Reranker, by its sizes."""
     kind = config.get("model_type")
-    for each in _names(folder, name, config):
+    names = [each.lower() for each in _names(folder, name, config)]
+    for each in names:
         for known in KNOWN:
-            if kind in known.model_types and known.pattern.search(each.lower()):
+            if kind in known.model_types and known.pattern.search(each):
                 return known
     # Qwen3's table of words has 151,936 rows; its embedding models and rerankers have one for each token.
     rows = config.get("vocab_size")
     is_trimmed = isinstance(rows, int) and 151_643 <= rows < 151_936
-    if kind == "qwen3" and is_trimmed and not modules and not classifier:
+    is_embedding = any("embed" in each for each in names)
+    if kind == "qwen3" and is_trimmed and not (modules or classifier or is_embedding):
         return KNOWN[0]
     return None
 
