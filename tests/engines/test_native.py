@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,15 @@ def test_a_logit_does_not_depend_on_its_pack(folder: Path, precision: str) -> No
     pairs = PairEncoder(folder / "tokenizer.json").encode("query", DOCUMENTS)
     together = engine.logits(build_pack(pairs))
     assert together.tolist() == [float(engine.logits(build_pack([pair]))[0]) for pair in pairs]
+
+
+def test_an_encoder_gets_whole_sequences_where_a_pack_has_prefixes(folder: Path) -> None:
+    engine = NativeEngine(Checkpoint(folder), precision="fp32", threads=2)
+    assert not engine.shares_prefixes
+    pairs = PairEncoder(folder / "tokenizer.json").encode("query", DOCUMENTS)
+    shared = build_pack([replace(pair, prefix=2) for pair in pairs])
+    assert shared.prefix_of is not None
+    assert engine.logits(shared).tolist() == engine.logits(build_pack(pairs)).tolist()
 
 
 def test_prepared_weights_are_kept_and_used_again(folder: Path, cache: Path) -> None:
@@ -309,6 +319,7 @@ def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_where_the_module_is_not_built_it_is_said(folder: Path) -> None:
     code = """
 import sys
+from dataclasses import replace
 sys.modules["crossrank._native"] = None
 import crossrank
 from crossrank.cli import main

@@ -184,7 +184,6 @@ class NativeEngine:
     name = "native"
     device = "cpu"
     batch_tokens = 8192
-    shares_prefixes = True
 
     def __init__(
         self, checkpoint: Checkpoint, *, precision: str, threads: int | None = None, progress: bool = False
@@ -209,8 +208,11 @@ class NativeEngine:
             if prepared is None:
                 prepared = _prepare(checkpoint, cache, precision, self.threads, progress=progress)
                 self._engine, self._table = _engine(checkpoint, prepared, precision, self.threads, isa)
+        architecture = checkpoint.description.architecture
         # A tokenizer may tell segments apart for a model that does not.
-        self._has_segments = checkpoint.description.architecture.segments > 1
+        self._has_segments = architecture.segments > 1
+        # What comes later changes the other models' keys and values.
+        self.shares_prefixes = architecture.causal and architecture.pooling == "last"
 
     @property
     def isa(self) -> str:
@@ -219,6 +221,8 @@ class NativeEngine:
 
     def logits(self, pack: Pack) -> npt.NDArray[np.float32]:
         """One logit for each pair: float32 (B,); see ``Engine.logits``."""
+        if not self.shares_prefixes:
+            pack = pack.whole()
         try:
             segment_ids = pack.segment_ids if self._has_segments else None
             found: npt.NDArray[np.float32] = self._engine.logits(
