@@ -33,6 +33,7 @@ def test_a_model_is_loaded_with_the_options() -> None:
         ({"models": ["x="]}, "is not SOURCE or NAME=SOURCE"),
         ({"models": ["a", "a=b"]}, "two models are called 'a'"),
         ({"models": ["a", "b"], "model_options": {"revision": "r"}}, "--revision is of one model"),
+        ({"models": ["a", "b"], "model_options": {"instruction": "i"}}, "--instruction is of one model"),
         ({"dialect": "klingon"}, "'klingon' is not one of cohere, jina, vllm, xinference, infinity, voyage"),
         ({"cors_origins": ["example.org"]}, "--cors-origin 'example.org' is none"),
         ({"cors_origins": ["https://a/b"]}, "--cors-origin 'https://a/b' is none"),

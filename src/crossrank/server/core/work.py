@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy.typing as npt
 
 from crossrank.errors import InputError
+from crossrank.inputs import check_instruction
 from crossrank.pairs import WHOLE_WINDOW, Cut
 from crossrank.ranking import Scored
 
@@ -55,6 +56,7 @@ class Work:
             for index, text in enumerate(texts):
                 if not isinstance(text, str):
                     raise InputError(f"{name}.{index} is of type {type(text).__name__}; it must be a string")
+        check_instruction(self.instruction)
         if not 0 <= self.priority <= LOWEST_PRIORITY:
             raise InputError(f"priority is {self.priority}; it must be 0 (first) to {LOWEST_PRIORITY}")
         for name in ("document", "query", "pair"):
