@@ -52,8 +52,8 @@ PATIENCE = 90.0
 DEAF_SECONDS = 70.0
 """Seconds for which an attacker does not read: twice the server's --write-timeout, and some."""
 
-SETTLE_SECONDS = 25.0
-"""Seconds after which an idle server has returned memory to the system: two of its periods, and some."""
+SETTLE_SECONDS = 15.0
+"""Seconds after which an idle server has returned memory to the system, which it does every 10."""
 
 CLOSED, NO_ANSWER = 0, -1
 """Instead of a status: the connection was closed without an answer; it stayed open without one."""

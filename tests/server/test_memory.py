@@ -7,7 +7,6 @@ import contextlib
 import gc
 import subprocess
 import sys
-from functools import partial
 from itertools import accumulate
 
 import pytest
@@ -64,7 +63,7 @@ thread = threading.Thread(target=work)
 thread.start()
 thread.join()
 print(resident() - before)
-memory.trim()
+memory.release()
 print(resident() - before)
 """)
     assert peak > 60 << 20
@@ -92,28 +91,18 @@ def test_what_is_set_aside_is_collected_when_it_is_set_aside_anew() -> None:
         gc.unfreeze()
 
 
-def test_memory_is_released_after_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And garbage is collected when there is no more work."""
-    called: list[str] = []
-    monkeypatch.setattr(memory, "trim", partial(called.append, "trim"))
-    monkeypatch.setattr("gc.collect", partial(called.append, "collect"))
+def test_memory_is_released_after_work_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    released: list[float] = []
 
-    async def main(*works: float) -> list[str]:
-        """As many periods as there are seconds of the processor's time."""
-        called.clear()
+    async def main(*works: float) -> int:
+        """As many periods as there are seconds of the processor's time; how often memory was released."""
+        released.clear()
         times = [0.0, *(time for total in accumulate(works) for time in (total, total))]
         monkeypatch.setattr("time.process_time", lambda: times.pop(0))
+        monkeypatch.setattr(memory, "release", lambda: released.append(times[0]))
         with contextlib.suppress(IndexError):
             await memory.release_regularly(0.0, 0.5)
-        return called
+        return len(released)
 
-    assert asyncio.run(main(0.1, 0.1, 0.4)) == []
-    assert asyncio.run(main(0.6, 0.5)) == ["trim", "trim"]
-    assert asyncio.run(main(0.6, 0.4, 0.0, 1.0, 0.0)) == [
-        "trim",
-        "collect",
-        "trim",
-        "trim",
-        "collect",
-        "trim",
-    ]
+    assert asyncio.run(main(0.1, 0.1, 0.4)) == 0
+    assert asyncio.run(main(0.5, 0.25, 1.0, 0.0)) == 2
