@@ -256,3 +256,12 @@ def test_a_logit_that_is_none_names_the_query(folder: Path, tmp_path: Path) -> N
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(EngineError, match=r"line 2, query bad: pair 0 has the logit nan"):
         bulk.run(Source(str(source)), tmp_path / "o.jsonl", answer_with(reranker), {})
+
+
+def test_another_instruction_of_a_row_is_another_input(tmp_path: Path) -> None:
+    digests = set()
+    for told in (None, "one", "two", ""):
+        path = tmp_path / "in.jsonl"
+        path.write_text(json.dumps({"query": "q", "documents": ["d"], "instruction": told}) + "\n")
+        digests.add(bulk.check(Source(str(path)), tmp_path / "out.jsonl").digest)
+    assert len(digests) == 4

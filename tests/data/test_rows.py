@@ -153,3 +153,24 @@ def test_texts_in_another_field(tmp_path: Path) -> None:
     path.write_text('{"query": "tea", "documents": [{"content": "a pot"}]}\n')
     with pytest.raises(InputError, match="--text-field"):
         list(read_rows(str(path)))
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [{"documents": ["d"]}, {"document": "d"}, {"pos": ["d"], "neg": []}],
+    ids=["documents", "document", "pos"],
+)
+def test_a_row_may_have_an_instruction(tmp_path: Path, texts: dict[str, object]) -> None:
+    rows = [{"query": "q", "instruction": told, **texts} for told in ("Find it", None)]
+    lines, table = tmp_path / "rows.jsonl", tmp_path / "rows.parquet"
+    lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pq.write_table(pa.table({"query": ["q"], "document": ["d"], "instruction": ["Find it"]}), table)
+    assert [row.instruction for row in read_rows(str(lines))] == ["Find it", None]
+    assert [row.instruction for row in read_rows(str(table))] == ["Find it"]
+
+
+def test_an_instruction_that_is_no_string_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"query": "q", "documents": [], "instruction": 3}\n')
+    with pytest.raises(InputError, match=r'line 1: the field "instruction" is'):
+        list(read_rows(str(path)))
