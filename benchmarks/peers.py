@@ -116,7 +116,7 @@ class Contest:
             self.arguments.seconds,
             cells,
             batches,
-            str(self.runs / f"logits-{slug(side)}.npy"),
+            str(self.logits(side)),
         )
         path = self.runs / f"{name}.task"
         path.write_text(json.dumps(asdict(task)))
@@ -147,6 +147,10 @@ class Contest:
             return {"error": last_line(log)}
         found: dict[str, Any] = json.loads(path.with_suffix(".result").read_text())
         return found | {"others": clock.share()}
+
+    def logits(self, side: str) -> Path:
+        """Where a side's logits of the mixed lengths are kept."""
+        return self.runs / f"logits-{slug(side)}.npy"
 
     def failure(self, side: str) -> Path:
         """Where the error of a side's conversion is kept."""
@@ -185,7 +189,7 @@ class Contest:
             first = json.loads(self.run_path(side, 0).read_text())
             if "error" in first:
                 return {"error": first["error"]}
-            pairs = len(np.load(self.runs / f"logits-{slug(side)}.npy"))
+            pairs = len(np.load(self.logits(side)))
             if pairs / first["pairs_per_second"]["mixed"] > self.arguments.longest:
                 cells = cells[:-1]
         # Found once, and kept for the rounds that follow and for measuring anew.
@@ -272,10 +276,12 @@ class Contest:
 
     def _parity(self, side: str) -> dict[str, Any]:
         """How a side's logits of the mixed lengths differ from the reference's."""
-        paths = [self.runs / f"logits-{slug(name)}.npy" for name in (REFERENCE, side)]
-        if not all(path.is_file() for path in paths):
+        # CrossRank's logits stand for those of a model that transformers does not run.
+        exact = [path for name in (REFERENCE, "CrossRank fp32") if (path := self.logits(name)).is_file()]
+        own = self.logits(side)
+        if not exact or not own.is_file():
             return {}
-        expected, found = (np.load(path).astype(np.float64) for path in paths)
+        expected, found = (np.load(path).astype(np.float64) for path in (exact[0], own))
         differences = np.abs(found - expected)
         return {
             "mean_difference": float(f"{differences.mean():.3g}"),

@@ -1,7 +1,8 @@
 """Train a small model of another family in minutes, for what precisions cost on weights that are not random.
 
     python -m training.small_family modernbert --data ../shared/data --out build/training/small-modernbert
-    crossrank verify --model build/training/small-modernbert
+    python -m training.small_family held-out --data ../shared/data --out build/training/small-held-out.jsonl
+    crossrank verify --model build/training/small-modernbert --pairs build/training/small-held-out.jsonl
 
 It learns the order in which crossrank-mini ranks passages for questions of public data sets. It starts with
 every second layer of crossrank-mini, as far as the shapes are the same, and the rest is random. The pieces
@@ -26,7 +27,7 @@ import torch
 from safetensors.numpy import save_file
 from torch.nn import functional
 
-from benchmarks.contest.workloads import squad
+from benchmarks.contest.workloads import medquad, squad
 from crossrank import Reranker
 from crossrank.engines._plain import PlainModel
 from crossrank.models.architecture import Source
@@ -49,6 +50,8 @@ SIMILAR, OTHERS = 5, 2
 """Passages beside the right one: the likest by keywords, and any."""
 QUESTIONS = 4
 """Of a step."""
+HELD_OUT, CANDIDATES = 60, 10
+"""Held-out questions of each collection, and passages of each question."""
 REPORT = 25
 """Steps between two lines of progress."""
 STEP, LONGEST = 16, 64
@@ -108,6 +111,25 @@ def groups(data: Path, dice: random.Random) -> Iterator[tuple[str, list[str]]]:
         found = [right, *others, *dice.sample(passages, OTHERS)]
         dice.shuffle(found)
         yield question, found
+
+
+def write_held_out(data: Path, out: Path) -> None:
+    """Questions of collections that it does not learn from, with passages that keywords find: JSON Lines."""
+    dice = random.Random(0)
+    with out.open("w", encoding="utf-8") as file:
+        for pairs in (
+            list(medquad(data / "medquad" / "medquad.jsonl.gz")),
+            list(squad(data / "cmrc2018" / "trial.json")),
+        ):
+            some = dice.sample(pairs, min(400, len(pairs)))
+            passages = list(dict.fromkeys(passage for _, passage in some))
+            index = KeywordIndex(passages)
+            for question, right in some[:HELD_OUT]:
+                scores = index.scores(question)
+                best = sorted(range(len(passages)), key=lambda i: (passages[i] != right, -scores[i]))
+                for i in best[:CANDIDATES]:
+                    row = {"query": question, "document": passages[i], "label": int(passages[i] == right)}
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def cut(pair: EncodedPair) -> EncodedPair:
@@ -212,16 +234,19 @@ def train(model: PlainModel, teacher: Reranker, data: Path, steps: int, rate: fl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("family", choices=CONFIGS)
+    parser.add_argument("what", choices=[*CONFIGS, "held-out"])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--rate", type=float, default=5e-4)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
+    if arguments.what == "held-out":
+        write_held_out(arguments.data, arguments.out)
+        return
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    config = {"model_type": arguments.family, "id2label": {"0": "LABEL_0"}, **CONFIGS[arguments.family]}
+    config = {"model_type": arguments.what, "id2label": {"0": "LABEL_0"}, **CONFIGS[arguments.what]}
     mini = Checkpoint(resolve("crossrank-mini"))
     model, sources = start(config, mini.description.pick(mini.tensors()))
     with Reranker("crossrank-mini", device="cpu", threads=arguments.threads, max_length=LONGEST) as teacher:

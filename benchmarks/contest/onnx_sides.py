@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.contest import yes_no
+from benchmarks.contest import exports
 from benchmarks.contest.base import Batch, Pair, Side, one_logit, replaced
 
 
@@ -22,12 +21,14 @@ class OnnxRuntimeInt8(Side):
         from optimum.onnxruntime.configuration import AutoQuantizationConfig
 
         with replaced(self.work / "onnx-fp32") as partial:
-            if self.decodes:
-                _export_decoder(self.checkpoint, partial)
+            if plain := exports.module(self):
+                exports.to_onnx(plain, partial / "model.onnx")
+                shutil.copyfile(self.checkpoint / "config.json", partial / "config.json")
             else:
                 model = ORTModelForSequenceClassification.from_pretrained(self.checkpoint, export=True)
                 model.save_pretrained(partial)
                 del model
+        del plain
         quantizer = ORTQuantizer.from_pretrained(self.work / "onnx-fp32", file_name="model.onnx")
         with replaced(self.folder) as partial:
             quantizer.quantize(
@@ -49,19 +50,3 @@ class OnnxRuntimeInt8(Side):
     def logits(self, batch: Batch) -> npt.NDArray[np.float32]:
         inputs = {name: value for name, value in self.padded(batch).items() if name in self.names}
         return one_logit(self.session.run(None, inputs)[0])
-
-
-def _export_decoder(checkpoint: Path, folder: Path) -> None:
-    import torch
-
-    names = ["input_ids", "attention_mask"]
-    torch.onnx.export(
-        yes_no.load(checkpoint, "float32", traced=True),
-        (torch.ones(2, 16, dtype=torch.long), torch.ones(2, 16, dtype=torch.long)),
-        str(folder / "model.onnx"),
-        input_names=names,
-        output_names=["logits"],
-        dynamic_axes={name: {0: "batch", 1: "tokens"} for name in names},
-        dynamo=False,
-    )
-    shutil.copyfile(checkpoint / "config.json", folder / "config.json")

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.contest import yes_no
+from benchmarks.contest import exports
 from benchmarks.contest.base import Batch, Pair, Side, one_logit, replaced
 
 
@@ -18,8 +18,12 @@ class OpenVinoBf16(Side):
     options: ClassVar[dict[str, Any]] = {"INFERENCE_PRECISION_HINT": "bf16"}
 
     def convert(self, calibration: Sequence[Pair]) -> None:  # noqa: ARG002
-        if self.decodes:
-            self._convert_decoder()
+        if plain := exports.module(self):
+            import openvino
+
+            with replaced(self.folder) as partial:
+                path = partial / "openvino_model.xml"
+                openvino.save_model(exports.to_openvino(plain), path, compress_to_fp16=False)
             return
         from optimum.intel import OVModelForSequenceClassification
 
@@ -28,18 +32,6 @@ class OpenVinoBf16(Side):
         )
         with replaced(self.folder) as partial:
             model.save_pretrained(partial)
-
-    def _convert_decoder(self) -> None:
-        import openvino
-        import torch
-
-        example = torch.ones(2, 16, dtype=torch.long)
-        model = openvino.convert_model(
-            yes_no.load(self.checkpoint, "float32", traced=True),
-            example_input={"input_ids": example, "attention_mask": example},
-        )
-        with replaced(self.folder) as partial:
-            openvino.save_model(model, partial / "openvino_model.xml", compress_to_fp16=False)
 
     flight = 2
 
