@@ -239,6 +239,16 @@ def test_a_template_whose_instruction_may_be_left_out(tmp_path: Path) -> None:
     assert told.instruction == "Find it"
 
 
+@pytest.mark.parametrize(("limit", "window"), [(None, 8192), (300, 300), (10**30, 8192), (131_072, 8192)])
+def test_the_window_that_was_saved_is_the_default(limit: int | None, window: int, tmp_path: Path) -> None:
+    folder = saved(tmp_path)
+    settings = {} if limit is None else {"model_max_length": limit}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    asked = Checkpoint(folder).asked
+    assert asked is not None
+    assert asked.prompt.max_length == window
+
+
 def test_a_template_that_strips_texts(tmp_path: Path) -> None:
     trimmed = DOCUMENT.replace(" }}", " | trim }}")
     prompt = prompt_of(tmp_path, f"q: {QUERY}\nd: {trimmed}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,7 +13,10 @@ from crossrank.errors import CheckpointError, UnsupportedModelError
 from crossrank.models.files import check_no_pointer
 from crossrank.models.prompt import Prompt
 
-__all__ = ["read_chat_prompt"]
+__all__ = ["LONGEST", "read_chat_prompt"]
+
+LONGEST = 8192
+"""Tokens of a pair by default, where its folder says no smaller number."""
 
 _Render: TypeAlias = Callable[[Mapping[str, str]], str]
 """The template's text for the texts of some roles."""
@@ -55,7 +59,10 @@ def read_chat_prompt(folder: Path, *, is_needed: bool) -> Prompt | None:
         raise UnsupportedModelError(
             f"{folder} has a chat template, which takes jinja2 to read: pip install jinja2"
         ) from error
-    return _as_prompt(folder, render)
+    # A tokenizer that was made without a limit has 10^30.
+    limit = _read_object(folder / "tokenizer_config.json").get("model_max_length")
+    longest = limit if isinstance(limit, int) and 0 < limit < LONGEST else LONGEST
+    return replace(_as_prompt(folder, render), max_length=longest)
 
 
 def _as_prompt(folder: Path, render: _Render) -> Prompt:

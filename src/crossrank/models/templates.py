@@ -16,15 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from crossrank.errors import CheckpointError
-from crossrank.models.chat_template import read_chat_prompt
+from crossrank.models.chat_template import LONGEST, read_chat_prompt
 from crossrank.models.files import CARD, check_no_pointer, module_folders
 from crossrank.models.prompt import Prompt
 from crossrank.models.reader import Config, Module
 
 __all__ = ["KNOWN", "Asked", "Known", "Prompt", "find_asked", "may_rank", "refusal"]
-
-_LONGEST = 8192
-"""Tokens of a pair by default, where no reference says another number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +95,7 @@ KNOWN = (
                 "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
             ),
             "Given a web search query, retrieve relevant passages that answer the query",
-            max_length=8192,
+            max_length=LONGEST,
         ),
         ("yes", "no"),
         "README.md of github.com/QwenLM/Qwen3-Embedding, its code for transformers",
@@ -130,7 +127,7 @@ KNOWN = (
             (_MXBAI[0], "instruction: {instruction}\nquery: {query}", *_MXBAI[2:]),
             "",
             bare=_MXBAI,
-            max_length=8192,
+            max_length=LONGEST,
         ),
         ("1", "0"),
         "mxbai_rerank/mxbai_rerank_v2.py of github.com/mixedbread-ai/mxbai-rerank",
@@ -143,7 +140,7 @@ KNOWN = (
             (_ZERANK.replace("{query}", "<query>{query}</query>\n<instruction>{instruction}</instruction>"),),
             "",
             bare=(_ZERANK,),
-            max_length=8192,
+            max_length=LONGEST,
             stripped=frozenset({"query", "document"}),
         ),
         ("Yes",),
@@ -153,7 +150,7 @@ KNOWN = (
         "zerank-1",
         re.compile(r"zerank-1(-small)?"),
         ("qwen3",),
-        Prompt((_ZERANK,), max_length=8192, stripped=frozenset({"query", "document"})),
+        Prompt((_ZERANK,), max_length=LONGEST, stripped=frozenset({"query", "document"})),
         ("Yes",),
         "modeling_zeranker.py of huggingface.co/zeroentropy/zerank-1",
     ),
@@ -210,7 +207,8 @@ def find_asked(
         prompt = read_chat_prompt(folder, is_needed=known is None and logits is not None)
     if prompt is not None:
         family = known.family if known else "its own chat template"
-        prompt = replace(prompt, max_length=known.prompt.max_length if known else _LONGEST)
+        if known is not None:
+            prompt = replace(prompt, max_length=min(prompt.max_length, known.prompt.max_length))
         if logits is None or classifier:
             return Asked(family, prompt)
         tokens = _tokens_of(logits)
