@@ -10,9 +10,7 @@ import pytest
 from crossrank import Reranker
 from crossrank.evaluation.diagnose import RIGHT
 from crossrank.evaluation.misread import Misreader
-from crossrank.pairs import EncodedPair
 from tests.checkpoints import write_bert, write_xlm_roberta
-from tests.decoders import write_decoder
 
 QUERY, DOCUMENTS = "capital of France", ["Paris is the capital", "tea and a pot of it", ""]
 
@@ -52,25 +50,3 @@ def test_windows_cut_as_the_encoder_does(reranker: Reranker) -> None:
         assert window == limit
         assert np.isfinite(logits).all(), how
         assert logits[0] != pytest.approx(whole[0], abs=1e-6), how
-
-
-def test_a_prompts_wrong_readings(tmp_path: Path) -> None:
-    folder = write_decoder(tmp_path / "Qwen3-Reranker-0.6B", "qwen3", tie_word_embeddings=True)
-    reranker = Reranker(folder, device="cpu", precision="fp32")
-    misreader = Misreader(reranker)
-    right = misreader.right(QUERY, DOCUMENTS)
-    assert right == pytest.approx(reranker.logits([(QUERY, text) for text in DOCUMENTS]), abs=1e-5)
-    found = misreader.misread(QUERY, DOCUMENTS)
-    assert len(found) == 7
-    for how, logits in found.items():
-        assert not np.allclose(logits, right, atol=1e-4), how
-    # Nothing of the prompt is left: its tokens are those of the two texts alone.
-    bare = reranker.encoder.ids([QUERY, DOCUMENTS[0]])
-    pair = EncodedPair(np.concatenate(bare), None, truncated=False)
-    wanted = reranker.model.logits([pair])
-    without = found["the template is missing, and query and document run into one another"]
-    assert without[0] == pytest.approx(wanted[0], abs=1e-5)
-    long, window = ["pot of tea " * 600], misreader.min_window + 20
-    cut = misreader.cut(QUERY, long, [window])[RIGHT, window]
-    for (how, _), logits in misreader.miscut(QUERY, long, [window]).items():
-        assert logits[0] != pytest.approx(cut[0], abs=1e-4), how

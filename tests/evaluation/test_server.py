@@ -16,7 +16,6 @@ from crossrank.errors import InputError, ServiceError, UnavailableError
 from crossrank.evaluation.findings import Finding, Level
 from crossrank.evaluation.server import Reference, ServerReport, check_server, local_reference
 from crossrank.pairs import Cut, EncodedPair
-from tests.decoders import write_decoder
 from tests.evaluation.wrong_servers import WINDOW, Floats, Wrong, app, serve, sigmoid
 from tests.server.process import Server, serving
 
@@ -259,58 +258,3 @@ def test_crossranks_own_server_passes_in_every_dialect(
     assert of(report, "Scores").found.startswith("sigmoids of the logits;")
     assert of(report, "Ties").level is Level.OK
     assert of(report, "Truncation").level is Level.OK
-
-
-@pytest.fixture(scope="module")
-def decoder(tmp_path_factory: pytest.TempPathFactory) -> Reranker:
-    folder = tmp_path_factory.mktemp("decoder") / "Qwen3-Reranker-0.6B"
-    write_decoder(folder, "qwen3", tie_word_embeddings=True)
-    return Reranker(folder, device="cpu", precision="fp32", threads=2)
-
-
-@pytest.fixture(scope="module")
-def of_decoder(decoder: Reranker) -> Reference:
-    whole = local_reference(decoder)
-    return dataclasses.replace(whole, cases=whole.cases[:2])
-
-
-def test_a_right_server_of_a_language_model_passes(decoder: Reranker, of_decoder: Reference) -> None:
-    report = examine(Wrong(decoder), of_decoder)
-    assert errors(report) == {}
-    assert of(report, "Scores").found.startswith("sigmoids of the logits;")
-    assert of(report, "Truncation").found.endswith(f"is cut at its end at {decoder.max_length} tokens")
-
-
-def _bare(reranker: Reranker, query: str, texts: Sequence[str]) -> list[EncodedPair]:
-    """As servers read them that know nothing of a prompt."""
-    asked, *documents = reranker.encoder.ids([query, *texts])
-    return [
-        EncodedPair(np.concatenate((asked, ids))[: reranker.max_length], None, False) for ids in documents
-    ]
-
-
-def _without_instruction(reranker: Reranker, query: str, texts: Sequence[str]) -> list[EncodedPair]:
-    return reranker.encoder.encode(query, texts, instruction="")
-
-
-def _without_end(reranker: Reranker, query: str, texts: Sequence[str]) -> list[EncodedPair]:
-    after = len(reranker.encoder.query("").template.after)
-    pairs = reranker.encoder.encode(query, texts)
-    return [EncodedPair(pair.token_ids[:-after], None, pair.truncated) for pair in pairs]
-
-
-@pytest.mark.parametrize(
-    ("read", "words"),
-    [
-        (_bare, "the template is missing, and query and document run into one another"),
-        (_without_instruction, "the instruction is missing"),
-        (_without_end, "what the template has behind the document is missing"),
-        (_swapped, "the document stands where the query should"),
-    ],
-)
-def test_a_language_model_that_is_asked_wrongly_is_named(
-    decoder: Reranker, of_decoder: Reference, read: Any, words: str
-) -> None:
-    report = examine(Wrong(decoder, read=read), of_decoder)
-    assert not report.right
-    assert errors(report)["Scores"].startswith(words)

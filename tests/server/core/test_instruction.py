@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 
 from crossrank.engines.fake import FakeEngine
 from crossrank.errors import InputError
-from crossrank.loading import LoadedModel, load_model
+from crossrank.loading import LoadedModel
+from crossrank.models.checkpoint import Checkpoint
+from crossrank.models.resolve import BUNDLED, resolve
 from crossrank.server.core.model import Model, ModelSpec
 from crossrank.server.core.work import Work
-from tests.decoders import write_decoder
-from tests.prompted import prompted_encoder
+from tests.prompted import PROMPT, prompted_encoder
 from tests.server.serving import checksum, fake, registry, value
 
 ENCODER = prompted_encoder()
@@ -68,13 +69,15 @@ def test_estimates_are_of_what_is_computed(instruction: str | None) -> None:
     assert several[1] > several[0] / 2
 
 
-def test_logits_with_another_default_are_not_the_same(tmp_path: Path) -> None:
-    folder = write_decoder(tmp_path / "Qwen3-Reranker-0.6B", "qwen3", tie_word_embeddings=True)
-    models = [
-        Model("model", load_model(folder, device="cpu", precision="fp32", instruction=instruction))
-        for instruction in (None, OWN, OWN)
-    ]
-    assert len({model.identity for model in models}) == 2
+def test_logits_with_another_default_are_not_the_same() -> None:
+    checkpoint, engine = Checkpoint(resolve(BUNDLED)), fake()
+    identities = {
+        Model(
+            "model", LoadedModel(prompted_encoder(replace(PROMPT, instruction=told)), engine, checkpoint)
+        ).identity
+        for told in ("one", "two", "two")
+    }
+    assert len(identities) == 2
 
 
 def test_an_instruction_is_a_string() -> None:
