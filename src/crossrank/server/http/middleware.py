@@ -94,12 +94,12 @@ class Edge:
         finally:
             client = headers.get("x-client-name")
             fields = {
-                "request_id": request_id,
                 "method": scope["method"],
                 "path": path,
                 "status": status,
                 "ms": round(1000 * (time.monotonic() - begun), 1),
                 **({"client": client[:128]} if client else {}),
+                "request_id": request_id,
                 **context.notes,
             }
             quiet = path in _QUIET or path.startswith("/page/")
