@@ -15,7 +15,7 @@ import ray
 from crossrank import CrossRankError, EngineError, InputError, Reranker
 from crossrank.bulk import job as bulk
 from crossrank.bulk.job import Source
-from crossrank.data.rows import Row
+from crossrank.data.rows import Document, Row
 from crossrank.ray import bulk as cluster
 from tests.checkpoints import CORPUS
 
@@ -147,3 +147,13 @@ def test_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "init", refuse)
     with pytest.raises(InputError, match="no Ray cluster at 'auto': Could not find"):
         cluster.connect("auto")
+
+
+def test_a_row_arrives_as_it_was_sent() -> None:
+    documents = (Document("a", "x"), Document(7, "y"))
+    for row in (
+        Row("in.jsonl, line 1", "q1", "q", documents, instruction="Find it"),
+        Row("in.jsonl, line 2", 2, "q", documents[:1], is_pair=True),
+    ):
+        sent = json.dumps(cluster._row_to_list(row))
+        assert cluster._row_from_list(json.loads(sent)) == row

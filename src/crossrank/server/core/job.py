@@ -105,7 +105,7 @@ class Job:
 
     def cost(self, index: int, pair: EncodedPair) -> int:
         """Tokens that are computed for a pair. A prefix that the engine shares counts for the first one."""
-        if not self.model.shares_prefixes:
+        if not pair.prefix or not self.model.shares_prefixes:
             return pair.tokens
         queries = self.work.queries
         query = queries[index if len(queries) > 1 else 0]
