@@ -27,8 +27,7 @@ struct Call {
     const std::int32_t* offsets;      // (pairs + 1)
     const std::int32_t* segment_ids;  // (T); null: all are 0
     const Before* before;             // (pairs); null: nothing
-    float*
-        out;  // (pairs); null: each pair's keys and values are wanted only, in its prefix behind those rows
+    float* out;  // (pairs); null: only keys and values are wanted, which go behind `before`
 };
 
 // Rows of a group; each is one token.
@@ -108,7 +107,7 @@ class Encoder {
     const Precision precision_;
     std::vector<std::int32_t> first_row_;  // of each pair in the group; and the number of rows
     std::vector<int> position_;            // of each row in its pair
-    std::vector<Place> kept_;              // where each row's keys and values go that are kept
+    std::vector<Place> kept_;              // where each row's keys and values go, if they are kept
     std::vector<Chunk> chunks_;            // the queries of one task of attention
     std::vector<Chunk> pooled_;            // the same for the last layer, of which the head gets one token
 };

@@ -36,7 +36,7 @@ struct Pack {
 
 class Engine {
   public:
-    // Of prefixes that it keeps.
+    // Memory for prefixes that are kept from call to call.
     static constexpr std::size_t kPrefixBytes = std::size_t{256} << 20;
 
     // `model` points into tensors that must outlive the engine. `threads` is at least 1. Throws

@@ -15,15 +15,15 @@ constexpr int kIntermediateRows = 256;
 // Places in one allocation. A stride is never a multiple of 4 KiB: rows would compete for the same few cache
 // lines.
 struct Workspace {
-    std::ptrdiff_t row_stride, query_stride, key_stride, input_stride, wide_stride,
-        wide_input_stride;         // bytes
+    // Bytes from row to row.
+    std::ptrdiff_t row_stride, query_stride, key_stride, input_stride, wide_stride, wide_input_stride;
     float* x;                      // (M, hidden) the residual stream; in the end, what the head makes
     char* q;                       // (M, heads * head size) in the precision of attention
     char *k, *v;                   // (M, key-value heads * head size) the same
     std::ptrdiff_t next_keys = 0;  // bytes from k to the k of odd layers, and from v; 0: the same memory
     float* context;                // (M, heads * head size) the result of attention
     bool has_input;                // false: the left side of the next product is x
-    char* input;                   // (M, one of both) left side of the next product, in its precision
+    char* input;                   // (M, the wider of both) left side of the next product, in its precision
     float* input_scale;            // (M)
     std::int32_t* input_sum;       // (M)
     char* wide;  // (min(M, 256), intermediate) fp32 in fp32, else bf16: half the memory traffic, and finer
