@@ -52,8 +52,9 @@ PATIENCE = 90.0
 DEAF_SECONDS = 70.0
 """Seconds for which an attacker does not read: twice the server's --write-timeout, and some."""
 
-SETTLE_SECONDS = 15.0
-"""Seconds after which an idle server has returned memory to the system, which it does every 10."""
+SETTLE_SECONDS, IDLE_SECONDS = 15.0, 0.5
+"""A server that takes no more processor time in so many seconds is idle, and has returned free memory to the
+system, which it does every 10. What it does for clients that left may last: a text is read to its end."""
 
 CLOSED, NO_ANSWER = 0, -1
 """Instead of a status: the connection was closed without an answer; it stayed open without one."""
@@ -478,7 +479,11 @@ def table(quiet: Sequence[Row], rows: Sequence[Row], met: dict[str, dict[int, in
 
 def settled_mb(server: Server) -> float:
     """The server's memory, once it has been idle for so long that it returned what it does not need."""
-    time.sleep(SETTLE_SECONDS)
+    for _ in range(12):
+        used = server.cpu_seconds()
+        time.sleep(SETTLE_SECONDS)
+        if server.cpu_seconds() - used < IDLE_SECONDS:
+            break
     return min(server.memory_mb() for _ in range(5))
 
 
