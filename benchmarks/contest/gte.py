@@ -32,7 +32,7 @@ def load(checkpoint: Path) -> Any:
                 self.register_parameter(self.names[name], torch.nn.Parameter(value, requires_grad=False))
             base = config["rope_theta"] * factor
             frequencies = 1 / (base ** (torch.arange(0, size, 2) / size) * factor ** (2 / size))
-            self.register_buffer("frequencies", frequencies, persistent=False)
+            self.frequencies = torch.nn.Buffer(frequencies, persistent=False)
 
         def forward(self, input_ids: Any, attention_mask: Any) -> Any:
             length = input_ids.shape[1]

@@ -198,7 +198,7 @@ class LlamaCppQ8(Side):
 
     def _forget(self) -> None:
         """Empty the store of keys and values."""
-        self.library.llama_memory_clear(self.library.llama_get_memory(self.context), data=False)
+        self.library.llama_memory_clear(self.library.llama_get_memory(self.context), False)
 
     def _run(self, sequences: Sequence[npt.NDArray[np.int64]], position: int, seat: int) -> None:
         """Sequences in seats from ``seat``, each from the same position."""
