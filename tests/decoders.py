@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from crossrank.models.templates import KNOWN
@@ -112,28 +114,72 @@ def write_decoder(folder: Path, kind: str, *, labels: int = 0, seed: int = 0, **
     if kind == "gemma":
         settings["bos_token"] = "<bos>"
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    suffix = "ForSequenceClassification" if labels else "ForCausalLM"
     values = {"vocab_size": tokenizer.get_vocab_size(), **_SIZES, **changes}
-    values = {name: value for name, value in values.items() if value is not None}
+    config = {name: value for name, value in values.items() if value is not None}
+    config |= {"model_type": kind, "architectures": [kind.capitalize() + suffix], "dtype": "float32"}
     if labels:
-        values |= {"num_labels": labels}  # and no pad_token_id: nothing is padded
-    config = transformers.AutoConfig.for_model(kind, **values)
-    factory: Any = (
-        transformers.AutoModelForSequenceClassification if labels else transformers.AutoModelForCausalLM
-    )
-    model = factory.from_config(config, dtype=torch.float32)
-    generator = torch.Generator().manual_seed(seed)
-    for name, value in model.named_parameters():
-        noise = torch.randn(value.shape, generator=generator)
-        # Norms must differ from one another, and what attention brings must outweigh the residual.
-        if value.ndim == 1:
-            value.data += 0.1 * noise
-        elif "embed" in name:
-            value.data = 0.5 * noise
-        else:
-            gain = 3.0 if name.endswith(("v_proj.weight", "o_proj.weight")) else 1.5
-            value.data = noise * gain / value.shape[1] ** 0.5
-    model.save_pretrained(folder)
+        names = {str(i): f"LABEL_{i}" for i in range(labels)}
+        config |= {"id2label": names, "label2id": {name: int(i) for i, name in names.items()}}
+    (folder / "config.json").write_text(json.dumps(config))
+    generator = np.random.default_rng(seed)
+    tensors = {
+        name: _values(name, shape, kind, generator) for name, shape in _shapes(kind, config, labels).items()
+    }
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     return folder
+
+
+def _shapes(kind: str, config: dict[str, Any], labels: int) -> dict[str, tuple[int, ...]]:
+    """Tensors as transformers calls them."""
+    hidden, inner, heads = (
+        config[name] for name in ("hidden_size", "intermediate_size", "num_attention_heads")
+    )
+    size = config.get("head_dim", hidden // heads)
+    wide, narrow = heads * size, config["num_key_value_heads"] * size
+    bias = config.get("attention_bias", False)
+    biases = {"q": bias or kind == "qwen2", "k": bias or kind == "qwen2", "v": bias or kind == "qwen2"}
+    found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config["vocab_size"], hidden)}
+
+    def add(name: str, outputs: int, inputs: int, has_bias: bool) -> None:
+        found[f"{name}.weight"] = (outputs, inputs)
+        if has_bias:
+            found[f"{name}.bias"] = (outputs,)
+
+    for i in range(config["num_hidden_layers"]):
+        layer = f"model.layers.{i}"
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            found[f"{layer}.{name}.weight"] = (hidden,)
+        for name, outputs in (("q", wide), ("k", narrow), ("v", narrow)):
+            add(f"{layer}.self_attn.{name}_proj", outputs, hidden, biases[name])
+        add(f"{layer}.self_attn.o_proj", hidden, wide, bias)
+        for name in ("q_norm", "k_norm") if kind == "qwen3" else ():
+            found[f"{layer}.self_attn.{name}.weight"] = (size,)
+        mlp_bias = config.get("mlp_bias", False)
+        add(f"{layer}.mlp.gate_proj", inner, hidden, mlp_bias)
+        add(f"{layer}.mlp.up_proj", inner, hidden, mlp_bias)
+        add(f"{layer}.mlp.down_proj", hidden, inner, mlp_bias)
+    found["model.norm.weight"] = (hidden,)
+    if labels:
+        found["score.weight"] = (labels, hidden)
+    elif not config.get("tie_word_embeddings", kind == "gemma"):
+        found["lm_head.weight"] = (config["vocab_size"], hidden)
+    return found
+
+
+def _values(
+    name: str, shape: tuple[int, ...], kind: str, generator: np.random.Generator
+) -> npt.NDArray[np.float32]:
+    """Norms differ from one another, and what attention brings outweighs the residual."""
+    noise = generator.standard_normal(shape, np.float32)
+    if name.endswith("norm.weight"):
+        return np.float32(kind != "gemma") + np.float32(0.1) * noise  # Gemma adds the one itself
+    if len(shape) == 1:
+        return np.float32(0.1) * noise
+    if name == "model.embed_tokens.weight":
+        return np.float32(0.5) * noise
+    gain = 3.0 if name.endswith(("v_proj.weight", "o_proj.weight")) else 1.5
+    return noise * np.float32(gain / math.sqrt(shape[1]))
 
 
 CHAT_TEMPLATE = (
