@@ -93,16 +93,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _needs(path: Path) -> frozenset[str]:
     """The libraries that a file of tests imports, itself or by way of this repository's modules."""
     found: set[str] = set()
+    seen, waiting = {path}, [path]  # modules may import one another
+    while waiting:
+        names = _names(waiting.pop())
+        found.update(name.partition(".")[0] for name in names)
+        own = {module for name in names if (module := _own(name)) is not None} - seen
+        seen |= own
+        waiting += own
+    return frozenset(found)
+
+
+@cache
+def _names(path: Path) -> frozenset[str]:
+    """The modules that a file imports, and what it takes from them."""
+    found: set[str] = set()
     for node in _imports(ast.parse(path.read_text(encoding="utf-8")), path.is_relative_to(ROOT / "tests")):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            found.update(alias.name for alias in node.names)
         else:
-            names = [f"{node.module}.{alias.name}" for alias in node.names] + [str(node.module)]
-        found.update(name.partition(".")[0] for name in names)
-        for name in names:
-            own = _own(name)
-            if own is not None and own != path:
-                found |= _needs(own)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+            found.add(str(node.module))
     return frozenset(found)
 
 
