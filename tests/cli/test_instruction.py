@@ -32,7 +32,8 @@ def model(decoder: Path) -> list[str]:
 
 
 def test_rank_score_and_explain(crossrank: Run, reranker: Reranker, model: list[str], tmp_path: Path) -> None:
-    own, told = ([], None), (["--instruction", OWN], OWN)
+    told: tuple[list[str], str | None] = (["--instruction", OWN], OWN)
+    own: tuple[list[str], str | None] = ([], None)
     pairs = tmp_path / "pairs.tsv"
     pairs.write_text("".join(f"{QUERY}\t{document}\n" for document in DOCUMENTS))
     logits = [reranker.logits([(QUERY, d) for d in DOCUMENTS], instruction=OWN).tolist()]

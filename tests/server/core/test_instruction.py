@@ -22,8 +22,8 @@ TEXTS = [f"document number {i} of many" for i in range(20)]
 OWN = "Find what contradicts the query"
 
 
-def sharing(**options: float) -> FakeEngine:
-    engine = fake(batch_tokens=400, **options)
+def sharing() -> FakeEngine:
+    engine = fake(batch_tokens=400)
     engine.shares_prefixes = True
     return engine
 
