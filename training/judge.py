@@ -11,7 +11,9 @@ All measures except the scores are shares of queries:
 - **swap**: for the query of another group, the right text still ranks above the wrong texts. A model that
   reads the query is near chance here (about 0.15); one that recognises right texts by their style is far
   above.
-- **junk**: one of sixteen meaningless texts ranks above the right text.
+- **junk**: the model scores one of sixteen meaningless texts above the right text.
+- **junk as ranked**: one of them still ranks above the right text when texts without a letter or digit come
+  last, as they do in every ranking of CrossRank.
 - **scores**: the mean scores of right, hard wrong and unrelated texts, and the balanced accuracy of a
   threshold of 0.5 between right and hard wrong texts.
 
@@ -32,6 +34,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from crossrank.ranking import is_blank
 from training import jsonl
 from training.evaluate import bi_encoder, bm25, cross_encoder, fused, interval
 
@@ -44,7 +47,8 @@ JUNK = [
     "Accept all cookies", "Skip to main content", "© 2023 All rights reserved.", "Share on Facebook",
     "版权所有，未经许可不得转载。", "上一篇 下一篇", "点击登录", "返回顶部",
 ]  # fmt: skip
-MEASURES = ("right first", "unrelated first", "pool", "swap", "junk")
+READABLE = [i for i, text in enumerate(JUNK) if not is_blank(text)]
+MEASURES = ("right first", "unrelated first", "pool", "swap", "junk", "junk as ranked")
 
 
 def first(scores: Scores) -> int:
@@ -78,6 +82,7 @@ def judge(score: Scorer, groups: Sequence[Any], seed: int = 7) -> list[dict[str,
                 "pool": float(first(pooled) == list(pool).index(number)),
                 "swap": float(first(swapped) == 0),
                 "junk": float(max(junked) >= found[0]),
+                "junk as ranked": float(max(junked[READABLE]) >= found[0]),
                 "scores": [found[:n].tolist(), found[n:m].tolist(), found[m:].tolist()],
             }
         )
