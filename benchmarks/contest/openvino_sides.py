@@ -53,7 +53,7 @@ class OpenVinoBf16(Side):
 
         options = {"INFERENCE_NUM_THREADS": self.threads, "PERFORMANCE_HINT": hint} | self.options
         self.model = openvino.Core().compile_model(self.folder / "openvino_model.xml", "CPU", options)
-        self.names = {port.get_any_name() for port in self.model.inputs}
+        self.names = {name for port in self.model.inputs for name in port.get_names()}
 
     def _inputs(self, batch: Batch) -> dict[str, npt.NDArray[np.int64]]:
         return {name: value for name, value in self.padded(batch).items() if name in self.names}
