@@ -141,6 +141,7 @@ def test_its_name_and_attributes(reranker: Reranker, server: Server, key: str) -
         "text_field": "text",
         "top_n": 3,
         "threshold": None,
+        "instruction": None,
         "api_key": None,
         "options": None,
     }
