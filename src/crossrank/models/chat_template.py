@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from crossrank.errors import CheckpointError, UnsupportedModelError
-from crossrank.models.files import check_no_pointer
+from crossrank.models.files import read_object
 from crossrank.models.prompt import Prompt
 
 __all__ = ["LONGEST", "read_chat_prompt"]
@@ -170,13 +170,4 @@ def _special_tokens(folder: Path) -> dict[str, str]:
 
 def _read_object(path: Path) -> dict[str, Any]:
     """The object in a file; an empty one if it is not there."""
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        check_no_pointer(path)
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} has no JSON object")
-    return found
+    return read_object(path)[0] if path.is_file() else {}

@@ -39,6 +39,7 @@ from crossrank.models.files import (
     module_files,
     module_folders,
     no_weights,
+    read_object,
     weight_files,
 )
 from crossrank.models.kind import find_kind
@@ -433,14 +434,7 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], bytes]:
         raise CheckpointError(
             f"{path} is missing; a model folder holds config.json, tokenizer.json and model.safetensors"
         )
-    try:
-        text = path.read_bytes()
-        config = json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
-        check_no_pointer(path)
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path} is not a model's configuration: it has no JSON object")
+    config, text = read_object(path)
     for name, (types, wanted) in _FIELDS.items():
         value = config.get(name)
         good = value is None or (isinstance(value, types) and not isinstance(value, bool))

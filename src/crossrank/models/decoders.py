@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from crossrank.errors import CheckpointError
 from crossrank.models.architecture import Activation, Architecture, Dense, Source
-from crossrank.models.reader import MOST_LAYERS, Reader, UndescribedError, local_layers
+from crossrank.models.reader import Reader, UndescribedError, local_layers
 from crossrank.models.rotary import read_rotary
 
 __all__ = ["DECODERS", "gemma", "llama", "mistral", "qwen2", "qwen3"]
@@ -87,7 +87,7 @@ def gemma(reader: Reader) -> Architecture:
 def _decoder(reader: Reader, kind: _Kind, activation: Activation | None = None) -> Architecture:
     config = reader.config
     hidden = config.integer("hidden_size")
-    layers = config.integer("num_hidden_layers", most=MOST_LAYERS)
+    layers = reader.layers()
     heads = config.integer("num_attention_heads", most=1 << 16)
     narrow = config.integer("num_key_value_heads", heads, most=heads)
     size = config.integer("head_dim", kind.head_size or hidden // heads)
@@ -142,11 +142,9 @@ def _name_tensors(reader: Reader, kind: _Kind, layers: int) -> None:
     reader.name("embedding.words", "model.embed_tokens", bias=False)
     for layer in range(layers):
         at, prefix = f"layer.{layer}", f"model.layers.{layer}"
-        for name, stored in _ATTENTION.items():
-            reader.name(f"{at}.{name}", f"{prefix}.self_attn.{stored}", bias=kind.biases[0])
+        reader.names_of(layer, _ATTENTION, f"{prefix}.self_attn.", bias=kind.biases[0])
         reader.name(f"{at}.attention_output", f"{prefix}.self_attn.o_proj", bias=kind.biases[1])
-        for name, stored in _MLP.items():
-            reader.name(f"{at}.{name}", f"{prefix}.mlp.{stored}", bias=kind.mlp_bias)
+        reader.names_of(layer, _MLP, f"{prefix}.mlp.", bias=kind.mlp_bias)
         name_norm(f"{at}.attention_norm", f"{prefix}.input_layernorm")
         name_norm(f"{at}.output_norm", f"{prefix}.post_attention_layernorm")
     name_norm("final_norm", "model.norm")
@@ -159,15 +157,13 @@ def _head(reader: Reader, kind: _Kind, hidden: int) -> tuple[Dense]:
         table = "model.embed_tokens.weight" if tied else "lm_head.weight"
         reader.sources["head.0.weight"] = Source(table, tokens=reader.tokens)
         return (Dense(hidden, 1),)
-    minus = (1, 0) if reader.labels == 2 else None
-    reader.sources["head.0.weight"] = Source("score.weight", minus=minus)
-    return (Dense(hidden, 1),)
+    return (reader.classifier(0, "score", hidden, bias=False),)
 
 
 def _qwen_windows(reader: Reader) -> tuple[int | None, ...]:
     """The largest distance in each layer: transformers' window of W tokens contains the token itself."""
     config = reader.config
-    layers = config.integer("num_hidden_layers", most=MOST_LAYERS)
+    layers = reader.layers()
     if not config.flag("use_sliding_window", default=False):
         return ()
     window = config.integer("sliding_window", 4096)

@@ -9,6 +9,7 @@ import json
 import re
 import reprlib
 from pathlib import Path
+from typing import Any
 
 from crossrank.errors import CheckpointError
 
@@ -32,6 +33,7 @@ __all__ = [
     "module_files",
     "module_folders",
     "no_weights",
+    "read_object",
     "shards",
     "weight_files",
 ]
@@ -149,6 +151,23 @@ def module_folders(folder: Path) -> list[tuple[str, str]]:
                 f"{path} names {reprlib.repr(place)} for {kind}, which is no folder beside it"
             )
     return [(kind, place) for kind, place in modules[1:] if place]
+
+
+def read_object(path: Path) -> tuple[dict[str, Any], bytes]:
+    """The object in a JSON file, and the file's bytes.
+
+    Raises:
+        CheckpointError: it cannot be read, or has something else.
+    """
+    try:
+        text = path.read_bytes()
+        found = json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        check_no_pointer(path)
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} has no JSON object")
+    return found, text
 
 
 def _entries(path: Path) -> list[dict[str, object]]:

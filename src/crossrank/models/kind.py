@@ -47,9 +47,11 @@ def find_kind(
             "the model that they were made from; precision='int8' quantizes it here"
         )
     is_language_model = any(each.endswith(("ForCausalLM", "ForConditionalGeneration")) for each in classes)
-    reason = refusal(folder, name, config)
-    if reason and (is_decoder or not is_classifier or kind not in FAMILIES):
-        raise UnsupportedModelError(f"{folder} cannot be run: {reason}")
+    # Only then its README.md is read, too: the encoders that most people load have nothing to fear from it.
+    if is_decoder or not is_classifier or kind not in FAMILIES:
+        reason = refusal(folder, name, config)
+        if reason:
+            raise UnsupportedModelError(f"{folder} cannot be run: {reason}")
     # sentence-transformers saves a backbone whose head is a chain of modules without either class.
     if is_decoder and (is_classifier or is_language_model or head):
         classifier = bool(head or (is_classifier if classes else classifier_rows()))

@@ -151,20 +151,20 @@ class Reader:
         for end in ("weight", "bias") if bias else ("weight",):
             self.sources[f"{canonical}.{end}"] = Source(f"{stored}.{end}", part, parts)
 
-    def names_of(self, layer: int, stored: Mapping[str, str], prefix: str) -> None:
+    def names_of(self, layer: int, stored: Mapping[str, str], prefix: str, *, bias: bool = True) -> None:
         """The same for some parts of a layer."""
         for canonical, name in stored.items():
-            self.name(f"layer.{layer}.{canonical}", prefix + name)
+            self.name(f"layer.{layer}.{canonical}", prefix + name, bias=bias)
 
     def packed(self, layer: int, canonical: Sequence[str], stored: str, *, bias: bool = True) -> None:
         """Parts of a layer that a checkpoint has as one matrix, in this order."""
         for part, name in enumerate(canonical):
             self.name(f"layer.{layer}.{name}", stored, bias=bias, part=part, parts=len(canonical))
 
-    def classifier(self, step: int, stored: str, inputs: int) -> Dense:
+    def classifier(self, step: int, stored: str, inputs: int, *, bias: bool = True) -> Dense:
         """The head's last step. With two labels, the logit is the second minus the first."""
         minus = (1, 0) if self.labels == 2 else None
-        for end in ("weight", "bias"):
+        for end in ("weight", "bias") if bias else ("weight",):
             self.sources[f"head.{step}.{end}"] = Source(f"{stored}.{end}", minus=minus)
         return Dense(inputs, 1)
 
