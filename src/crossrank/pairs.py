@@ -262,6 +262,10 @@ class PairEncoder:
             EncodedQuery(*encoded[text], templates[each]) for text, each in zip(filled, told, strict=True)
         ]
 
+    def taken(self, instruction: str | None) -> str | None:
+        """The instruction, for a caller that ignores it where the model takes none: None then."""
+        return None if self.instruction is None else instruction
+
     def _told(self, instruction: str | None) -> Template:
         """The template with an instruction."""
         if instruction is None:

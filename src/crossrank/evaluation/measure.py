@@ -338,14 +338,9 @@ def _run_model(pipe: Connection, arguments: dict[str, Any], rows: list[Row]) -> 
         loaded = time.perf_counter()
         found, pairs = [], 0
         # Models with and without instructions are compared on the same rows.
-        instructed = reranker.encoder.instruction is not None
+        taken = reranker.encoder.taken
         requests = (
-            (
-                row.query,
-                [document.text for document in row.documents],
-                row.instruction if instructed else None,
-            )
-            for row in rows
+            (row.query, [document.text for document in row.documents], taken(row.instruction)) for row in rows
         )
         for ranking in reranker.rank_many(requests):
             found.append([(hit.index, hit.logit, hit.score) for hit in ranking])

@@ -161,7 +161,7 @@ class Model:
 
     def told(self, work: Work) -> str | None:
         """A request's instruction; None: the model's default, or it takes none."""
-        return work.instruction if self.encoder.instruction is not None else None
+        return self.encoder.taken(work.instruction)
 
     @property
     def tokens_per_byte(self) -> float:

@@ -262,7 +262,7 @@ def _examples(kind: Dialect) -> dict[str, Any]:
     context = Context("3984915a5656439693348eb4214d4f7d", False, kind.errors, created=1795540781)
     asked: Any = kind.Request.model_config["json_schema_extra"]
     # All texts fit.
-    encoder = cast(PairEncoder, SimpleNamespace(kept=lambda *_, **__: None, instruction=None))
+    encoder = cast(PairEncoder, SimpleNamespace(kept=lambda *_, **__: None, taken=lambda told: told))
     call = kind.expand(kind.read(asked["examples"][0], context), lambda: encoder)
     count = len(call.work.texts)
     answer = Answer("crossrank-mini", np.linspace(-0.57, 6.2, count), [False] * count, [13] * count)

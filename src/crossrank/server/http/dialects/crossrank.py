@@ -192,7 +192,7 @@ class Explain(base.Dialect):
     def expand(self, call: base.Call, encoder: Callable[[], PairEncoder]) -> base.Call:
         (query,), (document,) = call.work.queries, call.work.texts
         of_model = encoder()
-        told = None if of_model.instruction is None else call.work.instruction
+        told = of_model.taken(call.work.instruction)
         plan = plan_explanation(of_model, query, document, instruction=told, max_sentences=call.own)
         return replace(call, work=replace(call.work, texts=plan.texts), own=plan)
 
