@@ -251,7 +251,6 @@ class _Server(uvicorn.Server):
             self.app.state.failure = str(error)
             self.should_exit = True
             return
-        memory.set_aside()
         for model in self.registry.models():
             _logger.info(
                 "%s is ready: %s engine on %s, %s, %d tokens",
@@ -268,7 +267,6 @@ class _Server(uvicorn.Server):
         except Exception:
             _logger.exception("a model could not be loaded anew")
         else:
-            memory.set_aside()
             _logger.info("the models are loaded anew")
 
     async def run_on(self, opened: socket.socket) -> None:
@@ -278,6 +276,7 @@ class _Server(uvicorn.Server):
             Exception: a model cannot be loaded.
         """
         _logger.info("listening on %s", self.settings.uds or _address(opened))
+        self.registry.on_loaded = memory.set_aside
         self.registry.on_stuck = self.give_up
         self.begin(self.start())
         releasing = asyncio.ensure_future(memory.release_regularly())

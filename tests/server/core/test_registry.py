@@ -303,6 +303,25 @@ def test_where_the_new_one_cannot_be_loaded_the_old_one_stays() -> None:
     asyncio.run(main())
 
 
+def test_whoever_wants_to_know_is_told_of_models_that_were_loaded() -> None:
+    load, loads = loader(fake(), fake(), ModelNotFoundError("it is gone"))
+    told: list[int] = []
+
+    async def main() -> None:
+        served = Registry([ModelSpec("model", load)])
+        served.on_loaded = lambda: told.append(len(loads))
+        try:
+            await served.start()
+            await served.reload("model")
+            with pytest.raises(ModelNotFoundError):
+                await served.reload()
+        finally:
+            await served.close()
+
+    asyncio.run(main())
+    assert told == [1, 2]
+
+
 def test_an_old_engine_that_fails_fails_its_requests_and_nothing_else() -> None:
     old, new = fake(), fake()
     load, loads = loader(old, new)

@@ -60,6 +60,7 @@ class Registry:
         clock: seconds, on the scale of the deadlines.
 
     Attributes:
+        on_loaded: called on the event loop when models were loaded, for the first time or anew.
         on_stuck: called on the event loop, with what is wrong, when an engine or the threads for texts have
             not answered for so long that they never will. Nothing here can stop such a thread: only the
             end of the process does.
@@ -83,6 +84,7 @@ class Registry:
         self.clock = clock
         self._served = {spec.name: ServedModel(spec) for spec in models}
         self._draining = False
+        self.on_loaded: Callable[[], None] = lambda: None
         self.on_stuck: Callable[[str], None] = lambda _: None
         self._stuck = ""  # what is wrong, where nothing answers
         self._uptime = 0.0
@@ -112,6 +114,7 @@ class Registry:
         self._watching = asyncio.ensure_future(self._watch())
         for served in self._served.values():
             served.current = await asyncio.to_thread(self._load, served.spec)
+        self.on_loaded()
 
     @property
     def state(self) -> State:
@@ -248,6 +251,7 @@ class Registry:
                 old, served.current = served.current, new
                 if old is not None:
                     old.retired = True
+        self.on_loaded()
 
     async def drain(self, timeout: float) -> bool:
         """Take no new work and wait for the running; whether all of it ended in ``timeout`` seconds."""
