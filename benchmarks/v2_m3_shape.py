@@ -17,12 +17,13 @@ import argparse
 import json
 import os
 import platform
-import shutil
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+
+from benchmarks.contest.models import write_random, write_xlm_roberta_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -88,29 +89,8 @@ def shapes() -> dict[str, tuple[int, ...]]:
 
 
 def write(folder: Path, work: Path) -> None:
-    from safetensors.numpy import save_file
-
-    from training.fetch import TOKENIZER, fetch
-
-    rng = np.random.default_rng(0)
-    tensors: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]] = {}
-    for name, shape in shapes().items():
-        if name.endswith("LayerNorm.weight"):
-            tensors[name] = np.ones(shape, np.float32)
-        elif name.endswith("bias"):
-            tensors[name] = np.zeros(shape, np.float32)
-        else:
-            # Wider at the output than transformers' 0.02, so that logits differ between pairs.
-            std = 0.5 if "classifier" in name else 0.04
-            tensors[name] = rng.standard_normal(shape, np.float32) * np.float32(std)
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / "model.safetensors.partial"
-    save_file(tensors, partial, {"format": "pt"})
-    partial.replace(folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(CONFIG, indent=1) + "\n")
-    # The pieces of multilingual-e5-small's tokenizer are those of v2-m3's.
-    shutil.copyfile(fetch(*TOKENIZER, work), folder / "tokenizer.json")
-    print(f"{folder}: {sum(t.size for t in tensors.values()):,} weights")
+    write_random(folder, CONFIG, shapes())
+    write_xlm_roberta_tokenizer(folder, work)
 
 
 def real_pairs(data: Path, count: int) -> list[tuple[str, str]]:

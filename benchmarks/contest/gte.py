@@ -24,11 +24,10 @@ def load(checkpoint: Path) -> Any:
     class New(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
+            stored = load_file(checkpoint / "model.safetensors")
             # Parameters' names have no dots.
-            self.names = {
-                name: name.replace(".", "-") for name in load_file(checkpoint / "model.safetensors")
-            }
-            for name, value in load_file(checkpoint / "model.safetensors").items():
+            self.names = {name: name.replace(".", "-") for name in stored}
+            for name, value in stored.items():
                 self.register_parameter(self.names[name], torch.nn.Parameter(value, requires_grad=False))
             base = config["rope_theta"] * factor
             frequencies = 1 / (base ** (torch.arange(0, size, 2) / size) * factor ** (2 / size))

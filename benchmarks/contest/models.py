@@ -6,6 +6,7 @@ Weights are random, of the published shapes, but for crossrank-mini's: an engine
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,13 +168,8 @@ GTE_MULTILINGUAL: dict[str, Any] = {
 
 
 def _write_gte_multilingual(folder: Path, downloads: Path) -> None:
-    import shutil
-
-    from training.fetch import TOKENIZER, fetch
-
     _write_encoder(folder, GTE_MULTILINGUAL)
-    # Its pieces are XLM-RoBERTa's.
-    shutil.copyfile(fetch(*TOKENIZER, downloads), folder / "tokenizer.json")
+    write_xlm_roberta_tokenizer(folder, downloads)
     _write_tokenizer_config(folder, 8192, "<pad>")
 
 
@@ -231,7 +227,7 @@ def _write_qwen3(folder: Path, downloads: Path) -> None:
             "mlp.down_proj": (hidden, inner),
         }
         shapes |= {f"model.layers.{layer}.{name}.weight": shape for name, shape in of_layer.items()}
-    _write_random(folder, QWEN3, shapes)
+    write_random(folder, QWEN3, shapes)
     qwen(folder / "tokenizer.json", downloads)
     _write_tokenizer_config(folder, 131072, "<|endoftext|>", eos_token="<|im_end|>", padding_side="left")
 
@@ -251,11 +247,14 @@ def _write_encoder(folder: Path, config: dict[str, Any]) -> None:
     for canonical, shape in architecture.shapes():
         if source := sources.get(canonical):
             shapes[source.name] = (source.parts * shape[0], *shape[1:])
-    _write_random(folder, config, shapes)
+    write_random(folder, config, shapes)
 
 
-def _write_random(folder: Path, config: dict[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Norms that change nothing, biases of zero, and matrices so wide that logits differ between pairs."""
+def write_random(folder: Path, config: dict[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Norms that change nothing, biases of zero, and matrices so wide that logits differ between pairs.
+
+    transformers' own deviation is 0.02.
+    """
     from safetensors.numpy import save_file
 
     rng = np.random.default_rng(0)
@@ -267,9 +266,18 @@ def _write_random(folder: Path, config: dict[str, Any], shapes: Mapping[str, tup
             deviation = np.float32(0.5 if "classifier" in name else 0.04)
             tensors[name] = rng.standard_normal(shape, np.float32) * deviation
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    partial = folder / "model.safetensors.partial"
+    save_file(tensors, partial, {"format": "pt"})
+    partial.replace(folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     print(f"{folder}: {sum(tensor.size for tensor in tensors.values()):,} weights", flush=True)
+
+
+def write_xlm_roberta_tokenizer(folder: Path, downloads: Path) -> None:
+    """The pieces of multilingual-e5-small's tokenizer are XLM-RoBERTa's."""
+    from training.fetch import TOKENIZER, fetch
+
+    shutil.copyfile(fetch(*TOKENIZER, downloads), folder / "tokenizer.json")
 
 
 def _write_tokenizer_config(folder: Path, longest: int, padding: str, **others: str) -> None:
