@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save_file
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
+from benchmarks.contest.tokenizers import split_as_qwen
 from crossrank.models.templates import KNOWN
 from tests.checkpoints import CORPUS
 
@@ -35,13 +36,6 @@ TEXTS = (
 )
 """Texts whose ends may be merged with what stands beside them."""
 
-# Qwen's rule for splitting texts: contractions, words with the character before them, single digits,
-# punctuation, line ends, spaces.
-_QWEN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-    r"|\s+(?!\S)|\s+"
-)
-
 _SIZES: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -61,15 +55,7 @@ def _texts() -> list[str]:
 @cache
 def qwen_tokenizer() -> str:
     """A byte-level tokenizer with the parts of Qwen's."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_QWEN), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer = split_as_qwen(Tokenizer(models.BPE()))
     trainer = trainers.BpeTrainer(
         vocab_size=1200, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )

@@ -6,7 +6,10 @@ import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 TEXTS = ("xquad/*.json", "drcd/*.json", "cmrc2018/*.json")
@@ -74,7 +77,7 @@ def _texts() -> Iterator[str]:
 
 def qwen(path: Path, downloads: Path) -> None:
     """Qwen3's tokenizer.json, from the ranks of its byte pairs."""
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+    from tokenizers import AddedToken, Tokenizer, models
     from tokenizers.processors import ByteLevel
 
     from training.fetch import fetch
@@ -87,15 +90,7 @@ def qwen(path: Path, downloads: Path) -> None:
     text = {token: "".join(letters[byte] for byte in token) for token in ranks}
     merges = [tuple(text[part] for part in _halves(ranks, token)) for token in ranks if len(token) > 1]
     vocabulary = {text[token]: rank for token, rank in ranks.items()}
-    tokenizer = Tokenizer(models.BPE(vocabulary, merges))  # type: ignore[arg-type]
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(QWEN_PATTERN), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer = split_as_qwen(Tokenizer(models.BPE(vocabulary, merges)))  # type: ignore[arg-type]
     tokenizer.post_processor = ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
     for name in QWEN_SPECIAL.split():
         special = not name.startswith(QWEN_PLAIN)
@@ -105,6 +100,21 @@ def qwen(path: Path, downloads: Path) -> None:
     if list(known.values()) != [2152, 9693, 151644, 151668]:
         raise SystemExit(f"the tokens have other ids than Qwen3's: {known}")
     tokenizer.save(str(path))
+
+
+def split_as_qwen(tokenizer: Tokenizer) -> Tokenizer:
+    """A byte-level tokenizer with what Qwen's does to a text before byte pairs are joined; returns it."""
+    from tokenizers import Regex, decoders, normalizers, pre_tokenizers
+
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN_PATTERN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
 
 
 def _halves(ranks: dict[bytes, int], token: bytes) -> tuple[bytes, bytes]:
