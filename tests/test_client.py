@@ -456,6 +456,22 @@ def test_all_tries_share_one_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 2 <= len(limits) <= 3
 
 
+def test_a_pause_that_takes_all_the_time_ends_with_what_failed_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1000.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += 60 * seconds  # a busy machine wakes nobody in time
+
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    monkeypatch.setattr("time.sleep", sleep)
+    with Scripted(refused(503, "1"), GOOD) as server, pytest.raises(UnavailableError, match="busy"):
+        ask(Client, server.url, timeout=10)
+    assert len(server.asked) == 1
+
+
 @both
 @pytest.mark.parametrize(
     ("answer", "error", "message"),

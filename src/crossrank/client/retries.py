@@ -42,16 +42,18 @@ class Tries:
         self.end = time.monotonic() + timeout
         self._left = retries
         self._pause = _FIRST_PAUSE
+        self._last: CrossRankError | None = None
 
     def seconds(self) -> float:
         """Seconds that are left for the call.
 
         Raises:
-            DeadlineError: none are left.
+            CrossRankError: none are left: what the last try failed with, as it says more than that time is
+                over; DeadlineError if there was none.
         """
         left = self.end - time.monotonic()
         if left <= 0:
-            raise self.over()
+            raise self._last or self.over()
         return left
 
     def over(self) -> DeadlineError:
@@ -68,6 +70,7 @@ class Tries:
         if not failure.retryable or not self._left:
             raise failure.error
         self._left -= 1
+        self._last = failure.error
         wait = self._pause if failure.retry_after is None else failure.retry_after
         self._pause = min(2 * self._pause, _MAX_PAUSE)
         wait *= 1 + _JITTER * random.random()  # noqa: S311 - no secret
