@@ -350,3 +350,39 @@ def test_a_pickle_loads_the_model_anew() -> None:
     assert "from parts" in repr(parts)
     with pytest.raises(TypeError, match="from parts cannot be pickled"):
         pickle.dumps(parts)
+
+
+def test_equal_texts_are_scored_once_and_keep_their_places(folder: Path) -> None:
+    engine = FakeEngine()
+    reranker = fake(engine, folder, max_length=64)
+    documents = ["a", "long " * 100, "a", "a a", "long " * 100, "a"]
+    ranking = reranker.rank("q", documents)
+    assert sum(len(pack) for pack in engine.packs) == 3
+    # Equal logits keep the input order.
+    assert [(hit.index, hit.truncated) for hit in ranking] == [
+        (0, False),
+        (2, False),
+        (5, False),
+        (3, False),
+        (1, True),
+        (4, True),
+    ]
+    engine.packs.clear()
+    many = list(reranker.rank_many([("q", documents), ("r", documents[:3]), ("s", [])]))
+    assert sum(len(pack) for pack in engine.packs) == 3 + 2
+    assert many[0] == ranking
+    assert many[1].indices == [0, 2, 1]
+    engine.packs.clear()
+    pairs = [("q", "a"), ("r", "a"), ("q", "a"), ("q", "b b")]
+    assert reranker.logits(pairs).tolist() == [reranker.logits([pair])[0] for pair in pairs]
+    assert [len(pack) for pack in engine.packs] == [3, 1, 1, 1, 1]
+
+
+def test_a_nan_names_the_first_of_equal_pairs(folder: Path) -> None:
+    wrong = len(PairEncoder(folder / "tokenizer.json").encode("q", ["aaaa bbbb cccc"])[0].token_ids)
+    engine = FakeEngine(lambda ids: float("nan") if len(ids) == wrong else 1.0)
+    texts = ["a", "a", "aaaa bbbb cccc", "aaaa bbbb cccc"]
+    with pytest.raises(NonFiniteLogitError, match="pair 2 "):
+        fake(engine, folder).rank("q", texts)
+    with pytest.raises(NonFiniteLogitError, match="pair 2 "):
+        list(fake(engine, folder).rank_many([("q", ["a"]), ("q", texts)]))

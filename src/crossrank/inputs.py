@@ -17,6 +17,7 @@ __all__ = [
     "check_instruction",
     "check_integer",
     "check_number",
+    "distinct",
     "each",
     "read_one_of",
     "read_pairs",
@@ -109,6 +110,28 @@ def read_pairs(pairs: Iterable[tuple[str, str]]) -> tuple[str | list[str], list[
         queries.append(pair[0])
         texts.append(pair[1])
     return queries[0] if len(set(queries)) == 1 else queries, texts
+
+
+def distinct(queries: Sequence[str] | None, texts: Sequence[str]) -> tuple[list[int], list[int]]:
+    """The pairs that differ, so that equal ones are scored once.
+
+    Args:
+        queries: one for each text; None: all texts have the same.
+        texts: the documents.
+
+    Returns:
+        The index of the first of equal pairs, in order; and for each pair, where in that list its own is.
+    """
+    seen: dict[object, int] = {}
+    firsts: list[int] = []
+    places: list[int] = []
+    pairs: Iterable[object] = texts if queries is None else zip(queries, texts, strict=True)
+    for index, pair in enumerate(pairs):
+        place = seen.setdefault(pair, len(firsts))
+        if place == len(firsts):
+            firsts.append(index)
+        places.append(place)
+    return firsts, places
 
 
 def each(what: str, items: Iterable[Item]) -> Iterator[Item]:

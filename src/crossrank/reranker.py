@@ -17,7 +17,16 @@ from crossrank._ahead import map_ahead
 from crossrank.engines import Device, Engine, Precision
 from crossrank.errors import EngineError, InputError
 from crossrank.explain import DEFAULT_SENTENCES, Explanation, plan_explanation
-from crossrank.inputs import Asked, Document, Request, check_instruction, each, read_one_of, read_pairs
+from crossrank.inputs import (
+    Asked,
+    Document,
+    Request,
+    check_instruction,
+    distinct,
+    each,
+    read_one_of,
+    read_pairs,
+)
 from crossrank.loading import LoadedModel, load_model
 from crossrank.models.checkpoint import Checkpoint
 from crossrank.models.resolve import BUNDLED, Source
@@ -235,10 +244,8 @@ class Reranker:
         for window, logits in map_ahead(
             logits_of, self._windows(read, pace), threads=calls, ahead=calls + 1, name="crossrank-engine"
         ):
-            start = 0
-            for request in window.requests:
-                part = slice(start, start := start + len(request.texts))
-                scored = _scored(logits[part], window.pairs[part])
+            for request, places in zip(window.requests, window.places, strict=True):
+                scored = _scored(logits, window.pairs, places)
                 yield scored.rank(request, top_n=top_n, threshold=threshold)
 
     def _read_one_of(self, index: int, request: object, instruction: str | None) -> Request:
@@ -255,10 +262,14 @@ class Reranker:
             queries = encoder.queries(
                 [request.query for request in chunk], instruction=[request.instruction for request in chunk]
             )
-            asked = [query for query, request in zip(queries, chunk, strict=True) for _ in request.texts]
-            pairs = iter(encoder.join(asked, [text for request in chunk for text in request.texts]))
-            for request in chunk:
-                window.add(request, list(itertools.islice(pairs, len(request.texts))), shared=shared)
+            read = [distinct(None, request.texts) for request in chunk]
+            asked = [query for query, (firsts, _) in zip(queries, read, strict=True) for _ in firsts]
+            texts = [
+                request.texts[i] for request, (firsts, _) in zip(chunk, read, strict=True) for i in firsts
+            ]
+            pairs = iter(encoder.join(asked, texts))
+            for request, (firsts, places) in zip(chunk, read, strict=True):
+                window.add(request, list(itertools.islice(pairs, len(firsts))), places, shared=shared)
                 if window.tokens >= pace.tokens:
                     yield window
                     size = sum(map(_characters, window.requests))
@@ -344,27 +355,54 @@ class Reranker:
         return plan.explain(self._score(query, plan.texts, instruction))
 
     def _score(self, queries: str | Sequence[str], texts: Sequence[str], instruction: str | None) -> Scored:
-        """Score texts for one query, or for one each."""
+        """Score texts for one query, or for one each. Equal pairs are scored once."""
         check_instruction(instruction)
-        pairs = self.model.encoder.encode(queries, texts, instruction=instruction)
-        return _scored(self.model.logits(pairs), pairs)
+        if isinstance(queries, str):
+            firsts, places = distinct(None, texts)
+        else:
+            firsts, places = distinct(queries, texts)
+            queries = [queries[i] for i in firsts]
+        pairs = self.model.encoder.encode(queries, [texts[i] for i in firsts], instruction=instruction)
+        return _scored(self.model.logits(pairs), pairs, places)
 
 
-def _scored(logits: npt.NDArray[np.float32], pairs: Sequence[EncodedPair]) -> Scored:
-    return Scored(logits, [pair.truncated for pair in pairs], [pair.query_truncated for pair in pairs])
+def _scored(logits: npt.NDArray[np.float32], pairs: Sequence[EncodedPair], places: Sequence[int]) -> Scored:
+    """What is known of the pairs at these places."""
+    return Scored(
+        logits[places],
+        [pairs[place].truncated for place in places],
+        [pairs[place].query_truncated for place in places],
+    )
 
 
 @dataclass(slots=True)
 class _Window:
-    """Requests of a stream that are scored together: the pairs of all, and the tokens that are computed."""
+    """Requests of a stream that are scored together.
+
+    Attributes:
+        requests: themselves.
+        pairs: of all of them, with equal texts of a request once.
+        places: for each request, where in ``pairs`` its texts are.
+        tokens: that are computed.
+    """
 
     requests: list[Request] = field(default_factory=list)
     pairs: list[EncodedPair] = field(default_factory=list)
+    places: list[list[int]] = field(default_factory=list)
     tokens: int = 0
 
-    def add(self, request: Request, pairs: Sequence[EncodedPair], *, shared: bool) -> None:
-        """Add a request; ``shared``: the prefix of its pairs is computed once."""
+    def add(
+        self, request: Request, pairs: Sequence[EncodedPair], places: Sequence[int], *, shared: bool
+    ) -> None:
+        """Add a request.
+
+        Args:
+            pairs: its pairs, without equal ones.
+            places: where in ``pairs`` its texts are.
+            shared: the prefix of its pairs is computed once.
+        """
         self.requests.append(request)
+        self.places.append([len(self.pairs) + place for place in places])
         self.pairs += pairs
         again = max(0, len(pairs) - 1) * pairs[0].prefix if shared and pairs else 0
         # A query without documents takes room, too.

@@ -282,7 +282,7 @@ started = threading.Barrier(5)
 def rank():
     started.wait()
     while True:
-        reranker.rank("a query", ["a document of a few words " * 5] * 8)
+        reranker.rank("a query", [f"a document of {i} words " * 5 for i in range(8)])
 for _ in range(4):
     threading.Thread(target=rank, daemon=True).start()
 started.wait()

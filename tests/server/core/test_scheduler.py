@@ -71,6 +71,46 @@ def test_an_answer_has_everything_in_the_clients_order() -> None:
     asyncio.run(main())
 
 
+def test_equal_pairs_are_scored_once() -> None:
+    async def main() -> None:
+        engine = fake()
+        work = asked([("q", "one"), ("q", "long " * 100), ("q", "one"), ("q", "two"), ("q", "long " * 100)])
+        async with registry(engine) as served:
+            answer = await served.score(work)
+            assert answer.logits.tolist() == expected(pairs_of(work))
+            assert answer.tokens == tokens(pairs_of(work))
+            assert answer.truncated == [False, True, False, False, True]
+            assert sum(len(pack) for pack in engine.packs) == 3
+            assert value(served, "crossrank_queue_tokens") == 0
+
+    asyncio.run(main())
+
+
+def test_equal_pairs_count_once_for_the_queue() -> None:
+    async def main() -> None:
+        async with registry(fake(), max_queue_tokens=200) as served:
+            answer = await served.score(asked([("q", "a b c d")] * 200))
+            assert sum(answer.tokens) > 1000
+            with pytest.raises(InputError, match="send fewer documents at once"):
+                await served.score(asked([("q", f"a b c {i}") for i in range(200)]))
+
+    asyncio.run(main())
+
+
+def test_an_error_names_the_first_of_equal_pairs() -> None:
+    async def main() -> None:
+        damaged = {tuple(encode([("q", "bad")])[0].token_ids.tolist())}
+        engine = fake(lambda ids: float("nan") if tuple(ids.tolist()) in damaged else 1.0)
+        async with registry(engine) as served:
+            with pytest.raises(NonFiniteLogitError, match="pair 2 has the logit nan"):
+                await served.score(asked([("q", text) for text in ("a", "a", "bad", "bad")]))
+            work = asked([("q", text) for text in ("a", "a", "word " * 70)], cut=Cut(allowed=False))
+            with pytest.raises(TooLongError, match="pair 2 has"):
+                await served.score(work)
+
+    asyncio.run(main())
+
+
 def test_no_pairs_are_an_empty_answer() -> None:
     async def main() -> None:
         async with registry(fake()) as served:
@@ -365,10 +405,10 @@ def test_a_request_is_not_refused_for_what_other_texts_were() -> None:
     async def main() -> None:
         async with registry(fake(seconds_per_token=0.00001), max_queue_tokens=4500) as served:
             for _ in range(60):  # nearly a token in each byte
-                await served.score(asked([("0 1 2 3 ( )", "! ? ! ? 7 8 9")] * 40))
+                await served.score(asked([("0 1 2 3 ( )", f"! ? ! ? 7 8 9 {i}") for i in range(40)]))
             # 3,400 tokens; by the measure of those before they would be the 64 a pair that are the most.
             text = "the capital of france is paris and many other words follow here " * 2
-            answer = await served.score(asked([("capital", text)] * 100))
+            answer = await served.score(asked([("capital", f"{text}{i}") for i in range(100)]))
             assert 3000 < sum(answer.tokens) < 4000
 
     asyncio.run(main())
@@ -503,7 +543,7 @@ def test_what_the_engine_refuses_fails_the_request_it_is_of_and_no_other() -> No
             first = begin(served, pairs(1))
             await until(lambda: engine.packs)
             good = [begin(served, pairs(5, f"good{i}")) for i in range(3)]
-            wrong = begin(served, [("query", "short"), ("query", bad), ("query", "short")])
+            wrong = begin(served, [("query", "short"), ("query", bad), ("query", "brief")])
             await until(lambda: value(served, "te_queue_size") == 18)
             engine.gate.set()
             with pytest.raises(InputError, match="pair 1 has the token id 7"):
@@ -548,7 +588,7 @@ def test_a_nan_fails_only_the_request_whose_pair_it_is() -> None:
             first = begin(served, pairs(1))
             await until(lambda: engine.packs)
             good = begin(served, pairs(5))
-            wrong = begin(served, [("query", "short"), ("query", "bad " * 30), ("query", "short")])
+            wrong = begin(served, [("query", "short"), ("query", "bad " * 30), ("query", "brief")])
             await until(lambda: value(served, "te_queue_size") == 8)
             engine.gate.set()
             with pytest.raises(NonFiniteLogitError, match="pair 1 has the logit nan"):

@@ -33,3 +33,17 @@ def test_the_ends_of_the_range() -> None:
 def test_a_part_has_the_queries_of_its_texts() -> None:
     assert Work(["q"], list("abcd")).part(1, 3) == (["q"], ["b", "c"])
     assert Work(list("wxyz"), list("abcd")).part(1, 3) == (["x", "y"], ["b", "c"])
+
+
+def test_equal_pairs_are_there_once() -> None:
+    one = Work(["q"], ["a", "b", "a"], priority=3)
+    assert one.distinct() == (Work(["q"], ["a", "b"], priority=3), [0, 1], [0, 1, 0])
+    several = Work(["q", "r", "q", "q"], ["a", "a", "a", "b"])
+    assert several.distinct() == (Work(["q", "r", "q"], ["a", "a", "b"]), [0, 1, 3], [0, 1, 0, 2])
+    none = Work(["q"], ["a", "b"])
+    assert none.distinct()[0] is none
+
+
+def test_texts_that_are_made_when_they_are_asked_for_are_left_alone() -> None:
+    work = Work(["q"], ("a", "a"))
+    assert work.distinct() == (work, range(2), range(2))

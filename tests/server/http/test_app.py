@@ -181,7 +181,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_again(path: str) -> None:
         engine = fake()
         async with app_of(engine, options={"max_queue_tokens": 60}) as (app, _):
             engine.gate.clear()
-            many = ["word " * 6] * 3
+            many = ["word " * 6, "word " * 5 + "two", "word " * 5 + "six"]
             first = asyncio.ensure_future(ask(app, path, body_of(path, many)))
             await until(lambda: engine.packs)
             second = await ask(app, path, body_of(path, many))
@@ -271,7 +271,7 @@ def test_a_client_that_goes_takes_its_pairs_out_of_the_queue(path: str) -> None:
             other = asyncio.ensure_future(ask(app, path, body_of(path)))
             await until(lambda: engine.packs)
             asked = Asked(app, "POST", path, {})
-            asked.send(json.dumps(body_of(path, ["word " * 9] * 30)).encode())
+            asked.send(json.dumps(body_of(path, [f"word {i} " * 5 for i in range(30)])).encode())
             await until(lambda: value(served, "te_queue_size") == 30)
             asked.go()
             assert await asked.response() is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -34,11 +35,13 @@ class Job:
     """A request and what becomes of it. What changes is changed under the scheduler's lock.
 
     Attributes:
-        work, model, future: what is asked, who answers, and who waits.
+        work, model, future: what is asked, who answers, and who waits. The work has equal pairs once.
         estimates: tokens of each pair, before it is tokenised.
         unread: characters that are not tokenised.
         quantum: a request with no more tokens is small; see ``Flow``.
         begun: when it came.
+        firsts: for each pair, its first place in the request, by which errors name it; (): the same.
+        places: for each text of the request, where its pair is; (): the same.
         reserved: tokens that it still takes of the queue: real ones, and estimates for pairs that
             are not tokenised.
         next: the first pair that is not tokenised.
@@ -55,6 +58,8 @@ class Job:
     unread: int
     quantum: int
     begun: float
+    firsts: Sequence[int] = ()
+    places: Sequence[int] = ()
     flow: Flow[WaitingPair, Model] = field(init=False)
     logits: npt.NDArray[np.float32] = field(init=False)
     truncated: list[bool] = field(init=False)
@@ -74,6 +79,8 @@ class Job:
 
     def __post_init__(self) -> None:
         count = len(self.work.texts)
+        if not self.places:
+            self.firsts = self.places = range(count)
         self.logits = np.full(count, np.nan, np.float32)
         self.truncated = [False] * count
         self.query_truncated = [False] * count
@@ -127,7 +134,7 @@ class Job:
             NonFiniteLogitError: it is NaN or infinite.
         """
         if not math.isfinite(logit):
-            raise NonFiniteLogitError(index, logit)
+            raise NonFiniteLogitError(self.firsts[index], logit)
         self.logits[index] = logit
         self.remaining -= 1
 
@@ -135,10 +142,10 @@ class Job:
         """What the waiting task gets."""
         return Answer(
             model=self.model.name,
-            logits=self.logits,
-            truncated=self.truncated,
-            tokens=self.tokens,
-            query_truncated=self.query_truncated,
+            logits=self.logits[np.asarray(self.places, np.intp)],
+            truncated=[self.truncated[place] for place in self.places],
+            tokens=[self.tokens[place] for place in self.places],
+            query_truncated=[self.query_truncated[place] for place in self.places],
             cached=self.cached,
             instruction_ignored=self.work.instruction is not None and self.instruction is None,
             tokenization_s=self.tokenization_s,

@@ -170,30 +170,33 @@ class Registry:
             if not work.texts:
                 answer = Answer(model.name, [], [], [])
             else:
-                estimates, unread = await self._measure(model, work)
-                future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-                job = Job(work, model, future, estimates, unread, self.options.quantum, self.clock())
-                self._scheduler.submit(job)
-                answer = await self._end_of(job)
+                answer = await self._score(model, work)
         self.metrics.answered(answer, self.clock() - begun)
         return answer
 
-    async def _measure(self, model: Model, work: Work) -> tuple[list[int], int]:
-        """About how many tokens each pair has, and how many characters are read."""
+    async def _score(self, model: Model, work: Work) -> Answer:
+        """What a model says of texts. Equal ones are scored once."""
 
-        def measure() -> tuple[list[int], int]:
-            return model.estimate(work), model.characters(work.queries, work.texts)
+        def measure() -> tuple[tuple[Work, Sequence[int], Sequence[int]], list[int], int]:
+            """The work with equal pairs once, about how many tokens each has, and the characters to read."""
+            once = work.distinct()
+            return once, model.estimate(once[0]), model.characters(once[0].queries, once[0].texts)
 
         # Texts that are no list may be made only when they are asked for.
         short = isinstance(work.texts, list) and sum(map(len, [*work.queries, *work.texts])) < _SHORT
-        estimates, unread = measure() if short else await self.texts.run(work.client, work.deadline, measure)
+        found = measure() if short else await self.texts.run(work.client, work.deadline, measure)
+        (once, firsts, places), estimates, unread = found
         left = None if work.deadline is None else work.deadline - self.clock()
         if self._admission.may_refuse(sum(estimates), model.rate, left):
             # Texts of another kind than those so far may have fewer tokens: nobody is refused for their sake.
             estimates = await self.texts.run(
-                work.client, work.deadline, lambda: model.estimate(work, model.sample(work))
+                work.client, work.deadline, lambda: model.estimate(once, model.sample(once))
             )
-        return estimates, unread
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        begun, quantum = self.clock(), self.options.quantum
+        job = Job(once, model, future, estimates, unread, quantum, begun, firsts, places)
+        self._scheduler.submit(job)
+        return await self._end_of(job)
 
     async def _end_of(self, job: Job) -> Answer:
         """The answer to a job that the scheduler has."""

@@ -475,4 +475,4 @@ def _of_pair(pair: WaitingPair, error: errors.InputError) -> errors.InputError:
     """What the engine says of the only pair of its pack, said of that pair of its request."""
     message = str(error)
     what = message.removeprefix("pair 0 ") if message.startswith("pair 0 ") else f"is refused: {message}"
-    return errors.InputError(f"pair {pair.index} {what}")
+    return errors.InputError(f"pair {pair.job.firsts[pair.index]} {what}")

@@ -87,7 +87,7 @@ class Tokenisers:
                 job.query = job.query or encoder.query(queries[0], instruction=job.instruction)
                 encoded = encoder.join(job.query, texts, job.work.cut)
         except TooLongError as error:
-            pair = job.next + missing[error.pair]
+            pair = job.firsts[job.next + missing[error.pair]]
             raise TooLongError(pair, error.tokens, error.limit, exact=error.exact) from None
         job.model.read(queries, texts, encoded, job.instruction)
         rest = iter(encoded)

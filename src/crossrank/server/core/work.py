@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy.typing as npt
 
 from crossrank.errors import InputError
-from crossrank.inputs import check_instruction
+from crossrank.inputs import check_instruction, distinct
 from crossrank.pairs import WHOLE_WINDOW, Cut
 from crossrank.ranking import Scored
 
@@ -67,6 +67,21 @@ class Work:
     def part(self, first: int, end: int) -> tuple[Sequence[str], Sequence[str]]:
         """The queries and the texts from ``first`` up to ``end``; one query stays one."""
         return self.queries if len(self.queries) == 1 else self.queries[first:end], self.texts[first:end]
+
+    def distinct(self) -> tuple[Work, Sequence[int], Sequence[int]]:
+        """The work without pairs that it has several times; and as ``inputs.distinct``.
+
+        Texts that are no list are taken as they are: they may be made only when they are asked for.
+        """
+        if isinstance(self.texts, list):
+            queries = None if len(self.queries) == 1 else self.queries
+            firsts, places = distinct(queries, self.texts)
+            if len(firsts) < len(places):
+                texts = [self.texts[i] for i in firsts]
+                asked = self.queries if queries is None else [queries[i] for i in firsts]
+                return replace(self, queries=asked, texts=texts), firsts, places
+        each = range(len(self.texts))
+        return self, each, each
 
 
 class Answer(Scored):

@@ -292,7 +292,7 @@ def test_priority_goes_first() -> None:
             engine.gate.clear()
             begun: list[asyncio.Future[Response]] = []
             for priority, text in ((0, "first"), (9, "later later later"), (1, "soon soon")):
-                body = {"query": "q", "documents": [text] * 2, "priority": priority}
+                body = {"query": "q", "documents": [text, f" {text}"], "priority": priority}
                 waiting = 2 * len(begun)  # all but the first, which is in the engine
                 begun.append(asyncio.ensure_future(ask(app, "/v1/rerank", body)))
                 await until(lambda: engine.packs and value(served, "te_queue_size") == waiting)  # noqa: B023
