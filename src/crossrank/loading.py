@@ -44,6 +44,11 @@ class LoadedModel:
         if not self.batch_tokens:
             object.__setattr__(self, "batch_tokens", self.engine.batch_tokens)
 
+    @property
+    def name(self) -> str:
+        """The checkpoint's name, or the engine's."""
+        return self.checkpoint.name if self.checkpoint else self.engine.name
+
     def logits(self, pairs: Sequence[EncodedPair]) -> npt.NDArray[np.float32]:
         """Logits of any number of pairs: float32 (len(pairs),), in their order.
 

@@ -52,6 +52,7 @@ class RankedDocument:
         blank: the text has no letter and no digit, so the document ranks below every other one. Its logit is
             ``BLANK_LOGIT``, as no model is trained on such texts and its output for them is noise.
         query_truncated: whether the query was cut to fit the model's window.
+        model: the name of the model that scored it, where there are two; see ``Reranker``'s ``first``.
     """
 
     rank: int
@@ -63,6 +64,7 @@ class RankedDocument:
     fields: Mapping[str, Any] = field(default_factory=dict)
     blank: bool = False
     query_truncated: bool = False
+    model: str | None = None
 
     def __repr__(self) -> str:
         return (
@@ -71,8 +73,9 @@ class RankedDocument:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """All attributes; JSON can hold them if it can hold ``fields``."""
-        return {name: getattr(self, name) for name in self.__slots__} | {"fields": dict(self.fields)}
+        """All attributes that are not None; JSON can hold them if it can hold ``fields``."""
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return {name: x for name, x in values.items() if x is not None} | {"fields": dict(self.fields)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,22 +181,28 @@ class Scored:
         logits: one for each pair.
         truncated: for each pair, whether its document was cut to fit the model's window; None: none was.
         query_truncated: for each pair, whether its query was; None: none was.
+        models: names of the models, where there are two, with the one first that decides.
+        model_of: for each pair, which of the models scored it.
 
     Attributes:
         logits: float32 (n,), all finite.
         truncated, query_truncated: n times, whether the document or the query was cut.
+        models, model_of: as given; (): there is one model.
 
     Raises:
         NonFiniteLogitError: a logit is NaN or infinite.
     """
 
-    __slots__ = ("_scores", "logits", "query_truncated", "truncated")
+    __slots__ = ("_scores", "logits", "model_of", "models", "query_truncated", "truncated")
 
     def __init__(
         self,
         logits: npt.ArrayLike,
         truncated: Sequence[bool] | None = None,
         query_truncated: Sequence[bool] | None = None,
+        *,
+        models: Sequence[str] = (),
+        model_of: Sequence[int] = (),
     ) -> None:
         self.logits: npt.NDArray[np.float32] = np.asarray(logits, np.float32)
         finite = np.isfinite(self.logits)
@@ -202,6 +211,8 @@ class Scored:
             raise NonFiniteLogitError(index, float(self.logits[index]))
         self.truncated = [False] * len(self) if truncated is None else truncated
         self.query_truncated = [False] * len(self) if query_truncated is None else query_truncated
+        self.models = models
+        self.model_of = model_of
         self._scores: npt.NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
@@ -219,27 +230,43 @@ class Scored:
         numbers, cuts = (self.scores.tolist(), self.logits.tolist()), (self.truncated, self.query_truncated)
         return [ScoredPair(*row) for row in zip(*numbers, *cuts, strict=True)]
 
+    def order(self, blank: Sequence[bool]) -> list[int]:
+        """The places of the documents by logit, best first; equal logits keep their order.
+
+        Those that the deciding model scored come before those of the other one, as logits of two models
+        cannot be compared. Blank texts come last.
+
+        Args:
+            blank: for each document, whether its text is blank.
+        """
+        logits = self.logits.tolist()
+        order = sorted(range(len(logits)), key=logits.__getitem__, reverse=True)  # stable in reverse too
+        if self.model_of:
+            order.sort(key=self.model_of.__getitem__)
+        return [i for i in order if not blank[i]] + [i for i, is_last in enumerate(blank) if is_last]
+
     def rank(self, request: Request, *, top_n: int | None = None, threshold: float | None = None) -> Ranking:
-        """Order the documents by logit, best first; equal logits keep their order, and blank texts come last.
+        """The documents in their order; see ``order``.
 
         Args:
             request: the query and the documents that were scored.
             top_n: how many to return; None: all, 0: none, more than there are: all.
-            threshold: leave out documents with a score below it.
+            threshold: leave out documents with a score below it, and all that the deciding model did not
+                score.
 
         Raises:
             InputError: as ``check_options``.
         """
         check_options(top_n, threshold)
         logits, scores = self.logits.tolist(), self.scores.tolist()
-        order = sorted(range(len(logits)), key=logits.__getitem__, reverse=True)  # stable in reverse too
         blank = [is_blank(text) for text in request.texts]
+        order = self.order(blank)
         if any(blank):
             logits = [BLANK_LOGIT if b else x for x, b in zip(logits, blank, strict=True)]
             scores = [0.0 if b else x for x, b in zip(scores, blank, strict=True)]
-            order = [i for i in order if not blank[i]] + [i for i, b in enumerate(blank) if b]
+        model_of = self.model_of or [0] * len(self)
         if threshold is not None:
-            order = [i for i in order if scores[i] >= threshold]
+            order = [i for i in order if scores[i] >= threshold and model_of[i] == 0]
         hits = [
             RankedDocument(
                 place,
@@ -251,6 +278,7 @@ class Scored:
                 request.fields[i] if request.fields else {},
                 blank[i],
                 self.query_truncated[i],
+                self.models[model_of[i]] if self.models else None,
             )
             for place, i in enumerate(order[:top_n], start=1)
         ]

@@ -6,16 +6,17 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from crossrank._ahead import map_ahead
+from crossrank.cascade import KEEP, check_keep, choose, joined
 from crossrank.engines import Device, Engine, Precision
-from crossrank.errors import EngineError, InputError
+from crossrank.errors import EngineError, InputError, NonFiniteLogitError
 from crossrank.explain import DEFAULT_SENTENCES, Explanation, plan_explanation
 from crossrank.inputs import (
     Asked,
@@ -67,6 +68,12 @@ class Reranker:
         query_share: with "only_second", the largest share of the window for the query.
         instruction: what the model is told to look for, where a call does not say; None: the model's own.
         progress: draw a progress bar on stderr while weights are fetched, and while they are prepared.
+        first: a smaller model that thins the candidates of ``rank`` and ``rank_many``: a name or folder,
+            which is loaded with the same device, threads, source, offline and progress, or a ``Reranker``.
+            The documents that ``model`` reads come first, by its scores; the others follow in the order, and
+            with the scores, of the smaller one. The scores of the two cannot be compared.
+        keep: how many texts of a request ``model`` reads after ``first``: a number, or a share above 0 and
+            below 1.
 
     Raises:
         InputError: an option is out of range, or the model takes no instruction.
@@ -90,7 +97,10 @@ class Reranker:
         query_share: float = 0.5,
         instruction: str | None = None,
         progress: bool = False,
+        first: str | os.PathLike[str] | Reranker | None = None,
+        keep: float = KEEP,
     ) -> None:
+        check_keep(keep)
         options: dict[str, Any] = {
             "device": device,
             "precision": precision,
@@ -105,15 +115,39 @@ class Reranker:
             "instruction": instruction,
             "progress": progress,
         }
+        again = partial(type(self), model, **options, first=first, keep=keep)
+        self._again: Callable[[], Reranker] | None = again
+        self._keep = keep
+        if first is not None and not isinstance(first, Reranker):
+            shared = ("device", "threads", "source", "offline", "progress")
+            first = Reranker(first, **{name: options[name] for name in shared})
+        self._first = _checked_first(first)
         self._model: LoadedModel | None = load_model(model, **options)
-        self._again: Callable[[], Reranker] | None = partial(type(self), model, **options)
 
     @classmethod
-    def from_parts(cls, encoder: PairEncoder, engine: Engine, *, batch_tokens: int | None = None) -> Reranker:
-        """Join an encoder and an engine of your own, such as ``crossrank.engines.fake.FakeEngine``."""
+    def from_parts(
+        cls,
+        encoder: PairEncoder,
+        engine: Engine,
+        *,
+        batch_tokens: int | None = None,
+        first: Reranker | None = None,
+        keep: float = KEEP,
+    ) -> Reranker:
+        """Join an encoder and an engine of your own, such as ``crossrank.engines.fake.FakeEngine``.
+
+        Args:
+            encoder: what makes token ids of texts.
+            engine: what runs the model.
+            batch_tokens: as ``Reranker``.
+            first: as ``Reranker``, but not a name.
+            keep: as ``Reranker``.
+        """
+        check_keep(keep)
         self = cls.__new__(cls)
         self._model = LoadedModel(encoder, engine, batch_tokens=batch_tokens or 0)
         self._again = None
+        self._first, self._keep = _checked_first(first), keep
         return self
 
     def __repr__(self) -> str:
@@ -122,7 +156,8 @@ class Reranker:
         engine, checkpoint = self.model.engine, self.model.checkpoint
         name = checkpoint.name if checkpoint else "from parts"
         kinds = ", ".join(dict.fromkeys((engine.name, engine.device, engine.precision)))
-        return f"<{type(self).__name__} {name}: {kinds}, {self.max_length} tokens>"
+        after = "" if self._first is None else f", {self._keep} of {self._first.model.name}"
+        return f"<{type(self).__name__} {name}: {kinds}, {self.max_length} tokens{after}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A pickle holds the arguments; the model is loaded again where it is read."""
@@ -134,7 +169,7 @@ class Reranker:
 
     def close(self) -> None:
         """Release the model and its memory, once no call is running; later calls are errors."""
-        self._model = None
+        self._model = self._first = None
 
     def __enter__(self) -> Reranker:
         return self
@@ -199,8 +234,7 @@ class Reranker:
         """
         check_options(top_n, threshold)
         request = Request.read(query, documents, instruction)
-        scored = self._score(request.query, request.texts, instruction)
-        return scored.rank(request, top_n=top_n, threshold=threshold)
+        return self._score_request(request).rank(request, top_n=top_n, threshold=threshold)
 
     def rank_many(
         self,
@@ -228,24 +262,27 @@ class Reranker:
             InputError, EngineError: as ``rank``, when the rankings are drawn.
         """
         check_options(top_n, threshold)
-        pace = _Pace(self.model.batch_tokens)
+        reader = self._first or self
+        pace = _Pace(reader.model.batch_tokens)
 
-        def logits_of(window: _Window) -> npt.NDArray[np.float32]:
+        def score(window: _Window) -> list[_Found]:
             begun = time.perf_counter()
-            logits = self.model.logits(window.pairs)
+            found = self._score_window(window)
             pace.note(window.tokens, time.perf_counter() - begun)
-            return logits
+            return found
 
         read = (
             self._read_one_of(index, request, instruction)
             for index, request in enumerate(each("requests", requests))
         )
-        calls = self.engine.calls
-        for window, logits in map_ahead(
-            logits_of, self._windows(read, pace), threads=calls, ahead=calls + 1, name="crossrank-engine"
+        # Two engines at a time would have more threads than there are cores.
+        calls = self.engine.calls if self._first is None else 1
+        for window, found in map_ahead(
+            score, reader._windows(read, pace), threads=calls, ahead=calls + 1, name="crossrank-engine"
         ):
-            for request, places in zip(window.requests, window.places, strict=True):
-                scored = _scored(logits, window.pairs, places)
+            for request, scored in zip(window.requests, found, strict=True):
+                if isinstance(scored, NonFiniteLogitError):
+                    raise scored
                 yield scored.rank(request, top_n=top_n, threshold=threshold)
 
     def _read_one_of(self, index: int, request: object, instruction: str | None) -> Request:
@@ -256,26 +293,70 @@ class Reranker:
 
     def _windows(self, requests: Iterator[Request], pace: _Pace) -> Iterator[_Window]:
         """Encoded requests, as many at a time as are scored together."""
-        encoder, window, size = self.model.encoder, _Window(), 0
+        window, size = _Window(), 0
         shared = self.engine.shares_prefixes
         while chunk := _chunk(requests, size):
-            queries = encoder.queries(
-                [request.query for request in chunk], instruction=[request.instruction for request in chunk]
-            )
-            read = [distinct(None, request.texts) for request in chunk]
-            asked = [query for query, (firsts, _) in zip(queries, read, strict=True) for _ in firsts]
-            texts = [
-                request.texts[i] for request, (firsts, _) in zip(chunk, read, strict=True) for i in firsts
-            ]
-            pairs = iter(encoder.join(asked, texts))
-            for request, (firsts, places) in zip(chunk, read, strict=True):
-                window.add(request, list(itertools.islice(pairs, len(firsts))), places, shared=shared)
+            for encoded in self._encode(chunk):
+                window.add(*encoded, shared=shared)
                 if window.tokens >= pace.tokens:
                     yield window
                     size = sum(map(_characters, window.requests))
                     window = _Window()
         if window.requests:
             yield window
+
+    def _encode(self, requests: Sequence[Request]) -> Iterator[tuple[Request, list[EncodedPair], list[int]]]:
+        """Each request, its pairs without equal ones, and where among them its texts are."""
+        encoder = self.model.encoder
+        queries = encoder.queries(
+            [request.query for request in requests],
+            instruction=[encoder.taken(request.instruction) for request in requests],
+        )
+        read = [distinct(None, request.texts) for request in requests]
+        asked = [query for query, (firsts, _) in zip(queries, read, strict=True) for _ in firsts]
+        texts = [
+            request.texts[i] for request, (firsts, _) in zip(requests, read, strict=True) for i in firsts
+        ]
+        pairs = iter(encoder.join(asked, texts))
+        for request, (firsts, places) in zip(requests, read, strict=True):
+            yield request, list(itertools.islice(pairs, len(firsts))), places
+
+    def _score_window(self, window: _Window) -> list[_Found]:
+        """Score requests that the first model has encoded, where there is one, or else this one."""
+        if self._first is None:
+            return window.scored(self.model)
+        thin = window.scored(self._first.model)
+        chosen = [
+            choose(scored, request.texts, self._keep) if isinstance(scored, Scored) else []
+            for request, scored in zip(window.requests, thin, strict=True)
+        ]
+        again = _Window()
+        for encoded in self._encode(list(map(_only, window.requests, chosen))):
+            again.add(*encoded)
+        return list(map(self._join, thin, chosen, again.scored(self.model)))
+
+    def _score_request(self, request: Request) -> Scored:
+        """Score the documents of a request: with the first model, where there is one, and this one."""
+        if self._first is None:
+            return self._score(request.query, request.texts, request.instruction)
+        if request.instruction is not None and self.encoder.instruction is None:
+            raise InputError("the model takes no instruction: leave it out")
+        window = _Window()
+        for encoded in self._first._encode([request]):
+            window.add(*encoded)
+        (found,) = self._score_window(window)
+        if isinstance(found, NonFiniteLogitError):
+            raise found
+        return found
+
+    def _join(self, thin: _Found, chosen: Sequence[int], found: _Found) -> _Found:
+        """What the first model says of a request, and this one of the chosen texts."""
+        if isinstance(thin, NonFiniteLogitError):
+            return thin
+        if isinstance(found, NonFiniteLogitError):
+            return NonFiniteLogitError(chosen[found.pair], found.logit)
+        assert self._first is not None
+        return joined(thin, chosen, found, (self._first.model.name, self.model.name))
 
     def score(
         self, pairs: Sequence[tuple[str, str]], *, instruction: str | None = None
@@ -375,6 +456,32 @@ def _scored(logits: npt.NDArray[np.float32], pairs: Sequence[EncodedPair], place
     )
 
 
+def _only(request: Request, chosen: Sequence[int]) -> Request:
+    """A request with the chosen texts alone."""
+    return replace(request, texts=[request.texts[i] for i in chosen], fields=())
+
+
+def _checked_first(first: object) -> Reranker | None:
+    if first is None:
+        return None
+    if not isinstance(first, Reranker):
+        raise InputError(f"first is {first!r}; it must be a model's name, a folder or a Reranker")
+    if first._first is not None:
+        raise InputError("first has a first model of its own; two models can follow each other, not three")
+    return first
+
+
+_Found: TypeAlias = Scored | NonFiniteLogitError
+"""What is known of a request; an error is raised when its turn comes."""
+
+
+def _found(logits: npt.NDArray[np.float32], pairs: Sequence[EncodedPair], places: Sequence[int]) -> _Found:
+    try:
+        return _scored(logits, pairs, places)
+    except NonFiniteLogitError as error:
+        return error
+
+
 @dataclass(slots=True)
 class _Window:
     """Requests of a stream that are scored together.
@@ -392,7 +499,7 @@ class _Window:
     tokens: int = 0
 
     def add(
-        self, request: Request, pairs: Sequence[EncodedPair], places: Sequence[int], *, shared: bool
+        self, request: Request, pairs: Sequence[EncodedPair], places: Sequence[int], *, shared: bool = False
     ) -> None:
         """Add a request.
 
@@ -407,6 +514,11 @@ class _Window:
         again = max(0, len(pairs) - 1) * pairs[0].prefix if shared and pairs else 0
         # A query without documents takes room, too.
         self.tokens += 1 + sum(pair.tokens for pair in pairs) - again
+
+    def scored(self, model: LoadedModel) -> list[_Found]:
+        """What a model says of each request."""
+        logits = model.logits(self.pairs)
+        return [_found(logits, self.pairs, places) for places in self.places]
 
 
 class _Pace:

@@ -157,7 +157,7 @@ def check_arguments(model: Model, options: Mapping[str, Any] | None) -> None:
 def model_name(model: Model) -> str:
     """The name of the model for messages."""
     if isinstance(model, Reranker):
-        return model.checkpoint.name if model.checkpoint else model.engine.name
+        return model.model.name
     return os.fspath(model)
 
 
