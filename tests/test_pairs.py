@@ -3,6 +3,7 @@ import random
 import threading
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,13 +11,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, processors
+from tokenizers import Encoding, Tokenizer, processors
 
 from crossrank.errors import CheckpointError, InputError, TooLongError
 from crossrank.models.resolve import BUNDLED, resolve
-from crossrank.pairs import Cut, EncodedPair, PairEncoder, Truncation
+from crossrank.pairs import WHOLE_WINDOW, Cut, EncodedPair, PairEncoder, Side, Truncation
 from crossrank.text.words import TokenIds, library_errors
 from tests.checkpoints import write_bert, write_xlm_roberta
+from tests.prompted import prompted_encoder
 
 
 @pytest.fixture(scope="module")
@@ -549,3 +551,168 @@ def test_a_pointer_of_git_lfs_is_named(tmp_path: Path) -> None:
     )
     with pytest.raises(CheckpointError, match=r"git-lfs pointer.*git lfs pull"):
         PairEncoder(tmp_path / "tokenizer.json")
+
+
+SENTENCES = [f"Sentence number {i} speaks of thing {i * i} and of nothing else." for i in range(400)]
+
+
+def windows_of(encoder: PairEncoder, query: str, text: str, cut: Cut = WHOLE_WINDOW) -> list[EncodedPair]:
+    (pairs,) = encoder.join_windows(encoder.query(query), [text], cut)
+    return pairs
+
+
+def places_of(pairs: list[EncodedPair]) -> list[tuple[int, int]]:
+    return [pair.window for pair in pairs if pair.window is not None]
+
+
+@cache
+def loaded(path: Path) -> Tokenizer:
+    """A tokenizer takes a second to load, and encoders may share one."""
+    return Tokenizer.from_file(str(path))
+
+
+def reader(path: Path, **options: Any) -> PairEncoder:
+    """An encoder that reads long texts in windows."""
+    return PairEncoder(loaded(path), long="windows", **options)
+
+
+LONG_TEXTS = {
+    "english": " ".join(SENTENCES[:60]),
+    "chinese": "。".join(f"第{i}句话说的是第{i * i}件事" for i in range(300)),
+    "one word": "x" * 4000,
+    "url": "http://example.com/" + "a/b-c_d" * 500,
+    "long ligatures": "\ufdfa" * 200,
+    "marks": "e\u0301\u0301 ก็ำ 👩‍👩‍👧‍👦 " * 150,
+}
+
+
+@pytest.mark.parametrize("truncation", ["only_second", "longest_first"])
+def test_the_pair_of_a_window_is_that_of_its_characters(tokenizer_path: Path, truncation: Truncation) -> None:
+    encoder = reader(tokenizer_path, max_length=100, truncation=truncation, max_windows=1000)
+    query = "What does it say of 25 things?"
+    for name, text in LONG_TEXTS.items():
+        pairs = windows_of(encoder, query, text)
+        assert not any(pair.truncated or pair.query_truncated for pair in pairs), name
+        assert all(pair.tokens <= 100 for pair in pairs), name
+        if len(pairs) == 1:  # BERT has one token for a word of more than 100 letters
+            continue
+        places = places_of(pairs)
+        alone = encoder.encode(query, [text[start:end] for start, end in places], Cut(allowed=False))
+        assert [pair.token_ids.tolist() for pair in pairs] == [pair.token_ids.tolist() for pair in alone], (
+            name
+        )
+        assert text[: places[0][0]].strip() == text[places[-1][1] :].strip() == ""
+        assert all(before[1] > after[0] > before[0] for before, after in pairwise(places)), name
+
+
+def test_windows_of_a_prompted_model_share_its_prefix() -> None:
+    encoder = prompted_encoder(long="windows", max_windows=1000)
+    text = " ".join(SENTENCES[:80])
+    pairs = windows_of(encoder, "thing 49", text)
+    assert len(pairs) > 5
+    for pair in pairs:
+        assert pair.window is not None
+        start, end = pair.window
+        alone = encoder.encode("thing 49", [text[start:end]])[0]
+        assert pair.token_ids.tolist() == alone.token_ids.tolist()
+        assert (pair.prefix, alone.truncated) == (pairs[0].prefix, False)
+        assert pair.tokens <= 256
+
+
+def test_a_text_that_fits_has_one_pair_and_no_window(bundled: Path) -> None:
+    encoder = reader(bundled, max_length=32)
+    assert [pair.window for pair in windows_of(encoder, "a", "b")] == [None]
+    assert [pair.window for pair in windows_of(encoder, "a", " " * 9000)] == [None]
+    cut = windows_of(encoder, "a", SENTENCES[0] * 9, Cut(long="cut"))
+    assert [(pair.window, pair.truncated) for pair in cut] == [(None, True)]
+
+
+def test_several_texts_each_have_their_windows(bundled: Path) -> None:
+    encoder = reader(bundled, max_length=64)
+    texts = [" ".join(SENTENCES[:10]), "short", " ".join(SENTENCES[10:20])]
+    queries = encoder.queries(["one", "two", "three"])
+    together = encoder.join_windows(queries, texts)
+    assert [len(pairs) > 1 for pairs in together] == [True, False, True]
+    for query, text, pairs in zip(("one", "two", "three"), texts, together, strict=True):
+        alone = windows_of(encoder, query, text)
+        assert [pair.token_ids.tolist() for pair in pairs] == [pair.token_ids.tolist() for pair in alone]
+
+
+def test_a_window_ends_with_a_sentence_and_its_sentences_are_in_the_next_one_too(bundled: Path) -> None:
+    text = " ".join(SENTENCES[:60])
+    ends = {text.index(sentence) + len(sentence) for sentence in SENTENCES[:60]}
+    begins = {text.index(sentence) for sentence in SENTENCES[:60]}
+    places = places_of(windows_of(reader(bundled, max_length=256), "25", text))
+    assert {start for start, _ in places} <= begins
+    assert {end for _, end in places} <= ends
+
+
+def test_of_too_many_windows_the_first_and_those_with_the_querys_words_are_read(bundled: Path) -> None:
+    encoder = reader(bundled, max_length=100, max_windows=3)
+    text = " ".join([*SENTENCES[:100], "Zebras have black and white stripes.", *SENTENCES[100:200]])
+    pairs = windows_of(encoder, "What colour are zebras?", text)
+    assert len(pairs) == 3
+    assert all(pair.truncated for pair in pairs)  # no window has the rest
+    places = places_of(pairs)
+    assert places == sorted(places)
+    assert places[0][0] == 0
+    assert any("Zebras" in text[start:end] for start, end in places)
+    assert places_of(windows_of(encoder, "What colour are zebras?", text)) == places
+    (first,) = windows_of(encoder, "What colour are zebras?", text, Cut(max_windows=1))
+    assert first.window == places[0]
+    assert len(windows_of(encoder, "What colour are zebras?", text, Cut(max_windows=5))) == 5
+
+
+def test_only_a_part_of_a_very_long_text_is_tokenised_wherever_its_answer_stands(
+    bundled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = reader(bundled, max_length=100, max_windows=4)
+    text = " ".join([*SENTENCES * 50, "Zebras have black and white stripes.", *SENTENCES * 20])
+    read: list[str] = []
+
+    def note(texts: list[str]) -> list[Encoding]:
+        read.extend(texts)
+        return own(texts)
+
+    own = encoder._with_offsets
+    monkeypatch.setattr(encoder, "_with_offsets", note)
+    pairs = windows_of(encoder, "What colour are zebras?", text)
+    assert sum(map(len, read)) <= 8 * 4 * 100 < len(text) // 100
+    assert len(pairs) == 4
+    assert any("Zebras" in text[start:end] for start, end in places_of(pairs))
+    assert all(pair.truncated for pair in pairs)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_windows_stay_within_a_calls_limit_for_the_document(bundled: Path, side: Side) -> None:
+    encoder = reader(bundled, max_length=64, max_windows=100)
+    text = " ".join(SENTENCES[:60])
+    count = reader(bundled, max_length=8192).ids
+    for limit in (150, 300):
+        pairs = windows_of(encoder, "25", text, Cut(side, document=limit))
+        places = places_of(pairs)
+        part = text[places[0][0] : places[-1][1]]
+        assert text.startswith(part) if side == "right" else text.endswith(part)
+        # One more, where it begins within a word.
+        assert limit - 12 < len(count([part])[0]) <= limit + 1
+        assert all(pair.truncated for pair in pairs)
+    whole = windows_of(encoder, "25", text, Cut(side, document=len(count([text])[0])))
+    assert not any(pair.truncated for pair in whole)
+    # What a window holds anyway is cut as ever.
+    (pair,) = windows_of(encoder, "25", text, Cut(side, document=20))
+    (as_before,) = encoder.encode("25", [text], Cut(side, document=20))
+    assert (pair.window, pair.token_ids.tolist()) == (None, as_before.token_ids.tolist())
+
+
+def test_what_may_not_be_cut_is_not_read_in_windows(bundled: Path) -> None:
+    encoder = reader(bundled, max_length=64)
+    with pytest.raises(TooLongError):
+        windows_of(encoder, "25", " ".join(SENTENCES[:60]), Cut(allowed=False))
+
+
+@pytest.mark.parametrize(
+    "options", [{"long": "split"}, {"long": None}, {"max_windows": 0}, {"max_windows": 1.5}]
+)
+def test_the_options_of_windows_are_checked(bundled: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(options))):
+        PairEncoder(loaded(bundled), **options)

@@ -6,7 +6,7 @@ Only this module knows about special tokens, truncation and windows.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
@@ -17,20 +17,48 @@ from tokenizers.models import Unigram
 
 from crossrank._template import PromptTemplates, Template, read_template
 from crossrank.errors import CheckpointError, InputError, TooLongError
-from crossrank.inputs import check_number
+from crossrank.inputs import check_integer, check_number
 from crossrank.models.files import check_no_pointer
 from crossrank.models.prompt import Prompt
+from crossrank.text.sentences import Span
 from crossrank.text.unicode import clean
+from crossrank.text.windows import best_spans, joined, section_spans, window_spans
 from crossrank.text.words import TokenIds, WordTokenizer, library_errors
 
-__all__ = ["WHOLE_WINDOW", "Cut", "EncodedPair", "EncodedQuery", "PairEncoder", "Side", "Truncation"]
+__all__ = [
+    "MAX_WINDOWS",
+    "WHOLE_WINDOW",
+    "Cut",
+    "EncodedPair",
+    "EncodedQuery",
+    "Long",
+    "PairEncoder",
+    "Side",
+    "Truncation",
+    "check_long",
+]
 
 Truncation = Literal["only_second", "longest_first"]
 Side = Literal["right", "left"]
+Long = Literal["cut", "windows"]
+
+MAX_WINDOWS = 8
+"""Windows of a document that are read by default: about 3,600 tokens, where a window has 512."""
 
 _END, _LONGER_END = 12, 6
 """Characters of a long text that are tokenised first, per token of the window. A token has up to five in most
 languages, so this is usually enough; if it is not, ``_LONGER_END`` times as many are read."""
+
+_READ_CHARACTERS, _SECTION_CHARACTERS = 8, 6
+"""Characters that are tokenised of a text, for each token that its windows hold. Of a longer text, sections
+are chosen that have so many together; a section has ``_SECTION_CHARACTERS`` for each token of one window."""
+
+_OVERLAP = 8
+"""A window shares an eighth of its tokens with the one before it."""
+
+_MOST_TRIES = 4
+"""Windows are laid out by the tokens of the whole text. If one alone has more, it is done again with less
+room."""
 
 _Tokens = TypeVar("_Tokens", TokenIds, Encoding)
 
@@ -48,6 +76,8 @@ class EncodedPair:
             document, too.
         prefix: so many tokens at the start are the same for all documents of the query, as they do not see
             what follows; 0 for models without a prompt.
+        window: of a document that is read in windows, which characters this one holds: from, and up to.
+            ``truncated`` then says whether some of the document is in none of its windows.
     """
 
     token_ids: npt.NDArray[np.int32]
@@ -55,6 +85,7 @@ class EncodedPair:
     truncated: bool
     query_truncated: bool = False
     prefix: int = 0
+    window: tuple[int, int] | None = None
 
     @property
     def tokens(self) -> int:
@@ -70,11 +101,13 @@ class EncodedQuery:
         token_ids: int32 (T,), without special tokens; of a very long query only the start.
         min_tokens: how many tokens it has; of a very long query, at least so many.
         template: what stands around it and a document.
+        text: the query's.
     """
 
     token_ids: TokenIds
     min_tokens: int
     template: Template
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +120,8 @@ class Cut:
         query: max tokens of a query, which is always cut at its end; None leaves it to the window.
         pair: max tokens of a pair, special tokens included, if fewer than the encoder's.
         allowed: if False, a pair that the window would cut raises TooLongError.
+        long: what is done with a document that does not fit; None: as the encoder does it.
+        max_windows: of a document; None: as many as the encoder reads.
     """
 
     side: Side = "right"
@@ -94,10 +129,19 @@ class Cut:
     query: int | None = None
     pair: int | None = None
     allowed: bool = True
+    long: Long | None = None
+    max_windows: int | None = None
 
 
 WHOLE_WINDOW = Cut()
 """Only the encoder's window cuts."""
+
+
+def check_long(long: object, max_windows: object) -> None:
+    """Raise InputError unless these are what an encoder takes."""
+    if long not in get_args(Long):
+        raise InputError(f"long is {long!r}; it must be {' or '.join(get_args(Long))}")
+    check_integer("max_windows", max_windows)
 
 
 def _check_ids(tokenizer: Tokenizer, vocabulary: int) -> None:
@@ -130,6 +174,8 @@ class PairEncoder:
             the query only where it alone has more than ``query_share`` of the window.
             ``longest_first`` takes tokens one by one from the longer of the two.
         query_share: with ``only_second``, the largest share of the window for the query.
+        long: what ``join_windows`` does with a document that does not fit: "cut", or read it in "windows".
+        max_windows: the most windows of a document.
         vocabulary: rows of the model's embedding table, to check the tokenizer's ids; None checks nothing.
         prompt: the model's; None: its tokenizer says what stands around a pair.
 
@@ -150,6 +196,8 @@ class PairEncoder:
         max_length: int = 512,
         truncation: Truncation = "only_second",
         query_share: float = 0.5,
+        long: Long = "cut",
+        max_windows: int = MAX_WINDOWS,
         vocabulary: int | None = None,
         prompt: Prompt | None = None,
     ) -> None:
@@ -175,6 +223,7 @@ class PairEncoder:
             raise InputError(f"truncation is {truncation!r}; it must be {choices}")
         wanted = "a number above 0 and below 1"
         check_number("query_share", query_share, lambda number: 0 < number < 1, wanted)
+        check_long(long, max_windows)
         shortest = self._template.size + 2
         if max_length < shortest:
             raise InputError(
@@ -184,6 +233,8 @@ class PairEncoder:
         self.max_length = max_length
         self.truncation: Truncation = truncation
         self.query_share = query_share
+        self.long: Long = long
+        self.max_windows = max_windows
 
     @property
     def special_tokens(self) -> int:
@@ -259,7 +310,8 @@ class PairEncoder:
             for text, ids in zip(distinct, self.ids(distinct), strict=True)
         }
         return [
-            EncodedQuery(*encoded[text], templates[each]) for text, each in zip(filled, told, strict=True)
+            EncodedQuery(*encoded[filling], templates[each], text)
+            for text, filling, each in zip(texts, filled, told, strict=True)
         ]
 
     def taken(self, instruction: str | None) -> str | None:
@@ -308,6 +360,26 @@ class PairEncoder:
             self._join(query, document, cut, window) for query, document in zip(asked, documents, strict=True)
         ]
 
+    def join_windows(
+        self,
+        queries: EncodedQuery | Sequence[EncodedQuery],
+        texts: Sequence[str],
+        cut: Cut = WHOLE_WINDOW,
+    ) -> list[list[EncodedPair]]:
+        """The pairs of each text, in their order: one, or one for each window of a text that does not fit.
+
+        The pair of a window is that of its characters, as if they were a text of their own. The arguments
+        and errors are those of ``join``.
+        """
+        pairs = self.join(queries, texts, cut)
+        found = [[pair] for pair in pairs]
+        if (cut.long or self.long) == "windows":
+            for index, pair in enumerate(pairs):
+                if pair.truncated:
+                    query = queries if isinstance(queries, EncodedQuery) else queries[index]
+                    found[index] = self._in_windows(query, texts[index], cut) or [pair]
+        return found
+
     def ids(self, texts: Sequence[str], side: Side = "right") -> list[TokenIds]:
         """Token ids of each text, with nothing around it; of a very long text only the end that is kept."""
         return self._of_ends(texts, side, self._words.ids)
@@ -335,6 +407,64 @@ class PairEncoder:
                 f"{self._around}, one token of the query and one of the document"
             )
         return min(cut.pair, self.max_length)
+
+    def _in_windows(self, query: EncodedQuery, text: str, cut: Cut) -> list[EncodedPair]:
+        """The pairs of a text's windows; none if a call's own limit is what cuts it, or it is white space."""
+        window, slot = self._narrowed(cut, [query]), query.template.document
+        of_query, _ = _capped((len(query.token_ids), 0), cut)
+        # What is left beside the query for the longest of documents.
+        _, room = self._window(of_query, 1 << 40, window, window - query.template.size)
+        if cut.document is not None and cut.document <= room:
+            return []
+        most = cut.max_windows or self.max_windows
+        parts = self._parts(query, text, cut, most * window)
+        tokens = self._starts([text[start:end] for start, end in parts])
+        if cut.document is not None:
+            parts, tokens = _first_tokens(parts[0], tokens[0], cut.document, cut.side)
+        laid = room - len(slot.lead_ids) - len(slot.trail_ids)
+        for _ in range(_MOST_TRIES):
+            laid = max(1, laid)
+            spans = [
+                Span(part.start + start, part.start + end)
+                for part, starts in zip(parts, tokens, strict=True)
+                for start, end in window_spans(text[part.start : part.end], starts, laid, laid // _OVERLAP)
+            ]
+            chosen = best_spans(query.text, text, spans, most)
+            ids = self.ids([slot.fill(text[start:end]) for start, end in chosen])
+            excess = max((len(each) for each in ids), default=0) - room
+            if excess <= 0:
+                break
+            laid -= excess
+        read = joined(chosen, text)
+        whole = len(read) == 1 and text[: read[0].start].strip() == text[read[0].end :].strip() == ""
+        pairs = [self._join(query, each, cut, window) for each in ids]
+        return [
+            replace(pair, truncated=pair.truncated or not whole, window=(span.start, span.end))
+            for pair, span in zip(pairs, chosen, strict=True)
+        ]
+
+    def _parts(self, query: EncodedQuery, text: str, cut: Cut, tokens: int) -> list[Span]:
+        """The parts of a text that are laid out in windows, which hold so many tokens.
+
+        To tokenise all of a very long text would take long, so sections of it are chosen first. Where a call
+        limits the document, its first or last characters are taken, and never what may lie beyond the limit.
+        """
+        limit = _READ_CHARACTERS * tokens
+        if cut.document is not None:
+            limit = min(limit, _END * cut.document)
+            start = max(0, len(text) - limit) if cut.side == "left" else 0
+            return [Span(start, min(len(text), start + limit))]
+        if len(text) <= limit:
+            return [Span(0, len(text))]
+        size = max(1, _SECTION_CHARACTERS * self.max_length)
+        return joined(best_spans(query.text, text, section_spans(text, size), max(1, limit // size)), text)
+
+    def _starts(self, texts: list[str]) -> list[npt.NDArray[np.int64]]:
+        """Where each token of each text begins, in characters."""
+        return [
+            np.maximum.accumulate(np.array([start for start, _ in encoding.offsets], np.int64))
+            for encoding in self._with_offsets(texts)
+        ]
 
     def _check_length(
         self, index: int, query: EncodedQuery, text: str, document: TokenIds, cut: Cut, window: int
@@ -420,6 +550,18 @@ def _capped(lengths: tuple[int, int], cut: Cut) -> tuple[int, int]:
         query if cut.query is None else min(query, cut.query),
         document if cut.document is None else min(document, cut.document),
     )
+
+
+def _first_tokens(
+    part: Span, starts: npt.NDArray[np.int64], count: int, side: Side
+) -> tuple[list[Span], list[npt.NDArray[np.int64]]]:
+    """So many tokens of a part of a text, from its start or its end."""
+    if count >= len(starts):
+        return [part], [starts]
+    if side == "right":
+        return [Span(part.start, part.start + int(starts[count]))], [starts[:count]]
+    first = int(starts[-count])
+    return [Span(part.start + first, part.end)], [starts[-count:] - first]
 
 
 def _load_tokenizer(path: Path) -> Tokenizer:
