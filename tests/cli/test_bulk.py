@@ -260,3 +260,34 @@ def test_rows_are_answered_before_more_are_waited_for() -> None:
     assert next(found)[1]["id"] == "b"
     with pytest.raises(InputError, match="line 3"):
         next(found)
+
+
+def test_two_models_rerank_a_file(crossrank: Run, tiny: str, rows: str, tmp_path: Path) -> None:
+    out = {ending: tmp_path / f"out.{ending}" for ending in ("jsonl", "run", "parquet")}
+    command = ["bulk", rows, "--model", tiny, "--first", "crossrank-mini", "--keep", "2"]
+    for path in out.values():
+        assert crossrank(*command, "-o", str(path)).code == 0
+    expected = Reranker(tiny, first="crossrank-mini", keep=2).rank(
+        "capital of China", ["a panda", "Beijing", "Paris"]
+    )
+    found = json.loads(out["jsonl"].read_text().splitlines()[0])["results"]
+    assert [(hit["index"], hit["model"]) for hit in found] == [(hit.index, hit.model) for hit in expected]
+    table = pq.read_table(out["parquet"]).to_pylist()[0]["results"]
+    assert [(hit["index"], hit["model"]) for hit in table] == [(hit.index, hit.model) for hit in expected]
+    # Programs sort a run by its values: they must not mix the logits of two models.
+    assert [line.split()[3:5] for line in out["run"].read_text().splitlines()] == [
+        ["1", "-1"],
+        ["2", "-2"],
+        ["3", "-3"],
+    ]
+
+
+def test_a_job_is_not_resumed_with_another_first_model(
+    crossrank: Run, tiny: str, rows: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    with Output(out, {"first": None}) as started:
+        started.write({"id": "a", "results": []})
+    done = crossrank("bulk", rows, "-o", str(out), "--model", tiny, "--first", "crossrank-mini")
+    assert done.code == 2
+    assert "use the same value as before" in done.err

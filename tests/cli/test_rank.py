@@ -208,3 +208,32 @@ def test_a_json_array_is_documents_and_text_may_begin_with_a_bracket(
     text.write_text("[1] Paris\n[2] Cats\n")
     done = crossrank("rank", "q", "--file", str(text), "--model", tiny, "--jsonl")
     assert {json.loads(line)["text"] for line in done.out.splitlines()} == {"[1] Paris", "[2] Cats"}
+
+
+TWO = ("--first", "crossrank-mini", "--keep", "1")
+
+
+def test_with_two_models_each_hit_says_its_own(crossrank: Run, tiny: str) -> None:
+    command = ["rank", "中国的首都", *DOCUMENTS[:2], "--model", tiny, *TWO]
+    table = crossrank(*command).out.splitlines()
+    assert table[1].split() == ["rank", "score", "index", "model", "document"]
+    assert [line.split()[-2] for line in table[3:5]] == ["tiny", "crossrank-mini"]
+    found = json.loads(crossrank(*command, "--json").out)["results"]
+    expected = Reranker(tiny, first="crossrank-mini", keep=1).rank("中国的首都", DOCUMENTS[:2])
+    assert [(hit["index"], hit["model"]) for hit in found] == [(hit.index, hit.model) for hit in expected]
+    rows = [line.split("\t") for line in crossrank(*command, "--tsv").out.splitlines()]
+    assert rows[0] == ["rank", "index", "score", "text", "model"]
+    assert [row[4] for row in rows[1:]] == ["tiny", "crossrank-mini"]
+
+
+@pytest.mark.parametrize("keep", ["0", "1.0", "-1", "auto", "nan", "1e3"])
+def test_what_keep_may_not_be(crossrank: Run, keep: str) -> None:
+    done = crossrank("rank", "q", "a", "--first", "crossrank-mini", "--keep", keep)
+    assert done.code == 2
+    assert f"'{keep}' is neither a number such as 20 nor a share such as 0.2" in done.err
+
+
+def test_two_models_are_options_of_the_server(crossrank: Run) -> None:
+    done = crossrank("rank", "q", "a", "--first", "crossrank-mini", "--server", "http://127.0.0.1:1")
+    assert done.code == 2
+    assert "--first is an option of the server" in done.err

@@ -31,6 +31,8 @@ UNUSED = [
     ("rank q a --raw --jsonl", "--raw has no effect"),
     ("rank q a --encoding big5", "--encoding has no effect: it is for --file"),
     ("rank q a --from modelscope", "--from has no effect: the model is on this machine"),
+    ("rank q a --keep 5", "--keep has no effect: it is for a cascade; name its small model with --first"),
+    ("bulk rows.jsonl -o - --keep 0.5", "--keep has no effect: it is for a cascade"),
     ("score pairs.tsv --raw --json", "--raw has no effect"),
     ("score pairs.tsv --from modelscope", "--from has no effect"),
     ("explain q d --raw --json", "--raw has no effect"),
@@ -84,6 +86,7 @@ def test_an_option_without_effect_gets_a_line(line: str, message: str, crossrank
 
 USED = [
     "rank q a --raw --tsv",
+    "rank q a --first crossrank-mini --keep 1",
     "rank q --file text --encoding utf-8 --json",
     "score pairs.tsv --raw",
     "explain q --file text --encoding utf-8",

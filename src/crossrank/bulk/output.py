@@ -63,6 +63,7 @@ class Output:
         self, path: Path, job: Mapping[str, Any], *, overwrite: bool = False, tag: str = "crossrank"
     ) -> None:
         self._path, self._tag = path, tag
+        self._two_models = job.get("first") is not None
         self._format = plain_suffix(path)
         self._kind = compression(path)
         if self._format not in _FORMATS or (self._format == ".parquet" and self._kind):
@@ -149,8 +150,7 @@ class Output:
         if self._final:
             self._partial.replace(self._path)
         else:
-            make = _write_parquet if self._format == ".parquet" else self._write_run
-            _replace(self._path, lambda to: make(self._partial, to))
+            _replace(self._path, self._convert)
             self._partial.unlink()
         self._job_file.unlink(missing_ok=True)
 
@@ -204,15 +204,23 @@ class Output:
             except EOFError:
                 return  # the last block was not written completely
 
-    def _write_run(self, partial: Path, to: Path) -> None:
+    def _convert(self, to: Path) -> None:
+        if self._format == ".parquet":
+            _write_parquet(self._partial, to, two_models=self._two_models)
+        else:
+            self._write_run(to)
+
+    def _write_run(self, to: Path) -> None:
         compress = _compressor(self._kind)
         block: list[str] = []
         with to.open("wb") as file:
-            for place, line in read_lines(partial):
+            for place, line in read_lines(self._partial):
                 row = read_object(place, line)
                 for rank, hit in enumerate(row["results"], start=1):
                     # Nine digits distinguish all float32 values. The logit is written, since scores saturate.
-                    block.append(f"{row['id']} Q0 {hit['id']} {rank} {hit['logit']:.9g} {self._tag}\n")
+                    # Programs sort a run by what is written, and logits of two models cannot be sorted.
+                    value = -rank if self._two_models else hit["logit"]
+                    block.append(f"{row['id']} Q0 {hit['id']} {rank} {value:.9g} {self._tag}\n")
                 if len(block) >= 10_000:
                     file.write(compress("".join(block).encode()))
                     block = []
@@ -259,11 +267,12 @@ def _is_int64(identity: object) -> bool:
     return isinstance(identity, int) and -(1 << 63) <= identity < 1 << 63
 
 
-def _write_parquet(partial: Path, to: Path) -> None:
+def _write_parquet(partial: Path, to: Path, *, two_models: bool) -> None:
     parquet = import_parquet()
     import pyarrow as pa
 
     numbers = [("score", pa.float64()), ("logit", pa.float32()), ("truncated", pa.bool_())]
+    numbers += [("model", pa.string())] if two_models else []
     # A column has one type: integers if all ids are integers, otherwise strings.
     query_id, document_id = (
         pa.int64() if all_numbers else pa.string() for all_numbers in _ids_are_numbers(partial)

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from crossrank.bulk import job
 from crossrank.bulk.output import json_line
+from crossrank.cascade import KEEP
 from crossrank.cli import options as o
 from crossrank.data.lines import STDIN, UTF_8
 from crossrank.data.rows import Row, parse_shard
@@ -106,6 +107,8 @@ def bulk(
     device: o.Device = "auto",
     threads: o.Threads = None,
     offline: o.Offline = False,
+    first: o.First = None,
+    keep: o.Keep = KEEP,
 ) -> None:
     """Rerank every query of FILE, in order and in little memory.
 
@@ -132,6 +135,8 @@ def bulk(
         "device": device,
         "threads": threads,
         "offline": offline,
+        "first": first,
+        "keep": keep,
     }
     if output == STDIN:
         _write_to_stdout(work, options, top_n=top_n, with_text=text)
@@ -141,6 +146,8 @@ def bulk(
     else:
         answers, described = _answer_on_ray(ray, work, options, actors, top_n=top_n, with_text=text)
     described |= {"top_n": top_n, "text": text}
+    if first is not None:
+        described |= {"first": first, "keep": keep}
     if counts is not None:
         described["input"] = counts.digest
     total = counts.pairs if counts else None

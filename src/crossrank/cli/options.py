@@ -19,10 +19,12 @@ __all__ = [
     "BatchTokens",
     "Device",
     "Encoding",
+    "First",
     "Format",
     "Instruction",
     "Json",
     "Jsonl",
+    "Keep",
     "MaxLength",
     "Model",
     "Offline",
@@ -36,6 +38,7 @@ __all__ = [
     "open_client",
     "open_reranker",
     "output_format",
+    "parse_keep",
 ]
 
 _MODEL = "Model options"
@@ -72,6 +75,40 @@ Instruction = Annotated[
     typer.Option(
         help="What the model is told to look for, if it takes an instruction; by default its own.",
         rich_help_panel=_MODEL,
+    ),
+]
+First = Annotated[
+    str | None,
+    typer.Option(
+        help="A smaller model that reads all documents; the model (-m) reads only the best of them.",
+        rich_help_panel=_MODEL,
+    ),
+]
+
+
+def parse_keep(value: str | float) -> float:
+    """Parse a number of documents, or a share of them.
+
+    Raises:
+        typer.BadParameter: it is neither.
+    """
+    text = str(value)
+    try:
+        keep = int(text) if text.isdecimal() else float(text)
+    except ValueError:
+        keep = -1
+    if not (keep >= 1 and isinstance(keep, int)) and not 0 < keep < 1:
+        raise typer.BadParameter(f"{text[:100]!r} is neither a number such as 20 nor a share such as 0.2")
+    return keep
+
+
+Keep = Annotated[
+    float,
+    typer.Option(
+        help="With --first, how many documents of a query the model reads; or a share, such as 0.2.",
+        rich_help_panel=_MODEL,
+        parser=parse_keep,
+        metavar="NUMBER",
     ),
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.", rich_help_panel=_MODEL)]

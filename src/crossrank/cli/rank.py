@@ -8,6 +8,7 @@ import typer
 from rich import box
 from rich.table import Table
 
+from crossrank.cascade import KEEP
 from crossrank.cli import options as o
 from crossrank.cli.reading import read_documents
 from crossrank.cli.writing import QUERY_TRUNCATED, bar, console, printable, write_json, write_tsv
@@ -27,6 +28,8 @@ _MODEL_PARAMETERS = (
     "device",
     "threads",
     "offline",
+    "first",
+    "keep",
 )
 """Parameters that only load a model, so that they have no effect with --server."""
 
@@ -64,6 +67,8 @@ def rank(
     device: o.Device = "auto",
     threads: o.Threads = None,
     offline: o.Offline = False,
+    first: o.First = None,
+    keep: o.Keep = KEEP,
     server: Annotated[
         str | None,
         typer.Option(
@@ -115,6 +120,8 @@ def rank(
             device=device,
             threads=threads,
             offline=offline,
+            first=first,
+            keep=keep,
         )
         ranking = reranker.rank(query, candidates, top_n=top_n, threshold=threshold)
     _write(ranking, form, raw, query, model)
@@ -141,9 +148,12 @@ def _write(ranking: Ranking, form: o.Format, raw: bool, query: str, model: str) 
         for hit in ranking:
             write_json(_as_object(hit))
     elif form is o.Format.TSV:
-        write_tsv(["rank", "index", "logit" if raw else "score", "text"])
+        # Which of two models scored a hit; the other columns keep their places.
+        names = ["rank", "index", "logit" if raw else "score", "text"]
+        write_tsv([*names, "model"] if _has_models(ranking) else [*names])
         for hit in ranking:
-            write_tsv([hit.rank, hit.index, hit.logit if raw else hit.score, hit.text])
+            cells = [hit.rank, hit.index, hit.logit if raw else hit.score, hit.text]
+            write_tsv([*cells, hit.model] if hit.model else cells)
     else:
         console().print(_table(ranking, raw))
         if any(hit.query_truncated for hit in ranking):
@@ -155,7 +165,13 @@ def _as_object(hit: RankedDocument) -> dict[str, Any]:
     own: dict[str, Any] = {"rank": hit.rank, "index": hit.index, "score": hit.score, "logit": hit.logit}
     own |= {"truncated": hit.truncated, "query_truncated": hit.query_truncated, "text": hit.text}
     own |= {"blank": True} if hit.blank else {}
+    own |= {"model": hit.model} if hit.model else {}
     return own | {key: value for key, value in hit.fields.items() if key not in own}
+
+
+def _has_models(ranking: Ranking) -> bool:
+    """Whether hits say which model scored them, as there are two."""
+    return any(hit.model for hit in ranking)
 
 
 def _table(ranking: Ranking, raw: bool) -> Table:
@@ -164,11 +180,14 @@ def _table(ranking: Ranking, raw: bool) -> Table:
     table.add_column("logit" if raw else "score", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     table.add_column("index", justify="right")
+    if _has_models(ranking):
+        table.add_column("model", no_wrap=True)
     table.add_column("document", overflow="fold")
     for hit in ranking:
         number = f"{hit.logit:.4f}" if raw else f"{hit.score:.4f}"
         note = " [dim](truncated)[/dim]" if hit.truncated else ""
         note += " [dim](no letter or digit: ranked last)[/dim]" if hit.blank else ""
         row = [str(hit.rank), number, f"[cyan]{bar(hit.score)}[/cyan]", str(hit.index)]
+        row += [printable(hit.model)] if hit.model else []
         table.add_row(*row, printable(hit.text) + note)
     return table

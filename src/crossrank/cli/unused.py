@@ -29,8 +29,11 @@ class _Rule:
 
 
 _FETCH = _Rule(
-    ("source",), lambda v: not v.get("server") and _are_here(v["model"]), "the model is on this machine"
+    ("source",),
+    lambda v: not v.get("server") and _are_here(v["model"]) and _are_here(v.get("first") or BUNDLED),
+    "the model is on this machine",
 )
+_KEEP = _Rule(("keep",), lambda v: not v["first"], "it is for a cascade; name its small model with --first")
 _FETCH_NAMED = _Rule(("source",), lambda v: _are_here(v["name"]), "the model is on this machine")
 _RAW = _Rule(
     ("raw",), lambda v: v["json"] or v["jsonl"], "with --json and --jsonl, results have scores and logits"
@@ -40,7 +43,7 @@ _MODEL_OPTIONS = ("revision", "source", "max_length", "batch_tokens", "device", 
 """Options of ``eval`` and ``verify`` for a model that runs here."""
 
 _RULES: dict[str, tuple[_Rule, ...]] = {
-    "rank": (_RAW, _ENCODING, _FETCH),
+    "rank": (_RAW, _ENCODING, _FETCH, _KEEP),
     "score": (_RAW, _FETCH),
     "explain": (_RAW, _ENCODING, _FETCH),
     "eval": (
@@ -67,6 +70,7 @@ _RULES: dict[str, tuple[_Rule, ...]] = {
             ("top_n", "depth"), lambda v: _ends(v["file"], ".tsv"), "TSV has pairs, with one document each"
         ),
         _FETCH,
+        _KEEP,
     ),
     "serve": (
         _Rule(("host", "port"), lambda v: v["uds"], "the server listens on the Unix socket of --uds"),
