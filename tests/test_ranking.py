@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from crossrank import ranking as ranking_module
 from crossrank.errors import InputError, NonFiniteLogitError
 from crossrank.inputs import Request
-from crossrank.ranking import BLANK_LOGIT, Ranking, Scored, ScoredPair, is_blank, sigmoid
+from crossrank.ranking import BLANK_LOGIT, Ranking, Scored, ScoredPair, best_pairs, is_blank, sigmoid
 
 finite = st.floats(-60, 60, width=32)
 
@@ -183,3 +183,31 @@ def test_a_repr_is_short_and_to_dict_is_whole() -> None:
         "blank": False,
         "query_truncated": False,
     }
+
+
+def test_a_document_has_the_logit_of_its_best_window() -> None:
+    logits = np.array([1.0, -2.0, 3.0, 3.0, 5.0, 0.5], np.float32)
+    places = [range(1), range(1, 4), range(5, 6), range(1, 4)]
+    assert best_pairs(logits, places) == [0, 2, 5, 2]
+    assert best_pairs(logits, []) == []
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_logit_of_any_window_that_is_no_number_is_an_error_of_its_document(bad: float) -> None:
+    logits = np.array([1.0, 2.0, bad, 3.0], np.float32)
+    with pytest.raises(NonFiniteLogitError) as raised:
+        best_pairs(logits, [range(1), range(1, 4)])
+    assert raised.value.pair == 1
+    assert best_pairs(logits, [range(1), range(3, 4)]) == [0, 3]
+
+
+def test_hits_and_pairs_say_which_window_won() -> None:
+    scored = Scored([0.0, 1.0], [False, True], windows=[None, (10, 25)])
+    ranking = scored.rank(Request("query", ["one", "two"]))
+    assert [(hit.index, hit.window, hit.truncated) for hit in ranking] == [
+        (1, (10, 25), True),
+        (0, None, False),
+    ]
+    assert ranking[0].to_dict()["window"] == (10, 25)
+    assert [pair.window for pair in scored.pairs()] == [None, (10, 25)]
+    assert Scored([1.0]).windows == [None]

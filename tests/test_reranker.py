@@ -272,9 +272,9 @@ def test_a_window_is_tokenised_at_once_and_of_long_texts_a_few(folder: Path) -> 
     reranker = fake(FakeEngine(batch_tokens=1000), folder)
     join, chunks = reranker.encoder.join, list[int]()
 
-    def counted(queries: Any, texts: Sequence[str]) -> Any:
+    def counted(queries: Any, texts: Sequence[str], *cut: Any) -> Any:
         chunks.append(len(texts))
-        return join(queries, texts)
+        return join(queries, texts, *cut)
 
     reranker.encoder.join = counted  # type: ignore[method-assign, assignment]
     requests = [("q", ["short"])] * 4000 + [("q", ["not so short " * 100])] * 800
@@ -386,3 +386,67 @@ def test_a_nan_names_the_first_of_equal_pairs(folder: Path) -> None:
         fake(engine, folder).rank("q", texts)
     with pytest.raises(NonFiniteLogitError, match="pair 2 "):
         list(fake(engine, folder).rank_many([("q", ["a"]), ("q", texts)]))
+
+
+LONG = " ".join([*(f"Sentence {i} is about nothing." for i in range(60)), "Zebras.", "The end comes here."])
+
+
+def finds(folder: Path, word: str, **options: Any) -> tuple[Reranker, FakeEngine]:
+    """A reranker whose logit is how often a pair has a word, and its engine."""
+    encoder = PairEncoder(folder / "tokenizer.json", max_length=64, long="windows", **options)
+    (wanted,) = encoder.ids([word])
+    engine = FakeEngine(lambda ids: float(ids.tobytes().count(wanted.tobytes())))
+    return Reranker.from_parts(encoder, engine), engine
+
+
+def test_an_answer_is_found_wherever_it_stands_in_a_document(folder: Path) -> None:
+    reranker, engine = finds(folder, "Zebras", max_windows=100)
+    documents = [LONG.replace("Zebras.", ""), LONG, "short", "Zebras. " + LONG.replace("Zebras.", "")]
+    ranking = reranker.rank("Where?", documents)
+    assert [hit.index for hit in ranking] == [1, 3, 0, 2]
+    by_index = {hit.index: hit for hit in ranking}
+    window = by_index[1].window
+    assert window is not None
+    assert "Zebras" in LONG[slice(*window)]
+    assert by_index[3].window is not None
+    assert by_index[3].window[0] == 0
+    assert by_index[2].window is None
+    assert not any(hit.truncated for hit in ranking)
+    assert sum(map(len, engine.packs)) > 20
+    assert [reranker.rank("Where?", documents)] == list(reranker.rank_many([("Where?", documents)]))
+    (pair,) = reranker.score_pairs([("Where?", LONG)])
+    assert (pair.logit, pair.window, pair.truncated) == (1.0, window, False)
+    assert reranker.logits([("Where?", LONG), ("Who?", "short")]).tolist() == [1.0, 0.0]
+
+
+def test_equal_long_texts_are_read_once_and_both_have_the_window(folder: Path) -> None:
+    reranker, engine = finds(folder, "Zebras", max_windows=100)
+    first, second = reranker.rank("Where?", [LONG, LONG])
+    assert first.window == second.window
+    read = sum(map(len, engine.packs))
+    reranker.rank("Where?", [LONG])
+    assert sum(map(len, engine.packs)) == 2 * read
+
+
+def test_of_a_document_with_too_many_windows_a_part_is_read_and_said_so(folder: Path) -> None:
+    reranker, engine = finds(folder, "Zebras", max_windows=3)
+    (hit,) = reranker.rank("Zebras", [LONG])
+    assert (hit.logit, hit.truncated) == (2.0, True)  # once in the query
+    assert hit.window is not None
+    assert "Zebras" in LONG[slice(*hit.window)]
+    assert sum(map(len, engine.packs)) == 3
+
+
+def test_a_model_in_windows_gives_the_best_of_what_its_windows_have_alone(folder: Path) -> None:
+    reranker = Reranker(folder, max_length=64, long="windows", max_windows=100, precision="fp32")
+    (hit,) = reranker.rank("query", [LONG])
+    (pairs,) = reranker.encoder.join_windows(reranker.encoder.query("query"), [LONG])
+    alone = [
+        (float(reranker.logits([("query", LONG[slice(*pair.window)])])[0]), pair.window)
+        for pair in pairs
+        if pair.window is not None
+    ]
+    logit, window = max(alone, key=lambda each: each[0])
+    assert len(alone) == len(pairs) > 5
+    assert hit.logit == pytest.approx(logit, abs=1e-4)
+    assert hit.window == window

@@ -57,7 +57,9 @@ def joined(first: Scored, chosen: Sequence[int], second: Scored, models: tuple[s
     """
     logits, model_of = first.logits.copy(), [1] * len(first)
     truncated, query_truncated = list(first.truncated), list(first.query_truncated)
+    windows = list(first.windows)
     for place, i in enumerate(chosen):
         logits[i], model_of[i] = second.logits[place], 0
         truncated[i], query_truncated[i] = second.truncated[place], second.query_truncated[place]
-    return Scored(logits, truncated, query_truncated, models=models[::-1], model_of=model_of)
+        windows[i] = second.windows[place]
+    return Scored(logits, truncated, query_truncated, windows=windows, models=models[::-1], model_of=model_of)

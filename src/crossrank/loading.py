@@ -17,7 +17,7 @@ from crossrank.inputs import check_instruction, check_integer
 from crossrank.models.checkpoint import Checkpoint
 from crossrank.models.resolve import BUNDLED, Source, resolve
 from crossrank.packing import build_pack, plan_packs, plan_sharing
-from crossrank.pairs import EncodedPair, PairEncoder, Truncation
+from crossrank.pairs import MAX_WINDOWS, EncodedPair, Long, PairEncoder, Truncation
 
 __all__ = ["LoadedModel", "load_model"]
 
@@ -78,6 +78,8 @@ def load_model(
     source: Source = "hub",
     truncation: Truncation = "only_second",
     query_share: float = 0.5,
+    long: Long = "cut",
+    max_windows: int = MAX_WINDOWS,
     instruction: str | None = None,
     progress: bool = False,
 ) -> LoadedModel:
@@ -118,6 +120,8 @@ def load_model(
         max_length=max_length,
         truncation=truncation,
         query_share=query_share,
+        long=long,
+        max_windows=max_windows,
         vocabulary=checkpoint.vocabulary,
         prompt=prompt,
     )

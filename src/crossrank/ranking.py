@@ -22,6 +22,7 @@ __all__ = [
     "Ranking",
     "Scored",
     "ScoredPair",
+    "best_pairs",
     "check_options",
     "is_blank",
     "sigmoid",
@@ -46,13 +47,15 @@ class RankedDocument:
         index: its place in the caller's list, from 0.
         score: the sigmoid of the logit, between 0 and 1.
         logit: the model's output, by which documents are ordered.
-        truncated: whether the document was cut to fit the model's window.
+        truncated: whether the model read only a part of the document, as it does not fit.
         text: the whole text, cut or not.
         fields: the other fields of a document that was a mapping.
         blank: the text has no letter and no digit, so the document ranks below every other one. Its logit is
             ``BLANK_LOGIT``, as no model is trained on such texts and its output for them is noise.
         query_truncated: whether the query was cut to fit the model's window.
         model: the name of the model that scored it, where there are two; see ``Reranker``'s ``first``.
+        window: which characters of the text the score is of, from and up to, where the document was read in
+            windows: those of the best one. None: it was read as a whole, or cut.
     """
 
     rank: int
@@ -65,6 +68,7 @@ class RankedDocument:
     blank: bool = False
     query_truncated: bool = False
     model: str | None = None
+    window: tuple[int, int] | None = None
 
     def __repr__(self) -> str:
         return (
@@ -85,14 +89,16 @@ class ScoredPair:
     Attributes:
         score: the sigmoid of the logit, between 0 and 1.
         logit: the model's output.
-        truncated: whether the document was cut to fit the model's window.
-        query_truncated: whether the query was.
+        truncated: whether the model read only a part of the document, as it does not fit.
+        query_truncated: whether the query was cut.
+        window: as a ``RankedDocument`` has it.
     """
 
     score: float
     logit: float
     truncated: bool
     query_truncated: bool = False
+    window: tuple[int, int] | None = None
 
 
 class Ranking(Sequence[RankedDocument]):
@@ -174,26 +180,51 @@ def check_options(
         check_number(names[1], threshold, lambda number: 0 <= number <= 1, wanted)
 
 
+def best_pairs(logits: npt.NDArray[np.float32], places: Sequence[range]) -> list[int]:
+    """Which pair a document's logit is of: of those of its windows the best; of equal ones, the first.
+
+    Args:
+        logits: of all pairs.
+        places: for each document, where among them its pairs are: at least one.
+
+    Raises:
+        NonFiniteLogitError: the logit of a document's pair is NaN or infinite.
+    """
+    finite = np.isfinite(logits)
+    if not finite.all():  # the pair may be another request's
+        for index, place in enumerate(places):
+            for i in place:
+                if not finite[i]:
+                    raise NonFiniteLogitError(index, float(logits[i]))
+    return [
+        place.start + (int(logits[place.start : place.stop].argmax()) if len(place) > 1 else 0)
+        for place in places
+    ]
+
+
 class Scored:
     """What a model says of pairs, in the caller's order.
 
     Args:
         logits: one for each pair.
-        truncated: for each pair, whether its document was cut to fit the model's window; None: none was.
-        query_truncated: for each pair, whether its query was; None: none was.
+        truncated: for each pair, whether the model read only a part of its document; None: of none.
+        query_truncated: for each pair, whether its query was cut; None: none was.
+        windows: for each pair, which characters of its document were read, where that was read in windows;
+            (): none was.
         models: names of the models, where there are two, with the one first that decides.
         model_of: for each pair, which of the models scored it.
 
     Attributes:
         logits: float32 (n,), all finite.
         truncated, query_truncated: n times, whether the document or the query was cut.
+        windows: n times, the best window, or None where there are none.
         models, model_of: as given; (): there is one model.
 
     Raises:
         NonFiniteLogitError: a logit is NaN or infinite.
     """
 
-    __slots__ = ("_scores", "logits", "model_of", "models", "query_truncated", "truncated")
+    __slots__ = ("_scores", "logits", "model_of", "models", "query_truncated", "truncated", "windows")
 
     def __init__(
         self,
@@ -201,6 +232,7 @@ class Scored:
         truncated: Sequence[bool] | None = None,
         query_truncated: Sequence[bool] | None = None,
         *,
+        windows: Sequence[tuple[int, int] | None] = (),
         models: Sequence[str] = (),
         model_of: Sequence[int] = (),
     ) -> None:
@@ -211,6 +243,7 @@ class Scored:
             raise NonFiniteLogitError(index, float(self.logits[index]))
         self.truncated = [False] * len(self) if truncated is None else truncated
         self.query_truncated = [False] * len(self) if query_truncated is None else query_truncated
+        self.windows = windows or [None] * len(self)
         self.models = models
         self.model_of = model_of
         self._scores: npt.NDArray[np.float64] | None = None
@@ -226,9 +259,9 @@ class Scored:
         return self._scores
 
     def pairs(self) -> list[ScoredPair]:
-        """The score, the logit and the truncation of each pair."""
+        """The score, the logit and what was read, of each pair."""
         numbers, cuts = (self.scores.tolist(), self.logits.tolist()), (self.truncated, self.query_truncated)
-        return [ScoredPair(*row) for row in zip(*numbers, *cuts, strict=True)]
+        return [ScoredPair(*row) for row in zip(*numbers, *cuts, self.windows, strict=True)]
 
     def order(self, blank: Sequence[bool]) -> list[int]:
         """The places of the documents by logit, best first; equal logits keep their order.
@@ -279,6 +312,7 @@ class Scored:
                 blank[i],
                 self.query_truncated[i],
                 self.models[model_of[i]] if self.models else None,
+                self.windows[i],
             )
             for place, i in enumerate(order[:top_n], start=1)
         ]

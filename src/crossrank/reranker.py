@@ -31,8 +31,8 @@ from crossrank.inputs import (
 from crossrank.loading import LoadedModel, load_model
 from crossrank.models.checkpoint import Checkpoint
 from crossrank.models.resolve import BUNDLED, Source
-from crossrank.pairs import EncodedPair, PairEncoder, Truncation
-from crossrank.ranking import Ranking, Scored, ScoredPair, check_options
+from crossrank.pairs import MAX_WINDOWS, EncodedPair, Long, PairEncoder, Truncation
+from crossrank.ranking import Ranking, Scored, ScoredPair, best_pairs, check_options
 
 __all__ = ["Document", "Reranker"]
 
@@ -66,6 +66,9 @@ class Reranker:
         source: where models come from: "hub" (Hugging Face, or HF_ENDPOINT) or "modelscope".
         truncation: where a pair that is too long is cut: "only_second" or "longest_first".
         query_share: with "only_second", the largest share of the window for the query.
+        long: what becomes of a document that does not fit: "cut", or "windows": it is read in windows, and
+            has the score of the best one.
+        max_windows: of a document; of more, the first one and those with the query's words are read.
         instruction: what the model is told to look for, where a call does not say; None: the model's own.
         progress: draw a progress bar on stderr while weights are fetched, and while they are prepared.
         first: a smaller model that thins the candidates of ``rank`` and ``rank_many``: a name or folder,
@@ -95,6 +98,8 @@ class Reranker:
         source: Source = "hub",
         truncation: Truncation = "only_second",
         query_share: float = 0.5,
+        long: Long = "cut",
+        max_windows: int = MAX_WINDOWS,
         instruction: str | None = None,
         progress: bool = False,
         first: str | os.PathLike[str] | Reranker | None = None,
@@ -112,6 +117,8 @@ class Reranker:
             "source": source,
             "truncation": truncation,
             "query_share": query_share,
+            "long": long,
+            "max_windows": max_windows,
             "instruction": instruction,
             "progress": progress,
         }
@@ -119,7 +126,7 @@ class Reranker:
         self._again: Callable[[], Reranker] | None = again
         self._keep = keep
         if first is not None and not isinstance(first, Reranker):
-            shared = ("device", "threads", "source", "offline", "progress")
+            shared = ("device", "threads", "source", "offline", "long", "max_windows", "progress")
             first = Reranker(first, **{name: options[name] for name in shared})
         self._first = _checked_first(first)
         self._model: LoadedModel | None = load_model(model, **options)
@@ -305,8 +312,10 @@ class Reranker:
         if window.requests:
             yield window
 
-    def _encode(self, requests: Sequence[Request]) -> Iterator[tuple[Request, list[EncodedPair], list[int]]]:
-        """Each request, its pairs without equal ones, and where among them its texts are."""
+    def _encode(
+        self, requests: Sequence[Request]
+    ) -> Iterator[tuple[Request, list[EncodedPair], list[range]]]:
+        """Each request, its pairs without equal ones, and where among them those of its texts are."""
         encoder = self.model.encoder
         queries = encoder.queries(
             [request.query for request in requests],
@@ -317,9 +326,9 @@ class Reranker:
         texts = [
             request.texts[i] for request, (firsts, _) in zip(requests, read, strict=True) for i in firsts
         ]
-        pairs = iter(encoder.join(asked, texts))
+        found = iter(encoder.join_windows(asked, texts))
         for request, (firsts, places) in zip(requests, read, strict=True):
-            yield request, list(itertools.islice(pairs, len(firsts))), places
+            yield request, *_in_line(list(itertools.islice(found, len(firsts))), places)
 
     def _score_window(self, window: _Window) -> list[_Found]:
         """Score requests that the first model has encoded, where there is one, or else this one."""
@@ -443,16 +452,32 @@ class Reranker:
         else:
             firsts, places = distinct(queries, texts)
             queries = [queries[i] for i in firsts]
-        pairs = self.model.encoder.encode(queries, [texts[i] for i in firsts], instruction=instruction)
-        return _scored(self.model.logits(pairs), pairs, places)
+        encoder = self.model.encoder
+        asked = (
+            encoder.query(queries, instruction=instruction)
+            if isinstance(queries, str)
+            else encoder.queries(queries, instruction=instruction)
+        )
+        pairs, ranges = _in_line(encoder.join_windows(asked, [texts[i] for i in firsts]), places)
+        return _scored(self.model.logits(pairs), pairs, ranges)
 
 
-def _scored(logits: npt.NDArray[np.float32], pairs: Sequence[EncodedPair], places: Sequence[int]) -> Scored:
-    """What is known of the pairs at these places."""
+def _in_line(
+    found: Sequence[Sequence[EncodedPair]], places: Sequence[int]
+) -> tuple[list[EncodedPair], list[range]]:
+    """The pairs of all windows of all texts, and where those of the texts at these places are."""
+    ends = list(itertools.accumulate(map(len, found), initial=0))
+    return [pair for each in found for pair in each], [range(ends[i], ends[i + 1]) for i in places]
+
+
+def _scored(logits: npt.NDArray[np.float32], pairs: Sequence[EncodedPair], places: Sequence[range]) -> Scored:
+    """What is known of documents whose pairs are at these places."""
+    best = best_pairs(logits, places)
     return Scored(
-        logits[places],
-        [pairs[place].truncated for place in places],
-        [pairs[place].query_truncated for place in places],
+        logits[best],
+        [pairs[i].truncated for i in best],
+        [pairs[i].query_truncated for i in best],
+        windows=[pairs[i].window for i in best],
     )
 
 
@@ -475,7 +500,7 @@ _Found: TypeAlias = Scored | NonFiniteLogitError
 """What is known of a request; an error is raised when its turn comes."""
 
 
-def _found(logits: npt.NDArray[np.float32], pairs: Sequence[EncodedPair], places: Sequence[int]) -> _Found:
+def _found(logits: npt.NDArray[np.float32], pairs: Sequence[EncodedPair], places: Sequence[range]) -> _Found:
     try:
         return _scored(logits, pairs, places)
     except NonFiniteLogitError as error:
@@ -489,27 +514,28 @@ class _Window:
     Attributes:
         requests: themselves.
         pairs: of all of them, with equal texts of a request once.
-        places: for each request, where in ``pairs`` its texts are.
+        places: for each request, where in ``pairs`` those of its texts are.
         tokens: that are computed.
     """
 
     requests: list[Request] = field(default_factory=list)
     pairs: list[EncodedPair] = field(default_factory=list)
-    places: list[list[int]] = field(default_factory=list)
+    places: list[list[range]] = field(default_factory=list)
     tokens: int = 0
 
     def add(
-        self, request: Request, pairs: Sequence[EncodedPair], places: Sequence[int], *, shared: bool = False
+        self, request: Request, pairs: Sequence[EncodedPair], places: Sequence[range], *, shared: bool = False
     ) -> None:
         """Add a request.
 
         Args:
             pairs: its pairs, without equal ones.
-            places: where in ``pairs`` its texts are.
+            places: where in ``pairs`` those of its texts are.
             shared: the prefix of its pairs is computed once.
         """
         self.requests.append(request)
-        self.places.append([len(self.pairs) + place for place in places])
+        before = len(self.pairs)
+        self.places.append([range(before + place.start, before + place.stop) for place in places])
         self.pairs += pairs
         again = max(0, len(pairs) - 1) * pairs[0].prefix if shared and pairs else 0
         # A query without documents takes room, too.
