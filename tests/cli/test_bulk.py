@@ -291,3 +291,31 @@ def test_a_job_is_not_resumed_with_another_first_model(
     done = crossrank("bulk", rows, "-o", str(out), "--model", tiny, "--first", "crossrank-mini")
     assert done.code == 2
     assert "use the same value as before" in done.err
+
+
+def test_long_documents_of_a_file_are_read_in_windows(crossrank: Run, tiny: str, tmp_path: Path) -> None:
+    document = " ".join(f"Sentence {i} has the number {i * i}." for i in range(50))
+    source = tmp_path / "in.jsonl"
+    source.write_text(json.dumps({"id": "a", "query": "49", "documents": [document, "short"]}) + "\n")
+    command = ["bulk", str(source), "--model", tiny, "--max-length", "64"]
+    read = [*command, "--long", "windows"]
+    expected = Reranker(tiny, max_length=64, long="windows").rank("49", [document, "short"])
+    windows = [list(hit.window) if hit.window else None for hit in expected]
+    assert sum(window is not None for window in windows) == 1
+    out, table = tmp_path / "out.jsonl", tmp_path / "out.parquet"
+    for path in (out, table):
+        assert crossrank(*read, "-o", str(path)).code == 0
+    found = json.loads(out.read_text())["results"]
+    assert [hit.get("window") for hit in found] == windows
+    assert [hit["window"] for hit in pq.read_table(table).to_pylist()[0]["results"]] == windows
+
+
+def test_a_job_is_not_resumed_with_other_windows(
+    crossrank: Run, tiny: str, rows: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    with Output(out, {"long": "cut"}) as started:
+        started.write({"id": "a", "results": []})
+    done = crossrank("bulk", rows, "-o", str(out), "--model", tiny, "--long", "windows")
+    assert done.code == 2
+    assert "use the same value as before" in done.err

@@ -237,3 +237,32 @@ def test_two_models_are_options_of_the_server(crossrank: Run) -> None:
     done = crossrank("rank", "q", "a", "--first", "crossrank-mini", "--server", "http://127.0.0.1:1")
     assert done.code == 2
     assert "--first is an option of the server" in done.err
+
+
+def test_a_long_document_is_read_in_windows_and_the_table_shows_the_best_one(
+    crossrank: Run, tiny: str
+) -> None:
+    document = " ".join(f"Sentence {i} has the number {i * i}." for i in range(200))
+    command = ["rank", "49", document, "short", "--model", tiny, "--max-length", "64", "--long", "windows"]
+    answer = json.loads(crossrank(*command, "--max-windows", "1000", "--json").out)["results"]
+    expected = Reranker(tiny, max_length=64, long="windows", max_windows=1000).rank("49", [document, "short"])
+    assert [hit["index"] for hit in answer] == [hit.index for hit in expected]
+    whole, short = sorted(answer, key=lambda hit: int(hit["index"]))
+    assert "window" not in short
+    start, end = whole["window"]
+    assert (whole["truncated"], whole["text"]) == (False, document)
+    table = crossrank(*command, "--max-windows", "1000").out
+    assert f"(characters {start} to {end} of {len(document)})" in " ".join(table.split())
+    assert "(truncated)" not in table
+    assert document[start : start + 10] in table
+    assert document[-10:] not in table or end == len(document)
+    assert "(truncated)" in crossrank(*command, "--max-windows", "2").out
+
+
+@pytest.mark.parametrize(
+    ("options", "wrong"),
+    [(["--long", "split"], "long is 'split'"), (["--max-windows", "0"], "max_windows is 0")],
+)
+def test_options_of_windows_are_checked(crossrank: Run, tiny: str, options: list[str], wrong: str) -> None:
+    done = crossrank("rank", "q", "one", "--model", tiny, *options)
+    assert (done.code, wrong in done.err) == (2, True)

@@ -94,3 +94,18 @@ def test_bad_files_are_refused_with_the_line(
     assert done.code == 2
     assert message in done.err
     assert done.err.count("\n") == 1
+
+
+def test_a_long_document_has_the_score_of_its_best_window(crossrank: Run, tiny: str, tmp_path: Path) -> None:
+    document = " ".join(f"Sentence {i} has the number {i * i}." for i in range(50))
+    file = tmp_path / "pairs.jsonl"
+    rows = [{"query": "49", "document": document}, {"query": "49", "document": "short"}]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    done = crossrank(
+        "score", str(file), "--model", tiny, "--max-length", "64", "--long", "windows", "--jsonl"
+    )
+    first, second = map(json.loads, done.out.splitlines())
+    start, end = first["window"]
+    assert "window" not in second
+    alone = Reranker(tiny, max_length=64).logits([("49", document[start:end])])
+    assert first["logit"] == pytest.approx(float(alone[0]), abs=1e-4)

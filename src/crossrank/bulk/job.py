@@ -250,7 +250,7 @@ def answers(
     The answer to a query is ``{"id", "results": [{"index", "id", "score", "logit", "truncated"}, ...]}``
     with the best result first, and the answer to a pair is ``{"id", "score", "logit", "truncated"}``. If the
     query was truncated, the answer also has ``"query_truncated": true``. With two models, each result also
-    has the name of its ``"model"``.
+    has the name of its ``"model"``; where its document was read in windows, the best ``"window"``.
 
     Args:
         reranker: the model.
@@ -341,6 +341,8 @@ def _hit_fields(hit: RankedDocument, with_text: bool) -> dict[str, Any]:
     fields: dict[str, Any] = {"score": hit.score, "logit": hit.logit, "truncated": hit.truncated}
     if hit.model is not None:
         fields["model"] = hit.model
+    if hit.window is not None:
+        fields["window"] = hit.window
     if with_text:
         fields["text"] = hit.text
     return fields

@@ -64,6 +64,7 @@ class Output:
     ) -> None:
         self._path, self._tag = path, tag
         self._two_models = job.get("first") is not None
+        self._with_windows = job.get("long") == "windows"
         self._format = plain_suffix(path)
         self._kind = compression(path)
         if self._format not in _FORMATS or (self._format == ".parquet" and self._kind):
@@ -206,7 +207,7 @@ class Output:
 
     def _convert(self, to: Path) -> None:
         if self._format == ".parquet":
-            _write_parquet(self._partial, to, two_models=self._two_models)
+            _write_parquet(self._partial, to, two_models=self._two_models, windows=self._with_windows)
         else:
             self._write_run(to)
 
@@ -267,12 +268,13 @@ def _is_int64(identity: object) -> bool:
     return isinstance(identity, int) and -(1 << 63) <= identity < 1 << 63
 
 
-def _write_parquet(partial: Path, to: Path, *, two_models: bool) -> None:
+def _write_parquet(partial: Path, to: Path, *, two_models: bool, windows: bool) -> None:
     parquet = import_parquet()
     import pyarrow as pa
 
     numbers = [("score", pa.float64()), ("logit", pa.float32()), ("truncated", pa.bool_())]
     numbers += [("model", pa.string())] if two_models else []
+    numbers += [("window", pa.list_(pa.int64(), 2))] if windows else []
     # A column has one type: integers if all ids are integers, otherwise strings.
     query_id, document_id = (
         pa.int64() if all_numbers else pa.string() for all_numbers in _ids_are_numbers(partial)

@@ -21,6 +21,7 @@ from crossrank.data.lines import STDIN, UTF_8
 from crossrank.data.rows import Row, parse_shard
 from crossrank.errors import InputError
 from crossrank.models.resolve import BUNDLED
+from crossrank.pairs import MAX_WINDOWS
 
 _INPUT_PANEL, _RAY_PANEL = "Input options", "Cluster options"
 
@@ -101,6 +102,8 @@ def bulk(
     revision: o.Revision = None,
     source: o.SourceOption = "hub",
     max_length: o.MaxLength = None,
+    long: o.Long = "cut",
+    max_windows: o.MaxWindows = MAX_WINDOWS,
     instruction: o.Instruction = None,
     batch_tokens: o.BatchTokens = None,
     precision: o.PrecisionOption = "auto",
@@ -137,6 +140,8 @@ def bulk(
         "offline": offline,
         "first": first,
         "keep": keep,
+        "long": long,
+        "max_windows": max_windows,
     }
     if output == STDIN:
         _write_to_stdout(work, options, top_n=top_n, with_text=text)
@@ -148,6 +153,8 @@ def bulk(
     described |= {"top_n": top_n, "text": text}
     if first is not None:
         described |= {"first": first, "keep": keep}
+    if long != "cut":
+        described |= {"long": long, "max_windows": max_windows}
     if counts is not None:
         described["input"] = counts.digest
     total = counts.pairs if counts else None

@@ -25,7 +25,9 @@ __all__ = [
     "Json",
     "Jsonl",
     "Keep",
+    "Long",
     "MaxLength",
+    "MaxWindows",
     "Model",
     "Offline",
     "PrecisionOption",
@@ -109,6 +111,19 @@ Keep = Annotated[
         rich_help_panel=_MODEL,
         parser=parse_keep,
         metavar="NUMBER",
+    ),
+]
+Long = Annotated[
+    str,
+    typer.Option(
+        help="What becomes of a document that does not fit: cut; or windows: the best part of it counts.",
+        rich_help_panel=_MODEL,
+    ),
+]
+MaxWindows = Annotated[
+    int,
+    typer.Option(
+        help="With --long windows, max windows of a document that are read.", rich_help_panel=_MODEL
     ),
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.", rich_help_panel=_MODEL)]

@@ -15,6 +15,7 @@ from crossrank.cli.writing import QUERY_TRUNCATED, bar, console, printable, writ
 from crossrank.data.lines import UTF_8
 from crossrank.errors import InputError
 from crossrank.models.resolve import BUNDLED
+from crossrank.pairs import MAX_WINDOWS
 from crossrank.ranking import RankedDocument, Ranking, check_options
 
 _SERVER = "Server options"
@@ -30,6 +31,8 @@ _MODEL_PARAMETERS = (
     "offline",
     "first",
     "keep",
+    "long",
+    "max_windows",
 )
 """Parameters that only load a model, so that they have no effect with --server."""
 
@@ -61,6 +64,8 @@ def rank(
     revision: o.Revision = None,
     source: o.SourceOption = "hub",
     max_length: o.MaxLength = None,
+    long: o.Long = "cut",
+    max_windows: o.MaxWindows = MAX_WINDOWS,
     instruction: o.Instruction = None,
     batch_tokens: o.BatchTokens = None,
     precision: o.PrecisionOption = "auto",
@@ -122,6 +127,8 @@ def rank(
             offline=offline,
             first=first,
             keep=keep,
+            long=long,
+            max_windows=max_windows,
         )
         ranking = reranker.rank(query, candidates, top_n=top_n, threshold=threshold)
     _write(ranking, form, raw, query, model)
@@ -166,6 +173,7 @@ def _as_object(hit: RankedDocument) -> dict[str, Any]:
     own |= {"truncated": hit.truncated, "query_truncated": hit.query_truncated, "text": hit.text}
     own |= {"blank": True} if hit.blank else {}
     own |= {"model": hit.model} if hit.model else {}
+    own |= {"window": hit.window} if hit.window else {}
     return own | {key: value for key, value in hit.fields.items() if key not in own}
 
 
@@ -185,9 +193,13 @@ def _table(ranking: Ranking, raw: bool) -> Table:
     table.add_column("document", overflow="fold")
     for hit in ranking:
         number = f"{hit.logit:.4f}" if raw else f"{hit.score:.4f}"
-        note = " [dim](truncated)[/dim]" if hit.truncated else ""
+        text, note = hit.text, " [dim](truncated)[/dim]" if hit.truncated else ""
+        if hit.window is not None:
+            start, end = hit.window
+            text = text[start:end]
+            note += f" [dim](characters {start} to {end} of {len(hit.text)})[/dim]"
         note += " [dim](no letter or digit: ranked last)[/dim]" if hit.blank else ""
         row = [str(hit.rank), number, f"[cyan]{bar(hit.score)}[/cyan]", str(hit.index)]
         row += [printable(hit.model)] if hit.model else []
-        table.add_row(*row, printable(hit.text) + note)
+        table.add_row(*row, printable(text) + note)
     return table

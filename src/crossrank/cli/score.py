@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich import box
@@ -15,6 +15,7 @@ from crossrank.cli.writing import bar, console, printable, write_json, write_tsv
 from crossrank.data.lines import UTF_8
 from crossrank.errors import InputError
 from crossrank.models.resolve import BUNDLED
+from crossrank.pairs import MAX_WINDOWS
 from crossrank.ranking import ScoredPair
 
 
@@ -32,6 +33,8 @@ def score(
     revision: o.Revision = None,
     source: o.SourceOption = "hub",
     max_length: o.MaxLength = None,
+    long: o.Long = "cut",
+    max_windows: o.MaxWindows = MAX_WINDOWS,
     instruction: o.Instruction = None,
     batch_tokens: o.BatchTokens = None,
     precision: o.PrecisionOption = "auto",
@@ -55,11 +58,13 @@ def score(
         device=device,
         threads=threads,
         offline=offline,
+        long=long,
+        max_windows=max_windows,
     )
     scored = reranker.score_pairs([(pair.query, pair.document) for pair in pairs])
     if form in (o.Format.JSON, o.Format.JSONL):
         rows = [
-            {"query": pair.query, "document": pair.document, **asdict(found)}
+            {"query": pair.query, "document": pair.document, **_as_object(found)}
             # A line's own fields never hide CrossRank's.
             | {key: value for key, value in pair.fields.items() if key not in ScoredPair.__slots__}
             for pair, found in zip(pairs, scored, strict=True)
@@ -84,3 +89,10 @@ def score(
         cells += [printable(text) + (" [dim](truncated)[/dim]" if cut else "") for text, cut in texts]
         table.add_row(*cells)
     console().print(table)
+
+
+def _as_object(found: ScoredPair) -> dict[str, Any]:
+    fields = asdict(found)
+    if found.window is None:
+        del fields["window"]
+    return fields
