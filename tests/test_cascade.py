@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,21 @@ def longest(ids: npt.NDArray[np.int32]) -> float:
     return float(len(ids))
 
 
-def two(folder: Path, keep: float = 2, **logits: Any) -> tuple[Reranker, FakeEngine, FakeEngine]:
+def shortest(ids: npt.NDArray[np.int32]) -> float:
+    return -float(len(ids))
+
+
+Logit = Callable[[npt.NDArray[np.int32]], float]
+
+
+def two(
+    folder: Path, keep: float = 2, *, first: Logit = shortest, second: Logit = longest
+) -> tuple[Reranker, FakeEngine, FakeEngine]:
     """A cascade: the first model prefers short texts, the second one long texts."""
     encoder = PairEncoder(folder / "tokenizer.json")
-    first = FakeEngine(logits.get("first", lambda ids: -float(len(ids))), batch_tokens=200)
-    second = FakeEngine(logits.get("second", longest), batch_tokens=200)
-    small = Reranker.from_parts(encoder, first)
-    return Reranker.from_parts(encoder, second, first=small, keep=keep), first, second
+    engines = FakeEngine(first, batch_tokens=200), FakeEngine(second, batch_tokens=200)
+    small = Reranker.from_parts(encoder, engines[0])
+    return Reranker.from_parts(encoder, engines[1], first=small, keep=keep), *engines
 
 
 def pairs_in(engine: FakeEngine) -> int:
@@ -150,8 +159,7 @@ def test_a_nan_of_either_model_names_the_pair_of_the_callers_list(folder: Path) 
     def bad(ids: npt.NDArray[np.int32]) -> float:
         return float("nan") if len(ids) == wrong else 1.0
 
-    for logits in ({"first": bad}, {"second": bad}):
-        reranker, _, _ = two(folder, **logits)
+    for reranker, *_ in (two(folder, first=bad), two(folder, second=bad)):
         with pytest.raises(NonFiniteLogitError, match="pair 2 "):
             reranker.rank("q", documents)
         drawn = reranker.rank_many([("q", ["b"]), ("q", documents)])

@@ -9,10 +9,13 @@ from numbers import Integral, Real
 from crossrank.errors import InputError
 from crossrank.ranking import Scored, is_blank
 
-__all__ = ["KEEP", "check_keep", "choose", "joined"]
+__all__ = ["KEEP", "SHARED", "check_keep", "choose", "joined"]
 
 KEEP = 20
 """How many texts of a request the large model reads by default."""
+
+SHARED = ("device", "threads", "source", "offline", "long", "max_windows", "progress")
+"""Options of ``Reranker`` with which the small model is loaded, too, where it is only named."""
 
 
 def check_keep(keep: object) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crossrank._ahead import map_ahead
-from crossrank.cascade import KEEP, check_keep, choose, joined
+from crossrank.cascade import KEEP, SHARED, check_keep, choose, joined
 from crossrank.engines import Device, Engine, Precision
 from crossrank.errors import EngineError, InputError, NonFiniteLogitError
 from crossrank.explain import DEFAULT_SENTENCES, Explanation, plan_explanation
@@ -126,8 +126,7 @@ class Reranker:
         self._again: Callable[[], Reranker] | None = again
         self._keep = keep
         if first is not None and not isinstance(first, Reranker):
-            shared = ("device", "threads", "source", "offline", "long", "max_windows", "progress")
-            first = Reranker(first, **{name: options[name] for name in shared})
+            first = Reranker(first, **{name: options[name] for name in SHARED})
         self._first = _checked_first(first)
         self._model: LoadedModel | None = load_model(model, **options)
 

@@ -124,3 +124,19 @@ def test_pool_refuses_options_without_effect(option: list[str], crossrank: Run) 
     done = crossrank("eval", "--data", "x", "-m", "crossrank-mini", "--pool", *option)
     assert done.code == 2
     assert f"--pool has no use for {option[0]}" in done.err
+
+
+def test_a_cascade_has_a_curve(crossrank: Run, tiny: str) -> None:
+    command = ["eval", "--data", CRANFIELD, "--model", tiny, "--first", "crossrank-mini", "--depth", "8"]
+    command += ["--metric", "nDCG@10", "--keep", "2", "--keep", "8"]
+    found = json.loads(crossrank(*command, "--json").out)
+    names = ["BM25", "crossrank-mini (first)", "tiny"]
+    assert [system["name"] for system in found["systems"]] == names
+    (curve,) = found["cascades"]
+    assert (curve["first"], curve["model"]) == ("crossrank-mini (first)", "tiny")
+    assert [(point["keep"], point["pairs"]) for point in curve["points"]] == [(2, 16), (8, 64)]
+    # Where the large model reads all, the result is its own.
+    assert curve["points"][1]["metrics"]["nDCG@10"] == found["systems"][2]["metrics"]["nDCG@10"]["mean"]
+    text = crossrank(*command).out
+    assert "crossrank-mini (first), then tiny on the best documents of it" in text
+    assert "same top 10" in text

@@ -33,6 +33,7 @@ UNUSED = [
     ("rank q a --from modelscope", "--from has no effect: the model is on this machine"),
     ("rank q a --keep 5", "--keep has no effect: it is for a cascade; name its small model with --first"),
     ("bulk rows.jsonl -o - --keep 0.5", "--keep has no effect: it is for a cascade"),
+    ("eval --data rows.jsonl -m crossrank-mini --keep 1", "--keep has no effect: it is for a cascade"),
     ("score pairs.tsv --raw --json", "--raw has no effect"),
     ("score pairs.tsv --from modelscope", "--from has no effect"),
     ("explain q d --raw --json", "--raw has no effect"),

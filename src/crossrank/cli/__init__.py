@@ -74,6 +74,11 @@ _COMMANDS = (
         "evaluate:evaluate",
         "Measure the quality, speed and memory of models and runs on judged queries.",
     ),
+    _LazyCommand(
+        "cascade",
+        "cascade:cascade",
+        "Measure how many documents of a query the large model must read after the small one.",
+    ),
     _LazyCommand("bulk", "bulk:bulk", "Rerank every query of FILE, in order and in little memory."),
     _LazyCommand(
         "serve",

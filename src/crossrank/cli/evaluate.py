@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from crossrank.cascade import SHARED
 from crossrank.cli import options as o
 from crossrank.cli.writing import console, printable, write_json
 from crossrank.data.collection import Collection, load_collection
@@ -23,6 +24,7 @@ from crossrank.data.trec import read_run
 from crossrank.errors import InputError
 from crossrank.evaluation import measure as ev
 from crossrank.evaluation import report
+from crossrank.evaluation.cascade import Curve, curve
 from crossrank.evaluation.pool import MAX_QUERIES, PoolResult, bm25_system, measure_pool, pool_rows
 
 _DATA_PANEL, _MODEL_PANEL = "Data options", "Model options"
@@ -81,6 +83,22 @@ _Pool = Annotated[
         f"for each query ({MAX_QUERIES} queries, or --limit).",
     ),
 ]
+_First = Annotated[
+    str | None,
+    typer.Option(
+        help="A smaller model: also measure each model on the best documents of it, for several numbers of "
+        "them.",
+        rich_help_panel=_MODEL_PANEL,
+    ),
+]
+_Keep = Annotated[
+    list[int] | None,
+    typer.Option(
+        min=1,
+        help="With --first, how many documents of a query a model reads. Can be given several times.",
+        rich_help_panel=_MODEL_PANEL,
+    ),
+]
 _Html = Annotated[str | None, typer.Option(help="Write a report with plots to this file.")]
 
 
@@ -109,6 +127,8 @@ def evaluate(
     device: o.Device = "auto",
     threads: o.Threads = None,
     offline: o.Offline = False,
+    first: _First = None,
+    keep: _Keep = None,
 ) -> None:
     """Measure the quality, speed and memory of models and runs on judged queries.
 
@@ -119,7 +139,8 @@ def evaluate(
     if precision and not model:
         raise InputError("--precision is for models; give a --model")
     if pool:
-        unused = {"--run": run, "--first-stage": first_stage, "--metric": metric, "--html": html}
+        unused: dict[str, object] = {"--run": run, "--first-stage": first_stage, "--metric": metric}
+        unused |= {"--html": html, "--first": first, "--keep": keep}
         if given_with_pool := [name for name, value in unused.items() if value]:
             raise InputError(f"--pool has no use for {', '.join(given_with_pool)}; leave it out")
     names = tuple(dict.fromkeys(metric or ev.METRICS))
@@ -137,12 +158,20 @@ def evaluate(
         "threads": threads,
         "offline": offline,
     }
-    kinds = [
-        (one, kind) for one in dict.fromkeys(model or ()) for kind in dict.fromkeys(precision or ("auto",))
+    named = [
+        (
+            Path(one).name if kind == "auto" else f"{Path(one).name} {kind}",
+            {"model": one, "precision": kind, **options},
+        )
+        for one in dict.fromkeys(model or ())
+        for kind in dict.fromkeys(precision or ("auto",))
     ]
     if pool:
-        _evaluate_pool(collection, kinds, options, limit or MAX_QUERIES, json)
+        _evaluate_pool(collection, named, limit or MAX_QUERIES, json)
         return
+    if first is not None:
+        shared = {name: value for name, value in options.items() if name in SHARED}
+        named = [(f"{Path(first).name} (first)", {"model": first, **shared}), *named]
     if first_stage:
         collection.first_stage = read_run(first_stage, encoding)
     given = [ev.System(Path(path).name, read_run(path, encoding), is_given=True) for path in run or ()]
@@ -152,14 +181,23 @@ def evaluate(
     texts = collection.texts()
     baseline = ev.first_stage(collection, texts, depth)
     rows = ev.candidates(collection, texts, baseline.run, depth)
-    systems = [baseline, *given, *_rerank(kinds, options, rows)]
+    reranked = rerank(named, rows)
+    systems = [baseline, *given, *reranked]
     for system in systems:
         ev.measure(system, collection.qrels, list(collection.queries), metrics)
     found = report.Evaluation(collection, texts, names, depth, tuple(systems))
+    curves = [
+        curve(reranked[0], large, rows, keeps=keep or (), qrels=collection.qrels, metrics=metrics)
+        for large in reranked[1:]
+        if first is not None
+    ]
     if json:
-        write_json(report.as_object(found), indent=2)
+        own = {"cascades": [each.as_object() for each in curves]} if curves else {}
+        write_json(report.as_object(found) | own, indent=2)
     else:
         _print(found)
+        for each in curves:
+            _print_curve(each)
     if html:
         _write_report(html, found)
         if not json:
@@ -186,10 +224,10 @@ def _write_report(html: str, found: report.Evaluation) -> None:
 
 
 def _evaluate_pool(
-    collection: Collection, kinds: list[tuple[str, str]], options: dict[str, Any], limit: int, json: bool
+    collection: Collection, named: list[tuple[str, dict[str, Any]]], limit: int, json: bool
 ) -> None:
     rows = pool_rows(collection, collection.texts(), limit)
-    systems = (bm25_system(rows), *_rerank(kinds, options, rows))
+    systems = (bm25_system(rows), *rerank(named, rows))
     results = [measure_pool(system, rows) for system in systems]
     if json:
         write_json(_pool_object(collection.name, len(rows), results), indent=2)
@@ -201,8 +239,13 @@ def _same_file(file: str, other: str | None) -> bool:
     return other is not None and Path(file).exists() and Path(other).exists() and Path(file).samefile(other)
 
 
-def _rerank(kinds: list[tuple[str, str]], options: dict[str, Any], rows: list[Row]) -> list[ev.System]:
-    """Rerank the rows with each (model, precision), with a progress bar."""
+def rerank(named: list[tuple[str, dict[str, Any]]], rows: list[Row]) -> list[ev.System]:
+    """Rerank the rows with each model, with a progress bar.
+
+    Args:
+        named: for each model, its name in tables, and the arguments of ``Reranker``.
+        rows: the candidates.
+    """
     systems = []
     with Progress(
         TextColumn("{task.description}"),
@@ -213,10 +256,8 @@ def _rerank(kinds: list[tuple[str, str]], options: dict[str, Any], rows: list[Ro
         disable=not sys.stderr.isatty(),
         transient=True,
     ) as bar:
-        for model, precision in kinds:
-            name = Path(model).name if precision == "auto" else f"{Path(model).name} {precision}"
+        for name, arguments in named:
             task = bar.add_task(name, total=sum(len(row.documents) for row in rows))
-            arguments = {"model": model, "precision": precision, **options}
             systems.append(ev.rerank(name, arguments, rows, _advance(bar, task)))
     return systems
 
@@ -272,6 +313,37 @@ def _print(found: report.Evaluation) -> None:
     out.print(_table(found))
     if len(found.systems) > 1:
         out.print(_differences(found))
+
+
+def _print_curve(found: Curve) -> None:
+    out = console()
+    out.print(
+        f"[bold]{printable(found.first.name)}[/bold], then [bold]{printable(found.large.name)}[/bold] on the "
+        "best documents of it"
+    )
+    out.print(curve_table(found))
+    out.print("The speed-up is computed from the time that each model took alone.", style="dim")
+
+
+def curve_table(found: Curve, keep: int | None = None) -> Table:
+    """What each number of documents gives and costs that the large model reads.
+
+    Args:
+        found: the curve.
+        keep: the number to point out.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    metrics = list(found.points[0].measures) if found.points else []
+    alone = found.large.cost.seconds if found.large.cost else None
+    for name in ("keep", f"same top {found.top_n}", *metrics, "pairs", "share", "speed-up"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for point in found.points:
+        cells = [str(point.keep), f"{point.agreement:.1%}"]
+        cells += [f"{point.measures[name]:.4f}" for name in metrics]
+        cells += [str(point.pairs), f"{point.share:.0%}"]
+        cells += [f"{alone / point.seconds:.1f}x" if alone and point.seconds else ""]
+        table.add_row(*cells, style="bold" if point.keep == keep else None)
+    return table
 
 
 def _advance(bar: Progress, task: TaskID) -> Callable[[int], None]:

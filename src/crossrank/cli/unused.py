@@ -60,7 +60,9 @@ _RULES: dict[str, tuple[_Rule, ...]] = {
         ),
         _Rule(("split",), lambda v: v["qrels"] and not _is_named(v["data"]), "--qrels replaces the split's"),
         _FETCH,
+        _KEEP,
     ),
+    "cascade": (_FETCH,),
     "bulk": (
         _Rule(("overwrite",), lambda v: v["output"] == "-", "standard output cannot be resumed"),
         _Rule(("text",), lambda v: _ends(v["output"], ".run", ".trec"), "a run has no texts"),
