@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 namespace crossrank {
 namespace {
@@ -135,6 +136,7 @@ void Encoder::run() {
         share_.meet();
         attend(i, chunks_, rows);
         rest_of_layer(i, rows);
+        if (static_cast<int>(i) + 1 == model_.config.match_layer) match();
     }
     if (mean) {
         pool();
@@ -307,6 +309,61 @@ void Encoder::pool() {
     share_.meet();
 }
 
+// The match of each pair to its place in `out`, where classify() adds the rest. Which thread's a pair is, and
+// that they meet before and after, is as in pool().
+void Encoder::match() {
+    share_.meet();
+    if (!pooled_.empty())
+        share_.tasks(
+            static_cast<std::ptrdiff_t>(pooled_.size()),
+            [&](std::ptrdiff_t i) {
+                const std::size_t pair = static_cast<std::size_t>(pooled_[static_cast<std::size_t>(i)].pair);
+                call_.out[group_.pairs[pair]] = matched(pair);
+            },
+            Once{[] {}});
+    share_.meet();
+}
+
+float Encoder::matched(std::size_t pair) const {
+    const std::int32_t* const tokens = call_.token_ids + call_.offsets[group_.pairs[pair]];
+    const int end = length(pair) - 1;
+    const int separator = static_cast<int>(
+        std::find(tokens + std::min(1, end), tokens + end, model_.config.separator) - tokens);
+    const int document = separator + 2;
+    if (separator < 2 || document >= end) return 0;
+    float* const states = row(first_row_[pair] - rows_.from);
+    Match args;
+    args.document = at(states, document * w_.row_stride);
+    args.document_rows = end - document;
+    args.stride = w_.row_stride;
+    args.n = hidden_;
+    args.weights = model_.match_query;
+    float best[kMatchRows], weight[kMatchRows];
+    args.best = best;
+    args.weight = weight;
+    // A softmax whose largest weight is known only in the end: what was summed up is rescaled when it
+    // changes.
+    double largest = -std::numeric_limits<double>::infinity(), weights = 0, sum = 0;
+    for (int first = 1; first < separator; first += kMatchRows) {
+        args.query = at(states, first * w_.row_stride);
+        args.query_rows = std::min(kMatchRows, separator - first);
+        kernels_.match(args);
+        for (int i = 0; i < args.query_rows; ++i) {
+            const double logit = static_cast<double>(weight[i]);
+            if (logit > largest) {
+                const double change = std::exp(largest - logit);
+                weights *= change;
+                sum *= change;
+                largest = logit;
+            }
+            const double share = std::exp(logit - largest);
+            weights += share;
+            sum += share * static_cast<double>(best[i]);
+        }
+    }
+    return static_cast<float>(static_cast<double>(model_.match_factor) * sum / weights);
+}
+
 // From pooled vectors, the first rows of `pooled`, to logits, in fp32.
 void Encoder::classify(float* pooled) {
     const int pairs = static_cast<int>(pooled_.size());
@@ -320,11 +377,13 @@ void Encoder::classify(float* pooled) {
             float* const row = at(values, r * w_.row_stride);
             finish_part(part, row);
             if (!last) return;
+            const int pair = pooled_[static_cast<std::size_t>(r)].pair;
+            float& to = call_.out[group_.pairs[static_cast<std::size_t>(pair)]];
             double logit = static_cast<double>(model_.classifier_bias);
+            if (model_.config.match_layer) logit += static_cast<double>(to);
             for (int k = 0; k < model_.classifier_inputs; ++k)
                 logit += static_cast<double>(model_.classifier[k]) * static_cast<double>(row[k]);
-            const int pair = pooled_[static_cast<std::size_t>(r)].pair;
-            call_.out[group_.pairs[static_cast<std::size_t>(pair)]] = static_cast<float>(logit);
+            to = static_cast<float>(logit);
         };
         if (i == 0) {  // without a product
             if (last || !part.steps.empty())

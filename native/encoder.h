@@ -65,6 +65,8 @@ class Encoder {
     void feed_forward(std::size_t layer, int first, int rows, int rows_to_normalise);
     void keep_pooled_rows() const;
     void pool();
+    void match();
+    float matched(std::size_t pair) const;
     void classify(float* pooled);
 
     void first_input(int r) const;

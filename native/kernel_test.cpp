@@ -160,6 +160,44 @@ double attention_error(const Kernels& kernels, int queries, int keys, int dim, c
     return worst;
 }
 
+// The largest difference of a match from plain loops in double precision.
+double match_error(const Kernels& kernels, int query_rows, int document_rows, int size) {
+    const std::size_t n = static_cast<std::size_t>(size), stride = n + 3;
+    const std::vector<float> query = normal(kMatchRows * stride), weights = normal(n),
+                             document = normal(static_cast<std::size_t>(document_rows) * stride + 1);
+    float best[kMatchRows], weight[kMatchRows];
+    Match args;
+    args.query = query.data();
+    args.document = document.data();
+    args.query_rows = query_rows;
+    args.document_rows = document_rows;
+    args.stride = static_cast<std::ptrdiff_t>(stride * sizeof(float));
+    args.n = size;
+    args.weights = weights.data();
+    args.best = best;
+    args.weight = weight;
+    kernels.match(args);
+    const auto product = [n](const float* a, const float* b) {
+        double sum = 0;
+        for (std::size_t i = 0; i < n; ++i) sum += static_cast<double>(a[i]) * static_cast<double>(b[i]);
+        return sum;
+    };
+    double worst = 0;
+    for (int i = 0; i < query_rows; ++i) {
+        const float* q = query.data() + static_cast<std::size_t>(i) * stride;
+        double expected = -1;
+        for (int j = 0; j < document_rows; ++j) {
+            const float* d = document.data() + static_cast<std::size_t>(j) * stride;
+            const double cosine = product(q, d) / std::sqrt(product(q, q) * product(d, d));
+            expected = j ? std::fmax(expected, cosine) : cosine;
+        }
+        worst = std::fmax(worst, std::fabs(static_cast<double>(best[i]) - expected));
+        worst = std::fmax(worst, std::fabs(static_cast<double>(weight[i]) - product(q, weights.data())) /
+                                     std::sqrt(static_cast<double>(size)));
+    }
+    return worst;
+}
+
 void test(const Kernels& kernels) {
     std::printf("%s\n", kernels.name);
     constexpr int kShapes[][3] = {{1, 1, 1}, {5, 33, 7}, {13, 64, 66}, {29, 70, 130}, {40, 96, 384}};
@@ -238,6 +276,10 @@ void test(const Kernels& kernels) {
                                     static_cast<double>(beta[i]);
             worst = std::fmax(worst, std::fabs(static_cast<double>(out[i]) - expected));
         }
+        for (const int rows : {0, 1, 2, 7}) {
+            const double error = match_error(kernels, 1 + rows % kMatchRows, rows, size);
+            expect(error < 1e-5, kernels.name, "match", error);
+        }
         expect(worst < 1e-5, kernels.name, "layer_norm", worst);
         expect(worst_rms < 1e-5, kernels.name, "rms_norm", worst_rms);
     }
@@ -303,6 +345,8 @@ struct RandomModel {
             config.pooling = Pooling::mean;
             config.first_norm = false;
         } else {
+            config.match_layer = 1;
+            config.separator = 5 + 7 * 37;  // the eighth token that score() makes
             config.position_rows = kPositions;
             config.first_position = 2;
             config.padding_id = 1;
@@ -340,6 +384,8 @@ struct RandomModel {
             norm(at + "output_norm", hidden);
         }
         norm("final_norm", hidden);
+        add("match.query", {hidden}, 0.1f);
+        add("match.factor", {1}, 0.1f, 8.0f);
         linear("head.0", hidden, hidden);
         linear("head.2", 1, hidden);
     }

@@ -134,6 +134,19 @@ struct Rotation {
     std::ptrdiff_t stride = 0;
 };
 
+// Some tokens of a query beside a document's: rows of fp32 values.
+struct Match {
+    const float *query = nullptr, *document = nullptr;
+    int query_rows = 0;  // 1 to kMatchRows
+    int document_rows = 0;
+    std::ptrdiff_t stride = 0;  // bytes from row to row
+    int n = 0;
+    const float* weights = nullptr;            // (n)
+    float *best = nullptr, *weight = nullptr;  // (kMatchRows)
+};
+
+constexpr int kMatchRows = 4;
+
 struct Kernels {
     const char* name;
     bool native_int8;  // has an instruction for int8 dot products
@@ -168,6 +181,10 @@ struct Kernels {
     void (*to_bf16)(const float* x, int n, std::uint16_t* y);
 
     void (*rotate)(const Rotation& args, void* row);
+
+    // For each row of the query: the largest cosine with a row of the document, -1 where there is none, and
+    // the product with `weights`.
+    void (*match)(const Match& args);
 
     void (*activate)(Activation activation, const float* x, std::ptrdiff_t n, float* y);
     void (*exp2)(const float* x, std::ptrdiff_t n, float* y);  // for x <= 0

@@ -228,6 +228,10 @@ void Config::check() const {
         if (step.kind == HeadStep::Kind::norm) small_positive("epsilon of the head", step.epsilon);
         width = step.outputs;
     }
+    if (match_layer < 0 || match_layer >= layers || (match_layer != 0 && causal))
+        throw std::invalid_argument("match_layer is " + std::to_string(match_layer) +
+                                    "; it must be 0, or 1 to " + std::to_string(layers - 1) +
+                                    " of a model whose attention is not causal");
     if (head.empty() || head.back().kind != HeadStep::Kind::dense || width != 1)
         throw std::invalid_argument("the head does not end in a dense step with one output");
 }
@@ -315,6 +319,11 @@ Model::Model(const Config& c, Precision p, const Tensors& prepared) : config(c),
     }
     if (config.final_norm) final_norm = norm("final_norm", hidden);
     for (const Rotary& kind : config.rotary) turns.emplace_back(kind, config.max_tokens);
+
+    if (config.match_layer) {
+        match_query = floats("match.query", hidden);
+        match_factor = *floats("match.factor", 1);
+    }
 
     head.emplace_back();
     for (std::size_t i = 0; i < config.head.size(); ++i) {

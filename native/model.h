@@ -68,6 +68,8 @@ struct Config {
     bool gated = false;
     Pooling pooling = Pooling::first;
     std::vector<HeadStep> head;
+    int match_layer = 0;  // after which the match is computed, from 1; 0: the head's logit is all
+    int separator = 0;    // the token between query and document
 
     int query_width() const { return heads * head_size; }
     int key_width() const { return key_value_heads * head_size; }
@@ -156,6 +158,9 @@ struct Model {
     const float* classifier = nullptr;  // (inputs of the last step)
     int classifier_inputs = 0;
     float classifier_bias = 0;
+    // The match: each token of the query finds the most similar token of the document (architecture.py).
+    const float* match_query = nullptr;  // (hidden)
+    float match_factor = 0;
 
     // From prepared tensors (prepare.h); checks that every one is there with its type and shape.
     Model(const Config& config, Precision precision, const Tensors& prepared);

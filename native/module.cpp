@@ -123,6 +123,8 @@ Config config_of(const nb::dict& dict) {
     config.pooling = one_of<Pooling>(
         dict, "pooling", {{"first", Pooling::first}, {"mean", Pooling::mean}, {"last", Pooling::last}});
     config.head = head_of(dict, config.hidden);
+    config.match_layer = integer(dict, "match_layer");
+    config.separator = integer(dict, "separator");
     config.check();
     return config;
 }

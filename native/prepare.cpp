@@ -291,6 +291,10 @@ std::vector<PreparedTensor> prepare(const Config& config, Precision precision, c
         preparer.norm(at + "output_norm", hidden);
     }
     if (config.final_norm) preparer.norm("final_norm", hidden);
+    if (config.match_layer) {
+        preparer.copy("match.query", "match.query", {hidden});
+        preparer.copy("match.factor", "match.factor", {1});
+    }
 
     for (std::size_t i = 0; i < config.head.size(); ++i) {
         const HeadStep& step = config.head[i];

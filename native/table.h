@@ -3,6 +3,7 @@
 
 #include "attention.h"
 #include "linear.h"
+#include "match.h"
 #include "rows.h"
 
 namespace crossrank::CR_ISA {
@@ -46,6 +47,7 @@ inline double peak_int8(std::int64_t repeats) {
      CR_ISA::quantise_rotated_bf16,           \
      CR_ISA::to_bf16,                         \
      CR_ISA::rotate,                          \
+     CR_ISA::match,                           \
      CR_ISA::activate,                        \
      CR_ISA::exp2,                            \
      CR_ISA::peak_int8}

@@ -22,6 +22,7 @@ from crossrank.models.architecture import (
     Function,
     HeadNorm,
     Learned,
+    Match,
     Rotary,
     alibi_slopes,
 )
@@ -188,6 +189,19 @@ ARCHITECTURES: dict[str, Architecture] = {
         PLAIN, heads=6, key_value_heads=2, positions=Alibi(alibi_slopes(6)), causal=True, pooling="last"
     ),
     "embedding scale": replace(PLAIN, embedding_scale=math.sqrt(96)),
+    "match": replace(PLAIN, match=Match(2, 9)),
+    "match, mean": replace(PLAIN, pooling="mean", match=Match(1, 9)),
+    "match, norm first": replace(MODERN, match=Match(1, 9)),
+    "large match": replace(
+        PLAIN,
+        hidden=580,  # not whole vectors
+        heads=10,
+        key_value_heads=10,
+        head_size=58,
+        embedding=580,
+        head=head(580),
+        match=Match(1, 9),
+    ),
     "decoder": DECODER,
     "decoder, windows": replace(DECODER, windows=(None, 40, 300)),
     "decoder, no head norms": replace(DECODER, head_norms=False, key_value_heads=6),
@@ -221,6 +235,8 @@ def weights(architecture: Architecture, *, biases: bool = True, seed: int = 3) -
         tensors[name] = np.ascontiguousarray(value, np.float32)
     if isinstance(architecture.head[0], HeadNorm):
         tensors["head.0.weight"] = np.abs(rng.standard_normal(architecture.hidden, dtype=np.float32))
+    if architecture.match:
+        tensors["match.factor"] = np.array([8.0], np.float32)
     return tensors
 
 
@@ -281,8 +297,19 @@ def reference(a: Architecture, tensors: dict[str, Array], pairs: Pairs) -> Array
             inner = FUNCTIONS[a.activation](inner)
         return linear(f"layer.{layer}.output", inner)
 
+    def matched(match: Match, ids: Array, x: Array) -> float:
+        ends = [i for i, token in enumerate(ids) if token == match.separator and 0 < i < len(ids) - 1]
+        query, document = (x[1 : ends[0]], x[ends[0] + 2 : -1]) if ends else (x[:0], x[:0])
+        if not len(query) or not len(document):
+            return 0.0
+        unit = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in (query, document)]
+        powers = np.exp(query @ t["match.query"])
+        best = (unit[0] @ unit[1].T).max(1)
+        return float(t["match.factor"][0] * (powers / powers.sum()) @ best)
+
     logits = []
     for ids, segments in pairs:
+        matches = 0.0
         x = t["embedding.words.weight"][ids] * a.embedding_scale
         if a.segments:
             x = x + t["embedding.segments.weight"][segments]
@@ -302,6 +329,8 @@ def reference(a: Architecture, tensors: dict[str, Array], pairs: Pairs) -> Array
             else:
                 x = norm(first, x + attention(layer, x))
                 x = norm(second, x + feed_forward(layer, x))
+            if a.match and layer + 1 == a.match.layer:
+                matches = matched(a.match, ids, x)
         if a.final_norm:
             x = norm("final_norm", x)
         pooled = {"first": x[0], "mean": x.mean(0), "last": x[-1]}[a.pooling]
@@ -312,19 +341,23 @@ def reference(a: Architecture, tensors: dict[str, Array], pairs: Pairs) -> Array
                 pooled = norm(f"head.{number}", pooled, step.epsilon)
             else:
                 pooled = FUNCTIONS[step.name](pooled)
-        logits.append(pooled[0])
+        logits.append(pooled[0] + matches)
     return np.array(logits)
 
 
 def random_pairs(a: Architecture, lengths: list[int], seed: int = 0) -> Pairs:
     rng = np.random.default_rng(seed)
-    return [
+    pairs = [
         (
             rng.integers(0, a.vocabulary, n, dtype=np.int32),
             (np.arange(n) >= n // 3).astype(np.int32) if a.segments > 1 else np.zeros(n, np.int32),
         )
         for n in lengths
     ]
+    if a.match:
+        for ids, _ in pairs:
+            ids[len(ids) // 3 :][:2] = ids[-1:] = a.match.separator
+    return pairs
 
 
 def engine(
@@ -363,6 +396,8 @@ FEATURES = [
     "modern",
     "decoder, windows",
     "decoder, one key head",
+    "match",
+    "large match",
 ]
 """Architectures that have all features of the kernels."""
 
@@ -502,6 +537,9 @@ def test_positions_far_from_the_first() -> None:
         ({"head": [{"kind": "Pool"}]}, "kind is 'Pool'"),
         ({"head": [{"kind": "HeadNorm", "size": 96, "epsilon": math.inf}]}, "epsilon of the head is inf"),
         ({"epsilon": math.nan}, "epsilon is nan"),
+        ({"match_layer": 3}, "match_layer is 3; it must be 0, or 1 to 2"),
+        ({"match_layer": 1, "causal": True}, "whose attention is not causal"),
+        ({"match_layer": 1}, "tensor 'match.query' is missing"),
     ],
 )
 def test_what_is_no_architecture_is_refused(change: dict[str, Any], message: str) -> None:

@@ -26,6 +26,7 @@ from crossrank import Reranker
 from crossrank.engines._plain import PlainModel
 from crossrank.engines.native import NativeEngine
 from crossrank.engines.torch import TorchEngine
+from crossrank.errors import CheckpointError
 from crossrank.models.checkpoint import Checkpoint
 from crossrank.packing import Pack
 from tests.checkpoints import write_xlm_roberta
@@ -92,6 +93,48 @@ def test_transformers(family: str, labels: int, tmp_path: Path) -> None:
     with torch.inference_mode():
         rows = [model(torch.from_numpy(pair).long()[None]).logits[0] for pair in pairs]
     check_engines(tmp_path, pairs, [float(row[0] if labels == 1 else row[1] - row[0]) for row in rows])
+
+
+def matched(query: torch.Tensor, document: torch.Tensor, weights: torch.Tensor) -> float:
+    """The mean of the query tokens' best cosines, one token after the other."""
+    best = [max(float(torch.cosine_similarity(q, d, dim=0)) for d in document) for q in query]
+    shares = torch.softmax(query @ weights, 0).tolist()
+    return float(np.dot(shares, best))
+
+
+def test_a_bert_that_compares_tokens_in_the_middle(tmp_path: Path) -> None:
+    """CrossRank's own kind of model; the reference is transformers' hidden states."""
+    torch.manual_seed(0)
+    config_of_one_label: Any = transformers.BertConfig(**SIZE)
+    config_of_one_label.num_labels = 1
+    model: Any = transformers.BertForSequenceClassification(config_of_one_label).eval()
+    for parameter in model.parameters():
+        parameter.data += 0.2 * torch.randn(parameter.shape)
+    model.save_pretrained(tmp_path)
+    weights = 0.1 * torch.randn(model.config.hidden_size)
+    tensors = load_file(tmp_path / "model.safetensors")
+    own = {"match.query": weights.numpy(), "match.factor": np.array([6.0], np.float32)}
+    save_file(tensors | own, tmp_path / "model.safetensors")
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["crossrank"] = {"match": {"layer": 2, "separator": 2}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+
+    pairs = [np.array([0, *pair, 2], np.int32) for pair in ([9, 8, 2, 2, 7, 9], [5, 2, 2, 6], [9, 2, 2], [3])]
+    expected = []
+    for pair in pairs:
+        with torch.inference_mode():
+            found = model(torch.from_numpy(pair).long()[None], output_hidden_states=True)
+        states, end = found.hidden_states[2][0], pair.tolist().index(2)
+        query, document = states[1:end], states[end + 2 : -1]
+        part = 6.0 * matched(query, document, weights) if len(document) else 0.0
+        expected.append(float(found.logits[0, 0]) + part)
+    check_engines(tmp_path, pairs, expected)
+
+    for wrong, message in ((4, "layer is 4"), (0, "layer is 0")):
+        config["crossrank"]["match"]["layer"] = wrong
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(CheckpointError, match=message):
+            _ = Checkpoint(tmp_path).description
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])

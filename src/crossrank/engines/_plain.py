@@ -26,6 +26,7 @@ from crossrank.models.architecture import (
     HeadNorm,
     HeadStep,
     Learned,
+    Match,
     Rotary,
 )
 from crossrank.packing import Pack
@@ -82,6 +83,7 @@ class PlainModel(nn.Module):
         self.head = nn.Sequential(
             *(_step(weights, f"head.{number}", step) for number, step in enumerate(architecture.head))
         )
+        self.match = _Match(architecture.match, weights) if architecture.match else None
         self.to(device)
         self._device = torch.device(device)
         self._slopes: torch.Tensor | None = None
@@ -139,15 +141,18 @@ class PlainModel(nn.Module):
             return self._flash(q, k, v, offsets, offsets, longest, longest, window_size=seen)
 
         x = self._embed(pack, places)
+        matches: torch.Tensor | float = 0.0
         pooled = {"first": starts, "last": pack.offsets[1:] - 1}.get(self.architecture.pooling)
         keep = None if pooled is None else self._put(pooled, torch.long)
         for number, block in enumerate(self.layer):
             is_last = number == len(self.layer) - 1
             x = block(x, partial(attend, number), keep if is_last else None)
+            if self.match and number + 1 == self.match.layer:
+                matches = self.match(x, self._put(pack.token_ids, torch.long), runs)
         x = self.final_norm(x.float())
         if keep is None:
             x = torch.cat([part.mean(1) for part in _split(x, runs)])
-        logits: torch.Tensor = self.head(x)[:, 0]
+        logits: torch.Tensor = self.head(x)[:, 0] + matches
         return logits
 
     def _put(self, array: npt.NDArray[Any], dtype: torch.dtype) -> torch.Tensor:
@@ -276,6 +281,36 @@ class _Apply(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self._function(x)
+
+
+class _Match(nn.Module):
+    """The part of the logit that ``architecture.Match`` describes, in fp32."""
+
+    def __init__(self, match: Match, weights: _Weights) -> None:
+        super().__init__()
+        self.layer = match.layer
+        self._separator = match.separator
+        self.query = _parameter(_tensor(weights["match.query"], torch.float32))
+        self.factor = _parameter(_tensor(weights["match.factor"], torch.float32))
+
+    def forward(self, x: torch.Tensor, ids: torch.Tensor, runs: list[tuple[int, int]]) -> torch.Tensor:
+        """One number for each pair: float32 (B,)."""
+        parts = [self._alike(*part) for part in zip(_split(x.float(), runs), _split(ids, runs), strict=True)]
+        return torch.cat(parts)
+
+    def _alike(self, x: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """The same of pairs of one length: (pairs, tokens, hidden) and (pairs, tokens)."""
+        length = ids.shape[1]
+        place = torch.arange(length, device=ids.device)
+        ends = torch.where((ids == self._separator) & (place > 0), place, length).amin(1, keepdim=True)
+        query = (place > 0) & (place < ends)  # (pairs, tokens)
+        document = (place > ends + 1) & (place < length - 1)
+        unit = F.normalize(x, dim=-1)
+        cosines = (unit @ unit.transpose(1, 2)).masked_fill(~document[:, None, :], -1.0)
+        weights = (x @ self.query).masked_fill(~query, -1e9).softmax(1)
+        part = (weights * cosines.amax(2)).sum(1)
+        there = query.any(1) & document.any(1)
+        return self.factor * torch.where(there, part, torch.zeros_like(part))
 
 
 def _positions(learned: Learned, pack: Pack, places: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:

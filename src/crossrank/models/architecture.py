@@ -17,6 +17,7 @@ Canonical names of tensors (H hidden, E embedding, F intermediate; matrices are 
     layer.I.attention_norm | output_norm .weight, .bias (H)
     final_norm.weight, .bias (H)                      if final_norm
     head.N.weight, .bias                              of step N of the head, if it is a Dense or a HeadNorm
+    match.query (H), match.factor (1)                 if match
 
 A bias that a checkpoint does not have is zero. An RMSNorm has no bias. ``layer.0.attention_norm`` is absent
 if ``first_norm`` is False.
@@ -49,6 +50,7 @@ __all__ = [
     "HeadNorm",
     "HeadStep",
     "Learned",
+    "Match",
     "Pooling",
     "Rotary",
     "Source",
@@ -125,6 +127,27 @@ HeadStep: TypeAlias = Dense | Function | HeadNorm
 
 
 @dataclass(frozen=True, slots=True)
+class Match:
+    """A part of the logit that says how well the document's tokens match the query's.
+
+    After a layer in the middle, each token of the query finds the token of the document whose state has the
+    largest cosine with its own (ColBERT's late interaction, arXiv 2004.12832, within a cross-encoder). The
+    part is the mean of these cosines, weighted by the softmax of ``match.query`` times the query's states,
+    times ``match.factor``; it is added to the logit. It is 0 where the query or the document has no tokens.
+
+    A pair is ``<s> query </s></s> document </s>``: the query ends at the first ``separator`` after the first
+    token, and the document begins behind the one that follows.
+
+    Attributes:
+        layer: after which the states are compared, from 1; not the last.
+        separator: the id of ``</s>``.
+    """
+
+    layer: int
+    separator: int
+
+
+@dataclass(frozen=True, slots=True)
 class Architecture:
     """A model, as the engines see it.
 
@@ -159,6 +182,7 @@ class Architecture:
         head_norms: queries and keys get an RMSNorm within each head before they are turned.
         causal: a token sees itself and those before it; ``windows`` limit that too.
         embedding_scale: word embeddings are multiplied by it.
+        match: a second part of the logit; None: the head's is all.
     """
 
     family: str
@@ -189,6 +213,7 @@ class Architecture:
     head_norms: bool = False
     causal: bool = False
     embedding_scale: float = 1.0
+    match: Match | None = None
 
     def __post_init__(self) -> None:
         if not self.head_size:
@@ -231,6 +256,9 @@ class Architecture:
             elif isinstance(step, HeadNorm):
                 yield f"head.{number}.weight", (step.size,)
                 yield f"head.{number}.bias", (step.size,)
+        if self.match:
+            yield "match.query", (self.hidden,)
+            yield "match.factor", (1,)
 
     def _norm(self, name: str, size: int) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield f"{name}.weight", (size,)
@@ -275,6 +303,8 @@ class Architecture:
             "head_norms": self.head_norms,
             "causal": self.causal,
             "embedding_scale": self.embedding_scale,
+            "match_layer": self.match.layer if self.match else 0,
+            "separator": self.match.separator if self.match else 0,
             "head": [{"kind": type(step).__name__, **asdict(step)} for step in self.head],
         }
 

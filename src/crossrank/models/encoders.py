@@ -13,7 +13,9 @@ from crossrank.models.architecture import (
     HeadNorm,
     HeadStep,
     Learned,
+    Match,
     Rotary,
+    Source,
     alibi_slopes,
 )
 from crossrank.models.reader import MOST_LAYERS, Config, Reader, UndescribedError, local_layers
@@ -26,8 +28,19 @@ def bert(reader: Reader) -> Architecture:
     if reader.config.text("position_embedding_type", "absolute") == "alibi" or reader.has(".gated_layers."):
         return _jina_bert(reader)
     architecture = _bert_like(reader, "BERT", "bert.")
-    size = architecture.hidden
-    return replace(architecture, head=reader.dense_head("bert.pooler.dense", "tanh", "classifier", size))
+    head = reader.dense_head("bert.pooler.dense", "tanh", "classifier", architecture.hidden)
+    return replace(architecture, head=head, match=_match(reader, architecture.layers))
+
+
+def _match(reader: Reader, layers: int) -> Match | None:
+    """The second part of the logit that CrossRank's own models have; their config describes it."""
+    own = reader.config.part("crossrank")
+    if "match" not in own.values:
+        return None
+    match = own.part("match")
+    for name in ("match.query", "match.factor"):
+        reader.sources[name] = Source(name)
+    return Match(match.integer("layer", most=layers - 1), match.integer("separator", least=0))
 
 
 def roberta(reader: Reader) -> Architecture:
