@@ -25,6 +25,42 @@ MIN_TOKENS = 512
 PAD = 1
 """Id of the padding token."""
 
+END = 2
+"""Id of the token that ends the query, begins the document, and ends it: <s> query </s></s> document </s>."""
+
+
+class Match(torch.nn.Module):
+    """What a part of the logit says of how well a document's tokens match the query's.
+
+    The same as ``crossrank.models.architecture.Match``. In the middle of the network a token's state still
+    says mostly what the token means in its own text; later layers mix the two texts.
+    """
+
+    def __init__(self, layer: int, size: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.query = torch.nn.Parameter(torch.zeros(size))
+        self.factor = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, hidden: torch.Tensor, spans: torch.Tensor) -> torch.Tensor:
+        """The part of each pair's logit, float32 (n,).
+
+        Args:
+            hidden: states of pairs, (n, L, H).
+            spans: for each pair, the ends of its query and of its document, int64 (n, 2).
+        """
+        place = torch.arange(hidden.shape[1], device=hidden.device)[None, :]
+        asked = (place >= 1) & (place < spans[:, :1])  # (n, L)
+        told = (place >= spans[:, :1] + 2) & (place < spans[:, 1:])
+        width = int(spans[:, 0].max())
+        asked = asked[:, :width]
+        unit = functional.normalize(hidden.float(), dim=-1).to(hidden.dtype)
+        cosines = torch.matmul(unit[:, :width], unit.transpose(1, 2)).float()
+        best = cosines.masked_fill(~told[:, None, :], -1.0).amax(2)  # (n, width)
+        weights = torch.matmul(hidden[:, :width].float(), self.query).masked_fill(~asked, -1e9)
+        part = (torch.softmax(weights, 1) * best).sum(1)
+        return self.factor * torch.where(asked.any(1) & told.any(1), part, 0.0)
+
 
 def buckets(lengths: list[int]) -> list[list[int]]:
     """Sort the indices of pairs into buckets of similar length, longest first."""
@@ -44,11 +80,17 @@ def buckets(lengths: list[int]) -> list[list[int]]:
     return found
 
 
+def ends(pair: list[int]) -> tuple[int, int]:
+    """Where the query of a pair ends, and where its document does."""
+    last = len(pair) - 1
+    return next((i for i in range(1, last) if pair[i] == END), last), last
+
+
 def forward(model: Any, pairs: list[list[int]]) -> torch.Tensor:
     """Logits of pairs, float32 (pairs,) on the CPU, computed on the model's device."""
     device = model.classifier.weight.device
     places = buckets([len(pair) for pair in pairs])
-    shapes, ids, masks = [], [], []
+    shapes, ids, masks, spans = [], [], [], []
     for bucket in places:
         width = -(-len(pairs[bucket[0]]) // ROUND) * ROUND
         table = np.full((len(bucket), width), PAD, np.int64)
@@ -59,18 +101,32 @@ def forward(model: Any, pairs: list[list[int]]) -> torch.Tensor:
         shapes.append((len(bucket), width))
         ids.append(torch.from_numpy(table).to(device))
         masks.append(mask[:, None, None, :].to(device))
-    first = _encode(model.bert, ids, masks, shapes)  # (pairs, H)
+        spans.append(torch.tensor([ends(pairs[i]) for i in bucket]).to(device))
+    match = getattr(model, "match", None)
+    first, states = _encode(model.bert, ids, masks, shapes, match.layer if match else None)  # (pairs, H)
     pooled = torch.tanh(model.bert.pooler.dense(first.float()))
-    logits = model.classifier(pooled)[:, 0].cpu()
+    logits = model.classifier(pooled)[:, 0]
+    if match:
+        parts = [match(hidden, own) for hidden, own in zip(states, spans, strict=True)]
+        logits = logits + torch.cat(parts)
+    logits = logits.cpu()
     back = torch.empty(len(pairs), dtype=torch.long)
     back[torch.tensor([i for bucket in places for i in bucket])] = torch.arange(len(pairs))
     return torch.as_tensor(logits[back])
 
 
 def _encode(
-    bert: Any, ids: list[torch.Tensor], masks: list[torch.Tensor], shapes: list[tuple[int, int]]
-) -> torch.Tensor:
-    """Hidden states of the first tokens of the pairs, (pairs, H); inside, all tokens are one (T, H)."""
+    bert: Any,
+    ids: list[torch.Tensor],
+    masks: list[torch.Tensor],
+    shapes: list[tuple[int, int]],
+    kept: int | None,
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Hidden states of the first tokens of the pairs, (pairs, H); inside, all tokens are one (T, H).
+
+    With them, the states of all tokens after the layer ``kept`` (from 1), (n, L, H) for each bucket.
+    """
+    states: list[torch.Tensor] = []
     table = bert.embeddings
     positions, kind = table.position_embeddings.weight, table.token_type_embeddings.weight[0]
     parts = [
@@ -86,7 +142,7 @@ def _encode(
         for mask in masks
     ]
     heads = bert.config.num_attention_heads
-    for layer in bert.encoder.layer:
+    for number, layer in enumerate(bert.encoder.layer, start=1):
         own = layer.attention.self
         weight = torch.cat([own.query.weight, own.key.weight, own.value.weight])
         bias = torch.cat([own.query.bias, own.key.bias, own.value.bias])
@@ -102,8 +158,13 @@ def _encode(
         hidden = output.LayerNorm(output.dense(torch.cat(seen)) + hidden)
         inner = functional.gelu(layer.intermediate.dense(hidden))
         hidden = layer.output.LayerNorm(layer.output.dense(inner) + hidden)
+        if number == kept:
+            states = [
+                part.view(n, width, -1)
+                for part, (n, width) in zip(torch.split(hidden, sizes), shapes, strict=True)
+            ]
     firsts = [
         part.view(n, width, -1)[:, 0]
         for part, (n, width) in zip(torch.split(hidden, sizes), shapes, strict=True)
     ]
-    return torch.cat(firsts)
+    return torch.cat(firsts), states

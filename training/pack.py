@@ -59,6 +59,9 @@ def main() -> None:
         scale, shift = fitted["scale"], fitted["shift"]
     weights["classifier.weight"] = weights["classifier.weight"] * np.float32(scale)
     weights["classifier.bias"] = weights["classifier.bias"] * np.float32(scale) + np.float32(shift)
+    match = json.loads((source / "config.json").read_text()).get("crossrank", {}).get("match")
+    if match:
+        weights["match.factor"] = weights["match.factor"] * np.float32(scale)
 
     stored: dict[str, np.ndarray[Any, Any]] = {}
     for name, value in sorted(weights.items()):
@@ -73,7 +76,8 @@ def main() -> None:
     save_file({k: np.ascontiguousarray(v) for k, v in stored.items()}, out / "model.safetensors", metadata)
     (out / "model.safetensors").chmod(0o644)
     config = json.loads((arguments.work / "start" / "model" / "config.json").read_text())
-    config |= {"_name_or_path": NAME, "crossrank": {"compressed": 1}}
+    own = {"compressed": 1} | ({"match": match} if match else {})
+    config |= {"_name_or_path": NAME, "crossrank": own}
     (out / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (out / name).write_bytes((arguments.work / "start" / "model" / name).read_bytes())

@@ -36,7 +36,7 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from crossrank.models.checkpoint import Checkpoint
-from training.encoder import forward
+from training.encoder import END, Match, forward
 from training.mixture import Drawn, Mixture, read_piles, read_rivals
 
 NULL = 0.4
@@ -44,6 +44,12 @@ NULL = 0.4
 
 QUERY_TOKENS = 64
 """Longer queries are truncated to this length."""
+
+MATCH_FACTOR, MATCH_MEAN = 20.0, 0.33
+"""The factor of a new ``Match``, and the mean of its cosines, which the classifier's bias takes out again."""
+
+QUICK = 100.0
+"""How many times faster than the other weights the factor of ``Match`` learns: it is far larger."""
 
 WARM_STEPS = 10
 """Steps over which the learning rate warms up."""
@@ -117,16 +123,35 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(np.array(value, np.float32)) for name, value in stored.items()}
 
 
-def load(folder: Path, weights: dict[str, torch.Tensor], freeze: int = 0, device: str = "cpu") -> Any:
-    """Make the model for training: the encoder in bf16, pooler and classifier in fp32.
+def read_start(folder: Path, match: int | None) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Config and weights to start from, with a ``Match`` after the layer ``match`` if there is none."""
+    config, weights = json.loads((folder / "config.json").read_text()), read_weights(folder)
+    own = config.setdefault("crossrank", {})
+    own.pop("compressed", None)  # what is saved is not
+    if match and "match" not in own:
+        own["match"] = {"layer": match, "separator": END}
+        weights["match.query"] = torch.zeros(config["hidden_size"])
+        weights["match.factor"] = torch.full((1,), MATCH_FACTOR)
+        weights["classifier.bias"] = weights["classifier.bias"] - MATCH_FACTOR * MATCH_MEAN
+    return config, weights
+
+
+def load(
+    values: dict[str, Any], weights: dict[str, torch.Tensor], freeze: int = 0, device: str = "cpu"
+) -> Any:
+    """Make the model for training: the encoder in bf16, pooler, classifier and match in fp32.
 
     Embeddings and the lowest ``freeze`` layers are frozen.
     """
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.for_model(**values)
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
     model: Any = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager")
-    model.load_state_dict(weights)
+    model.load_state_dict({k: v for k, v in weights.items() if not k.startswith("match.")})
     model.to(torch.bfloat16)
+    match = values["crossrank"].get("match")
+    if match:
+        model.match = Match(match["layer"], config.hidden_size)
+        model.match.load_state_dict({k: weights[f"match.{k}"] for k in ("query", "factor")})
     pooler = model.bert.pooler
     pooler.forward = lambda _: None  # forward() of encoder.py applies it, in fp32
     for part, name in ((pooler.dense, "bert.pooler.dense"), (model.classifier, "classifier")):
@@ -232,10 +257,11 @@ class Maker:
     seed: int
     freeze: int
     device: str
+    match: int | None
 
     def __call__(self) -> tuple[Any, Data]:
         data = Data(self.work, self.start, self.size, self.seed)
-        return load(self.start, read_weights(self.start), self.freeze, self.device), data
+        return load(*read_start(self.start, self.match), self.freeze, self.device), data
 
 
 def main() -> None:
@@ -251,6 +277,9 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=24, help="groups per step")
     parser.add_argument("--lr", type=float, default=7e-5)
     parser.add_argument("--freeze", type=int, default=0, help="number of lowest layers to freeze")
+    parser.add_argument(
+        "--match", type=int, help="add a match of tokens after this layer, if the starting model has none"
+    )
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument(
         "--processes", type=int, default=1, help="number of single-threaded processes; 1 for a GPU"
@@ -264,18 +293,30 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     state_path = out / "state.pt"
 
-    make = Maker(start, arguments.work, arguments.groups, arguments.seed, arguments.freeze, arguments.device)
+    make = Maker(
+        start,
+        arguments.work,
+        arguments.groups,
+        arguments.seed,
+        arguments.freeze,
+        arguments.device,
+        arguments.match,
+    )
     model, data = make()
-    first = read_weights(start)
+    config, first = read_start(start, arguments.match)
     share = Share(model, arguments.processes)
     share.bind(model)
     masters = {name: first[name].clone() for name, _ in trained(model)}
+    quick = {"match.factor"}
     decayed = [m for m in masters.values() if m.ndim == 2]
-    plain = [m for m in masters.values() if m.ndim != 2]
+    plain = [m for name, m in masters.items() if m.ndim != 2 and name not in quick]
+    parts = [
+        {"params": decayed, "weight_decay": 0.01, "times": 1.0},
+        {"params": plain, "weight_decay": 0.0, "times": 1.0},
+        {"params": [masters[name] for name in quick & masters.keys()], "weight_decay": 0.0, "times": QUICK},
+    ]
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}],
-        lr=arguments.lr,
-        betas=(0.9, 0.98),
+        [part for part in parts if part["params"]], lr=arguments.lr, betas=(0.9, 0.98)
     )
     step, started = 0, time.time()
     if state_path.exists():
@@ -293,8 +334,6 @@ def main() -> None:
     for helper in helpers:
         helper.start()
 
-    config = json.loads((start / "config.json").read_text())
-    config.pop("crossrank", None)  # the starting model may be compressed, but the saved one is not
     (out / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (out / name).write_bytes((start / name).read_bytes())
@@ -326,7 +365,7 @@ def main() -> None:
         torch.nn.utils.clip_grad_norm_(masters.values(), 1.0)
         rate = learning_rate(step, progress(), arguments.decay, arguments.lr)
         for param_group in optimizer.param_groups:
-            param_group["lr"] = rate
+            param_group["lr"] = rate * param_group["times"]
         optimizer.step()
         for name, master in masters.items():
             share.weights[name].copy_(master)

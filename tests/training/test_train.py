@@ -4,15 +4,28 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForSequenceClassification
 
+from crossrank.engines.native import NativeEngine
+from crossrank.models.checkpoint import Checkpoint
+from crossrank.packing import Pack
 from training import jsonl, mixture, train
 from training.encoder import buckets, forward
-from training.train import MICRO_TOKENS, WARM_STEPS, Group, learning_rate, load, micro_batches, read_weights
+from training.train import (
+    MICRO_TOKENS,
+    WARM_STEPS,
+    Group,
+    learning_rate,
+    load,
+    micro_batches,
+    read_start,
+    read_weights,
+)
 
 NONE = torch.zeros(6, dtype=torch.bool)
 WORDS = ["<s>", "<pad>", "</s>", "<unk>", "red", "green", "blue", "apple", "leaf", "sky"]
@@ -92,7 +105,7 @@ def test_micro_batches_hold_every_group_once_within_their_budget() -> None:
 
 
 def test_padding_and_order_do_not_change_a_logit(start: Path) -> None:
-    model = load(start, read_weights(start)).float()
+    model = load(*read_start(start, 1)).float()
     pairs = [[0, 4, 2, 2, 7, 2], [0, 5, 2, 2, 8, 9, 9, 2], [0, 6, 2, 2, 9, 2]]
     together = forward(model, pairs)
     alone = torch.cat([forward(model, [pair]) for pair in pairs])
@@ -106,6 +119,34 @@ def test_the_encoder_is_that_of_transformers(start: Path) -> None:
     with torch.inference_mode():
         expected = torch.cat([model(torch.tensor([pair])).logits[:, 0] for pair in pairs])
         torch.testing.assert_close(forward(model, pairs), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_match_is_that_of_crossranks_engines(start: Path, tmp_path: Path) -> None:
+    config, weights = read_start(start, 1)
+    weights = {name: value.bfloat16().float() for name, value in weights.items()}  # as training has them
+    generator = torch.Generator().manual_seed(0)
+    weights["match.query"] = torch.randn(weights["match.query"].shape, generator=generator)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((start / name).read_bytes())
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file(weights, tmp_path / "model.safetensors")
+    pairs = [[0, *pair, 2] for pair in ([5, 6, 7, 2, 2, 8, 6, 9], [5, 2, 2, 6], [5, 6, 2, 2], [2, 2, 6], [5])]
+    pack = Pack(np.concatenate(pairs).astype(np.int32), np.cumsum([0, *map(len, pairs)]).astype(np.int32))
+    expected = NativeEngine(Checkpoint(tmp_path), precision="fp32").logits(pack)
+    assert np.ptp(expected[:2]) > 0.1
+    model = load(config, weights).float()
+    with torch.inference_mode():
+        torch.testing.assert_close(forward(model, pairs), torch.from_numpy(expected), atol=1e-4, rtol=1e-4)
+
+
+def test_a_match_is_learnt(start: Path, tmp_path: Path, run: Callable[..., None]) -> None:
+    write_piles(tmp_path, 4)
+    run(tmp_path, "--start", str(start), "--steps", "2", "--match", "1")
+    first, after = read_start(start, 1)[1], read_weights(tmp_path / "model")
+    assert not torch.equal(first["match.factor"], after["match.factor"])
+    # What is saved has a match, and needs no option.
+    assert read_start(tmp_path / "model", None)[0]["crossrank"] == {"match": {"layer": 1, "separator": 2}}
+    assert read_start(tmp_path / "model", None)[1].keys() == after.keys()
 
 
 def test_buckets_hold_every_pair_once_and_waste_little() -> None:
