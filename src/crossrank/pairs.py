@@ -53,6 +53,9 @@ _READ_CHARACTERS, _SECTION_CHARACTERS = 8, 6
 """Characters that are tokenised of a text, for each token that its windows hold. Of a longer text, sections
 are chosen that have so many together; a section has ``_SECTION_CHARACTERS`` for each token of one window."""
 
+_ENDLESS = 1 << 40
+"""Tokens of a document that is longer than any window."""
+
 _OVERLAP = 8
 """A window shares an eighth of its tokens with the one before it."""
 
@@ -373,12 +376,41 @@ class PairEncoder:
         """
         pairs = self.join(queries, texts, cut)
         found = [[pair] for pair in pairs]
-        if (cut.long or self.long) == "windows":
+        if self.windows(cut):
             for index, pair in enumerate(pairs):
                 if pair.truncated:
                     query = queries if isinstance(queries, EncodedQuery) else queries[index]
                     found[index] = self._in_windows(query, texts[index], cut) or [pair]
         return found
+
+    def windows(self, cut: Cut) -> int:
+        """How many windows of a document may be read in a call; 0: it is cut."""
+        return (cut.max_windows or self.max_windows) if (cut.long or self.long) == "windows" else 0
+
+    def most_characters(self, cut: Cut) -> int:
+        """Characters of a long text that are tokenised in a call, more or less."""
+        return max(self.first_characters, _READ_CHARACTERS * self.windows(cut) * self.max_length)
+
+    def expect(self, query: int, document: int, cut: Cut) -> tuple[int, int]:
+        """About how many pairs a document makes, and how many tokens they have together.
+
+        Args:
+            query: tokens of the query, about.
+            document: of the document.
+            cut: limits of the call.
+        """
+        size, most = self._template.size, self.windows(cut)
+        window = min(self.max_length, cut.pair or self.max_length)
+        total = size + query + document
+        if total <= window or not most or window < size + 2:
+            return 1, min(total, window)
+        keep, room = self._window(query, _ENDLESS, window, window - size)
+        document = min(document, cut.document or document)
+        if document <= room:
+            return 1, size + keep + document
+        overlap = room // _OVERLAP
+        count = min(most, -(-(document - overlap) // (room - overlap)))
+        return count, count * (size + keep) + min(count * room, document + (count - 1) * overlap)
 
     def ids(self, texts: Sequence[str], side: Side = "right") -> list[TokenIds]:
         """Token ids of each text, with nothing around it; of a very long text only the end that is kept."""
@@ -413,10 +445,10 @@ class PairEncoder:
         window, slot = self._narrowed(cut, [query]), query.template.document
         of_query, _ = _capped((len(query.token_ids), 0), cut)
         # What is left beside the query for the longest of documents.
-        _, room = self._window(of_query, 1 << 40, window, window - query.template.size)
+        _, room = self._window(of_query, _ENDLESS, window, window - query.template.size)
         if cut.document is not None and cut.document <= room:
             return []
-        most = cut.max_windows or self.max_windows
+        most = self.windows(cut)
         parts = self._parts(query, text, cut, most * window)
         tokens = self._starts([text[start:end] for start, end in parts])
         if cut.document is not None:

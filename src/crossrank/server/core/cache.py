@@ -7,25 +7,29 @@ import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import cycle
+from typing import NamedTuple
 
 __all__ = ["ENTRY_BYTES", "CachedPair", "ScoreCache", "pair_keys"]
 
-ENTRY_BYTES = 232
+ENTRY_BYTES = 248
 """Memory of one entry, measured on CPython 3.11: its key, its value and its place in the table."""
 
-_VALUE = struct.Struct("<fi??")
+_VALUE = struct.Struct("<fi??ii")
 
 
-@dataclass(frozen=True, slots=True)
-class CachedPair:
-    """What is kept of a pair: its logit, its tokens as scored, and whether its texts were cut."""
+class CachedPair(NamedTuple):
+    """What is kept of a query and a document: the logit, the tokens as scored, and what of them was read.
+
+    Attributes:
+        window: as ``ScoredPair`` has it.
+    """
 
     logit: float
     tokens: int
     truncated: bool
     query_truncated: bool = False
+    window: tuple[int, int] | None = None
 
 
 class ScoreCache:
@@ -65,15 +69,23 @@ class ScoreCache:
                 else:
                     self.hits += 1
                     self._entries.move_to_end(key)
-                    found.append(CachedPair(*_VALUE.unpack(value)))
+                    logit, tokens, cut, query_cut, start, end = _VALUE.unpack(value)
+                    window = (start, end) if end else None
+                    found.append(CachedPair(logit, tokens, cut, query_cut, window))
         return found
 
     def keep(
-        self, key: bytes, logit: float, tokens: int, truncated: bool, query_truncated: bool = False
+        self,
+        key: bytes,
+        logit: float,
+        tokens: int,
+        truncated: bool,
+        query_truncated: bool = False,
+        window: tuple[int, int] | None = None,
     ) -> None:
         """Remember a pair; the least lately used make room. ``logit`` is a float32 and stays exact."""
         with self._lock:
-            self._entries[key] = _VALUE.pack(logit, tokens, truncated, query_truncated)
+            self._entries[key] = _VALUE.pack(logit, tokens, truncated, query_truncated, *(window or (0, 0)))
             self._entries.move_to_end(key)
             while len(self._entries) > self._most:
                 self._entries.popitem(last=False)

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from crossrank.errors import NonFiniteLogitError
 from crossrank.pairs import EncodedPair, EncodedQuery
+from crossrank.ranking import best_pairs
 from crossrank.server.core.cache import CachedPair
 from crossrank.server.core.fair import Flow
 from crossrank.server.core.model import Model
@@ -22,12 +22,30 @@ __all__ = ["Job", "WaitingPair"]
 
 @dataclass(slots=True, eq=False)
 class WaitingPair:
-    """A pair in the queue: whose it is, its place there, its ids, and the tokens that are computed for it."""
+    """A pair in the queue.
+
+    Attributes:
+        job: whose it is.
+        index: the place of its text there.
+        window: its own place among the pairs of its text.
+        pair: its ids.
+        tokens: that are computed for it.
+    """
 
     job: Job
     index: int
+    window: int
     pair: EncodedPair
     tokens: int
+
+
+@dataclass(slots=True, eq=False)
+class _Queued:
+    """A text in the queue: its pairs, their logits as far as these are known, and how many are not."""
+
+    pairs: Sequence[EncodedPair]
+    logits: list[float]
+    left: int
 
 
 @dataclass(slots=True, eq=False)
@@ -36,18 +54,22 @@ class Job:
 
     Attributes:
         work, model, future: what is asked, who answers, and who waits. The work has equal pairs once.
-        estimates: tokens of each pair, before it is tokenised.
+        estimates: tokens of each text's pairs, before it is tokenised.
         unread: characters that are not tokenised.
         quantum: a request with no more tokens is small; see ``Flow``.
         begun: when it came.
-        firsts: for each pair, its first place in the request, by which errors name it; (): the same.
-        places: for each text of the request, where its pair is; (): the same.
+        firsts: for each text, its first place in the request, by which errors name it; (): the same.
+        places: for each text of the request, where it is in the work; (): the same.
+        later, later_s: tokens that another model will read of the request after this one, for which there
+            must be room, too, and seconds that it will take.
+        found: for each text, what is known of it; None: not all of its pairs have a logit.
+        waiting: the texts with a pair in the queue.
         reserved: tokens that it still takes of the queue: real ones, and estimates for pairs that
             are not tokenised.
-        next: the first pair that is not tokenised.
+        next: the first text that is not tokenised.
         query: its query, once it is tokenised; None until then, and where it has several.
         queued: queries with a pair that was queued.
-        remaining: pairs without a logit.
+        remaining: texts without a logit.
         ended: an answer or an error is on its way; what still comes for it is dropped.
     """
 
@@ -60,11 +82,11 @@ class Job:
     begun: float
     firsts: Sequence[int] = ()
     places: Sequence[int] = ()
+    later: int = 0
+    later_s: float = 0.0
     flow: Flow[WaitingPair, Model] = field(init=False)
-    logits: npt.NDArray[np.float32] = field(init=False)
-    truncated: list[bool] = field(init=False)
-    query_truncated: list[bool] = field(init=False)
-    tokens: list[int] = field(init=False)
+    found: list[CachedPair | None] = field(init=False)
+    waiting: dict[int, _Queued] = field(default_factory=dict)
     keys: list[bytes] = field(default_factory=list)
     reserved: int = field(init=False)
     large: bool = field(init=False)
@@ -81,19 +103,16 @@ class Job:
         count = len(self.work.texts)
         if not self.places:
             self.firsts = self.places = range(count)
-        self.logits = np.full(count, np.nan, np.float32)
-        self.truncated = [False] * count
-        self.query_truncated = [False] * count
-        self.tokens = [0] * count
-        self.reserved = sum(self.estimates)
-        self.large = self.reserved > self.quantum
+        self.found = [None] * count
+        self.reserved = sum(self.estimates) + self.later
+        self.large = sum(self.estimates) > self.quantum
         self.flow = Flow(self.model, self.work.priority, small=not self.large, client=self.work.client)
         self.remaining = count
 
     @property
     def engine_s(self) -> float:
-        """Seconds that its tokens take the engine; 0: the speed is not known."""
-        return _time(self.reserved, self.model.rate)
+        """Seconds that its tokens take the engines; 0: the speed is not known."""
+        return _time(self.reserved - self.later, self.model.rate) + self.later_s
 
     @property
     def reading_s(self) -> float:
@@ -121,31 +140,55 @@ class Job:
         self.queued.add(query)
         return pair.tokens
 
-    def expect(self, index: int, pair: EncodedPair | CachedPair) -> None:
-        """A pair is tokenised."""
-        self.tokens[index] = pair.tokens
-        self.truncated[index] = pair.truncated
-        self.query_truncated[index] = pair.query_truncated
+    def expect(self, index: int, pairs: Sequence[EncodedPair]) -> list[WaitingPair]:
+        """A text is tokenised: its pairs, for the queue."""
+        self.waiting[index] = _Queued(pairs, [math.nan] * len(pairs), len(pairs))
+        return [
+            WaitingPair(self, index, window, pair, self.cost(index, pair))
+            for window, pair in enumerate(pairs)
+        ]
 
-    def take(self, index: int, logit: float) -> None:
+    def know(self, index: int, known: CachedPair) -> None:
+        """A text has its logit."""
+        self.found[index] = known
+        self.remaining -= 1
+
+    def take(self, index: int, window: int, logit: float) -> CachedPair | None:
         """A pair has its logit.
+
+        Returns:
+            What is known of its text, if it was the last of the text's pairs.
 
         Raises:
             NonFiniteLogitError: it is NaN or infinite.
         """
         if not math.isfinite(logit):
             raise NonFiniteLogitError(self.firsts[index], logit)
-        self.logits[index] = logit
-        self.remaining -= 1
+        queued = self.waiting[index]
+        queued.logits[window] = logit
+        queued.left -= 1
+        if queued.left:
+            return None
+        del self.waiting[index]
+        pairs, logits, best = queued.pairs, queued.logits, 0
+        if len(pairs) > 1:
+            (best,) = best_pairs(np.array(logits, np.float32), [range(len(pairs))])
+        tokens, pair = sum(each.tokens for each in pairs), pairs[best]
+        known = CachedPair(logits[best], tokens, pair.truncated, pair.query_truncated, pair.window)
+        self.know(index, known)
+        return known
 
     def answer(self, now: float) -> Answer:
         """What the waiting task gets."""
+        known = [found for found in self.found if found is not None]
+        found = [known[place] for place in self.places]
         return Answer(
             model=self.model.name,
-            logits=self.logits[np.asarray(self.places, np.intp)],
-            truncated=[self.truncated[place] for place in self.places],
-            tokens=[self.tokens[place] for place in self.places],
-            query_truncated=[self.query_truncated[place] for place in self.places],
+            logits=[each.logit for each in found],
+            truncated=[each.truncated for each in found],
+            tokens=[each.tokens for each in found],
+            query_truncated=[each.query_truncated for each in found],
+            windows=[each.window for each in found],
             cached=self.cached,
             instruction_ignored=self.work.instruction is not None and self.instruction is None,
             tokenization_s=self.tokenization_s,

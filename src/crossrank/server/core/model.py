@@ -12,7 +12,7 @@ from typing import Literal
 
 from crossrank.engines import Engine
 from crossrank.loading import LoadedModel
-from crossrank.pairs import EncodedPair, PairEncoder
+from crossrank.pairs import WHOLE_WINDOW, Cut, EncodedPair, PairEncoder
 from crossrank.server.core.work import Work
 
 __all__ = ["Model", "ModelInfo", "ModelSpec", "ServedModel"]
@@ -185,25 +185,31 @@ class Model:
         Args:
             tokens_per_byte: of these texts; None: of those so far.
         """
-        most = min(self.encoder.max_length, work.cut.pair or self.encoder.max_length)
         ratio = self.tokens_per_byte if tokens_per_byte is None else tokens_per_byte
-        special, told = self.encoder.special_tokens, _bytes(self.told(work) or "")
-        sizes = _sizes(work.queries, work.texts, told)
-        estimates = [min(most, special + int(ratio * size)) for size in sizes]
-        if self._prefix:
-            # Only the first pair of a query has its prefix computed.
-            prefixes: dict[str, int] = {}
-            for index, query in zip(range(len(estimates)), cycle(work.queries)):
-                if query in prefixes:
-                    estimates[index] = max(1, estimates[index] - prefixes[query])
-                else:
-                    prefixes[query] = self._prefix + int(ratio * (told + _bytes(query)))
+        told = _bytes(self.told(work) or "")
+        of_queries = [told + _bytes(query) for query in work.queries]
+        estimates: list[int] = []
+        seen: set[str] = set()
+        for query, size, text in zip(cycle(work.queries), cycle(of_queries), work.texts):
+            tokens = int(ratio * size)
+            document = int(ratio * (size + _bytes(text))) - tokens
+            pairs, estimate = self.encoder.expect(tokens, document, work.cut)
+            if self._prefix:
+                # Only the first pair of a query has its prefix computed.
+                again = pairs if query in seen else pairs - 1
+                estimate = max(1, estimate - again * (self._prefix + tokens))
+                seen.add(query)
+            estimates.append(estimate)
         return estimates
 
-    def characters(self, queries: Sequence[str], texts: Sequence[str]) -> int:
+    def characters(self, queries: Sequence[str], texts: Sequence[str], cut: Cut = WHOLE_WINDOW) -> int:
         """How many are tokenised, more or less."""
-        most = self.encoder.first_characters
-        return sum(min(most, len(text)) for some in (queries, texts) for text in some)
+        most = self.encoder.first_characters, self.encoder.most_characters(cut)
+        return sum(
+            min(of_one, len(text))
+            for of_one, some in zip(most, (queries, texts), strict=True)
+            for text in some
+        )
 
     def sample(self, work: Work) -> float:
         """Tokens per byte of some of a request's own texts, which are tokenised for it."""
@@ -224,7 +230,7 @@ class Model:
         """Tokens of the texts of whole pairs, without special ones, and their bytes."""
         tokens = total = 0
         for size, pair in zip(_sizes(queries, texts, told), pairs, strict=True):
-            if not (pair.truncated or pair.query_truncated):
+            if not (pair.truncated or pair.query_truncated or pair.window):
                 tokens += len(pair.token_ids) - self.encoder.special_tokens
                 total += size
         return tokens, total

@@ -153,8 +153,11 @@ class Scheduler:
 
     # --- called on the event loop ---
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Job, *, admitted: bool = False) -> None:
         """Accept a job whole, or refuse it whole. Its pairs come by ``add``.
+
+        Args:
+            admitted: it is the rest of a request that was accepted with it (``Job.later``).
 
         Raises:
             InputError: it alone is larger than the queue.
@@ -163,7 +166,7 @@ class Scheduler:
         """
         with self._changed:
             now = self._clock()
-            refusal = self._admission.refusal(job, self._jobs, now)
+            refusal = None if admitted else self._admission.refusal(job, self._jobs, now)
             if refusal is not None:
                 self._metrics.refused.labels(refusal.reason).inc()
                 raise refusal.error
@@ -192,14 +195,15 @@ class Scheduler:
         self,
         job: Job,
         first: int,
-        pairs: Sequence[EncodedPair | CachedPair],
+        found: Sequence[Sequence[EncodedPair] | CachedPair],
         seconds: float,
         characters: int,
     ) -> None:
-        """The next pairs of a job are tokenised, or known.
+        """The next texts of a job are tokenised, or known.
 
         Args:
             first: the place of the first of them in the job.
+            found: the pairs of each, or what is known of it.
             seconds: that it took.
             characters: that are read now.
         """
@@ -208,16 +212,15 @@ class Scheduler:
                 return
             job.tokenization_s += seconds
             job.unread = max(0, job.unread - characters)
-            job.next = first + len(pairs)
+            job.next = first + len(found)
             waiting: list[WaitingPair] = []
-            for index, pair in enumerate(pairs, start=first):
-                job.expect(index, pair)
-                if isinstance(pair, EncodedPair):
-                    waiting.append(WaitingPair(job, index, pair, job.cost(index, pair)))
-                else:
-                    job.take(index, pair.logit)
+            for index, each in enumerate(found, start=first):
+                if isinstance(each, CachedPair):
+                    job.know(index, each)
                     job.cached += 1
-            tokens = sum(each.tokens for each in waiting)
+                else:
+                    waiting += job.expect(index, each)
+            tokens = sum(pair.tokens for pair in waiting)
             self._reserve(job, tokens - sum(job.estimates[first : job.next]))
             if waiting:
                 self._queue.add(job.flow, waiting)
@@ -393,21 +396,22 @@ class Scheduler:
                 self._run_pack(running, part)
 
     def _deliver(self, part: list[WaitingPair], logits: npt.NDArray[np.float32]) -> None:
+        done: list[tuple[WaitingPair, CachedPair]] = []
         with self._changed:
             for each, logit in zip(part, logits.tolist(), strict=True):
                 job = each.job
-                if job.ended:
-                    continue
-                self._reserve(job, -each.tokens)
+                if not job.ended:
+                    self._reserve(job, -each.tokens)
                 try:
-                    job.take(each.index, logit)
+                    known = job.take(each.index, each.window, logit)
                 except errors.NonFiniteLogitError as error:
                     self._end(job, error)
+                else:
+                    if known is not None:
+                        done.append((each, known))
         if self._cache is not None:
-            for each, logit in zip(part, logits.tolist(), strict=True):
-                if math.isfinite(logit):
-                    key, pair = each.job.keys[each.index], each.pair
-                    self._cache.keep(key, logit, pair.tokens, pair.truncated, pair.query_truncated)
+            for each, known in done:  # of jobs that have ended, too
+                self._cache.keep(each.job.keys[each.index], *known)
 
     def _fail_pack(self, pack: list[WaitingPair], error: errors.CrossRankError) -> None:
         with self._changed:

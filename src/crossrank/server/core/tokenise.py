@@ -56,8 +56,8 @@ class Tokenisers:
             pairs = self._pairs(job, queries, texts)
             if first and len(work.queries) == 1:
                 queries = ()  # it was read with the first slice
-            seconds, characters = self._clock() - begun, job.model.characters(queries, texts)
-            if all(isinstance(pair, EncodedPair) for pair in pairs):
+            seconds, characters = self._clock() - begun, job.model.characters(queries, texts, work.cut)
+            if not any(isinstance(found, CachedPair) for found in pairs):
                 job.model.has_read(characters, seconds)
             self._scheduler.add(job, first, pairs, seconds, characters)
             if job.next < len(work.texts) and not job.ended:
@@ -70,8 +70,8 @@ class Tokenisers:
 
     def _pairs(
         self, job: Job, queries: Sequence[str], texts: Sequence[str]
-    ) -> list[EncodedPair | CachedPair]:
-        """Each pair's ids, or what the cache knows of it."""
+    ) -> list[list[EncodedPair] | CachedPair]:
+        """The ids of each text's pairs, or what the cache knows of it."""
         known = self._known(job, queries, texts)
         missing = [index for index, pair in enumerate(known) if pair is None]
         if not missing:
@@ -82,14 +82,14 @@ class Tokenisers:
             if len(job.work.queries) > 1:
                 queries = [queries[index] for index in missing]
                 asked = encoder.queries(queries, instruction=job.instruction)
-                encoded = encoder.join(asked, texts, job.work.cut)
+                encoded = encoder.join_windows(asked, texts, job.work.cut)
             else:
                 job.query = job.query or encoder.query(queries[0], instruction=job.instruction)
-                encoded = encoder.join(job.query, texts, job.work.cut)
+                encoded = encoder.join_windows(job.query, texts, job.work.cut)
         except TooLongError as error:
             pair = job.firsts[job.next + missing[error.pair]]
             raise TooLongError(pair, error.tokens, error.limit, exact=error.exact) from None
-        job.model.read(queries, texts, encoded, job.instruction)
+        job.model.read(queries, texts, [pairs[0] for pairs in encoded], job.instruction)
         rest = iter(encoded)
         return [next(rest) if pair is None else pair for pair in known]
 
@@ -98,7 +98,8 @@ class Tokenisers:
             return [None] * len(texts)
         cut = job.work.cut
         settings = (
-            f"{job.model.identity} {cut.side} {cut.document} {cut.query} {cut.pair} {job.instruction!r}"
+            f"{job.model.identity} {cut.side} {cut.document} {cut.query} {cut.pair} "
+            f"{job.model.encoder.windows(cut)} {job.instruction!r}"
         )
         keys = pair_keys(settings, queries, texts)
         job.keys += keys
@@ -108,7 +109,7 @@ class Tokenisers:
 
 
 def _was_cut(pair: CachedPair) -> bool:
-    return pair.truncated or pair.query_truncated
+    return pair.truncated or pair.query_truncated or pair.window is not None
 
 
 def _end_of_slice(work: Work, first: int) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy.typing as npt
 
+from crossrank.cascade import joined
 from crossrank.errors import InputError
 from crossrank.inputs import check_instruction, distinct
 from crossrank.pairs import WHOLE_WINDOW, Cut
@@ -33,6 +34,8 @@ class Work:
         client: who asks. Clients take turns, and then the requests of each.
         instruction: what the model is told to look for; None: its default. It is ignored
             where the model takes none.
+        ranking: the scores are only to put the texts of one query in order. Where the server has a first
+            model, the model then scores only the best texts of it.
 
     Raises:
         InputError: there are other queries than said, one of the texts is no string, or the priority or a
@@ -48,6 +51,7 @@ class Work:
     request_id: str = ""
     client: str = ""
     instruction: str | None = None
+    ranking: bool = False
 
     def __post_init__(self) -> None:
         if len(self.queries) not in (1, len(self.texts)):
@@ -59,6 +63,8 @@ class Work:
         check_instruction(self.instruction)
         if not 0 <= self.priority <= LOWEST_PRIORITY:
             raise InputError(f"priority is {self.priority}; it must be 0 (first) to {LOWEST_PRIORITY}")
+        if self.cut.max_windows is not None and self.cut.max_windows < 1:
+            raise InputError(f"max_windows is {self.cut.max_windows}; it must be at least 1")
         for name in ("document", "query", "pair"):
             value = getattr(self.cut, name)
             if value is not None and value < 1:
@@ -89,12 +95,13 @@ class Answer(Scored):
 
     Attributes:
         model: the served name of the model that scored.
-        tokens: of each pair as scored, special tokens included.
+        tokens: of each pair as scored, special tokens included; of a document in windows, of all of them.
         cached: pairs that the score cache answered.
         instruction_ignored: the request has an instruction, and the model takes none.
         tokenization_s: seconds of tokenising, summed over the request's slices.
         queue_s: seconds in which the request had pairs waiting and none in the engine.
         inference_s: seconds in which the engine ran packs with pairs of this request.
+        read_twice: tokens that the first model read of pairs that this one scored.
     """
 
     def __init__(
@@ -105,13 +112,19 @@ class Answer(Scored):
         tokens: Sequence[int],
         *,
         query_truncated: Sequence[bool] | None = None,
+        windows: Sequence[tuple[int, int] | None] = (),
         cached: int = 0,
         instruction_ignored: bool = False,
         tokenization_s: float = 0.0,
         queue_s: float = 0.0,
         inference_s: float = 0.0,
+        models: Sequence[str] = (),
+        model_of: Sequence[int] = (),
+        read_twice: int = 0,
     ) -> None:
-        super().__init__(logits, truncated, query_truncated)
+        super().__init__(
+            logits, truncated, query_truncated, windows=windows, models=models, model_of=model_of
+        )
         self.model = model
         self.tokens = tokens
         self.cached = cached
@@ -119,3 +132,32 @@ class Answer(Scored):
         self.tokenization_s = tokenization_s
         self.queue_s = queue_s
         self.inference_s = inference_s
+        self.read_twice = read_twice
+
+    def joined(self, chosen: Sequence[int], second: Answer) -> Answer:
+        """The answer of a first model, with that of a second one to some of the texts.
+
+        Args:
+            chosen: the places of these texts.
+            second: the answer to them.
+        """
+        both = joined(self, chosen, second, (self.model, second.model))
+        tokens = list(self.tokens)
+        for place, i in enumerate(chosen):
+            tokens[i] = second.tokens[place]
+        return Answer(
+            second.model,
+            both.logits,
+            both.truncated,
+            tokens,
+            query_truncated=both.query_truncated,
+            windows=both.windows,
+            cached=self.cached + second.cached,
+            instruction_ignored=second.instruction_ignored,
+            tokenization_s=self.tokenization_s + second.tokenization_s,
+            queue_s=self.queue_s + second.queue_s,
+            inference_s=self.inference_s + second.inference_s,
+            models=both.models,
+            model_of=both.model_of,
+            read_twice=sum(self.tokens[i] for i in chosen),
+        )
