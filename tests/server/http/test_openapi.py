@@ -141,7 +141,7 @@ def test_the_documented_fields() -> None:
     superset += (
         " max_tokens_per_query truncate_prompt_tokens truncation_side use_activation raw_scores priority"
     )
-    assert set(superset.split()) | {"request_id", "instruction"} == set(
+    assert set(superset.split()) | {"request_id", "instruction", "long", "max_windows"} == set(
         schemas["SupersetRequest"]["properties"]
     )
 

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from crossrank import Reranker
+from crossrank.models.resolve import BUNDLED, resolve
+from crossrank.pairs import PairEncoder
 from crossrank.server.http.dialects.crossrank import DOCUMENT_CHARACTERS, QUERY_CHARACTERS
 from crossrank.server.settings import Limits
 from crossrank.text.keywords import KeywordIndex, keywords
@@ -54,6 +56,19 @@ def test_compare_has_both_orders_in_the_order_of_the_documents() -> None:
     assert found["query_truncated"] is False
     found = post("/compare", {"query": "long " * 100, "documents": ["one"]}).json
     assert (found["query_truncated"], found["documents"][0]["truncated"]) == (True, False)
+
+
+def test_compare_reads_long_documents_in_windows() -> None:
+    body = {"query": QUERY, "documents": [TEXT * 9, "short"], "long": "windows", "max_windows": 100}
+    long, short = post("/compare", body).json["documents"]
+    reranker = Reranker.from_parts(
+        PairEncoder(resolve(BUNDLED) / "tokenizer.json", max_length=64, long="windows", max_windows=100),
+        fake(lambda ids: checksum(ids) / 1e5),
+    )
+    (hit,) = reranker.rank(QUERY, [TEXT * 9])
+    assert (long["logit"], long["window"]) == (hit.logit, list(hit.window or ()))
+    assert (long["truncated"], short["window"]) == (False, None)
+    assert long["tokens"] > 64
 
 
 def test_compare_marks_what_a_document_repeats_of_the_query() -> None:

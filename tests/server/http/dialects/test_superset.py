@@ -268,11 +268,66 @@ def test_a_warning_stays_short() -> None:
         ({"truncate_prompt_tokens": 4096}, Cut()),
         ({"truncate_prompt_tokens": -1, "max_tokens_per_doc": 0, "max_tokens_per_query": 0}, Cut()),
         ({"truncation_side": "left"}, Cut(side="left")),
-        ({"truncation_side": "right", "max_chunks_per_doc": 10}, Cut()),
+        ({"truncation_side": "right", "max_chunks_per_doc": 10, "long": "cut"}, Cut()),
     ],
 )
 def test_what_is_cut(fields: dict[str, Any], cut: Cut) -> None:
     assert seen_by_the_engine(**fields) == [ENCODER.encode("q", [LONG], cut)[0].token_ids.tolist()]
+
+
+@pytest.mark.parametrize(
+    ("fields", "most"),
+    [
+        ({"long": "windows", "max_windows": 100}, 100),
+        ({"long": "windows"}, 8),
+        ({"max_chunks_per_doc": 3}, 3),
+        ({"max_chunks_per_doc": 10_000}, 100),
+        ({"max_chunks_per_doc": 3, "max_windows": 2}, 2),
+        ({"max_tokens_per_doc": 150, "long": "windows"}, 8),
+        ({"truncate_prompt_tokens": 40, "long": "windows"}, 8),
+    ],
+)
+def test_what_is_read_in_windows(fields: dict[str, Any], most: int) -> None:
+    cut = Cut(
+        long="windows",
+        max_windows=most,
+        document=fields.get("max_tokens_per_doc"),
+        pair=fields.get("truncate_prompt_tokens"),
+    )
+    (pairs,) = ENCODER.join_windows(ENCODER.query("q"), [LONG], cut)
+    assert len(pairs) > 1
+    seen = seen_by_the_engine(**fields)
+    assert sorted(seen) == sorted(pair.token_ids.tolist() for pair in pairs)
+
+
+def test_windows_are_said_and_counted() -> None:
+    whole = rerank(documents=["short", LONG], long="windows", max_windows=100).json
+    (pairs,) = ENCODER.join_windows(ENCODER.query("q"), [LONG], Cut(long="windows", max_windows=100))
+    assert "warnings" not in whole["meta"]
+    tokens = sum(pair.tokens for pair in pairs) + len(ENCODER.encode("q", ["short"])[0].token_ids)
+    assert whole["usage"]["total_tokens"] == whole["meta"]["tokens"]["input_tokens"] == tokens
+    best, short = whole["results"]
+    assert (best["index"], "truncated" in best, "window" in short) == (1, False, False)
+    longest = max(pairs, key=lambda pair: pair.tokens)
+    assert best["window"] == list(longest.window or ())
+    part = rerank(documents=["short", LONG], max_chunks_per_doc=2).json
+    assert part["meta"]["warnings"] == [
+        "1 of 2 documents have more windows than were read (max_windows); their indices: 1"
+    ]
+    assert part["results"][0]["truncated"] is True
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"long": "split"}, "long: "),
+        ({"max_windows": 0}, "max_windows: "),
+        ({"max_windows": 101}, "max_windows: "),
+    ],
+)
+def test_mistakes_about_windows(fields: dict[str, Any], message: str) -> None:
+    response = rerank(**fields)
+    assert (response.status, message in response.json["message"]) == (400, True)
 
 
 def test_a_query_is_cut_too() -> None:

@@ -11,6 +11,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, JsonValue, Vali
 
 from crossrank.inputs import Request
 from crossrank.pairs import WHOLE_WINDOW, Cut, PairEncoder
+from crossrank.pairs import Long as HowLong
 from crossrank.ranking import RankedDocument, Ranking, ScoredPair
 from crossrank.server.core.work import Answer, Work
 from crossrank.server.http.faults import FAULTS, Fault, Kind
@@ -20,6 +21,9 @@ TokenCount = Annotated[int, Field(ge=1, le=1_000_000_000)]
 # vLLM's 0 and -1 say nothing.
 Count = Annotated[int, Field(ge=-1, le=1_000_000_000)]
 Name = Annotated[str, Field(max_length=512)]
+
+# A document with so many windows is tokenised in tenths of a second, in which others wait.
+MAX_WINDOWS = 100
 
 # Fields that several dialects have, of requests,
 ServedName = Annotated[Name | None, Field(description="a served model; default: the first")]
@@ -37,11 +41,36 @@ Instruction = Annotated[
         "Another name of it is `instruct`",
     ),
 ]
+Long = Annotated[
+    HowLong | None,
+    Field(
+        description="what becomes of a document that does not fit: `cut`, or `windows`: it is read in parts, "
+        "and the best one counts; default: as the server was started"
+    ),
+]
+MaxWindows = Annotated[
+    int | None,
+    Field(
+        ge=1,
+        le=MAX_WINDOWS,
+        description="the most windows of a document; of more, the first and those with the query's words "
+        "are read; default: as the server was started",
+    ),
+]
 # and of answers.
 Index = Annotated[int, Field(description="its place in the request, from 0")]
 ModelName = Annotated[str, Field(description="the served model that answered")]
 Created = Annotated[int, Field(description="when, in seconds since 1970")]
-Truncated = Annotated[bool | None, Field(description="true: the document was cut to fit; else absent")]
+Truncated = Annotated[
+    bool | None, Field(description="true: the document did not fit, and only a part was read; else absent")
+]
+Window = Annotated[
+    tuple[int, int] | None,
+    Field(
+        description="where the part that the score is of begins and ends, in characters (code points), if "
+        "the document was read in windows; else absent"
+    ),
+]
 QueryTruncated = Annotated[bool | None, Field(description="true: the query was cut to fit; else absent")]
 
 
@@ -112,10 +141,12 @@ class Context:
         priority: int = 0,
         request_id: str | None = None,
         instruction: str | None = None,
+        *,
+        ranking: bool = False,
     ) -> Work:
         """What the scheduler gets; an empty name of a model, or an empty instruction, stands for none."""
         of_request = (self.deadline, request_id or self.request_id, self.client)
-        return Work(queries, texts, cut, model or None, priority, *of_request, instruction or None)
+        return Work(queries, texts, cut, model or None, priority, *of_request, instruction or None, ranking)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +183,10 @@ def positive(count: int | None) -> int | None:
     return count if count is not None and count > 0 else None
 
 
-def cuts_of(hit: RankedDocument | ScoredPair) -> dict[str, bool]:
-    """What an answer says of the texts of a pair that were cut to fit; nothing of whole ones."""
-    return {name: True for name in ("truncated", "query_truncated") if getattr(hit, name)}
+def cuts_of(hit: RankedDocument | ScoredPair) -> dict[str, Any]:
+    """What an answer says of the texts of a pair that did not fit; nothing of others."""
+    found: dict[str, Any] = {name: True for name in ("truncated", "query_truncated") if getattr(hit, name)}
+    return found | ({"window": hit.window} if hit.window else {})
 
 
 def answered(kind: str, request_id: str, answer: Answer) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from crossrank.explain import DEFAULT_SENTENCES, ExplanationPlan, plan_explanation
-from crossrank.pairs import PairEncoder
+from crossrank.pairs import WHOLE_WINDOW, Cut, PairEncoder
 from crossrank.server.core.work import Answer, Work
 from crossrank.server.http.dialects import base
 from crossrank.server.http.dialects.superset import Document, read_text
@@ -37,10 +37,10 @@ class _Question(base.Lenient):
     instruction: base.Instruction = None
     priority: base.Priority = 0
 
-    def work(self, texts: list[str], context: base.Context) -> Work:
+    def work(self, texts: list[str], context: base.Context, cut: Cut = WHOLE_WINDOW) -> Work:
         """What the scheduler gets."""
         return context.work(
-            [self.query], texts, model=self.model, priority=self.priority, instruction=self.instruction
+            [self.query], texts, cut, model=self.model, priority=self.priority, instruction=self.instruction
         )
 
 
@@ -52,6 +52,8 @@ class CompareRequest(_Question):
     )
 
     documents: base.Texts
+    long: base.Long = None
+    max_windows: base.MaxWindows = None
 
 
 class ComparedDocument(BaseModel):
@@ -61,7 +63,11 @@ class ComparedDocument(BaseModel):
     rank: int = Field(description="its place by the model; 1 is best")
     score: float = Field(description="from 0 to 1")
     logit: float = Field(description="the model's own number")
-    truncated: bool = Field(description="it was cut to fit the model's window")
+    truncated: bool = Field(description="it did not fit the model's window, and only a part was read")
+    window: tuple[int, int] | None = Field(
+        description="where the part that the score is of begins and ends, in characters (code points), if it "
+        "was read in windows; else null"
+    )
     tokens: int = Field(description="of query and document as the model read them")
     keyword_rank: int = Field(
         description=f"its place by keywords, which are looked for in the query's first {QUERY_CHARACTERS} "
@@ -101,7 +107,8 @@ class Compare(base.Dialect):
         request = base.parse(CompareRequest, body)
         if not request.documents:
             raise Fault("empty", "documents is empty; it must hold at least one")
-        return base.Call(request.work(request.documents, context))
+        cut = Cut(long=request.long, max_windows=request.max_windows)
+        return base.Call(request.work(request.documents, context, cut))
 
     def answer(self, call: base.Call, answer: Answer, context: base.Context) -> object:
         texts = call.work.texts
@@ -117,6 +124,7 @@ class Compare(base.Dialect):
                 "score": hit.score,
                 "logit": hit.logit,
                 "truncated": hit.truncated,
+                "window": hit.window,
                 "tokens": answer.tokens[hit.index],
                 "keyword_rank": keyword_ranks[hit.index],
                 "keyword_score": float(keyword_scores[hit.index]),

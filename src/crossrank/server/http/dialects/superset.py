@@ -53,16 +53,20 @@ class Options(base.Lax):
         None, description="which end of a document that is too long is lost; default right"
     )
     use_activation: bool | None = Field(None, description="false: the model's own numbers, not 0 to 1")
+    long: base.Long = None
+    max_windows: base.MaxWindows = None
     instruction: base.Instruction = None
     priority: base.Priority = 0
 
     def cut(self) -> Cut:
-        """What of the texts is cut."""
+        """What of the texts is cut, or read in windows."""
         return Cut(
             self.truncation_side or "right",
             document=base.positive(self.max_tokens_per_doc),
             query=base.positive(self.max_tokens_per_query),
             pair=base.positive(self.truncate_prompt_tokens),
+            long=self.long,
+            max_windows=self.max_windows,
         )
 
 
@@ -87,7 +91,9 @@ class SupersetRequest(Options):
         None, max_length=MAX_RANK_FIELDS, description="the fields of a document that are ranked by"
     )
     max_chunks_per_doc: base.TokenCount | None = Field(
-        None, description="accepted; a document that is too long is cut, not split"
+        None,
+        description="a document that is too long is read in windows, up to so many (100 at most), as Cohere "
+        "does it: the same as `long` and `max_windows`, which win where they are there, too",
     )
     raw_scores: bool = Field(False, description="true: the model's own numbers, not 0 to 1")
     request_id: str | None = Field(
@@ -109,6 +115,7 @@ class SupersetResult(BaseModel):
     relevance_score: float = Field(description="from 0 to 1, or with `raw_scores` the model's own number")
     document: TextDocument | str | None = Field(None, description="the document, with `return_documents`")
     truncated: base.Truncated = None
+    window: base.Window = None
     query_truncated: base.QueryTruncated = None
 
 
@@ -161,13 +168,16 @@ class Superset(base.Dialect):
             raise Fault("empty", "documents is empty; it must hold at least one")
         if request.top_n is not None and request.top_n < 0 and not self.negative_is_all:
             raise InputError(f"top_n is {request.top_n}; it must be at least 1, or 0 for all")
-        texts = read_texts(documents, request.rank_fields)
+        texts, cut = read_texts(documents, request.rank_fields), request.cut()
+        if (chunks := request.max_chunks_per_doc) is not None:
+            most = cut.max_windows or min(chunks, base.MAX_WINDOWS)
+            cut = replace(cut, long=cut.long or "windows", max_windows=most)
         wanted = self.returns_documents if request.return_documents is None else request.return_documents
         with_documents = wanted and not self.never_returns
         model = None if request.model in self.no_models else request.model
         request_id = None if context.named else request.request_id
         work = context.work(
-            [request.query], texts, request.cut(), model, request.priority, request_id, request.instruction
+            [request.query], texts, cut, model, request.priority, request_id, request.instruction
         )
         return base.Call(
             work,
@@ -247,9 +257,15 @@ INFINITY_OBJECTS = replace(_INFINITY, bare_documents=False)
 
 def _warnings(call: base.Call, answer: Answer) -> list[str]:
     """What had no effect, what was cut, and which documents have nothing to read, a sentence each."""
-    cut = [index for index, truncated in enumerate(answer.truncated) if truncated]
+    not_read = [index for index, truncated in enumerate(answer.truncated) if truncated]
+    cut = [index for index in not_read if answer.windows[index] is None]
+    partly = [index for index in not_read if answer.windows[index] is not None]
     blank = [index for index, text in enumerate(call.work.texts) if is_blank(text)]
-    found = ((cut, "were cut to fit"), (blank, "have no letter or digit and were ranked last"))
+    found = (
+        (cut, "were cut to fit"),
+        (partly, "have more windows than were read (max_windows)"),
+        (blank, "have no letter or digit and were ranked last"),
+    )
     of_query = ["the query was cut to fit"] if any(answer.query_truncated) else []
     of_texts = [_warning(len(call.work.texts), indices, what) for indices, what in found if indices]
     return base.ignored(answer) + of_query + of_texts

@@ -25,7 +25,9 @@ class TeiRequest(base.Lenient):
     query: base.Query
     texts: base.Texts
     truncate: bool | None = Field(
-        None, description="false: a text that is too long is an error; otherwise it is cut"
+        None,
+        description="false: a text that is too long is an error; otherwise it is cut, or read in windows, as "
+        "the server was started",
     )
     truncation_direction: Literal["Right", "Left", "right", "left"] = Field(
         "Right", description="which end of a text that is too long is lost"

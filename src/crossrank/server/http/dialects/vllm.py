@@ -42,6 +42,7 @@ class ScoreDatum(BaseModel):
     object: Literal["score"] = Field(description="the kind of result")
     score: float = Field(description="from 0 to 1, or without `use_activation` the model's own number")
     truncated: base.Truncated = None
+    window: base.Window = None
     query_truncated: base.QueryTruncated = None
 
 

@@ -28,7 +28,11 @@ class VoyageRequest(base.Lax):
     documents: base.Texts
     top_k: int | None = Field(None, ge=0, lt=1 << 31, description="how many results; 0: all")
     return_documents: bool = Field(False, description="whether documents come back")
-    truncation: bool = Field(True, description="false: a document that is too long is an error")
+    truncation: bool = Field(
+        True,
+        description="false: a document that is too long is an error; true: it is cut, or read in windows, as "
+        "the server was started",
+    )
 
 
 class VoyageResult(BaseModel):
@@ -38,6 +42,7 @@ class VoyageResult(BaseModel):
     relevance_score: float = Field(description="from 0 to 1")
     document: str | None = Field(None, description="the text, with `return_documents`")
     truncated: base.Truncated = None
+    window: base.Window = None
     query_truncated: base.QueryTruncated = None
 
 
