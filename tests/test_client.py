@@ -217,6 +217,8 @@ def test_requests_of_an_asynchronous_client_are_named_too() -> None:
         ({"retries": None}, "retries is None"),
         ({"concurrency": 2.5}, "concurrency is 2.5"),
         ({"priority": "first"}, "priority is 'first'"),
+        ({"long": "split"}, "long is 'split'"),
+        ({"max_windows": 0}, "max_windows is 0"),
     ],
 )
 def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
@@ -399,6 +401,26 @@ def test_what_is_sent(kind: Any, pauses: list[float]) -> None:
     assert 18 < float(headers["x-request-timeout"]) <= 19.5
     assert [(hit.index, hit.logit, hit.truncated) for hit in ranking] == [(0, 2.5, False), (1, -1.5, True)]
     assert not pauses
+
+
+@both
+def test_windows_are_asked_for_and_read(kind: Any) -> None:
+    data = [{"index": 0, "score": 1.0}, {"index": 1, "score": 2.0, "window": [3, 40], "truncated": True}]
+    with Scripted((200, {}, {"data": data})) as server:
+        ranking = ask(kind, server.url, long="windows", max_windows=4)
+    assert (server.asked[0][2]["long"], server.asked[0][2]["max_windows"]) == ("windows", 4)
+    assert [(hit.index, hit.window, hit.truncated) for hit in ranking] == [
+        (1, (3, 40), True),
+        (0, None, False),
+    ]
+
+
+@both
+@pytest.mark.parametrize("window", [3, [1], "ab", [None, 2]])
+def test_a_window_that_is_none_is_no_answer(kind: Any, window: Any) -> None:
+    data = [{"index": 0, "score": 1.0}, {"index": 1, "score": 2.0, "window": window}]
+    with Scripted((200, {}, {"data": data})) as server, pytest.raises(ServiceError, match="without 2 scores"):
+        ask(kind, server.url)
 
 
 @both

@@ -266,3 +266,12 @@ def test_a_long_document_is_read_in_windows_and_the_table_shows_the_best_one(
 def test_options_of_windows_are_checked(crossrank: Run, tiny: str, options: list[str], wrong: str) -> None:
     done = crossrank("rank", "q", "one", "--model", tiny, *options)
     assert (done.code, wrong in done.err) == (2, True)
+
+
+def test_a_server_is_told_of_windows(crossrank: Run, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CROSSRANK_API_KEY", "secret")
+    document = " ".join(f"Sentence {i} has the number {i * i}." for i in range(300))
+    command = ["rank", "49", document, "short", "--server", server.url, "--json"]
+    for options, has_window in (([], False), (["--long", "windows"], True), (["--max-windows", "2"], False)):
+        results = json.loads(crossrank(*command, *options).out)["results"]
+        assert any("window" in hit for hit in results) == has_window

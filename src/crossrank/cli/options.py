@@ -171,8 +171,10 @@ def open_reranker(model: str, **options: Any) -> Reranker:
     return Reranker(model, progress=sys.stderr.isatty(), **options)
 
 
-def open_client(server: str, *, api_key: str | None, model: str | None, timeout: float) -> Client:
-    """Open a client of a server, which the caller must close.
+def open_client(
+    server: str, *, api_key: str | None, model: str | None, timeout: float, **windows: Any
+) -> Client:
+    """Open a client of a server, which the caller must close; ``windows`` are its other options.
 
     Raises:
         InputError: an option is out of range, or a library that the client needs is not installed.
@@ -181,4 +183,4 @@ def open_client(server: str, *, api_key: str | None, model: str | None, timeout:
         from crossrank.client import Client
     except ModuleNotFoundError as error:
         raise InputError(str(error)) from error
-    return Client(server, api_key=api_key, model=model, timeout=timeout)
+    return Client(server, api_key=api_key, model=model, timeout=timeout, **windows)

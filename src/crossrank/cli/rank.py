@@ -31,8 +31,6 @@ _MODEL_PARAMETERS = (
     "offline",
     "first",
     "keep",
-    "long",
-    "max_windows",
 )
 """Parameters that only load a model, so that they have no effect with --server."""
 
@@ -106,7 +104,11 @@ def rank(
     if server is not None:
         _refuse(context, _MODEL_PARAMETERS, "is an option of the server, which must be started with it")
         served = model if _is_given(context, "model") else None
-        with o.open_client(server, api_key=api_key, model=served, timeout=timeout) as client:
+        windows = {
+            "long": long if _is_given(context, "long") else None,
+            "max_windows": max_windows if _is_given(context, "max_windows") else None,
+        }
+        with o.open_client(server, api_key=api_key, model=served, timeout=timeout, **windows) as client:
             ranking = client.rank(
                 query, candidates, instruction=instruction, top_n=top_n, threshold=threshold
             )

@@ -94,12 +94,13 @@ class Answers:
             document_cut, query_cut = (
                 [bool(each.get(name)) for each in data] for name in ("truncated", "query_truncated")
             )
+            windows = [_window(each.get("window")) for each in data]
         except (LookupError, TypeError, ValueError, AttributeError):
             data = None
         if data is None or [each["index"] for each in data] != list(range(count)):
             raise ServiceError(f"{self._server} gave an answer without {count} scores; is it CrossRank?")
         self._warn(body)
-        return Scored(logits, document_cut, query_cut)
+        return Scored(logits, document_cut, query_cut, windows=windows)
 
     def explained(self, body: dict[str, Any], query: str, text: str) -> Explanation:
         """The explanation of an answer.
@@ -141,6 +142,13 @@ class Answers:
             return [str(model["id"]) for model in body["data"]]
         except (LookupError, TypeError):
             raise ServiceError(f"{self._server} gave an answer without models; is it CrossRank?") from None
+
+
+def _window(found: Any) -> tuple[int, int] | None:
+    if found is None:
+        return None
+    start, end = found
+    return int(start), int(end)
 
 
 def _body(content: bytes | bytearray) -> dict[str, Any]:

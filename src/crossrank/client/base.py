@@ -14,6 +14,7 @@ from crossrank.client.connection import Route
 from crossrank.client.retries import Failure, Tries
 from crossrank.errors import InputError, UnavailableError
 from crossrank.inputs import check_instruction, check_integer, check_number
+from crossrank.pairs import Long, check_long
 from crossrank.text.unicode import clean
 
 __all__ = ["BaseClient"]
@@ -40,6 +41,8 @@ class BaseClient(Generic[Http, Transport]):
         retries: int = 4,
         priority: int = 0,
         concurrency: int = 8,
+        long: Long | None = None,
+        max_windows: int | None = None,
         transport: Transport | None = None,
     ) -> None:
         check_number("timeout", timeout, lambda seconds: 0 < seconds < 1e9, "a number of seconds above 0")
@@ -48,6 +51,7 @@ class BaseClient(Generic[Http, Transport]):
         check_integer("retries", retries, least=0)
         check_integer("concurrency", concurrency)
         check_integer("priority", priority, 0, 999)
+        check_long("cut" if long is None else long, 1 if max_windows is None else max_windows)
         self._route = Route.of(base_url, direct=transport is not None)
         self._answers = Answers(str(self._route), model_is_named=model is not None)
         self._model = model
@@ -55,6 +59,8 @@ class BaseClient(Generic[Http, Transport]):
         self._retries = retries
         self._priority = priority
         self._concurrency = concurrency
+        read = {"long": long, "max_windows": max_windows}
+        self._windows = {name: value for name, value in read.items() if value is not None}
         self._headers = {"user-agent": f"crossrank/{__version__}", "accept": "application/json"}
         # A small compressed answer could become a very large one.
         self._headers["accept-encoding"] = "identity"
@@ -98,6 +104,7 @@ class BaseClient(Generic[Http, Transport]):
             "queries": clean(queries) if isinstance(queries, str) else [clean(query) for query in queries],
             "documents": [clean(text) for text in texts],
             "use_activation": False,
+            **self._windows,
             **_told(instruction),
         }
         return self._post("score", body, seconds)

@@ -44,6 +44,9 @@ class Client(BaseClient[httpx.Client, httpx.BaseTransport]):
         retries: tries after the first; 0: none.
         priority: 0 to 999 of all requests; lower goes first.
         concurrency: requests that ``rank_many`` has on their way at a time.
+        long: what becomes of a document that does not fit: "cut", or "windows", as ``Reranker``; None: the
+            server's default.
+        max_windows: as ``Reranker``; None: the server's default.
         transport: httpx' way to the server, in place of this class's own. ``timeout`` then bounds each
             read, and is checked between them.
 
