@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from crossrank.errors import InputError
 from crossrank.ranking import Scored, is_blank
 
-__all__ = ["KEEP", "SHARED", "check_keep", "choose", "joined"]
+__all__ = ["KEEP", "SHARED", "check_keep", "choose", "joined", "kept"]
 
 KEEP = 20
 """How many texts of a request the large model reads by default."""
@@ -31,6 +31,11 @@ def check_keep(keep: object) -> None:
     )
 
 
+def kept(texts: int, keep: float) -> int:
+    """How many of so many texts the large model reads."""
+    return min(texts, int(keep) if keep >= 1 else math.ceil(keep * texts))
+
+
 def choose(first: Scored, texts: Sequence[str], keep: float) -> list[int]:
     """The places of the texts that the large model reads, in the caller's order.
 
@@ -44,8 +49,7 @@ def choose(first: Scored, texts: Sequence[str], keep: float) -> list[int]:
     """
     order = first.order([is_blank(text) for text in texts])
     ranked = dict.fromkeys(texts[i] for i in order if not is_blank(texts[i]))
-    count = int(keep) if keep >= 1 else math.ceil(keep * len(ranked))
-    wanted = set(list(ranked)[:count])
+    wanted = set(list(ranked)[: kept(len(ranked), keep)])
     return [i for i, text in enumerate(texts) if text in wanted]
 
 

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 import numpy as np
 import numpy.typing as npt
 
+from crossrank.cascade import KEEP
 from crossrank.engines.fake import FakeEngine
 from crossrank.loading import LoadedModel
 from crossrank.models.resolve import BUNDLED, resolve
@@ -74,12 +75,16 @@ class Clock:
 
 @asynccontextmanager
 async def registry(
-    *models: ModelSpec | FakeEngine, clock: Callable[[], float] = time.monotonic, **options: object
+    *models: ModelSpec | FakeEngine,
+    clock: Callable[[], float] = time.monotonic,
+    first: str | None = None,
+    keep: float = KEEP,
+    **options: object,
 ) -> AsyncIterator[Registry]:
     """A started registry; the packs of its engines are forgotten once it is warm."""
     engines = [model for model in models if isinstance(model, FakeEngine)]
     specs = [serve(model) if isinstance(model, FakeEngine) else model for model in models]
-    running = Registry(specs, Options(**options), clock=clock)  # type: ignore[arg-type]
+    running = Registry(specs, Options(**options), clock=clock, first=first, keep=keep)  # type: ignore[arg-type]
     await running.start()
     for engine in engines:
         engine.packs.clear()

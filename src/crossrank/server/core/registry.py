@@ -8,11 +8,13 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
+from crossrank.cascade import KEEP, check_keep, choose, kept
 from crossrank.errors import DeadlineError, EngineError, InputError, UnavailableError, UnknownModelError
 from crossrank.packing import build_pack
 from crossrank.pairs import PairEncoder
@@ -43,6 +45,8 @@ _STUCK_RETRY = 10.0
 _SHORT = 50_000
 """Characters of a request that are measured on the event loop. It takes less than a millisecond."""
 
+Result = TypeVar("Result")
+
 
 @dataclass(frozen=True, slots=True)
 class State:
@@ -58,6 +62,9 @@ class Registry:
     Args:
         models: at least one, each name once; the first answers requests that name none.
         clock: seconds, on the scale of the deadlines.
+        first: the name of the model that reads all texts of a ranking before another one reads the best of
+            them; None: there is none.
+        keep: how many texts of a ranking, or which share of them, the other model reads.
 
     Attributes:
         on_loaded: called on the event loop when models were loaded, for the first time or anew.
@@ -67,7 +74,7 @@ class Registry:
         texts: threads for all that takes time in proportion to somebody's texts.
 
     Raises:
-        InputError: there is no model, or a name is there twice.
+        InputError: there is no model, a name is there twice, or ``first`` is not there.
     """
 
     def __init__(
@@ -75,10 +82,18 @@ class Registry:
         models: Sequence[ModelSpec],
         options: Options | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        first: str | None = None,
+        keep: float = KEEP,
     ) -> None:
         names = [spec.name for spec in models]
         if not names or len(set(names)) < len(names):
             raise InputError(f"a server needs models with different names; these are {names}")
+        if first is not None and first not in names:
+            raise InputError(f"the first model {first} is not one of the server's, {', '.join(names)}")
+        check_keep(keep)
+        self.first, self.keep = first, keep
+        self._in_two = 0  # requests that two models read
         self.options = options = options or Options()
         self.metrics = Metrics()
         self.clock = clock
@@ -170,33 +185,90 @@ class Registry:
             if not work.texts:
                 answer = Answer(model.name, [], [], [])
             else:
-                answer = await self._score(model, work)
+                first = self._first_of(model, work)
+                answer = await (self._score(model, work) if first is None else self._rank(first, model, work))
         self.metrics.answered(answer, self.clock() - begun)
         return answer
 
-    async def _score(self, model: Model, work: Work) -> Answer:
-        """What a model says of texts. Equal ones are scored once."""
+    def _first_of(self, model: Model, work: Work) -> Model | None:
+        """The model that reads the texts before this one; None: there is none, or nothing to save."""
+        if self.first in (None, model.name) or not work.ranking or len(work.queries) > 1:
+            return None
+        return self._model(self.first)
 
-        def measure() -> tuple[tuple[Work, Sequence[int], Sequence[int]], list[int], int]:
-            """The work with equal pairs once, about how many tokens each has, and the characters to read."""
-            once = work.distinct()
-            return once, model.estimate(once[0]), model.characters(once[0].queries, once[0].texts)
+    async def _rank(self, first: Model, model: Model, work: Work) -> Answer:
+        """What a model says of the texts that a first one puts first, and that one of the others."""
+        self._in_two += 1
+        try:
+            # What does not fit the first model may well fit the other one.
+            whole = replace(work, cut=replace(work.cut, allowed=True))
+            thin = await self._score(first, whole, then=model)
+            choosing = partial(choose, thin, work.texts, self.keep)
+            chosen = choosing() if _is_short(work) else await self._aside(work, choosing)
+            if not chosen:
+                return thin.joined([], Answer(model.name, [], [], []))
+            if model.retired and model.engine is None:
+                raise UnavailableError(f"{model.name} was loaded anew; send the request again", 1.0)
+            best = replace(work, texts=[work.texts[i] for i in chosen])
+            return thin.joined(chosen, await self._score(model, best, chosen=chosen))
+        finally:
+            self._in_two -= 1
 
-        # Texts that are no list may be made only when they are asked for.
-        short = isinstance(work.texts, list) and sum(map(len, [*work.queries, *work.texts])) < _SHORT
-        found = measure() if short else await self.texts.run(work.client, work.deadline, measure)
-        (once, firsts, places), estimates, unread = found
-        left = None if work.deadline is None else work.deadline - self.clock()
-        if self._admission.may_refuse(sum(estimates), model.rate, left):
+    async def _score(
+        self, model: Model, work: Work, *, then: Model | None = None, chosen: Sequence[int] = ()
+    ) -> Answer:
+        """What a model says of texts. Equal ones are scored once.
+
+        Args:
+            model: the model.
+            work: the texts.
+            then: the model that will read the best of them: there must be room and time for it, too.
+            chosen: where the texts are in the request that was accepted with them; (): they are the request.
+        """
+
+        def measure(once: Work, *, sample: bool = False) -> tuple[list[int], int]:
+            """About how many tokens each text has, and those that ``then`` will read."""
+            estimates = model.estimate(once, model.sample(once) if sample else None)
+            if then is None:
+                return estimates, 0
+            of_next = then.estimate(once, then.sample(once) if sample else None)
+            return estimates, sum(of_next) * kept(len(of_next), self.keep) // len(of_next)
+
+        def read() -> tuple[tuple[Work, Sequence[int], Sequence[int]], tuple[list[int], int], int]:
+            """The work with equal pairs once, its measures, and the characters that are read."""
+            found = work.distinct()
+            characters = model.characters(found[0].queries, found[0].texts, work.cut)
+            return found, measure(found[0]), characters
+
+        found = read() if _is_short(work) else await self._aside(work, read)
+        (once, firsts, places), (estimates, later), unread = found
+        rate = then.rate if then is not None else 0.0
+        later_s = later / rate if rate else 0.0
+        left = None if work.deadline is None else work.deadline - self.clock() - later_s
+        if not chosen and self._admission.may_refuse(sum(estimates) + later, model.rate, left):
             # Texts of another kind than those so far may have fewer tokens: nobody is refused for their sake.
-            estimates = await self.texts.run(
-                work.client, work.deadline, lambda: model.estimate(once, model.sample(once))
-            )
+            estimates, later = await self._aside(work, partial(measure, once, sample=True))
+            later_s = later / rate if rate else 0.0
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        begun, quantum = self.clock(), self.options.quantum
-        job = Job(once, model, future, estimates, unread, quantum, begun, firsts, places)
-        self._scheduler.submit(job)
+        job = Job(
+            once,
+            model,
+            future,
+            estimates,
+            unread,
+            self.options.quantum,
+            self.clock(),
+            [chosen[i] for i in firsts] if chosen else firsts,
+            places,
+            later,
+            later_s,
+        )
+        self._scheduler.submit(job, admitted=bool(chosen))
         return await self._end_of(job)
+
+    async def _aside(self, work: Work, function: Callable[[], Result]) -> Result:
+        """Call a function that takes time in proportion to a request's texts."""
+        return await self.texts.run(work.client, work.deadline, function)
 
     async def _end_of(self, job: Job) -> Answer:
         """The answer to a job that the scheduler has."""
@@ -260,7 +332,7 @@ class Registry:
         """Take no new work and wait for the running; whether all of it ended in ``timeout`` seconds."""
         self._draining = True
         end = time.monotonic() + timeout
-        while self._scheduler.jobs:
+        while self._scheduler.jobs or self._in_two:
             if time.monotonic() >= end:
                 return False
             await asyncio.sleep(0.02)
@@ -325,6 +397,12 @@ class Registry:
             return
         message = f"{model.name} was loaded anew while its engine was restarting; send the request again"
         self._scheduler.fail_all(model, UnavailableError(message, 1.0))
+
+
+def _is_short(work: Work) -> bool:
+    """Whether work on the texts may run on the event loop."""
+    # Texts that are no list may be made only when they are asked for.
+    return isinstance(work.texts, list) and sum(map(len, [*work.queries, *work.texts])) < _SHORT
 
 
 def _text_threads() -> int:
