@@ -36,6 +36,7 @@ NOT_CORE = frozenset(
         "langchain_core",
         "llama_index",
         "matplotlib",
+        "mcp",
         "modelscope",
         "mteb",
         "pandas",

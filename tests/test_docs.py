@@ -24,6 +24,7 @@ PUBLIC = [
     "crossrank.integrations.haystack",
     "crossrank.integrations.langchain",
     "crossrank.integrations.llamaindex",
+    "crossrank.integrations.mcp",
     "crossrank.integrations.mteb",
     "crossrank.integrations.pyterrier",
     "crossrank.loading",

@@ -180,7 +180,7 @@ def test_a_module_knows_nothing_of_what_the_page_says(names: list[str], never: l
 
 
 def test_no_integration_knows_of_another() -> None:
-    frameworks = {"haystack", "langchain", "llamaindex", "mteb", "pyterrier"}
+    frameworks = {"haystack", "langchain", "llamaindex", "mcp", "mteb", "pyterrier"}
     for name in frameworks:
         module = f"crossrank.integrations.{name}"
         known = imports(module).eager | imports(module).lazy

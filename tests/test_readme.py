@@ -150,7 +150,7 @@ def test_the_server_answers_as_is_shown(tmp_path: Path) -> None:
 def test_every_dependency_has_its_reason() -> None:
     metadata = (ROOT / "pyproject.toml").read_text()
     table = READMES[0].read_text().split("## What it needs")[1]
-    ours = "server|client|otel|langchain|llamaindex|haystack|pyterrier|rag"
+    ours = "server|client|otel|langchain|llamaindex|haystack|pyterrier|mcp|rag"
     extras = re.findall(rf"^(?:{ours}) = \[.*?\]$", metadata, re.MULTILINE | re.DOTALL)
     for name in re.findall(r'"([a-z0-9-]+)>=', metadata.split("[project.optional")[0] + "".join(extras)):
         if name in ("scikit-build-core", "nanobind"):  # what builds it, not what it needs

@@ -128,7 +128,17 @@ def test_a_pickle_is_opened_again(ranker: Ranker, reranker: Reranker) -> None:
         assert again.sync.rank(QUERY, DOCUMENTS) == reranker.rank(QUERY, DOCUMENTS)
 
 
-FRAMEWORKS = ("haystack", "langchain_core", "llama_index", "mteb", "pyterrier", "torch", "httpx", "pydantic")
+FRAMEWORKS = (
+    "haystack",
+    "langchain_core",
+    "llama_index",
+    "mcp",
+    "mteb",
+    "pyterrier",
+    "torch",
+    "httpx",
+    "pydantic",
+)
 
 
 def test_no_framework_is_imported_before_it_is_asked_for() -> None:
@@ -139,7 +149,7 @@ def test_no_framework_is_imported_before_it_is_asked_for() -> None:
     assert done.stdout == "set()\n"
 
 
-@pytest.mark.parametrize("name", ["haystack", "langchain", "llamaindex", "mteb", "pyterrier"])
+@pytest.mark.parametrize("name", ["haystack", "langchain", "llamaindex", "mcp", "mteb", "pyterrier"])
 def test_a_framework_that_is_missing_is_named_with_its_extra(name: str) -> None:
     [framework] = [one for one in FRAMEWORKS if one.replace("_", "").startswith(name)]
     code = f"import sys; sys.modules['{framework}'] = None; import crossrank.integrations.{name}"

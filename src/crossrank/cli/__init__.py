@@ -93,6 +93,11 @@ _COMMANDS = (
         "Open a page in the browser to try rankings and to explain them. Ctrl+C stops it.",
     ),
     _LazyCommand(
+        "mcp",
+        "mcp:mcp",
+        "Give agents the tool `rerank` by the Model Context Protocol, on standard input and output.",
+    ),
+    _LazyCommand(
         "demo", "demo:demo", "Rerank a few Chinese and English examples, and compare with keyword order."
     ),
     _LazyCommand(
