@@ -156,3 +156,43 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     broken = Reranker.from_parts(encoder, FakeEngine(lambda ids: float("nan")))
     with pytest.raises(NonFiniteLogitError):
         broken.explain(QUERY, DOCUMENT)
+
+
+LONG = " ".join(
+    [*(f"Sentence {i} has nothing." for i in range(40)), "Here alpha. And alpha alpha!", "The end."]
+)
+
+
+def test_of_a_document_in_windows_the_best_one_is_explained() -> None:
+    found = explain(LONG, max_length=64, long="windows", max_windows=100)
+    assert found.window is not None
+    start, end = found.window
+    assert (found.logit, found.truncated, found.read) == (3.0, False, end - start)
+    assert LONG[start:end].endswith("And alpha alpha!")
+    assert found.sentences[0].start == start > 500
+    assert [s.logit_fall for s in found.sentences if s.logit] == [1.0, 2.0]
+    assert [s.read for s in found.sentences] == [*(len(s.text) for s in found.sentences[:-1]), 0]
+    assert found.sentences_left_out + len(found.sentences) == 43
+    given = reranker(max_length=64)[0].explain(QUERY, LONG, window=found.window)
+    assert given == found
+    # What lies behind the window is scored alone.
+    first = reranker(max_length=64)[0].explain(QUERY, LONG, window=(0, 60))
+    assert (first.logit, first.read, len(first.sentences)) == (0.0, 60, 43)
+    assert [s.logit_fall for s in first.sentences[-3:]] == [None] * 3
+    assert [s.logit for s in first.sentences[-3:]] == [1.0, 2.0, 0.0]
+
+
+def test_a_document_that_fits_is_explained_without_a_window() -> None:
+    assert explain(DOCUMENT, long="windows") == explain(DOCUMENT)
+
+
+def test_the_only_sentence_of_a_window_is_not_compared_with_nothing() -> None:
+    found = reranker()[0].explain(QUERY, DOCUMENT, window=(0, 15))
+    assert found.sentences[0].logit_fall is None
+    assert found.logit == 1.0
+
+
+@pytest.mark.parametrize("window", [(5, 5), (-1, 3), (0, len(DOCUMENT) + 1)])
+def test_a_window_is_in_the_document(window: tuple[int, int]) -> None:
+    with pytest.raises(InputError, match="give the window of a hit of this document"):
+        reranker()[0].explain(QUERY, DOCUMENT, window=window)

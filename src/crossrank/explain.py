@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import overload
 
 from crossrank.errors import InputError
@@ -32,7 +31,7 @@ class ExplainedSentence:
         text: itself.
         score, logit: of the query and this sentence alone.
         truncated: alone it is too long for the model's window.
-        read: how many of its characters the model read as part of the document: all, unless the
+        read: how many of its characters the model read as part of the document: all, unless the model's
             window ends in it (fewer) or before it (0).
         score_fall, logit_fall: how much lower the document's score and logit are without it; below
             0 where they are higher. None where the model read none of it, or where the document has no
@@ -58,10 +57,11 @@ class Explanation:
         query, document: what was explained.
         score, logit: of the pair, as ``rank`` gives them.
         truncated: whether the document was cut to fit the model's window.
-        read: how many characters of the document the model read, from its start.
-        sentences: in the document's order.
+        read: how many characters of the document the model read, from its start, or from its window's.
+        sentences: in the document's order; from its window on.
         sentences_left_out: how many more it has that were not looked at.
         query_truncated: whether the query was cut to fit the model's window.
+        window: which characters of the document the score is of, where it was read in windows; else None.
     """
 
     query: str
@@ -73,6 +73,7 @@ class Explanation:
     sentences: tuple[ExplainedSentence, ...]
     sentences_left_out: int
     query_truncated: bool
+    window: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +81,10 @@ class _Texts(Sequence[str]):
     """The texts of an explanation, each made when it is asked for: most are nearly the whole document."""
 
     document: str
-    read: int
+    read: Span
     spans: tuple[Span, ...]
-    sentences_left_out: int
+    is_window: bool
+    is_only: bool
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -93,11 +95,16 @@ class _Texts(Sequence[str]):
             return [self[i] for i in range(*index.indices(len(self)))]
         index = range(len(self))[index]
         if index == 0:
-            return self.document
+            return self._window if self.is_window else self.document
         if index <= len(self.spans):
             start, end = self.spans[index - 1]
             return self.document[start:end]
-        return _without(self.document[: self.read], self.spans[index - 1 - len(self.spans)])
+        start, end = self.spans[index - 1 - len(self.spans)]
+        return _without(self._window, Span(start - self.read.start, end - self.read.start))
+
+    @property
+    def _window(self) -> str:
+        return self.document[self.read.start : self.read.end]
 
     def __len__(self) -> int:
         return 1 + len(self.spans) + self.without
@@ -108,15 +115,13 @@ class _Texts(Sequence[str]):
 
         An only sentence is not: the document would be empty.
         """
-        if len(self.spans) + self.sentences_left_out == 1:
-            return 0
-        return bisect_left(self.spans, self.read, key=lambda span: span.start)
+        return 0 if self.is_only else bisect_left(self.spans, self.read.end, key=lambda span: span.start)
 
     @property
     def characters(self) -> int:
         """At most, of all texts."""
         alone = sum(end - start for start, end in self.spans)
-        return len(self.document) + alone + self.without * self.read
+        return len(self.document) + alone + self.without * (self.read.end - self.read.start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +129,7 @@ class ExplanationPlan:
     """The query and the texts whose logits explain a document.
 
     Attributes:
-        query, document, read, sentences_left_out: as ``Explanation`` has them.
+        query, document, read, sentences_left_out, window: as ``Explanation`` has them.
         spans: of the sentences.
         texts: the document; each sentence alone; the document without each sentence that was read, unless
             it has no other.
@@ -136,6 +141,7 @@ class ExplanationPlan:
     spans: tuple[Span, ...]
     sentences_left_out: int
     texts: Sequence[str]
+    window: tuple[int, int] | None = None
 
     def explain(self, scored: Scored) -> Explanation:
         """What the scores of ``texts`` say."""
@@ -144,10 +150,11 @@ class ExplanationPlan:
         whole_score, whole_logit = scores[0], logits[0]
         count = len(self.spans)
         compared = len(logits) - 1 - count
+        read_end = self.read + (self.window[0] if self.window else 0)
         sentences = []
         for i, (start, end) in enumerate(self.spans):
             alone, without = 1 + i, 1 + count + i
-            read = max(0, min(end, self.read) - start)
+            read = max(0, min(end, read_end) - start)
             sentences.append(
                 ExplainedSentence(
                     start=start,
@@ -172,6 +179,7 @@ class ExplanationPlan:
             tuple(sentences),
             self.sentences_left_out,
             scored.query_truncated[0],
+            self.window,
         )
 
 
@@ -182,30 +190,45 @@ def plan_explanation(
     *,
     instruction: str | None = None,
     max_sentences: int = DEFAULT_SENTENCES,
+    window: tuple[int, int] | None = None,
 ) -> ExplanationPlan:
-    """The texts to score for an explanation.
+    """The texts to score for an explanation, of a document or of the characters of its window.
 
     A sentence is taken out of the text that the model reads: were it taken out of a longer document,
     text from beyond the window would move in, and the score would tell of that, too.
 
     Raises:
-        InputError: ``max_sentences`` is no integer of 1 or more, the texts have more than
-            ``MAX_CHARACTERS``, or the model takes no instruction.
+        InputError: ``max_sentences`` is no integer of 1 or more, ``window`` is not in the document, the
+            texts have more than ``MAX_CHARACTERS``, or the model takes no instruction.
     """
     check_integer("max_sentences", max_sentences)
-    kept = encoder.kept(query, document, instruction=instruction)
-    read = len(document) if kept is None else kept
-    found = sentence_spans(document)
-    spans = tuple(islice(found, max_sentences))
-    left_out = sum(1 for _ in found)
-    texts = _Texts(document, read, spans, left_out)
+    start, end = (0, len(document)) if window is None else _checked(window, document)
+    kept = encoder.kept(query, document[start:end], instruction=instruction)
+    read = Span(start, end if kept is None else start + kept)
+    found = list(sentence_spans(document))
+    first = bisect_right(found, start, key=lambda span: span.end)
+    spans = tuple(Span(max(start, span.start), span.end) for span in found[first : first + max_sentences])
+    left_out = len(found) - len(spans)
+    of_whole = found if window is None else [span for span in found if span.end > start and span.start < end]
+    is_only = len(of_whole) == 1
+    texts = _Texts(document, read, spans, is_window=window is not None, is_only=is_only)
     if texts.characters > MAX_CHARACTERS:
         raise InputError(
             f"an explanation of {len(spans)} sentences takes {texts.characters} characters, as the document "
             f"is read once without each, and at most {MAX_CHARACTERS} are read; lower max_sentences, or send "
             "a shorter document"
         )
-    return ExplanationPlan(query, document, read, spans, left_out, texts)
+    return ExplanationPlan(query, document, read.end - start, spans, left_out, texts, window)
+
+
+def _checked(window: tuple[int, int], document: str) -> tuple[int, int]:
+    start, end = window
+    if not 0 <= start < end <= len(document):
+        raise InputError(
+            f"the window is {start} to {end}, and the document has {len(document)} characters; give the "
+            "window of a hit of this document"
+        )
+    return start, end
 
 
 def _without(text: str, span: Span) -> str:

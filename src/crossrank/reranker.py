@@ -23,6 +23,7 @@ from crossrank.inputs import (
     Document,
     Request,
     check_instruction,
+    check_integer,
     distinct,
     each,
     read_one_of,
@@ -419,27 +420,33 @@ class Reranker:
         *,
         instruction: str | None = None,
         max_sentences: int = DEFAULT_SENTENCES,
+        window: tuple[int, int] | None = None,
     ) -> Explanation:
         """What each sentence of a document does for its score.
 
         Each is scored alone, and the document is scored without it: two pairs a sentence go
         through the model. Where the document is cut to fit, only what was read can carry its score;
-        what lies beyond is scored alone all the same.
+        what lies beyond is scored alone all the same. Where it is read in windows, the best one is
+        explained, and what comes after it.
 
         Args:
             query: what was asked.
             document: as ``rank`` takes one.
             instruction: as ``rank``.
             max_sentences: a longer document is explained up to this one.
+            window: which characters the score is of, as the hit of a ranking has it; None: where the
+                document is read in windows, they are scored to find out.
 
         Raises:
-            InputError: the document or ``max_sentences`` is not as described, or the model takes no
-                instruction.
+            InputError: an argument is not as described, or the model takes no instruction.
             NonFiniteLogitError, EngineError: as ``logits``.
         """
         (text,) = Request.read(query, [document], instruction).texts
+        check_integer("max_sentences", max_sentences)  # before anything is scored
+        if window is None and self.encoder.long == "windows":
+            (window,) = self._score(query, [text], instruction).windows
         plan = plan_explanation(
-            self.model.encoder, query, text, instruction=instruction, max_sentences=max_sentences
+            self.encoder, query, text, instruction=instruction, max_sentences=max_sentences, window=window
         )
         return plan.explain(self._score(query, plan.texts, instruction))
 

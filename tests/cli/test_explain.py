@@ -88,3 +88,14 @@ def test_mistakes_are_one_line(crossrank: Run, tiny: str, tmp_path: Path) -> Non
         done = crossrank("explain", *options, "--model", tiny)
         assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
         assert message in done.err
+
+
+def test_the_best_window_of_a_long_document_is_explained(crossrank: Run, tiny: str) -> None:
+    document = " ".join(f"Sentence {i} has the number {i * i}." for i in range(50))
+    command = ["explain", "49", document, "--model", tiny, "--max-length", "64", "--long", "windows"]
+    found = json.loads(crossrank(*command, "--json").out)
+    start, end = found["window"]
+    assert found["read"] == end - start
+    assert found["sentences"][0]["start"] <= start + 1
+    table = " ".join(crossrank(*command).out.split())
+    assert f"The score is that of the best window, characters {start} to {end} of {len(document)}." in table

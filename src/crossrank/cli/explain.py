@@ -17,6 +17,7 @@ from crossrank.data.lines import UTF_8
 from crossrank.errors import InputError
 from crossrank.explain import DEFAULT_SENTENCES, ExplainedSentence, Explanation
 from crossrank.models.resolve import BUNDLED
+from crossrank.pairs import MAX_WINDOWS
 
 # Styles of sentences, by how far the score falls without them: from not at all to the most.
 _HEAT = ("", "on color(153)", "on color(111)", "on color(75)")
@@ -44,6 +45,8 @@ def explain(
     revision: o.Revision = None,
     source: o.SourceOption = "hub",
     max_length: o.MaxLength = None,
+    long: o.Long = "cut",
+    max_windows: o.MaxWindows = MAX_WINDOWS,
     instruction: o.Instruction = None,
     batch_tokens: o.BatchTokens = None,
     precision: o.PrecisionOption = "auto",
@@ -65,6 +68,8 @@ def explain(
         revision=revision,
         source=source,
         max_length=max_length,
+        long=long,
+        max_windows=max_windows,
         instruction=instruction,
         batch_tokens=batch_tokens,
         precision=precision,
@@ -116,7 +121,12 @@ def _print(found: Explanation, raw: bool) -> None:
     out.print(table)
     if found.query_truncated:
         out.print(QUERY_TRUNCATED)
-    if found.read < len(found.document):
+    if found.window is not None:
+        start, end = found.window
+        out.print(
+            f"The score is that of the best window, characters {start} to {end} of {len(found.document)}."
+        )
+    elif found.read < len(found.document):
         out.print(
             f"The model read the first {found.read} of {len(found.document)} characters; "
             "the rest was truncated."

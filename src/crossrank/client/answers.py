@@ -95,12 +95,24 @@ class Answers:
                 [bool(each.get(name)) for each in data] for name in ("truncated", "query_truncated")
             )
             windows = [_window(each.get("window")) for each in data]
+            models = [str(each.get("model") or "") for each in data]
         except (LookupError, TypeError, ValueError, AttributeError):
             data = None
         if data is None or [each["index"] for each in data] != list(range(count)):
             raise ServiceError(f"{self._server} gave an answer without {count} scores; is it CrossRank?")
         self._warn(body)
-        return Scored(logits, document_cut, query_cut, windows=windows)
+        decides = str(body.get("model"))
+        others = [name for name in models if name not in ("", decides)]
+        if not any(models):
+            return Scored(logits, document_cut, query_cut, windows=windows)
+        return Scored(
+            logits,
+            document_cut,
+            query_cut,
+            windows=windows,
+            models=(decides, *others[:1]),
+            model_of=[int(name != decides) for name in models],
+        )
 
     def explained(self, body: dict[str, Any], query: str, text: str) -> Explanation:
         """The explanation of an answer.
@@ -115,8 +127,11 @@ class Answers:
                 for each in body["sentences"]
             )
             names = ("score", "logit", "truncated", "read", "sentences_left_out", "query_truncated")
-            found = Explanation(query, text, sentences=sentences, **{name: body[name] for name in names})
-        except (LookupError, TypeError):
+            window = _window(body.get("window"))
+            found = Explanation(
+                query, text, sentences=sentences, window=window, **{name: body[name] for name in names}
+            )
+        except (LookupError, TypeError, ValueError):
             raise ServiceError(
                 f"{self._server} gave an answer without an explanation; is it CrossRank?"
             ) from None

@@ -45,7 +45,7 @@ class AsyncClient(BaseClient[httpx.AsyncClient, httpx.AsyncBaseTransport]):
         """As ``Client.rank``."""
         check_options(top_n, threshold)
         request = Request.read(query, documents, instruction)
-        scored = await self._score(query, request.texts, instruction)
+        scored = await self._score(query, request.texts, instruction, ranking=True)
         return scored.rank(request, top_n=top_n, threshold=threshold)
 
     async def rank_many(
@@ -62,7 +62,7 @@ class AsyncClient(BaseClient[httpx.AsyncClient, httpx.AsyncBaseTransport]):
         try:
             async for numbered in _numbered(requests):
                 request = read_one_of(*numbered, instruction)
-                scoring = self._score(request.query, request.texts, request.instruction)
+                scoring = self._score(request.query, request.texts, request.instruction, ranking=True)
                 task = asyncio.ensure_future(scoring)
                 sent.append((request, task))
                 if len(sent) >= self._concurrency:
@@ -102,10 +102,11 @@ class AsyncClient(BaseClient[httpx.AsyncClient, httpx.AsyncBaseTransport]):
         *,
         instruction: str | None = None,
         max_sentences: int = DEFAULT_SENTENCES,
+        window: tuple[int, int] | None = None,
     ) -> Explanation:
         """As ``Client.explain``."""
         (text,) = Request.read(query, [document], instruction).texts
-        request = partial(self._explain_request, query, text, instruction, max_sentences)
+        request = partial(self._explain_request, query, text, instruction, max_sentences, window)
         body = await self._call(request)
         if body is None:
             raise UnknownModelError(str(self._model), await self.models())
@@ -120,11 +121,16 @@ class AsyncClient(BaseClient[httpx.AsyncClient, httpx.AsyncBaseTransport]):
         return await self._call(self._info_request) or {}
 
     async def _score(
-        self, queries: str | Sequence[str], texts: Sequence[str], instruction: str | None
+        self,
+        queries: str | Sequence[str],
+        texts: Sequence[str],
+        instruction: str | None,
+        *,
+        ranking: bool = False,
     ) -> Scored:
         if not texts:
             return Scored([])
-        body = await self._call(partial(self._score_request, queries, texts, instruction))
+        body = await self._call(partial(self._score_request, queries, texts, instruction, ranking))
         if body is None:
             raise UnknownModelError(str(self._model), await self.models())
         return self._answers.scored(body, len(texts))

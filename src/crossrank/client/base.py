@@ -98,23 +98,33 @@ class BaseClient(Generic[Http, Transport]):
         queries: str | Sequence[str],
         texts: Sequence[str],
         instruction: str | None,
+        ranking: bool,
         seconds: float,
     ) -> httpx.Request:
+        """Ask for scores; ``ranking``: they only serve to order the documents, as those of two models do."""
         body: dict[str, Any] = {
             "queries": clean(queries) if isinstance(queries, str) else [clean(query) for query in queries],
             "documents": [clean(text) for text in texts],
             "use_activation": False,
+            **({"ranking": True} if ranking else {}),
             **self._windows,
             **_told(instruction),
         }
         return self._post("score", body, seconds)
 
     def _explain_request(
-        self, query: str, text: str, instruction: str | None, max_sentences: int, seconds: float
+        self,
+        query: str,
+        text: str,
+        instruction: str | None,
+        max_sentences: int,
+        window: tuple[int, int] | None,
+        seconds: float,
     ) -> httpx.Request:
         check_integer("max_sentences", max_sentences)
-        body = {"query": clean(query), "document": clean(text), "max_sentences": int(max_sentences)}
-        body |= _told(instruction)
+        body: dict[str, Any] = {"query": clean(query), "document": clean(text)}
+        body |= {"max_sentences": int(max_sentences), **_told(instruction)}
+        body |= {"window": window} if window else {}
         return self._post("explain", body, seconds)
 
     def _info_request(self, seconds: float) -> httpx.Request:

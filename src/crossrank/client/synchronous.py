@@ -93,7 +93,8 @@ class Client(BaseClient[httpx.Client, httpx.BaseTransport]):
         """
         check_options(top_n, threshold)
         request = Request.read(query, documents, instruction)
-        return self._score(query, request.texts, instruction).rank(request, top_n=top_n, threshold=threshold)
+        scored = self._score(query, request.texts, instruction, ranking=True)
+        return scored.rank(request, top_n=top_n, threshold=threshold)
 
     def rank_many(
         self,
@@ -125,7 +126,7 @@ class Client(BaseClient[httpx.Client, httpx.BaseTransport]):
         )
 
         def scored_of(request: Request) -> Scored:
-            return self._score(request.query, request.texts, request.instruction)
+            return self._score(request.query, request.texts, request.instruction, ranking=True)
 
         for request, scored in map_ahead(
             scored_of, read, threads=self._concurrency, ahead=self._concurrency, name="crossrank-client"
@@ -181,6 +182,7 @@ class Client(BaseClient[httpx.Client, httpx.BaseTransport]):
         *,
         instruction: str | None = None,
         max_sentences: int = DEFAULT_SENTENCES,
+        window: tuple[int, int] | None = None,
     ) -> Explanation:
         """What each sentence of a document does for its score; see ``Reranker.explain``.
 
@@ -189,12 +191,13 @@ class Client(BaseClient[httpx.Client, httpx.BaseTransport]):
             document: as ``rank`` takes one.
             instruction: as ``rank``.
             max_sentences: a longer document is explained up to this one; a server takes 1 to 1,000.
+            window: which characters are explained, as the hit of a ranking has it; None: from the start.
 
         Raises:
             CrossRankError: as ``rank``.
         """
         (text,) = Request.read(query, [document], instruction).texts
-        request = partial(self._explain_request, query, text, instruction, max_sentences)
+        request = partial(self._explain_request, query, text, instruction, max_sentences, window)
         body = self._call(request, self._answers.read)
         if body is None:
             raise UnknownModelError(str(self._model), self.models())
@@ -218,10 +221,17 @@ class Client(BaseClient[httpx.Client, httpx.BaseTransport]):
         body = self._call(self._info_request, self._answers.read)
         return body or {}
 
-    def _score(self, queries: str | Sequence[str], texts: Sequence[str], instruction: str | None) -> Scored:
+    def _score(
+        self,
+        queries: str | Sequence[str],
+        texts: Sequence[str],
+        instruction: str | None,
+        *,
+        ranking: bool = False,
+    ) -> Scored:
         if not texts:
             return Scored([])
-        request = partial(self._score_request, queries, texts, instruction)
+        request = partial(self._score_request, queries, texts, instruction, ranking)
         body = self._call(request, self._answers.read)
         if body is None:
             raise UnknownModelError(str(self._model), self.models())
