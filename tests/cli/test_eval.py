@@ -140,3 +140,17 @@ def test_a_cascade_has_a_curve(crossrank: Run, tiny: str) -> None:
     text = crossrank(*command).out
     assert "crossrank-mini (first), then tiny on the best documents of it" in text
     assert "same top 10" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "wrong"),
+    [
+        (["--long", "split"], "long is 'split'"),
+        (["--long", "windows", "--max-windows", "0"], "max_windows is 0"),
+    ],
+)
+def test_how_long_documents_are_read_is_the_models_matter(
+    crossrank: Run, tiny: str, options: list[str], wrong: str
+) -> None:
+    done = crossrank("eval", "--data", CRANFIELD, "--model", tiny, "--limit", "1", *options)
+    assert (done.code, wrong in done.err) == (2, True)

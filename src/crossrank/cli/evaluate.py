@@ -26,6 +26,7 @@ from crossrank.evaluation import measure as ev
 from crossrank.evaluation import report
 from crossrank.evaluation.cascade import Curve, curve
 from crossrank.evaluation.pool import MAX_QUERIES, PoolResult, bm25_system, measure_pool, pool_rows
+from crossrank.pairs import MAX_WINDOWS
 
 _DATA_PANEL, _MODEL_PANEL = "Data options", "Model options"
 
@@ -122,6 +123,8 @@ def evaluate(
     revision: o.Revision = None,
     source: o.SourceOption = "hub",
     max_length: o.MaxLength = None,
+    long: o.Long = "cut",
+    max_windows: o.MaxWindows = MAX_WINDOWS,
     instruction: o.Instruction = None,
     batch_tokens: o.BatchTokens = None,
     device: o.Device = "auto",
@@ -152,6 +155,8 @@ def evaluate(
     )
     options: dict[str, Any] = {"revision": revision, "source": source, "max_length": max_length}
     options |= {
+        "long": long,
+        "max_windows": max_windows,
         "instruction": instruction,
         "batch_tokens": batch_tokens,
         "device": device,
