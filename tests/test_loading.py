@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from crossrank import InputError, Reranker
+from crossrank import CheckpointError, InputError, Reranker
 from crossrank.engines.fake import FakeEngine
 from crossrank.loading import LoadedModel, load_model
 from crossrank.packing import build_pack
@@ -43,3 +44,18 @@ def test_a_reranker_holds_the_model_that_it_loads(folder: Path) -> None:
 def test_a_window_beyond_the_models_is_refused(folder: Path) -> None:
     with pytest.raises(InputError, match="max_length is 100000; tiny reads at most"):
         load_model(folder, max_length=100_000)
+
+
+def test_a_models_config_says_how_long_windows_are(tmp_path: Path) -> None:
+    assert load_model().encoder.window_length == 256
+    assert load_model(max_length=100).encoder.window_length == 100
+    folder = write_xlm_roberta(tmp_path / "tiny")
+    assert load_model(folder, max_length=100).encoder.window_length == 100
+    config = json.loads((folder / "config.json").read_text())
+    for window, right in ((50, True), (0, False), ("50", False), (True, False)):
+        (folder / "config.json").write_text(json.dumps(config | {"crossrank": {"window": window}}))
+        if right:
+            assert load_model(folder, max_length=100).encoder.window_length == 50
+        else:
+            with pytest.raises(CheckpointError, match=r"crossrank\.window"):
+                load_model(folder, max_length=100)

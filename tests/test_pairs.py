@@ -716,3 +716,17 @@ def test_what_may_not_be_cut_is_not_read_in_windows(bundled: Path) -> None:
 def test_the_options_of_windows_are_checked(bundled: Path, options: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(options))):
         PairEncoder(loaded(bundled), **options)
+
+
+def test_windows_may_be_shorter_than_what_the_model_reads(bundled: Path) -> None:
+    encoder = reader(bundled, max_length=200, window_length=64, max_windows=100)
+    fits = " ".join(SENTENCES[:9])
+    assert 64 < encoder.encode("25", [fits])[0].tokens <= 200
+    assert [pair.window for pair in windows_of(encoder, "25", fits)] == [None]
+    pairs = windows_of(encoder, "25", " ".join(SENTENCES[:40]))
+    assert max(pair.tokens for pair in pairs) <= 64
+    assert len(pairs) > 10
+    # A document that a call's limit makes fit is read as a whole.
+    (pair,) = windows_of(encoder, "25", " ".join(SENTENCES[:40]), Cut(document=100))
+    assert (pair.window, pair.tokens > 100) == (None, True)
+    assert reader(bundled, max_length=40, window_length=64).window_length == 40

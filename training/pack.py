@@ -21,6 +21,9 @@ from crossrank.models.checkpoint import BLOCK, Checkpoint
 
 NAME = "crossrank-mini"
 
+WINDOW = 256
+"""Tokens of the longest pairs in training (mixture.py): what long documents are read in by default."""
+
 
 def to_int8(matrix: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Quantise symmetrically per row: int8 (rows, columns) and float32 scales (rows,)."""
@@ -76,7 +79,7 @@ def main() -> None:
     save_file({k: np.ascontiguousarray(v) for k, v in stored.items()}, out / "model.safetensors", metadata)
     (out / "model.safetensors").chmod(0o644)
     config = json.loads((arguments.work / "start" / "model" / "config.json").read_text())
-    own = {"compressed": 1} | ({"match": match} if match else {})
+    own = {"compressed": 1, "window": WINDOW} | ({"match": match} if match else {})
     config |= {"_name_or_path": NAME, "crossrank": own}
     (out / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     for name in ("tokenizer.json", "tokenizer_config.json"):

@@ -122,6 +122,7 @@ def load_model(
         query_share=query_share,
         long=long,
         max_windows=max_windows,
+        window_length=checkpoint.window_length,
         vocabulary=checkpoint.vocabulary,
         prompt=prompt,
     )

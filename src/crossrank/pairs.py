@@ -43,7 +43,7 @@ Side = Literal["right", "left"]
 Long = Literal["cut", "windows"]
 
 MAX_WINDOWS = 8
-"""Windows of a document that are read by default: about 3,600 tokens, where a window has 512."""
+"""Windows of a document that are read by default: of 256 tokens, up to 2,000 tokens of a document."""
 
 _END, _LONGER_END = 12, 6
 """Characters of a long text that are tokenised first, per token of the window. A token has up to five in most
@@ -179,6 +179,7 @@ class PairEncoder:
         query_share: with ``only_second``, the largest share of the window for the query.
         long: what ``join_windows`` does with a document that does not fit: "cut", or read it in "windows".
         max_windows: the most windows of a document.
+        window_length: tokens of a window's pair; None: ``max_length``.
         vocabulary: rows of the model's embedding table, to check the tokenizer's ids; None checks nothing.
         prompt: the model's; None: its tokenizer says what stands around a pair.
 
@@ -201,6 +202,7 @@ class PairEncoder:
         query_share: float = 0.5,
         long: Long = "cut",
         max_windows: int = MAX_WINDOWS,
+        window_length: int | None = None,
         vocabulary: int | None = None,
         prompt: Prompt | None = None,
     ) -> None:
@@ -238,6 +240,7 @@ class PairEncoder:
         self.query_share = query_share
         self.long: Long = long
         self.max_windows = max_windows
+        self.window_length = min(max_length, max(shortest, window_length or max_length))
 
     @property
     def special_tokens(self) -> int:
@@ -389,7 +392,7 @@ class PairEncoder:
 
     def most_characters(self, cut: Cut) -> int:
         """Characters of a long text that are tokenised in a call, more or less."""
-        return max(self.first_characters, _READ_CHARACTERS * self.windows(cut) * self.max_length)
+        return max(self.first_characters, _READ_CHARACTERS * self.windows(cut) * self.window_length)
 
     def expect(self, query: int, document: int, cut: Cut) -> tuple[int, int]:
         """About how many pairs a document makes, and how many tokens they have together.
@@ -408,6 +411,8 @@ class PairEncoder:
         document = min(document, cut.document or document)
         if document <= room:
             return 1, size + keep + document
+        window = min(window, max(self.window_length, size + 2))
+        keep, room = self._window(query, _ENDLESS, window, window - size)
         overlap = room // _OVERLAP
         count = min(most, -(-(document - overlap) // (room - overlap)))
         return count, count * (size + keep) + min(count * room, document + (count - 1) * overlap)
@@ -442,12 +447,14 @@ class PairEncoder:
 
     def _in_windows(self, query: EncodedQuery, text: str, cut: Cut) -> list[EncodedPair]:
         """The pairs of a text's windows; none if a call's own limit is what cuts it, or it is white space."""
-        window, slot = self._narrowed(cut, [query]), query.template.document
+        window, slot, size = self._narrowed(cut, [query]), query.template.document, query.template.size
         of_query, _ = _capped((len(query.token_ids), 0), cut)
         # What is left beside the query for the longest of documents.
-        _, room = self._window(of_query, _ENDLESS, window, window - query.template.size)
+        _, room = self._window(of_query, _ENDLESS, window, window - size)
         if cut.document is not None and cut.document <= room:
             return []
+        window = min(window, max(self.window_length, size + 2))
+        _, room = self._window(of_query, _ENDLESS, window, window - size)
         most = self.windows(cut)
         parts = self._parts(query, text, cut, most * window)
         tokens = self._starts([text[start:end] for start, end in parts])
@@ -488,7 +495,7 @@ class PairEncoder:
             return [Span(start, min(len(text), start + limit))]
         if len(text) <= limit:
             return [Span(0, len(text))]
-        size = max(1, _SECTION_CHARACTERS * self.max_length)
+        size = _SECTION_CHARACTERS * self.window_length
         return joined(best_spans(query.text, text, section_spans(text, size), max(1, limit // size)), text)
 
     def _starts(self, texts: list[str]) -> list[npt.NDArray[np.int64]]:

@@ -143,6 +143,19 @@ class Checkpoint:
         except UndescribedError:
             return self.config.get("max_position_embeddings") or 1 << 20
 
+    @property
+    def window_length(self) -> int | None:
+        """Tokens of the longest pairs that the model was trained on, where its config says so.
+
+        Raises:
+            CheckpointError: it is no number of 1 or more.
+        """
+        found: object = (self.config.get("crossrank") or {}).get("window")
+        if found is None or (isinstance(found, int) and not isinstance(found, bool) and found >= 1):
+            return found
+        place = self.folder / "config.json"
+        raise CheckpointError(f"{place}: crossrank.window is {found!r}; it must be an integer of 1 or more")
+
     @cached_property
     def content(self) -> Content:
         """Digests and states of the weight files. They are read for it, unless the cache knows them.
