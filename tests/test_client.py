@@ -393,6 +393,7 @@ def test_what_is_sent(kind: Any, pauses: list[float]) -> None:
         "queries": "q",
         "documents": ["a", "b"],
         "use_activation": False,
+        "ranking": True,
         "model": "m",
         "priority": 5,
     }

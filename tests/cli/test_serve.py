@@ -58,6 +58,9 @@ OPTIONS: list[tuple[str, str, str, Any]] = [
     ("--drain-timeout", "CROSSRANK_DRAIN_TIMEOUT", "5", {"drain_timeout": 5}),
     ("--score-cache", "CROSSRANK_SCORE_CACHE", "2kB", {"score_cache_bytes": 2000}),
     ("--model", "CROSSRANK_MODEL", "a", {"models": ["a"]}),
+    ("--first", "CROSSRANK_FIRST", "b=a", {"first": "b=a"}),
+    ("--keep", "CROSSRANK_KEEP", "0.5", {"keep": 0.5}),
+    ("--keep", "CROSSRANK_KEEP", "7", {"keep": 7}),
     *(
         (f"--{option}", f"CROSSRANK_{name.upper()}", str(value), {"model_options": _DEFAULTS | {name: value}})
         for option, name, value in (

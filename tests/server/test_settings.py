@@ -26,6 +26,18 @@ def test_a_model_is_loaded_with_the_options() -> None:
     assert (loaded.encoder.max_length, loaded.engine.precision) == (77, "fp32")
 
 
+def test_a_first_model_is_served_too() -> None:
+    options = {"max_length": 77, "precision": "fp32", "device": "cpu", "instruction": "i"}
+    settings = Settings(models=["a=b"], first="c=crossrank-mini", keep=0.5, model_options=options)
+    assert [(spec.name, spec.source) for spec in settings.specs()] == [("a", "b"), ("c", "crossrank-mini")]
+    # Of the options, only those that say where a model runs are for both.
+    assert settings.specs()[1].load().encoder.max_length == 512
+    registry = settings.registry()
+    assert (registry.first, registry.keep) == ("c", 0.5)
+    both = Settings(models=["a=b", "c=d"], first="c=d")
+    assert [spec.name for spec in both.specs()] == ["a", "c"]
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -34,6 +46,13 @@ def test_a_model_is_loaded_with_the_options() -> None:
         ({"models": ["a", "a=b"]}, "two models are called 'a'"),
         ({"models": ["a", "b"], "model_options": {"revision": "r"}}, "--revision is of one model"),
         ({"models": ["a", "b"], "model_options": {"instruction": "i"}}, "--instruction is of one model"),
+        ({"first": "=x"}, "--first '=x' is not SOURCE or NAME=SOURCE"),
+        ({"first": "crossrank-mini"}, "--first crossrank-mini is the server's only model; give another"),
+        (
+            {"models": ["a", "b=c"], "first": "b"},
+            "two models are called 'b'; name one of them: --first NAME=b",
+        ),
+        ({"models": ["a"], "first": "b", "keep": 0}, "keep is 0; it must be"),
         ({"dialect": "klingon"}, "'klingon' is not one of cohere, jina, vllm, xinference, infinity, voyage"),
         ({"cors_origins": ["example.org"]}, "--cors-origin 'example.org' is none"),
         ({"cors_origins": ["https://a/b"]}, "--cors-origin 'https://a/b' is none"),

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from crossrank._extras import needs
+from crossrank.cascade import KEEP
 from crossrank.cli import options as o
 from crossrank.cli.serving import server_logs
 from crossrank.errors import InputError
@@ -47,6 +48,15 @@ _Models = Annotated[
         "-m",
         help="A model's name or folder, or NAME=either to choose the name that requests use. "
         "Can be given several times: the first model answers requests that name none.",
+        rich_help_panel="Model options",
+    ),
+]
+_First = Annotated[
+    str,
+    typer.Option(
+        help="A smaller model that reads all documents of a ranking; a model (-m) then reads only the best "
+        "of them. NAME=either chooses its name.",
+        show_default=False,
         rich_help_panel="Model options",
     ),
 ]
@@ -215,6 +225,8 @@ def serve(
     device: o.Device = "auto",
     threads: o.Threads = None,
     offline: o.Offline = False,
+    first: _First = "",
+    keep: o.Keep = KEEP,
 ) -> None:
     """Serve rerank APIs over HTTP: those of Cohere, Jina, TEI, vLLM, Xinference and infinity.
 
@@ -241,6 +253,8 @@ def serve(
             "threads": threads,
             "offline": offline,
         },
+        first=first,
+        keep=keep,
         host=host,
         port=port,
         uds=uds,

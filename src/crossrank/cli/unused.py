@@ -42,6 +42,9 @@ _ENCODING = _Rule(("encoding",), lambda v: v["file"] is None, "it is for --file"
 _MODEL_OPTIONS = ("revision", "source", "max_length", "batch_tokens", "device", "threads", "offline")
 """Options of ``eval`` and ``verify`` for a model that runs here."""
 
+_OF_A_MODEL = ("revision", "max_length", "device", "threads", "offline")
+"""Options of ``mcp`` for a model that runs here."""
+
 _RULES: dict[str, tuple[_Rule, ...]] = {
     "rank": (_RAW, _ENCODING, _FETCH, _KEEP),
     "score": (_RAW, _FETCH),
@@ -82,8 +85,17 @@ _RULES: dict[str, tuple[_Rule, ...]] = {
             "with keys, no request is refused for its host",
         ),
         _FETCH,
+        _KEEP,
     ),
     "play": (_FETCH,),
+    "mcp": (
+        _Rule(
+            (*_OF_A_MODEL, "instruction", "precision"),
+            lambda v: _is_address(v["model"]),
+            "it is an option of the server, which must be started with it",
+        ),
+        _FETCH,
+    ),
     "verify": (
         _FETCH,
         _Rule(
@@ -121,6 +133,10 @@ def _are_here(models: str | list[str] | None) -> bool:
     return bool(sources) and all(
         source == BUNDLED or Path(source).is_dir() or local_place(source).is_dir() for source in sources
     )
+
+
+def _is_address(model: str) -> bool:
+    return model.lower().startswith(("http://", "https://", "unix:/"))
 
 
 def _is_named(data: str) -> bool:

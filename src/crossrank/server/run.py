@@ -256,6 +256,9 @@ class _Server(uvicorn.Server):
                 "%s is ready: %s engine on %s, %s, %d tokens",
                 *(model.name, model.engine, model.device, model.precision, model.max_length),
             )
+        if self.registry.first is not None:
+            what = "%s reads all documents of a ranking, and the other model %s of them (--keep)"
+            _logger.info(what, self.registry.first, self.registry.keep)
 
     async def reload(self) -> None:
         """Load the models anew; where one cannot be loaded, the old one stays."""

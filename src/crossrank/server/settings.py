@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from crossrank.cascade import KEEP, SHARED, check_keep
 from crossrank.errors import InputError
 from crossrank.loading import load_model
 from crossrank.models.resolve import BUNDLED
@@ -63,6 +64,10 @@ class Settings:
         models: "SOURCE" or "NAME=SOURCE"; the source is what ``load_model`` takes, the name what
             requests say (by default the source).
         model_options: of ``load_model``, for every model.
+        first: "SOURCE" or "NAME=SOURCE" of a smaller model that reads all documents of a ranking, before
+            another one reads the best of them; "": there is none. It is served, too, and has no options of
+            ``model_options`` but those of ``cascade.SHARED``.
+        keep: how many documents of a ranking, or which share of them, the other model reads.
         host: where it listens.
         port: where it listens; 0 takes any port that is free.
         uds: a Unix socket instead.
@@ -85,6 +90,8 @@ class Settings:
 
     models: Sequence[str] = (BUNDLED,)
     model_options: dict[str, Any] = field(default_factory=dict)
+    first: str = ""
+    keep: float = KEEP
     host: str = "127.0.0.1"
     port: int = 8080
     uds: Path | None = None
@@ -134,6 +141,7 @@ class Settings:
         for name, advice in of_one.items():
             if len(self.models) > 1 and self.model_options.get(name):
                 raise InputError(f"--{name} is of one model, and there are several; {advice}")
+        check_keep(self.keep)
         self.specs()
 
     def specs(self) -> list[ModelSpec]:
@@ -144,24 +152,45 @@ class Settings:
         """
         specs: list[ModelSpec] = []
         for model in self.models:
-            name, _, source = model.partition("=")
-            source = source if "=" in model else name
-            if not name.strip() or not source.strip():
-                raise InputError(f"--model {model!r} is not SOURCE or NAME=SOURCE")
+            name, source = _named(model, "--model")
             if any(spec.name == name for spec in specs):
                 raise InputError(f"two models are called {name!r}; name one of them: --model NAME={source}")
             specs.append(ModelSpec(name, partial(load_model, source, **self.model_options), source))
+        if self.first:
+            name, source = _named(self.first, "--first")
+            shared = {name: value for name, value in self.model_options.items() if name in SHARED}
+            known = next((spec for spec in specs if spec.name == name), None)
+            if known is None:
+                specs.append(ModelSpec(name, partial(load_model, source, **shared), source))
+            elif len(specs) == 1:
+                raise InputError(f"--first {self.first} is the server's only model; give another --model")
+            elif known.source != source:
+                raise InputError(f"two models are called {name!r}; name one of them: --first NAME={source}")
         return specs
 
     def registry(self) -> Registry:
         """The registry of these models, not started."""
         options = Options(max_queue_tokens=self.max_queue_tokens, score_cache_bytes=self.score_cache_bytes)
-        return Registry(self.specs(), options)
+        first = _named(self.first, "--first")[0] if self.first else None
+        return Registry(self.specs(), options, first=first, keep=self.keep)
 
     @property
     def has_keys(self) -> bool:
         """Whether a key is asked for."""
         return bool(self.api_keys) or self.api_key_file is not None
+
+
+def _named(model: str, option: str) -> tuple[str, str]:
+    """The name and the source of a model.
+
+    Raises:
+        InputError: one of them is empty.
+    """
+    name, _, source = model.partition("=")
+    source = source if "=" in model else name
+    if not name.strip() or not source.strip():
+        raise InputError(f"{option} {model!r} is not SOURCE or NAME=SOURCE")
+    return name, source
 
 
 def _option(name: str) -> str:

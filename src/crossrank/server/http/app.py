@@ -290,6 +290,8 @@ def _info(settings: Settings, registry: Registry) -> dict[str, Any]:
         "auto_truncate": True,
         "tokenization_workers": registry.texts.threads,
         "version": __version__,
+        "first": registry.first,
+        "keep": None if registry.first is None else registry.keep,
         "models": [
             {name: value for name, value in asdict(model).items() if name != "id2label"} for model in models
         ],

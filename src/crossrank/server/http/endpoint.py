@@ -199,7 +199,7 @@ def _respond(dialect: Dialect, call: Call, answer: Answer, context: Context) -> 
 
 def _headers(answer: Answer, characters: int) -> dict[str, str]:
     headers = {
-        "x-compute-tokens": str(sum(answer.tokens)),
+        "x-compute-tokens": str(sum(answer.tokens) + answer.read_twice),
         "x-compute-characters": str(characters),
         "x-compute-time": _ms(answer.tokenization_s + answer.queue_s + answer.inference_s),
         "x-tokenization-time": _ms(answer.tokenization_s),

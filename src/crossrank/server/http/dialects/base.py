@@ -60,6 +60,9 @@ MaxWindows = Annotated[
 # and of answers.
 Index = Annotated[int, Field(description="its place in the request, from 0")]
 ModelName = Annotated[str, Field(description="the served model that answered")]
+ScoredBy = Annotated[
+    str | None, Field(description="the model that scored it, where the server has a first model; else absent")
+]
 Created = Annotated[int, Field(description="when, in seconds since 1970")]
 Truncated = Annotated[
     bool | None, Field(description="true: the document did not fit, and only a part was read; else absent")

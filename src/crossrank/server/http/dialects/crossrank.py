@@ -37,10 +37,18 @@ class _Question(base.Lenient):
     instruction: base.Instruction = None
     priority: base.Priority = 0
 
-    def work(self, texts: list[str], context: base.Context, cut: Cut = WHOLE_WINDOW) -> Work:
+    def work(
+        self, texts: list[str], context: base.Context, cut: Cut = WHOLE_WINDOW, *, ranking: bool = False
+    ) -> Work:
         """What the scheduler gets."""
         return context.work(
-            [self.query], texts, cut, model=self.model, priority=self.priority, instruction=self.instruction
+            [self.query],
+            texts,
+            cut,
+            model=self.model,
+            priority=self.priority,
+            instruction=self.instruction,
+            ranking=ranking,
         )
 
 
@@ -63,6 +71,7 @@ class ComparedDocument(BaseModel):
     rank: int = Field(description="its place by the model; 1 is best")
     score: float = Field(description="from 0 to 1")
     logit: float = Field(description="the model's own number")
+    model: str = Field(description="the model that scored it; those that a first model scored come last")
     truncated: bool = Field(description="it did not fit the model's window, and only a part was read")
     window: tuple[int, int] | None = Field(
         description="where the part that the score is of begins and ends, in characters (code points), if it "
@@ -108,7 +117,7 @@ class Compare(base.Dialect):
         if not request.documents:
             raise Fault("empty", "documents is empty; it must hold at least one")
         cut = Cut(long=request.long, max_windows=request.max_windows)
-        return base.Call(request.work(request.documents, context, cut))
+        return base.Call(request.work(request.documents, context, cut, ranking=True))
 
     def answer(self, call: base.Call, answer: Answer, context: base.Context) -> object:
         texts = call.work.texts
@@ -125,6 +134,7 @@ class Compare(base.Dialect):
                 "logit": hit.logit,
                 "truncated": hit.truncated,
                 "window": hit.window,
+                "model": hit.model or answer.model,
                 "tokens": answer.tokens[hit.index],
                 "keyword_rank": keyword_ranks[hit.index],
                 "keyword_score": float(keyword_scores[hit.index]),
@@ -153,6 +163,13 @@ class ExplainRequest(_Question):
     max_sentences: int = Field(
         DEFAULT_SENTENCES, ge=1, le=MAX_SENTENCES, description="a longer document is explained up to this one"
     )
+    window: list[int] | None = Field(
+        None,
+        min_length=2,
+        max_length=2,
+        description="which characters (code points) of the document are explained, as a ranking's `window` "
+        "has them; default: from its start",
+    )
 
 
 class ExplainedSentence(BaseModel):
@@ -179,7 +196,10 @@ class ExplainResponse(base.Answered):
     logit: float = Field(description="of the document, the model's own number")
     truncated: bool = Field(description="the document was cut to fit the model's window")
     query_truncated: bool = Field(description="the query was cut to fit the model's window")
-    read: int = Field(description="how many characters of the document the model read, from its start")
+    read: int = Field(
+        description="how many characters of the document the model read, from its start or its window's"
+    )
+    window: tuple[int, int] | None = Field(description="as the request has it")
     sentences: list[ExplainedSentence] = Field(description="in the document's order")
     sentences_left_out: int = Field(description="how many more it has that were not looked at")
 
@@ -195,13 +215,19 @@ class Explain(base.Dialect):
     def read(self, body: dict[str, Any], context: base.Context) -> base.Call:
         request = base.parse(ExplainRequest, body)
         document = read_text("document", request.document)
-        return base.Call(request.work([document], context), own=request.max_sentences)
+        # The document is explained from its start, or its window, which fits.
+        work = request.work([document], context, Cut(long="cut"))
+        window = (request.window[0], request.window[1]) if request.window else None
+        return base.Call(work, own=(request.max_sentences, window))
 
     def expand(self, call: base.Call, encoder: Callable[[], PairEncoder]) -> base.Call:
         (query,), (document,) = call.work.queries, call.work.texts
         of_model = encoder()
         told = of_model.taken(call.work.instruction)
-        plan = plan_explanation(of_model, query, document, instruction=told, max_sentences=call.own)
+        most, window = call.own
+        plan = plan_explanation(
+            of_model, query, document, instruction=told, max_sentences=most, window=window
+        )
         return replace(call, work=replace(call.work, texts=plan.texts), own=plan)
 
     def answer(self, call: base.Call, answer: Answer, context: base.Context) -> object:

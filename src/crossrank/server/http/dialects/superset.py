@@ -177,7 +177,14 @@ class Superset(base.Dialect):
         model = None if request.model in self.no_models else request.model
         request_id = None if context.named else request.request_id
         work = context.work(
-            [request.query], texts, cut, model, request.priority, request_id, request.instruction
+            [request.query],
+            texts,
+            cut,
+            model,
+            request.priority,
+            request_id,
+            request.instruction,
+            ranking=True,
         )
         return base.Call(
             work,
@@ -193,9 +200,10 @@ class Superset(base.Dialect):
             "billed_units": {"search_units": -(-len(answer.tokens) // 100)},
             "tokens": {"input_tokens": sum(answer.tokens), "output_tokens": 0},
         }
-        if warnings := _warnings(call, answer):
+        hits = call.rank(answer)
+        if warnings := _warnings(call, answer, hits):
             meta["warnings"] = warnings
-        results = [self.result(call, hit) for hit in call.rank(answer)]
+        results = [self.result(call, hit) for hit in hits]
         own = {"created": context.created, "meta": meta, "results": results}
         return base.answered("rerank", self.id_prefix + call.work.request_id, answer) | own
 
@@ -255,16 +263,21 @@ INFINITY_OBJECTS = replace(_INFINITY, bare_documents=False)
 (vLLM, llama.cpp, LocalAI, Together AI)."""
 
 
-def _warnings(call: base.Call, answer: Answer) -> list[str]:
-    """What had no effect, what was cut, and which documents have nothing to read, a sentence each."""
+def _warnings(call: base.Call, answer: Answer, hits: Sequence[RankedDocument]) -> list[str]:
+    """What had no effect, what was cut, which documents have nothing to read, and which of the results the
+    model has not scored, a sentence each.
+    """
     not_read = [index for index, truncated in enumerate(answer.truncated) if truncated]
     cut = [index for index in not_read if answer.windows[index] is None]
     partly = [index for index in not_read if answer.windows[index] is not None]
     blank = [index for index, text in enumerate(call.work.texts) if is_blank(text)]
+    thinned = [hit.index for hit in hits if hit.model not in (None, answer.model)]
+    first = answer.models[-1] if answer.models else ""
     found = (
         (cut, "were cut to fit"),
         (partly, "have more windows than were read (max_windows)"),
         (blank, "have no letter or digit and were ranked last"),
+        (thinned, f"were scored by {first} alone: they come last, and their scores cannot be compared"),
     )
     of_query = ["the query was cut to fit"] if any(answer.query_truncated) else []
     of_texts = [_warning(len(call.work.texts), indices, what) for indices, what in found if indices]

@@ -97,7 +97,7 @@ class Tei(base.Dialect):
             raise Fault("empty", "`texts` cannot be empty")
         side: Side = "left" if request.truncation_direction.lower() == "left" else "right"
         cut = Cut(side, allowed=request.truncate is not False)
-        work = context.work([request.query], request.texts, cut)
+        work = context.work([request.query], request.texts, cut, ranking=True)
         return base.Call(work, raw=request.raw_scores, with_documents=request.return_text)
 
     def answer(self, call: base.Call, answer: Answer, context: base.Context) -> object:

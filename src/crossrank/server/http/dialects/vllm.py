@@ -33,6 +33,11 @@ class ScoreRequest(Options):
         validation_alias=AliasChoices("documents", "items", "text_2", "data_2"),
         description="the texts to score",
     )
+    ranking: bool = Field(
+        False,
+        description="true: the scores only serve to order the documents of one query. Where the server has a "
+        "first model, that one scores all documents, and the model the best of them",
+    )
 
 
 class ScoreDatum(BaseModel):
@@ -41,6 +46,7 @@ class ScoreDatum(BaseModel):
     index: base.Index
     object: Literal["score"] = Field(description="the kind of result")
     score: float = Field(description="from 0 to 1, or without `use_activation` the model's own number")
+    model: base.ScoredBy = None
     truncated: base.Truncated = None
     window: base.Window = None
     query_truncated: base.QueryTruncated = None
@@ -89,6 +95,7 @@ class VllmScore(base.Dialect):
             request.model,
             request.priority,
             instruction=request.instruction,
+            ranking=request.ranking,
         )
         return base.Call(work, raw=request.use_activation is False)
 
@@ -98,6 +105,7 @@ class VllmScore(base.Dialect):
                 "index": index,
                 "object": "score",
                 "score": pair.logit if call.raw else pair.score,
+                **({"model": answer.models[answer.model_of[index]]} if answer.models else {}),
                 **base.cuts_of(pair),
             }
             for index, pair in enumerate(answer.pairs())

@@ -74,7 +74,7 @@ class Voyage(base.Dialect):
         if not request.documents:
             raise Fault("empty", "documents is empty; it must hold at least one")
         cut = Cut(allowed=request.truncation)
-        work = context.work([request.query], request.documents, cut, request.model)
+        work = context.work([request.query], request.documents, cut, request.model, ranking=True)
         return base.Call(work, top_n=base.positive(request.top_k), with_documents=request.return_documents)
 
     def answer(self, call: base.Call, answer: Answer, context: base.Context) -> object:
