@@ -13,6 +13,7 @@ from crossrank._extras import needs
 from crossrank.cli import options as o
 from crossrank.cli.serving import server_logs
 from crossrank.models.resolve import BUNDLED
+from crossrank.pairs import MAX_WINDOWS
 
 _HOST, _PORT = "127.0.0.1", 8080
 
@@ -35,6 +36,8 @@ def play(
     browser: Annotated[bool, typer.Option(help="Open the page.")] = True,
     source: o.SourceOption = "hub",
     max_length: o.MaxLength = None,
+    long: o.Long = "cut",
+    max_windows: o.MaxWindows = MAX_WINDOWS,
     instruction: o.Instruction = None,
     precision: o.PrecisionOption = "auto",
     device: o.Device = "auto",
@@ -49,6 +52,8 @@ def play(
         model_options={
             "source": source,
             "max_length": max_length,
+            "long": long,
+            "max_windows": max_windows,
             "instruction": instruction,
             "precision": precision,
             "device": device,

@@ -16,6 +16,7 @@ from crossrank.cli import options as o
 from crossrank.cli.serving import server_logs
 from crossrank.errors import InputError
 from crossrank.models.resolve import BUNDLED
+from crossrank.pairs import MAX_WINDOWS
 
 _NETWORK, _ACCESS, _LIMITS, _LOGS = "Network", "Access", "Limits", "Logs"
 
@@ -219,6 +220,8 @@ def serve(
     revision: o.Revision = None,
     source: o.SourceOption = "hub",
     max_length: o.MaxLength = None,
+    long: o.Long = "cut",
+    max_windows: o.MaxWindows = MAX_WINDOWS,
     instruction: o.Instruction = None,
     batch_tokens: o.BatchTokens = None,
     precision: o.PrecisionOption = "auto",
@@ -246,6 +249,8 @@ def serve(
             "revision": revision,
             "source": source,
             "max_length": max_length,
+            "long": long,
+            "max_windows": max_windows,
             "instruction": instruction,
             "batch_tokens": batch_tokens,
             "precision": precision,

@@ -34,6 +34,11 @@ _FETCH = _Rule(
     "the model is on this machine",
 )
 _KEEP = _Rule(("keep",), lambda v: not v["first"], "it is for a cascade; name its small model with --first")
+_WINDOWS = _Rule(
+    ("max_windows",),
+    lambda v: v["long"] != "windows" and not v.get("server"),
+    "it is for --long windows",
+)
 _FETCH_NAMED = _Rule(("source",), lambda v: _are_here(v["name"]), "the model is on this machine")
 _RAW = _Rule(
     ("raw",), lambda v: v["json"] or v["jsonl"], "with --json and --jsonl, results have scores and logits"
@@ -46,11 +51,16 @@ _OF_A_MODEL = ("revision", "max_length", "device", "threads", "offline")
 """Options of ``mcp`` for a model that runs here."""
 
 _RULES: dict[str, tuple[_Rule, ...]] = {
-    "rank": (_RAW, _ENCODING, _FETCH, _KEEP),
-    "score": (_RAW, _FETCH),
-    "explain": (_RAW, _ENCODING, _FETCH),
+    "rank": (_RAW, _ENCODING, _FETCH, _KEEP, _WINDOWS),
+    "score": (_RAW, _FETCH, _WINDOWS),
+    "explain": (_RAW, _ENCODING, _FETCH, _WINDOWS),
     "eval": (
-        _Rule((*_MODEL_OPTIONS, "instruction"), lambda v: not v["model"], "it is for models; give a --model"),
+        _Rule(
+            (*_MODEL_OPTIONS, "instruction", "long"),
+            lambda v: not v["model"],
+            "it is for models; give a --model",
+        ),
+        _WINDOWS,
         _Rule(("depth",), lambda v: v["pool"], "with --pool, all relevant texts are ranked"),
         _Rule(("text_field",), lambda v: not _is_rows(v["data"]), "it is for a file of rows"),
         _Rule(
@@ -76,6 +86,7 @@ _RULES: dict[str, tuple[_Rule, ...]] = {
         ),
         _FETCH,
         _KEEP,
+        _WINDOWS,
     ),
     "serve": (
         _Rule(("host", "port"), lambda v: v["uds"], "the server listens on the Unix socket of --uds"),

@@ -219,3 +219,13 @@ def test_explain_where_the_model_is_not_there_is_the_servers_failure() -> None:
             assert value(registry, "te_request_failure", err="inference") == 1
 
     asyncio.run(main())
+
+
+def test_a_window_is_explained() -> None:
+    found = post("/explain", {"query": QUERY, "document": TEXT * 9, "window": [100, 300]}).json
+    expected = library().explain(QUERY, TEXT * 9, window=(100, 300))
+    assert (found["window"], found["read"], found["logit"]) == ([100, 300], expected.read, expected.logit)
+    assert [each["start"] for each in found["sentences"]] == [each.start for each in expected.sentences]
+    assert post("/explain", {"query": QUERY, "document": TEXT}).json["window"] is None
+    for window in ([1], [300, 100], [0, 10_000], "ab"):
+        assert post("/explain", {"query": QUERY, "document": TEXT, "window": window}).status == 400
