@@ -76,6 +76,13 @@ class RankedDocument:
             f"text={_shortened(self.text)!r})"
         )
 
+    @property
+    def sort_value(self) -> float:
+        """A number for programs that sort hits by one, highest first: the logit, or minus the rank where two
+        models have scored, as logits of both cannot be sorted together.
+        """
+        return self.logit if self.model is None else -float(self.rank)
+
     def to_dict(self) -> dict[str, Any]:
         """All attributes that are not None; JSON can hold them if it can hold ``fields``."""
         values = {name: getattr(self, name) for name in self.__slots__}

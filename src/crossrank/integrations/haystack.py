@@ -22,7 +22,7 @@ from typing import Any
 from crossrank._extras import needs
 from crossrank.errors import InputError
 from crossrank.inputs import check_instruction
-from crossrank.integrations.ranker import NOT_SAVED, Model, Ranker, check_arguments, is_url
+from crossrank.integrations.ranker import NOT_SAVED, Model, Ranker, check_arguments, is_url, scored_by
 from crossrank.models.resolve import BUNDLED
 from crossrank.ranking import Ranking, check_options
 from crossrank.reranker import Reranker
@@ -42,8 +42,9 @@ class CrossRankRanker:
     """Rank documents by how well they answer the query, best first.
 
     Returns copies of the documents with new scores (0 to 1). Their meta has ``truncated``, which says
-    whether the document was truncated to fit the model's window; an existing field of that name is
-    replaced. If documents have the same id, only the one with the highest score is ranked.
+    whether the document was truncated to fit the model's window, and with two models ``scored_by``, the name
+    of the one that scored it; existing fields of these names are replaced. If documents have the same id,
+    only the one with the highest score is ranked.
 
     Args:
         model: a Reranker, a model's name or folder, or a server's URL. A Reranker cannot be saved.
@@ -214,7 +215,7 @@ def _ranked(documents: Sequence[Document], ranking: Ranking) -> list[Document]:
         replace(
             documents[hit.index],
             score=hit.score,
-            meta=deepcopy(documents[hit.index].meta) | {"truncated": hit.truncated},
+            meta=deepcopy(documents[hit.index].meta) | {"truncated": hit.truncated, **scored_by(hit)},
         )
         for hit in ranking
     ]

@@ -18,7 +18,7 @@ from typing import Any
 
 from crossrank._extras import needs
 from crossrank.inputs import check_instruction
-from crossrank.integrations.ranker import Model, Ranker
+from crossrank.integrations.ranker import Model, Ranker, scored_by
 from crossrank.models.resolve import BUNDLED
 from crossrank.ranking import Ranking, check_options
 
@@ -34,8 +34,8 @@ class CrossRankCompressor(BaseDocumentCompressor):  # type: ignore[misc]  # mypy
     """Rank documents by how well they answer the query, best first.
 
     Returns copies of the documents. Their metadata has ``relevance_score`` (0 to 1) and ``truncated``, which
-    says whether the document was truncated to fit the model's window; existing fields of these names are
-    replaced.
+    says whether the document was truncated to fit the model's window, and with two models ``scored_by``, the
+    name of the one that scored it; existing fields of these names are replaced.
 
     Args:
         model: a Reranker, a model's name or folder, or a server's URL.
@@ -111,7 +111,7 @@ def _ranked(documents: Sequence[Document], ranking: Ranking) -> list[Document]:
     for hit in ranking:
         document = documents[hit.index]
         metadata = {name: _copied(value) for name, value in document.metadata.items()}
-        metadata |= {"relevance_score": hit.score, "truncated": hit.truncated}
+        metadata |= {"relevance_score": hit.score, "truncated": hit.truncated, **scored_by(hit)}
         found.append(document.model_copy(update={"metadata": metadata}))
     return found
 

@@ -18,7 +18,7 @@ from typing import Any
 from crossrank._extras import needs
 from crossrank.errors import InputError
 from crossrank.inputs import check_instruction
-from crossrank.integrations.ranker import NOT_SAVED, Model, Ranker
+from crossrank.integrations.ranker import NOT_SAVED, Model, Ranker, scored_by
 from crossrank.models.resolve import BUNDLED
 from crossrank.ranking import Ranking, check_options
 from crossrank.reranker import Reranker
@@ -36,11 +36,12 @@ class CrossRankPostprocessor(BaseNodePostprocessor):  # type: ignore[misc]  # my
     """Rank nodes by how well they answer the query, best first.
 
     The model reads the text that LlamaIndex would embed (``MetadataMode.EMBED``). Returns copies of the
-    nodes with new scores (0 to 1). Their metadata has two more fields, which are hidden from LLMs and
-    embedding models:
+    nodes with new scores (0 to 1). Their metadata has more fields, which are hidden from LLMs and embedding
+    models:
 
     - ``truncated`` says whether the text was truncated to fit the model's window; an existing field of that
       name is replaced.
+    - ``scored_by``, with two models, is the name of the one that scored the node.
     - ``retrieval_score`` is the score that the retriever gave, if it gave one; an existing field of that
       name is kept.
 
@@ -153,7 +154,7 @@ def _ranked(nodes: Sequence[NodeWithScore], ranking: Ranking) -> list[NodeWithSc
     found = []
     for hit in ranking:
         given = nodes[hit.index]
-        ours: dict[str, Any] = {"truncated": hit.truncated}
+        ours: dict[str, Any] = {"truncated": hit.truncated, **scored_by(hit)}
         if given.score is not None and "retrieval_score" not in given.node.metadata:
             ours["retrieval_score"] = given.score
         hidden = ("excluded_llm_metadata_keys", "excluded_embed_metadata_keys")

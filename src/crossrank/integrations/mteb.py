@@ -121,7 +121,7 @@ class CrossRankCrossEncoder:
             kwargs: not used.
 
         Returns:
-            The logits, float32 (pairs,), in the order of the pairs.
+            The logits, float32 (pairs,), in the order of the pairs; of two models, minus the rank.
 
         Raises:
             InputError: a batch has no texts, as in an image task.
@@ -140,7 +140,7 @@ class CrossRankCrossEncoder:
         logits: list[float] = []
         truncated = 0
         for ranking in self._ranker.sync.rank_many(requests):
-            logits += [hit.logit for hit in sorted(ranking, key=lambda hit: hit.index)]
+            logits += [hit.sort_value for hit in sorted(ranking, key=lambda hit: hit.index)]
             truncated += sum(hit.truncated or hit.query_truncated for hit in ranking)
         if truncated:  # MTEB's results have no field for this
             _logger.warning("%d of %d pairs were truncated to fit the model's window", truncated, len(logits))

@@ -33,8 +33,9 @@ class CrossRankTransformer(pt.Transformer):  # type: ignore[misc]  # mypy does n
 
     Reads the columns ``qid``, ``query`` and the one with the text. Returns a new frame with all columns of
     the input and with ``score`` (the logit: PyTerrier sorts by it, and scores from 0 to 1 would tie at the
-    top), ``rank`` (from 0, as usual in PyTerrier) and ``truncated`` (whether the text was truncated to fit
-    the model's window). Existing columns of these names are replaced.
+    top; minus the rank where two models have scored), ``rank`` (from 0, as usual in PyTerrier) and
+    ``truncated`` (whether the text was truncated to fit the model's window). Existing columns of these names
+    are replaced.
 
     Args:
         model: a Reranker, a model's name or folder, or a server's URL.
@@ -111,7 +112,7 @@ class CrossRankTransformer(pt.Transformer):  # type: ignore[misc]  # mypy does n
             positions += [rows[hit.index] for hit in ranking]
             hits += ranking
         found: pd.DataFrame = inp.iloc[positions].assign(
-            score=np.array([hit.logit for hit in hits], np.float64),
+            score=np.array([hit.sort_value for hit in hits], np.float64),
             rank=np.array([hit.rank - 1 + pt.model.FIRST_RANK for hit in hits], np.int64),
             truncated=np.array([hit.truncated for hit in hits], np.bool_),
         )

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from crossrank.errors import InputError
 from crossrank.inputs import Document
-from crossrank.ranking import Ranking
+from crossrank.ranking import RankedDocument, Ranking
 from crossrank.reranker import Reranker
 
 if TYPE_CHECKING:
     from crossrank.client import AsyncClient, Client
 
-__all__ = ["NOT_SAVED", "Model", "Ranker", "check_arguments", "is_url"]
+__all__ = ["NOT_SAVED", "Model", "Ranker", "check_arguments", "is_url", "scored_by"]
 
 Model: TypeAlias = Reranker | str | os.PathLike[str]
 """A Reranker, the name or folder of a model, or the URL of a server (http://, https:// or unix:/PATH)."""
@@ -159,6 +159,11 @@ def model_name(model: Model) -> str:
     if isinstance(model, Reranker):
         return model.model.name
     return os.fspath(model)
+
+
+def scored_by(hit: RankedDocument) -> dict[str, str]:
+    """The field of a document that says which of two models scored it; {}: there is one model."""
+    return {} if hit.model is None else {"scored_by": hit.model}
 
 
 def _check_options(
