@@ -10,8 +10,8 @@ export function asJson(results, state) {
     model: answer.model,
     tokens: answer.usage.total_tokens,
     query_truncated: answer.query_truncated,
-    results: keptByRank(answer, state).map(({ index, rank, score, logit, truncated, tokens, keyword_rank, keyword_score }) => ({
-      ...{ rank, index, score, logit, truncated, tokens, keyword_rank, keyword_score },
+    results: keptByRank(answer, state).map(({ index, rank, score, logit, truncated, window, tokens, keyword_rank, keyword_score }) => ({
+      ...{ rank, index, score, logit, truncated, window, tokens, keyword_rank, keyword_score },
       text: results.documents[index],
     })),
   }));
@@ -58,7 +58,8 @@ export function asPython(results, state, infos) {
     const source = JSON.stringify(info?.source ?? answer.model);
     const revision = info?.revision ? `, revision=${JSON.stringify(info.revision)}` : "";
     const precise = info?.engine ? `, precision=${JSON.stringify(info.precision)}, max_length=${info.max_length}` : "";
-    lines.push("", `reranker = Reranker(${source}${revision}${precise})`, `for hit in reranker.rank(${["query, documents", ...options].join(", ")}):`);
+    const windows = answer.documents.some((document) => document.window) ? ', long="windows"' : "";
+    lines.push("", `reranker = Reranker(${source}${revision}${precise}${windows})`, `for hit in reranker.rank(${["query, documents", ...options].join(", ")}):`);
     lines.push('    print(hit.rank, hit.index, f"{hit.score:.4f}", hit.text)');
   }
   return `${lines.join("\n")}\n`;

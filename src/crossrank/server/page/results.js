@@ -1,6 +1,6 @@
 // Show the rankings side by side: keyword search, then one column per model, with lines between them.
 
-import { $, h, marked } from "./dom.js";
+import { $, h, marked, slicer } from "./dom.js";
 import { number, t } from "./i18n.js";
 
 const GAP = 8; // same as --gap in style.css
@@ -151,12 +151,16 @@ export class Results {
 
   card(i, document, place) {
     const text = this.results.documents[document.index];
-    const spans = document.keyword_spans.filter(([, end]) => end <= CARD_CHARACTERS);
+    // A model's card of a document that was read in windows shows the best one.
+    const [start, stop] = (this.columns[i].model && document.window) || [0, CARD_CHARACTERS];
+    const end = Math.min(stop, start + CARD_CHARACTERS);
+    const shown = start ? slicer(text)(start, end) : text.slice(0, end);
+    const spans = document.keyword_spans.filter(([from, to]) => from >= start && to <= end).map((span) => span.map((at) => at - start));
     const body = h(
       "span",
       "",
       {},
-      h("span", "text", { dir: "auto" }, ...marked(text.slice(0, CARD_CHARACTERS), spans)),
+      h("span", "text", { dir: "auto" }, start > 0 ? "… " : null, ...marked(shown, spans)),
       h("span", "numbers", {}, h("span", "bar", {}, h("span")), h("span", "number"), ...this.tags(i, document)),
     );
     const placeClass = place >= 99 ? "place far" : "place"; // three digits need a smaller font
@@ -187,7 +191,17 @@ export class Results {
       h("span", "", { "aria-hidden": "true" }, up > 0 ? `▲ ${up}` : up < 0 ? `▼ ${-up}` : "="),
       h("span", "unseen", {}, label),
     );
-    return [move, document.truncated ? h("span", "tag cut", { title: t("cut_title") }, t("cut")) : null];
+    return [move, this.reading(document)];
+  }
+
+  /** What a card says of a document that does not fit the model's window. */
+  reading({ window, truncated }) {
+    if (window) {
+      const [start, end] = window.map(number);
+      const title = `${t("window_title")}${truncated ? ` ${t("window_part")}` : ""}`;
+      return h("span", "tag", { title }, t("window", { start, end }));
+    }
+    return truncated ? h("span", "tag cut", { title: t("cut_title") }, t("cut")) : null;
   }
 
   /** Update numbers, bars and hidden cards after a change of the switch or the sliders. */

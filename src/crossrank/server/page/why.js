@@ -36,7 +36,8 @@ export class Why {
     $("why-title").focus();
     const text = results.documents[index];
     try {
-      const found = await explain({ model, query: results.query, document: text }, request.signal);
+      const asked = { model, query: results.query, document: text, ...(document.window ? { window: document.window } : {}) };
+      const found = await explain(asked, request.signal);
       this.show(results, model, document, state, text, found);
     } catch (error) {
       if (!(error instanceof RequestError)) throw error;
@@ -76,6 +77,10 @@ export class Why {
       rows[i].classList.toggle("lit", on);
     };
     const strip = h("div", "strip", { tabindex: 0, role: "group", "aria-label": t("sentence"), dir: "auto" });
+    if (found.window && found.sentences.length) {
+      end = found.sentences[0].start;
+      strip.append(h("span", "unread", {}, part(0, end)));
+    }
     found.sentences.forEach((sentence, i) => {
       strip.append(part(end, sentence.start));
       end = sentence.end;
@@ -96,7 +101,10 @@ export class Why {
     strip.append(h("span", found.sentences_left_out ? "unread" : "", {}, part(end)));
     const best = found.sentences.reduce((top, sentence) => (top && top.logit >= sentence.logit ? top : sentence), null);
     const children = [this.facts(results, model, document, state)];
-    if (found.read < length) {
+    if (found.window) {
+      const [start, end] = found.window.map(number);
+      children.push(h("p", "note", {}, t("why_window", { start, end, all: number(length) })));
+    } else if (found.read < length) {
       children.push(
         h("p", "note", {}, t("why_cut", { read: number(found.read), all: number(length) }), " ", best && !best.read ? t("why_beyond") : ""),
       );
