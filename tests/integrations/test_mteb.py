@@ -131,6 +131,8 @@ def test_results_are_kept_by_all_that_changes_them(folder: Path, reranker: Reran
         {"max_length": 16},
         {"max_length": 16, "truncation": "longest_first"},
         {"max_length": 16, "query_share": 0.3},
+        {"max_length": 16, "long": "windows"},
+        {"max_length": 16, "long": "windows", "max_windows": 2},
     ]
     for change in changes:
         options = {"precision": "fp32", "threads": 1} | change

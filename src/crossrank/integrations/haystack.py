@@ -43,7 +43,8 @@ class CrossRankRanker:
 
     Returns copies of the documents with new scores (0 to 1). Their meta has ``truncated``, which says
     whether the document was truncated to fit the model's window, and with two models ``scored_by``, the name
-    of the one that scored it; existing fields of these names are replaced. If documents have the same id,
+    of the one that scored it; with ``long="windows"``, ``window`` says which characters of a long one the
+    score is of. Existing fields of these names are replaced. If documents have the same id,
     only the one with the highest score is ranked.
 
     Args:

@@ -35,7 +35,8 @@ class CrossRankCompressor(BaseDocumentCompressor):  # type: ignore[misc]  # mypy
 
     Returns copies of the documents. Their metadata has ``relevance_score`` (0 to 1) and ``truncated``, which
     says whether the document was truncated to fit the model's window, and with two models ``scored_by``, the
-    name of the one that scored it; existing fields of these names are replaced.
+    name of the one that scored it; with ``long="windows"``, ``window`` says which characters of a long one
+    the score is of. Existing fields of these names are replaced.
 
     Args:
         model: a Reranker, a model's name or folder, or a server's URL.

@@ -42,6 +42,7 @@ class CrossRankPostprocessor(BaseNodePostprocessor):  # type: ignore[misc]  # my
     - ``truncated`` says whether the text was truncated to fit the model's window; an existing field of that
       name is replaced.
     - ``scored_by``, with two models, is the name of the one that scored the node.
+    - ``window``, with ``long="windows"``, says which characters of a long text the score is of.
     - ``retrieval_score`` is the score that the retriever gave, if it gave one; an existing field of that
       name is kept.
 

@@ -191,6 +191,8 @@ def _local_meta(name: str, reranker: Reranker, instruction: str | None) -> Model
         encoder.truncation,
         encoder.query_share,
     ]
+    if encoder.long == "windows":
+        parts.append(f"windows{encoder.max_windows}")
     if encoder.instruction is not None:
         told = f"{encoder.instruction}\0{instruction or ''}"
         parts.append(hashlib.sha256(told.encode()).hexdigest()[:8])
@@ -223,6 +225,8 @@ def _server_meta(url: str, client: Client, model_name: str | None, instruction: 
         name, precision, max_length = model["name"], model["precision"], model["max_length"]
     except LookupError:
         raise ServiceError(f"{url} does not describe its models; is it a CrossRank server?") from None
+    if model.get("long", "cut") != "cut":
+        identity += [model["long"], model["max_windows"]]
     if model.get("instruction") is not None:
         identity += [model["instruction"], instruction]
     digest = hashlib.sha256(json.dumps([url, *identity]).encode()).hexdigest()[:16]

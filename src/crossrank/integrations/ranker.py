@@ -161,9 +161,12 @@ def model_name(model: Model) -> str:
     return os.fspath(model)
 
 
-def scored_by(hit: RankedDocument) -> dict[str, str]:
-    """The field of a document that says which of two models scored it; {}: there is one model."""
-    return {} if hit.model is None else {"scored_by": hit.model}
+def scored_by(hit: RankedDocument) -> dict[str, Any]:
+    """The fields of a document that say which of two models scored it, if there are two, and of which part of
+    the text the score is, if it was read in windows.
+    """
+    fields: dict[str, Any] = {} if hit.model is None else {"scored_by": hit.model}
+    return fields | ({} if hit.window is None else {"window": list(hit.window)})
 
 
 def _check_options(

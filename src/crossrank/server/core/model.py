@@ -12,7 +12,7 @@ from typing import Literal
 
 from crossrank.engines import Engine
 from crossrank.loading import LoadedModel
-from crossrank.pairs import WHOLE_WINDOW, Cut, EncodedPair, PairEncoder
+from crossrank.pairs import MAX_WINDOWS, WHOLE_WINDOW, Cut, EncodedPair, Long, PairEncoder
 from crossrank.server.core.work import Work
 
 __all__ = ["Model", "ModelInfo", "ModelSpec", "ServedModel"]
@@ -68,6 +68,7 @@ class ModelInfo:
         why: what is wrong, where it is not ready.
         id2label: of the model's config, where that has one.
         instruction: what it is told where a request does not say; None: it takes no instruction.
+        long, max_windows: what becomes of a long document where a request does not say; see ``PairEncoder``.
         created: when it was loaded, in seconds since 1970.
     """
 
@@ -84,6 +85,8 @@ class ModelInfo:
     id2label: Mapping[str, str] = field(default_factory=lambda: {"0": "LABEL_0"})
     created: int = 0
     instruction: str | None = None
+    long: Long = "cut"
+    max_windows: int = MAX_WINDOWS
 
 
 class Model:
@@ -281,6 +284,8 @@ class ServedModel:
             id2label={str(key): str(value) for key, value in (labels or {"0": "LABEL_0"}).items()},
             created=model.created,
             instruction=model.encoder.instruction,
+            long=model.encoder.long,
+            max_windows=model.encoder.max_windows,
         )
 
 
