@@ -145,7 +145,7 @@ def test_a_link_that_leads_nowhere_is_an_error(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("config", ["mkdocs.yml", "mkdocs.zh-CN.yml"])
 def test_every_page_is_in_the_menu(config: str) -> None:
-    menu = re.findall(r": (\w+)\.md$", (ROOT / config).read_text("utf-8"), re.MULTILINE)
+    menu = re.findall(r": ([\w-]+)\.md$", (ROOT / config).read_text("utf-8"), re.MULTILINE)
     assert sorted(menu) == sorted(sources("en").values())
     assert set(OUTSIDE.values()) <= set(menu)
 
