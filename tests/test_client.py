@@ -259,6 +259,29 @@ def test_errors_of_a_real_server(server: Server, client: Client) -> None:
     asyncio.run(ask())
 
 
+def test_a_model_here_thins_what_the_servers_model_reads(server: Server, reranker: Reranker) -> None:
+    with Client(server.url, api_key=KEY, model="other", first=reranker, keep=2) as client:
+        ranking = client.rank(QUERY, DOCUMENTS)
+        assert [hit.model for hit in ranking[:3]] == ["other", "other", "crossrank-mini"]
+        # Both are the same model, so that the order is what it is alone.
+        assert ranking.indices == reranker.rank(QUERY, DOCUMENTS).indices
+        again, empty = client.rank_many([(QUERY, DOCUMENTS), ("q", [])])
+        assert (again, len(empty)) == (ranking, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"first": 5}, "first is 5; it must be a model's name, a folder or a Reranker"),
+        ({"first": "/none/such"}, "/none/such"),
+        ({"keep": 0}, "keep is 0"),
+    ],
+)
+def test_what_a_first_model_may_not_be(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(CrossRankError, match=message):
+        Client("http://127.0.0.1:1", **options)
+
+
 def test_time_that_is_over_is_said_by_the_server(server: Server) -> None:
     with (
         Client(server.url, api_key=KEY, timeout=0.05) as hasty,

@@ -128,7 +128,7 @@ class Reranker:
         self._keep = keep
         if first is not None and not isinstance(first, Reranker):
             first = Reranker(first, **{name: options[name] for name in SHARED})
-        self._first = _checked_first(first)
+        self._first = checked_first(first)
         self._model: LoadedModel | None = load_model(model, **options)
 
     @classmethod
@@ -154,7 +154,7 @@ class Reranker:
         self = cls.__new__(cls)
         self._model = LoadedModel(encoder, engine, batch_tokens=batch_tokens or 0)
         self._again = None
-        self._first, self._keep = _checked_first(first), keep
+        self._first, self._keep = checked_first(first), keep
         return self
 
     def __repr__(self) -> str:
@@ -492,7 +492,12 @@ def _only(request: Request, chosen: Sequence[int]) -> Request:
     return replace(request, texts=[request.texts[i] for i in chosen], fields=())
 
 
-def _checked_first(first: object) -> Reranker | None:
+def checked_first(first: object) -> Reranker | None:
+    """The model that comes first, where there is one.
+
+    Raises:
+        InputError: it is no Reranker, or has a first model of its own.
+    """
     if first is None:
         return None
     if not isinstance(first, Reranker):

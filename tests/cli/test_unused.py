@@ -58,6 +58,10 @@ UNUSED = [
     ("bulk pairs.tsv -o - --top-n 3", "--top-n has no effect: TSV has pairs"),
     ("serve --uds s --host 0.0.0.0", "--host has no effect: the server listens on the Unix socket"),
     ("serve --uds s --port 1", "--port has no effect: the server listens on the Unix socket"),
+    (
+        "cascade --tune --queries rows.jsonl -m crossrank-mini --max-windows 2",
+        "--max-windows has no effect: it is for --long windows",
+    ),
     ("serve --keep 5", "--keep has no effect: it is for a cascade"),
     ("serve --api-key k --allowed-host a.b", "--allowed-host has no effect: with keys"),
     ("serve -m a=crossrank-mini --from modelscope", "--from has no effect"),

@@ -19,6 +19,7 @@ from crossrank.errors import InputError
 from crossrank.evaluation import measure as ev
 from crossrank.evaluation.cascade import TOP_N, Curve, curve
 from crossrank.models.resolve import BUNDLED
+from crossrank.pairs import MAX_WINDOWS
 
 _MUCH = 0.8
 """Share of the pairs from which a cascade saves about as much as its small model costs."""
@@ -59,6 +60,8 @@ def cascade(
     revision: o.Revision = None,
     source: o.SourceOption = "hub",
     max_length: o.MaxLength = None,
+    long: o.Long = "cut",
+    max_windows: o.MaxWindows = MAX_WINDOWS,
     instruction: o.Instruction = None,
     batch_tokens: o.BatchTokens = None,
     precision: o.PrecisionOption = "auto",
@@ -85,6 +88,7 @@ def cascade(
     own: dict[str, Any] = {"model": model, "revision": revision, "source": source, "max_length": max_length}
     own |= {"instruction": instruction, "batch_tokens": batch_tokens, "precision": precision}
     own |= {"device": device, "threads": threads, "offline": offline}
+    own |= {"long": long, "max_windows": max_windows}
     firsts = {name: value for name, value in own.items() if name in SHARED} | {"model": first}
     small, large = rerank([(Path(first).name, firsts), (Path(model).name, own)], rows)
     found = curve(small, large, rows, top_n=top_n, agreement=agreement, qrels=qrels, metrics=metrics)

@@ -139,8 +139,9 @@ def evaluate(
     """
     if not model and not run:
         raise InputError("nothing to measure: give a --model, a --run, or both")
-    if precision and not model:
-        raise InputError("--precision is for models; give a --model")
+    for option, value in (("--precision", precision), ("--first", first)):
+        if value and not model:
+            raise InputError(f"{option} is for models; give a --model")
     if pool:
         unused: dict[str, object] = {"--run": run, "--first-stage": first_stage, "--metric": metric}
         unused |= {"--html": html, "--first": first, "--keep": keep}

@@ -75,7 +75,7 @@ _RULES: dict[str, tuple[_Rule, ...]] = {
         _FETCH,
         _KEEP,
     ),
-    "cascade": (_FETCH,),
+    "cascade": (_FETCH, _WINDOWS),
     "bulk": (
         _Rule(("overwrite",), lambda v: v["output"] == "-", "standard output cannot be resumed"),
         _Rule(("text",), lambda v: _ends(v["output"], ".run", ".trec"), "a run has no texts"),

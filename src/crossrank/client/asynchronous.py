@@ -45,7 +45,7 @@ class AsyncClient(BaseClient[httpx.AsyncClient, httpx.AsyncBaseTransport]):
         """As ``Client.rank``."""
         check_options(top_n, threshold)
         request = Request.read(query, documents, instruction)
-        scored = await self._score(query, request.texts, instruction, ranking=True)
+        scored = await self._scores_of(request)
         return scored.rank(request, top_n=top_n, threshold=threshold)
 
     async def rank_many(
@@ -62,8 +62,7 @@ class AsyncClient(BaseClient[httpx.AsyncClient, httpx.AsyncBaseTransport]):
         try:
             async for numbered in _numbered(requests):
                 request = read_one_of(*numbered, instruction)
-                scoring = self._score(request.query, request.texts, request.instruction, ranking=True)
-                task = asyncio.ensure_future(scoring)
+                task = asyncio.ensure_future(self._scores_of(request))
                 sent.append((request, task))
                 if len(sent) >= self._concurrency:
                     scored = await sent[0][1]
@@ -119,6 +118,15 @@ class AsyncClient(BaseClient[httpx.AsyncClient, httpx.AsyncBaseTransport]):
     async def info(self) -> dict[str, Any]:
         """As ``Client.info``."""
         return await self._call(self._info_request) or {}
+
+    async def _scores_of(self, request: Request) -> Scored:
+        """The scores by which a request is ranked."""
+        query, texts, first = request.query, request.texts, self._first
+        if first is None:
+            return await self._score(query, texts, request.instruction, ranking=True)
+        thin, chosen = await asyncio.to_thread(self._thin, first, request)
+        found = await self._score(query, [texts[i] for i in chosen], request.instruction)
+        return self._joined(first, thin, chosen, found)
 
     async def _score(
         self,

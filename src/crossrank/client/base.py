@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import httpx
 
 from crossrank import __version__
+from crossrank.cascade import KEEP, check_keep, choose, joined
 from crossrank.client.answers import Answers
 from crossrank.client.connection import Route
 from crossrank.client.retries import Failure, Tries
 from crossrank.errors import InputError, UnavailableError
-from crossrank.inputs import check_instruction, check_integer, check_number
+from crossrank.inputs import Request, check_instruction, check_integer, check_number
 from crossrank.pairs import Long, check_long
+from crossrank.ranking import Scored
 from crossrank.text.unicode import clean
+
+if TYPE_CHECKING:
+    from crossrank.reranker import Reranker
 
 __all__ = ["BaseClient"]
 
@@ -43,6 +49,8 @@ class BaseClient(Generic[Http, Transport]):
         concurrency: int = 8,
         long: Long | None = None,
         max_windows: int | None = None,
+        first: str | os.PathLike[str] | Reranker | None = None,
+        keep: float = KEEP,
         transport: Transport | None = None,
     ) -> None:
         check_number("timeout", timeout, lambda seconds: 0 < seconds < 1e9, "a number of seconds above 0")
@@ -70,6 +78,8 @@ class BaseClient(Generic[Http, Transport]):
             if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
                 raise InputError("the API key is empty, or has white space or characters beyond ASCII in it")
             self._headers["authorization"] = f"Bearer {api_key}"
+        check_keep(keep)
+        self._first, self._keep = _loaded(first), keep
         self._open(transport)
 
     def __repr__(self) -> str:
@@ -89,6 +99,15 @@ class BaseClient(Generic[Http, Transport]):
         if self._http.is_closed:
             raise InputError("this client is closed; make another one")
         return self._http
+
+    def _thin(self, first: Reranker, request: Request) -> tuple[Scored, list[int]]:
+        """What the model of this process says of the documents, and the places of those that are sent."""
+        scored = first._score(request.query, request.texts, first.encoder.taken(request.instruction))
+        return scored, choose(scored, request.texts, self._keep)
+
+    def _joined(self, first: Reranker, thin: Scored, chosen: Sequence[int], found: Scored) -> Scored:
+        """What both models say of the documents."""
+        return joined(thin, chosen, found, (first.model.name, self._model or str(self._route)))
 
     def _tries(self) -> Tries:
         return Tries(self._timeout, self._retries)
@@ -168,6 +187,16 @@ class BaseClient(Generic[Http, Transport]):
         # Scoring changes nothing on the server, so a request may be sent again.
         way = f" through the proxy of {self._route.proxy.source}" if self._route.proxy else ""
         return Failure(UnavailableError(f"{self._route} does not answer{way}: {reason}", 1.0), retryable=True)
+
+
+def _loaded(first: object) -> Reranker | None:
+    """A model of this process."""
+    if first is None:
+        return None
+    # Most clients need no engine.
+    from crossrank.reranker import Reranker, checked_first
+
+    return checked_first(Reranker(first) if isinstance(first, str | os.PathLike) else first)
 
 
 def _told(instruction: str | None) -> dict[str, str]:

@@ -47,6 +47,9 @@ class Client(BaseClient[httpx.Client, httpx.BaseTransport]):
         long: what becomes of a document that does not fit: "cut", or "windows", as ``Reranker``; None: the
             server's default.
         max_windows: as ``Reranker``; None: the server's default.
+        first: a smaller model, in this process, that thins the candidates of ``rank`` and ``rank_many``: only
+            the best are sent. A name, a folder or a ``Reranker``.
+        keep: as ``Reranker``.
         transport: httpx' way to the server, in place of this class's own. ``timeout`` then bounds each
             read, and is checked between them.
 
@@ -93,8 +96,7 @@ class Client(BaseClient[httpx.Client, httpx.BaseTransport]):
         """
         check_options(top_n, threshold)
         request = Request.read(query, documents, instruction)
-        scored = self._score(query, request.texts, instruction, ranking=True)
-        return scored.rank(request, top_n=top_n, threshold=threshold)
+        return self._scores_of(request).rank(request, top_n=top_n, threshold=threshold)
 
     def rank_many(
         self,
@@ -125,11 +127,9 @@ class Client(BaseClient[httpx.Client, httpx.BaseTransport]):
             for index, request in enumerate(each("requests", requests))
         )
 
-        def scored_of(request: Request) -> Scored:
-            return self._score(request.query, request.texts, request.instruction, ranking=True)
-
+        many = self._concurrency
         for request, scored in map_ahead(
-            scored_of, read, threads=self._concurrency, ahead=self._concurrency, name="crossrank-client"
+            self._scores_of, read, threads=many, ahead=many, name="crossrank-client"
         ):
             yield scored.rank(request, top_n=top_n, threshold=threshold)
 
@@ -220,6 +220,15 @@ class Client(BaseClient[httpx.Client, httpx.BaseTransport]):
         """
         body = self._call(self._info_request, self._answers.read)
         return body or {}
+
+    def _scores_of(self, request: Request) -> Scored:
+        """The scores by which a request is ranked."""
+        query, texts, first = request.query, request.texts, self._first
+        if first is None:
+            return self._score(query, texts, request.instruction, ranking=True)
+        thin, chosen = self._thin(first, request)
+        found = self._score(query, [texts[i] for i in chosen], request.instruction)
+        return self._joined(first, thin, chosen, found)
 
     def _score(
         self,

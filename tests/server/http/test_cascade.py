@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import pytest
 from starlette.types import ASGIApp
 
+from crossrank import Reranker
 from crossrank.client import AsyncClient
 from crossrank.engines.fake import FakeEngine
 from tests.server.asgi import app_of, ask
 from tests.server.core.test_cascade import longest, shortest, words
-from tests.server.serving import fake, serve
+from tests.server.serving import ENCODER, fake, serve
 
 DOCUMENTS = [*words(5, 1, 4, 2, 3), "---"]
 
@@ -116,6 +118,33 @@ def test_a_client_ranks_as_the_library_does() -> None:
                 scores = await client.score_pairs([("q", text) for text in DOCUMENTS])
                 assert [each.logit > 0 for each in scores] == [True] * 6
                 assert sum(len(pack) for pack in large.packs) == 6
+
+    asyncio.run(main())
+
+
+def test_a_model_of_the_clients_process_thins_what_is_sent() -> None:
+    async def main() -> None:
+        large = fake(longest)
+        small = Reranker.from_parts(ENCODER, fake(shortest))
+        async with app_of(serve(large, "large")) as (app, _):
+            large.packs.clear()
+            options: dict[str, Any] = {"transport": httpx.ASGITransport(app), "model": "large"}
+            async with AsyncClient("http://server", first=small, keep=2, **options) as client:
+                ranking = await client.rank("q", DOCUMENTS)
+                assert ranking.indices == [3, 1, 4, 2, 0, 5]
+                assert [hit.model for hit in ranking[:3]] == ["large", "large", "fake"]
+                assert sum(len(pack) for pack in large.packs) == 2
+                assert [each async for each in client.rank_many([("q", DOCUMENTS)])] == [ranking]
+                assert len(await client.rank("q", ["", "---"])) == 2
+                large.packs.clear()
+                await client.score_pairs([("q", text) for text in DOCUMENTS])
+                assert sum(len(pack) for pack in large.packs) == 6
+        # The server's own first model is not asked, too: the documents are thinned once.
+        async with two() as (app, _, other):
+            transport = httpx.ASGITransport(app)
+            async with AsyncClient("http://server", first=small, keep=2, transport=transport) as client:
+                assert (await client.rank("q", DOCUMENTS)).indices == [3, 1, 4, 2, 0, 5]
+            assert not other.packs
 
     asyncio.run(main())
 
