@@ -730,3 +730,28 @@ def test_windows_may_be_shorter_than_what_the_model_reads(bundled: Path) -> None
     (pair,) = windows_of(encoder, "25", " ".join(SENTENCES[:40]), Cut(document=100))
     assert (pair.window, pair.tokens > 100) == (None, True)
     assert reader(bundled, max_length=40, window_length=64).window_length == 40
+
+
+def test_of_a_text_with_many_tokens_a_character_only_a_part_is_tokenised(
+    bundled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = reader(bundled, max_length=64, max_windows=100)
+    read: list[str] = []
+    own = encoder._with_offsets
+
+    def note(texts: list[str]) -> list[Encoding]:
+        read.extend(texts)
+        return own(texts)
+
+    monkeypatch.setattr(encoder, "_with_offsets", note)
+    text = "\ufdfa" * 60_000  # 18 tokens each
+    pairs = windows_of(encoder, "q", text)
+    assert sum(map(len, read)) <= 4 * 4096
+    assert (len(pairs), pairs[0].truncated) == (100, True)
+    assert all(pair.tokens <= 64 for pair in pairs)
+    # Nothing is left out of usual texts, in pieces or not.
+    usual = " ".join(SENTENCES[:200])
+    assert len(usual) > 2 * 4096
+    places = places_of(windows_of(encoder, "q", usual))
+    assert (places[0][0], places[-1][1]) == (0, len(usual))
+    assert all(before[1] > after[0] for before, after in pairwise(places))

@@ -53,6 +53,9 @@ _READ_CHARACTERS, _SECTION_CHARACTERS = 8, 6
 """Characters that are tokenised of a text, for each token that its windows hold. Of a longer text, sections
 are chosen that have so many together; a section has ``_SECTION_CHARACTERS`` for each token of one window."""
 
+_PIECE_CHARACTERS = 4096
+"""Characters of a long text that are tokenised at once."""
+
 _ENDLESS = 1 << 40
 """Tokens of a document that is longer than any window."""
 
@@ -457,8 +460,8 @@ class PairEncoder:
         _, room = self._window(of_query, _ENDLESS, window, window - size)
         most = self.windows(cut)
         parts = self._parts(query, text, cut, most * window)
-        tokens = self._starts([text[start:end] for start, end in parts])
-        if cut.document is not None:
+        parts, tokens = self._starts(text, parts, _READ_CHARACTERS * most * window)
+        if cut.document is not None and parts:
             parts, tokens = _first_tokens(parts[0], tokens[0], cut.document, cut.side)
         laid = room - len(slot.lead_ids) - len(slot.trail_ids)
         for _ in range(_MOST_TRIES):
@@ -498,12 +501,33 @@ class PairEncoder:
         size = _SECTION_CHARACTERS * self.window_length
         return joined(best_spans(query.text, text, section_spans(text, size), max(1, limit // size)), text)
 
-    def _starts(self, texts: list[str]) -> list[npt.NDArray[np.int64]]:
-        """Where each token of each text begins, in characters."""
-        return [
-            np.maximum.accumulate(np.array([start for start, _ in encoding.offsets], np.int64))
-            for encoding in self._with_offsets(texts)
-        ]
+    def _starts(
+        self, text: str, parts: list[Span], most: int
+    ) -> tuple[list[Span], list[npt.NDArray[np.int64]]]:
+        """The parts of a text as far as they have ``most`` tokens together, and where each token of each
+        begins, in characters from the part's start.
+
+        They are tokenised piece by piece: some characters have 18 tokens, and nobody should wait for a text
+        of nothing else.
+        """
+        read: list[Span] = []
+        tokens: list[npt.NDArray[np.int64]] = []
+        for part in parts:
+            if most <= 0:
+                break
+            starts: list[npt.NDArray[np.int64]] = []
+            end = part.start
+            for piece in section_spans(text[part.start : part.end], _PIECE_CHARACTERS):
+                first, end = part.start + piece.start, part.start + piece.end
+                (encoding,) = self._with_offsets([text[first:end]])
+                starts.append(piece.start + np.array([start for start, _ in encoding.offsets], np.int64))
+                most -= len(encoding.ids)
+                if most <= 0:
+                    break
+            if starts:
+                read.append(Span(part.start, end))
+                tokens.append(np.maximum.accumulate(np.concatenate(starts)))
+        return read, tokens
 
     def _check_length(
         self, index: int, query: EncodedQuery, text: str, document: TokenIds, cut: Cut, window: int

@@ -47,3 +47,13 @@ def test_where_a_text_repeats_keywords_of_a_query() -> None:
     assert shared("中国的首都", "中国的古都，首都机场") == ["中国的", "首都"]
     assert shared("İstanbul straße", "the STRASSE of İstanbul 😀 straße") == ["İstanbul", "straße"]
     assert shared("", "text") == shared("text", "") == shared("a", "b") == []
+
+
+def test_an_index_of_the_wanted_keywords_gives_the_same_scores() -> None:
+    texts = ["the sky is blue", "北京的天空", "", "blue blue hotel in the sky", "nothing of it", "!"]
+    for query in ("the blue sky", "北京", "none such", "", "blue blue"):
+        wanted = keywords(query)
+        assert (
+            KeywordIndex(texts, set(wanted)).scores(query).tolist()
+            == KeywordIndex(texts).scores(query).tolist()
+        )

@@ -22,7 +22,7 @@ def starts_of(text: str) -> npt.NDArray[np.int64]:
 
 
 def windows(text: str, room: int, overlap: int = 0) -> list[str]:
-    return [text[start:end] for start, end in window_spans(text, starts_of(text), room, overlap)]
+    return [text[start:end].strip() for start, end in window_spans(text, starts_of(text), room, overlap)]
 
 
 def assert_whole(text: str, spans: list[Span]) -> None:
@@ -45,15 +45,15 @@ def test_windows_hold_all_of_a_text_and_no_more_tokens_than_there_is_room_for(te
 
 
 def test_windows_end_at_sentence_ends_and_share_sentences() -> None:
-    text = "aa bb. cc dd. ee ff. gg hh. ii jj."
+    text = "Aa bb. Cc dd. Ee ff. Gg hh. Ii jj."
     sentences = [text[start:end] for start, end in sentence_spans(text)]
     assert [len(starts_of(each)) for each in sentences] == [3] * 5
-    assert windows(text, 7) == ["aa bb. cc dd.", "ee ff. gg hh.", "ii jj."]
-    assert windows(text, 9, overlap=3) == ["aa bb. cc dd. ee ff.", "ee ff. gg hh. ii jj."]
+    assert windows(text, 7) == ["Aa bb. Cc dd.", "Ee ff. Gg hh.", "Ii jj."]
+    assert windows(text, 9, overlap=3) == ["Aa bb. Cc dd. Ee ff.", "Ee ff. Gg hh. Ii jj."]
 
 
 def test_a_text_without_sentence_ends_is_cut_between_words_and_then_between_tokens() -> None:
-    assert windows("aa bb cc dd ee ff", 4, overlap=1) == ["aa bb cc dd ", "dd ee ff"]
+    assert windows("aa bb cc dd ee ff", 4, overlap=1) == ["aa bb cc dd", "dd ee ff"]
     assert windows("a" * 20, 4, overlap=0) == ["a" * 8, "a" * 8, "a" * 4]
     assert windows("a" * 20, 4, overlap=1) == ["a" * 8, "a" * 8, "a" * 8]
 
@@ -83,8 +83,8 @@ def test_sections_hold_all_of_a_text_and_are_no_longer_than_said(text: str, size
 
 
 def test_sections_are_whole_sentences_where_these_fit() -> None:
-    text = "aa bb. cc dd. ee ff."
-    assert [text[start:end] for start, end in section_spans(text, 13)] == ["aa bb. cc dd.", "ee ff."]
+    text = "Aa bb. Cc dd. Ee ff."
+    assert [text[start:end] for start, end in section_spans(text, 13)] == ["Aa bb. Cc dd.", "Ee ff."]
 
 
 def test_the_best_spans_are_the_first_and_those_with_the_querys_words() -> None:

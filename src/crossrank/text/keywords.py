@@ -63,10 +63,14 @@ class KeywordIndex:
 
     Args:
         documents: the texts.
+        wanted: the keywords that will be asked for: the same scores, made faster; None: any.
     """
 
-    def __init__(self, documents: Sequence[str]) -> None:
+    def __init__(self, documents: Sequence[str], wanted: Collection[str] | None = None) -> None:
         corpus = [keywords(document) for document in documents]
+        if wanted is not None:
+            # The others count for the lengths alone.
+            corpus = [[each if each in wanted else "" for each in document] for document in corpus]
         self._size = len(corpus)
         self._index: bm25s.BM25 | None = None
         if any(corpus):

@@ -92,9 +92,8 @@ def best_spans(query: str, text: str, spans: Sequence[Span], most: int) -> list[
     """
     if len(spans) <= most:
         return list(spans)
-    scores = KeywordIndex([text[start:end] for start, end in spans]).scores(
-        keywords(query[:_QUERY_CHARACTERS])
-    )
+    wanted = keywords(query[:_QUERY_CHARACTERS])
+    scores = KeywordIndex([text[start:end] for start, end in spans], set(wanted)).scores(wanted)
     chosen = [0, *(place for place in order_of(scores) if place)][:most]
     return [spans[place] for place in sorted(chosen)]
 
