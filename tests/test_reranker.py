@@ -450,3 +450,16 @@ def test_a_model_in_windows_gives_the_best_of_what_its_windows_have_alone(folder
     assert len(alone) == len(pairs) > 5
     assert hit.logit == pytest.approx(logit, abs=1e-4)
     assert hit.window == window
+
+
+def test_both_of_two_models_read_long_documents_in_windows(folder: Path) -> None:
+    small, _ = finds(folder, "Zebras", max_windows=100)
+    encoder = PairEncoder(folder / "tokenizer.json", max_length=64, long="windows", max_windows=100)
+    large = Reranker.from_parts(encoder, FakeEngine(), first=small, keep=1)  # the shortest window is best
+    documents = [LONG.replace("Zebras.", ""), LONG, "short"]
+    best, *others = large.rank("Where?", documents)
+    (pairs,) = encoder.join_windows(encoder.query("Where?"), [LONG])
+    assert (best.index, best.window) == (1, min(pairs, key=lambda pair: pair.tokens).window)
+    by_index = {hit.index: hit for hit in small.rank("Where?", documents)}
+    assert [hit.window for hit in others] == [by_index[hit.index].window for hit in others]
+    assert others[0].window is not None
