@@ -25,14 +25,15 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def test_the_window_that_won_is_shown_and_explained(browser: Browser, reader: Server) -> None:
-    body = {"query": "the number 2500", "documents": [DOCUMENT, "short"]}
+    query, documents = "the number 2500", [DOCUMENT, "short"]
+    body = {"query": query, "documents": documents}
     found = httpx.post(f"{reader.url}/compare", json=body).json()["documents"]
     start, end = found[0]["window"]
     assert found[1]["window"] is None
     with page_of(browser, reader) as page:
         page.goto(reader.url)
         expect(page.locator("#found")).to_be_visible()
-        fill(page, body["query"], body["documents"])
+        fill(page, query, documents)
         card = page.locator(".column.model .card", has_text="characters")
         expect(card).to_have_count(1)
         expect(card.locator(".tag")).to_have_text(f"characters {start:,}–{end:,}")
