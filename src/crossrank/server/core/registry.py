@@ -226,7 +226,7 @@ class Registry:
             chosen: where the texts are in the request that was accepted with them; (): they are the request.
         """
 
-        def measure(once: Work, *, sample: bool = False) -> tuple[list[int], int]:
+        def estimate(once: Work, *, sample: bool = False) -> tuple[list[int], int]:
             """About how many tokens each text has, and those that ``then`` will read."""
             estimates = model.estimate(once, model.sample(once) if sample else None)
             if then is None:
@@ -234,20 +234,20 @@ class Registry:
             of_next = then.estimate(once, then.sample(once) if sample else None)
             return estimates, sum(of_next) * kept(len(of_next), self.keep) // len(of_next)
 
-        def read() -> tuple[tuple[Work, Sequence[int], Sequence[int]], tuple[list[int], int], int]:
-            """The work with equal pairs once, its measures, and the characters that are read."""
+        def measure() -> tuple[tuple[Work, Sequence[int], Sequence[int]], tuple[list[int], int], int]:
+            """The work with equal pairs once, the estimates, and the characters that are read."""
             found = work.distinct()
             characters = model.characters(found[0].queries, found[0].texts, work.cut)
-            return found, measure(found[0]), characters
+            return found, estimate(found[0]), characters
 
-        found = read() if _is_short(work) else await self._aside(work, read)
+        found = measure() if _is_short(work) else await self._aside(work, measure)
         (once, firsts, places), (estimates, later), unread = found
         rate = then.rate if then is not None else 0.0
         later_s = later / rate if rate else 0.0
         left = None if work.deadline is None else work.deadline - self.clock() - later_s
         if not chosen and self._admission.may_refuse(sum(estimates) + later, model.rate, left):
             # Texts of another kind than those so far may have fewer tokens: nobody is refused for their sake.
-            estimates, later = await self._aside(work, partial(measure, once, sample=True))
+            estimates, later = await self._aside(work, partial(estimate, once, sample=True))
             later_s = later / rate if rate else 0.0
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         job = Job(
