@@ -92,7 +92,10 @@ async function run(scroll = true) {
     // the last places of a server that is nearly full.
     for (const model of models.slice(answers.length)) {
       const sent = performance.now();
-      answers.push(await compare({ model, query, documents }, controller.signal));
+      const answer = await compare({ model, query, documents }, controller.signal);
+      // A first model's scores cannot be compared with those of the model.
+      for (const each of answer.documents) each.byFirst = each.model !== answer.model;
+      answers.push(answer);
       ms += performance.now() - sent;
     }
     return { query, documents, answers, ms };

@@ -11,8 +11,9 @@ const MAX_ANIMATED = 100; // larger rankings are not animated
 
 export const figure = (value, scale) => value.toFixed(scale === "logit" ? 2 : 4);
 
-/** Whether a document of a model's ranking is kept: it is among the best n and has the minimum score. */
-export const isKept = (document, state) => document.rank <= (state.topN ?? Infinity) && document.score >= state.threshold;
+/** Whether a document of a model's ranking is kept: it is among the best n and has the model's minimum score. */
+export const isKept = (document, state) =>
+  document.rank <= (state.topN ?? Infinity) && document.score >= state.threshold && !(document.byFirst && state.threshold);
 
 /** Whether any model keeps a document. */
 export const isKeptByAny = (answers, index, state) => answers.some((answer) => isKept(answer.documents[index], state));
@@ -191,7 +192,8 @@ export class Results {
       h("span", "", { "aria-hidden": "true" }, up > 0 ? `▲ ${up}` : up < 0 ? `▼ ${-up}` : "="),
       h("span", "unseen", {}, label),
     );
-    return [move, this.reading(document)];
+    const scoredBy = h("span", "tag", { title: t("by_first_title") }, document.model);
+    return [move, document.byFirst ? scoredBy : null, this.reading(document)];
   }
 
   /** What a card says of a document that does not fit the model's window. */
