@@ -95,7 +95,9 @@ def test_the_best_spans_are_the_first_and_those_with_the_querys_words() -> None:
     assert chosen == ["one.", "three cats.", "five cats sleep."]
     assert best_spans("Do cats sleep?", text, spans, 2) == [spans[0], spans[4]]
     assert best_spans("Do cats sleep?", text, spans, 1) == spans[:1]
-    assert best_spans("nothing", text, spans, 3) == spans[:3]
+    assert best_spans("nothing", text, spans, 3) == [spans[0], spans[2], spans[4]]
+    assert best_spans("nothing", text, spans, 2) == [spans[0], spans[4]]
+    assert best_spans("Do cats sleep?", text, spans, 4) == [spans[0], spans[2], spans[3], spans[4]]
     assert best_spans("Do cats sleep?", text, spans, 5) == spans
 
 

@@ -84,6 +84,8 @@ def section_spans(text: str, size: int) -> list[Span]:
 def best_spans(query: str, text: str, spans: Sequence[Span], most: int) -> list[Span]:
     """The first span of a text, and those whose words fit a query best (BM25), in the text's order.
 
+    Of spans without any of the query's words, some are taken from all over the text.
+
     Args:
         query: what is asked.
         text: the text.
@@ -94,7 +96,11 @@ def best_spans(query: str, text: str, spans: Sequence[Span], most: int) -> list[
         return list(spans)
     wanted = keywords(query[:_QUERY_CHARACTERS])
     scores = KeywordIndex([text[start:end] for start, end in spans], set(wanted)).scores(wanted)
-    chosen = [0, *(place for place in order_of(scores) if place)][:most]
+    chosen = [0, *(place for place in order_of(scores) if place and scores[place] > 0)][:most]
+    others = sorted(set(range(len(spans))).difference(chosen))
+    left = most - len(chosen)
+    # The last ones of as many equal parts: the first span is there already.
+    chosen += [others[len(others) * part // left - 1] for part in range(1, left + 1)]
     return [spans[place] for place in sorted(chosen)]
 
 
