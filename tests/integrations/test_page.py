@@ -113,7 +113,7 @@ def test_install_lines_have_all_that_is_imported(page: Path) -> None:
     lines |= dict(re.findall(r"`examples/(\w+\.py)` \| `(pip install .*?)`", text))
     [command] = [line for code in blocks(page, "sh") for line in code.splitlines() if "pip install" in line]
     lines["rag.py"] = command
-    assert len(lines) == 9
+    assert len(lines) == 10
     for what, line in lines.items():
         if what.endswith(".py"):
             code = (ROOT / "examples" / what).read_text(encoding="utf-8")
