@@ -281,47 +281,43 @@ void Encoder::keep_pooled_rows() const {
     }
 }
 
-// The mean of each pair's tokens, to the first rows of context. A pair is its first token's thread's, which
-// reads the rows of other threads behind its own: they meet before and after.
-void Encoder::pool() {
+// work(pair, i) for the i-th pair of this encoder's. A pair is its first token's thread's, which reads the
+// rows of other threads behind its own: they meet before and after.
+template <class Work>
+void Encoder::each_pair(const Work& work) {
     share_.meet();
     if (!pooled_.empty())
         share_.tasks(
             static_cast<std::ptrdiff_t>(pooled_.size()),
             [&](std::ptrdiff_t i) {
-                const std::size_t pair = static_cast<std::size_t>(pooled_[static_cast<std::size_t>(i)].pair);
-                float* const tokens = row(first_row_[pair] - rows_.from);
-                float* const mean = at(w_.context, i * w_.row_stride);
-                // A few columns at a time, whose sums are exact to more than fp32.
-                constexpr int kColumns = 64;
-                for (int first = 0; first < hidden_; first += kColumns) {
-                    const int columns = std::min(kColumns, hidden_ - first);
-                    double sums[kColumns] = {};
-                    for (int t = 0; t < length(pair); ++t) {
-                        const float* x = at(tokens, t * w_.row_stride) + first;
-                        for (int c = 0; c < columns; ++c) sums[c] += static_cast<double>(x[c]);
-                    }
-                    for (int c = 0; c < columns; ++c)
-                        mean[first + c] = static_cast<float>(sums[c] / length(pair));
-                }
+                work(static_cast<std::size_t>(pooled_[static_cast<std::size_t>(i)].pair), i);
             },
             Once{[] {}});
     share_.meet();
 }
 
-// The match of each pair to its place in `out`, where classify() adds the rest. Which thread's a pair is, and
-// that they meet before and after, is as in pool().
+// The mean of each pair's tokens, to the first rows of context.
+void Encoder::pool() {
+    each_pair([&](std::size_t pair, std::ptrdiff_t i) {
+        float* const tokens = row(first_row_[pair] - rows_.from);
+        float* const mean = at(w_.context, i * w_.row_stride);
+        // A few columns at a time, whose sums are exact to more than fp32.
+        constexpr int kColumns = 64;
+        for (int first = 0; first < hidden_; first += kColumns) {
+            const int columns = std::min(kColumns, hidden_ - first);
+            double sums[kColumns] = {};
+            for (int t = 0; t < length(pair); ++t) {
+                const float* x = at(tokens, t * w_.row_stride) + first;
+                for (int c = 0; c < columns; ++c) sums[c] += static_cast<double>(x[c]);
+            }
+            for (int c = 0; c < columns; ++c) mean[first + c] = static_cast<float>(sums[c] / length(pair));
+        }
+    });
+}
+
+// The match of each pair to its place in `out`, where classify() adds the rest.
 void Encoder::match() {
-    share_.meet();
-    if (!pooled_.empty())
-        share_.tasks(
-            static_cast<std::ptrdiff_t>(pooled_.size()),
-            [&](std::ptrdiff_t i) {
-                const std::size_t pair = static_cast<std::size_t>(pooled_[static_cast<std::size_t>(i)].pair);
-                call_.out[group_.pairs[pair]] = matched(pair);
-            },
-            Once{[] {}});
-    share_.meet();
+    each_pair([&](std::size_t pair, std::ptrdiff_t) { call_.out[group_.pairs[pair]] = matched(pair); });
 }
 
 float Encoder::matched(std::size_t pair) const {

@@ -64,6 +64,8 @@ class Encoder {
     void rest_of_layer(std::size_t layer, int rows);
     void feed_forward(std::size_t layer, int first, int rows, int rows_to_normalise);
     void keep_pooled_rows() const;
+    template <class Work>
+    void each_pair(const Work& work);
     void pool();
     void match();
     float matched(std::size_t pair) const;
