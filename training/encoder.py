@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from crossrank.engines._plain import match_tokens
+
 ROUND = 16
 """Lengths are rounded up to a multiple of this, since oneDNN compiles a kernel for each new shape."""
 
@@ -53,13 +55,7 @@ class Match(torch.nn.Module):
         asked = (place >= 1) & (place < spans[:, :1])  # (n, L)
         told = (place >= spans[:, :1] + 2) & (place < spans[:, 1:])
         width = int(spans[:, 0].max())
-        asked = asked[:, :width]
-        unit = functional.normalize(hidden.float(), dim=-1).to(hidden.dtype)
-        cosines = torch.matmul(unit[:, :width], unit.transpose(1, 2)).float()
-        best = cosines.masked_fill(~told[:, None, :], -1.0).amax(2)  # (n, width)
-        weights = torch.matmul(hidden[:, :width].float(), self.query).masked_fill(~asked, -1e9)
-        part = (torch.softmax(weights, 1) * best).sum(1)
-        return self.factor * torch.where(asked.any(1) & told.any(1), part, 0.0)
+        return self.factor * match_tokens(hidden[:, :width], hidden, asked[:, :width], told, self.query)
 
 
 def buckets(lengths: list[int]) -> list[list[int]]:

@@ -31,7 +31,7 @@ from crossrank.models.architecture import (
 )
 from crossrank.packing import Pack
 
-__all__ = ["PlainModel"]
+__all__ = ["PlainModel", "match_tokens"]
 
 ROWS = 512
 """Queries of a pair that are computed at a time where attention has a window or a bias: the memory for what
@@ -305,12 +305,30 @@ class _Match(nn.Module):
         ends = torch.where((ids == self._separator) & (place > 0), place, length).amin(1, keepdim=True)
         query = (place > 0) & (place < ends)  # (pairs, tokens)
         document = (place > ends + 1) & (place < length - 1)
-        unit = F.normalize(x, dim=-1)
-        cosines = (unit @ unit.transpose(1, 2)).masked_fill(~document[:, None, :], -1.0)
-        weights = (x @ self.query).masked_fill(~query, -1e9).softmax(1)
-        part = (weights * cosines.amax(2)).sum(1)
-        there = query.any(1) & document.any(1)
-        return self.factor * torch.where(there, part, torch.zeros_like(part))
+        return self.factor * match_tokens(x, x, query, document, self.query)
+
+
+def match_tokens(
+    first: torch.Tensor,
+    states: torch.Tensor,
+    query: torch.Tensor,
+    document: torch.Tensor,
+    weights: torch.Tensor,
+) -> torch.Tensor:
+    """The weighted mean of the query tokens' best cosines: float32 (pairs,); see ``architecture.Match``.
+
+    Args:
+        first: states of the first tokens, among which the query's are: (pairs, Q, hidden).
+        states: of all tokens, (pairs, tokens, hidden). Cosines are computed in their type.
+        query: which of ``first`` are the query's, bool (pairs, Q).
+        document: which of ``states`` are the document's, bool (pairs, tokens).
+        weights: ``match.query``, float32 (hidden,).
+    """
+    of_query, of_all = (F.normalize(x.float(), dim=-1).to(x.dtype) for x in (first, states))
+    cosines = (of_query @ of_all.transpose(1, 2)).float().masked_fill(~document[:, None, :], -1.0)
+    shares = (first.float() @ weights).masked_fill(~query, -1e9).softmax(1)
+    part = (shares * cosines.amax(2)).sum(1)
+    return torch.where(query.any(1) & document.any(1), part, torch.zeros_like(part))
 
 
 def _positions(learned: Learned, pack: Pack, places: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
