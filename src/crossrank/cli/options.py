@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from crossrank import Reranker
+from crossrank.cascade import check_keep
 from crossrank.data.lines import check_encoding
 from crossrank.errors import InputError
 
@@ -97,10 +98,10 @@ def parse_keep(value: str | float) -> float:
     text = str(value)
     try:
         keep = int(text) if text.isdecimal() else float(text)
-    except ValueError:
-        keep = -1
-    if not (keep >= 1 and isinstance(keep, int)) and not 0 < keep < 1:
-        raise typer.BadParameter(f"{text[:100]!r} is neither a number such as 20 nor a share such as 0.2")
+        check_keep(keep)
+    except ValueError as error:  # an InputError is one
+        message = f"{text[:100]!r} is neither a number such as 20 nor a share such as 0.2"
+        raise typer.BadParameter(message) from error
     return keep
 
 

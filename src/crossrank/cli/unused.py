@@ -147,7 +147,9 @@ def _are_here(models: str | list[str] | None) -> bool:
 
 
 def _is_address(model: str) -> bool:
-    return model.lower().startswith(("http://", "https://", "unix:/"))
+    from crossrank.integrations.ranker import is_url  # which other commands have no need to import
+
+    return is_url(model)
 
 
 def _is_named(data: str) -> bool:
