@@ -32,7 +32,7 @@ from crossrank.inputs import (
 from crossrank.loading import LoadedModel, load_model
 from crossrank.models.checkpoint import Checkpoint
 from crossrank.models.resolve import BUNDLED, Source
-from crossrank.pairs import MAX_WINDOWS, EncodedPair, Long, PairEncoder, Truncation
+from crossrank.pairs import MAX_WINDOWS, EncodedPair, EncodedQuery, Long, PairEncoder, Truncation
 from crossrank.ranking import Ranking, Scored, ScoredPair, best_pairs, check_options
 
 __all__ = ["Document", "Reranker"]
@@ -453,17 +453,14 @@ class Reranker:
     def _score(self, queries: str | Sequence[str], texts: Sequence[str], instruction: str | None) -> Scored:
         """Score texts for one query, or for one each. Equal pairs are scored once."""
         check_instruction(instruction)
+        encoder = self.model.encoder
+        asked: EncodedQuery | list[EncodedQuery]
         if isinstance(queries, str):
             firsts, places = distinct(None, texts)
+            asked = encoder.query(queries, instruction=instruction)
         else:
             firsts, places = distinct(queries, texts)
-            queries = [queries[i] for i in firsts]
-        encoder = self.model.encoder
-        asked = (
-            encoder.query(queries, instruction=instruction)
-            if isinstance(queries, str)
-            else encoder.queries(queries, instruction=instruction)
-        )
+            asked = encoder.queries([queries[i] for i in firsts], instruction=instruction)
         pairs, ranges = _in_line(encoder.join_windows(asked, [texts[i] for i in firsts]), places)
         return _scored(self.model.logits(pairs), pairs, ranges)
 

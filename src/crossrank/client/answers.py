@@ -101,18 +101,13 @@ class Answers:
         if data is None or [each["index"] for each in data] != list(range(count)):
             raise ServiceError(f"{self._server} gave an answer without {count} scores; is it CrossRank?")
         self._warn(body)
-        decides = str(body.get("model"))
-        others = [name for name in models if name not in ("", decides)]
-        if not any(models):
-            return Scored(logits, document_cut, query_cut, windows=windows)
-        return Scored(
-            logits,
-            document_cut,
-            query_cut,
-            windows=windows,
-            models=(decides, *others[:1]),
-            model_of=[int(name != decides) for name in models],
-        )
+        of_two: dict[str, Any] = {}
+        if any(models):
+            decides = str(body.get("model"))
+            others = [name for name in models if name not in ("", decides)]
+            of_two["models"] = (decides, *others[:1])
+            of_two["model_of"] = [int(name != decides) for name in models]
+        return Scored(logits, document_cut, query_cut, windows=windows, **of_two)
 
     def explained(self, body: dict[str, Any], query: str, text: str) -> Explanation:
         """The explanation of an answer.
