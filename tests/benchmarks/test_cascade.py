@@ -44,3 +44,7 @@ def test_the_curve_of_a_collection(encoder: PairEncoder) -> None:
     rows = table(found).splitlines()
     assert rows[0] == "| keep | same top 10 | nDCG@10 | MRR@10 | pairs | faster |"
     assert [row.split(" | ")[0] for row in rows[2:]] == ["| 5", "| 10", "| 12"]
+    # The contrary model has its best where the first one has its worst, so that it must read all.
+    contrary = Reranker.from_parts(encoder, FakeEngine(lambda ids: -float(ids.sum() % 97)))
+    found = measure(some(load_collection(str(DATA / "cranfield")), 4), small, contrary, depth=12)
+    assert found.least(0.99) == 12

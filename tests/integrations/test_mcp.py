@@ -78,3 +78,10 @@ def test_the_command_speaks_on_standard_input_and_output() -> None:
     )
     found = call(command, {"query": "中国的首都", "documents": ["上海", "北京"], "top_n": 1})
     assert [hit["text"] for hit in found.structured_content["results"]] == ["北京"]
+    # The score is that of this query, and of no other.
+    right, other = (
+        Reranker(device="cpu", precision="fp32", threads=1).rank(query, ["北京"])[0].score
+        for query in ("中国的首都", "how to cook rice")
+    )
+    assert found.structured_content["results"][0]["score"] == pytest.approx(right, abs=1e-5)
+    assert other < right - 0.1
