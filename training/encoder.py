@@ -84,6 +84,12 @@ def ends(pair: list[int]) -> tuple[int, int]:
 
 def forward(model: Any, pairs: list[list[int]]) -> torch.Tensor:
     """Logits of pairs, float32 (pairs,) on the CPU, computed on the model's device."""
+    head, match = logit_parts(model, pairs)
+    return head if match is None else head + match
+
+
+def logit_parts(model: Any, pairs: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What the head and the match add to the logits of pairs, float32 (pairs,) on the CPU each."""
     device = model.classifier.weight.device
     places = buckets([len(pair) for pair in pairs])
     shapes, ids, masks, spans = [], [], [], []
@@ -101,14 +107,13 @@ def forward(model: Any, pairs: list[list[int]]) -> torch.Tensor:
     match = getattr(model, "match", None)
     first, states = _encode(model.bert, ids, masks, shapes, match.layer if match else None)  # (pairs, H)
     pooled = torch.tanh(model.bert.pooler.dense(first.float()))
-    logits = model.classifier(pooled)[:, 0]
-    if match:
-        parts = [match(hidden, own) for hidden, own in zip(states, spans, strict=True)]
-        logits = logits + torch.cat(parts)
-    logits = logits.cpu()
     back = torch.empty(len(pairs), dtype=torch.long)
     back[torch.tensor([i for bucket in places for i in bucket])] = torch.arange(len(pairs))
-    return torch.as_tensor(logits[back])
+    head = model.classifier(pooled)[:, 0].cpu()[back]
+    if match is None:
+        return head, None
+    parts = [match(hidden, own) for hidden, own in zip(states, spans, strict=True)]
+    return head, torch.cat(parts).cpu()[back]
 
 
 def _encode(

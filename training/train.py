@@ -36,7 +36,7 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from crossrank.models.checkpoint import Checkpoint
-from training.encoder import END, Match, forward
+from training.encoder import END, Match, logit_parts
 from training.mixture import Drawn, Mixture, read_piles, read_rivals
 
 NULL = 0.4
@@ -45,11 +45,11 @@ NULL = 0.4
 QUERY_TOKENS = 64
 """Longer queries are truncated to this length."""
 
-MATCH_FACTOR, MATCH_MEAN = 20.0, 0.33
-"""The factor of a new ``Match``, and the mean of its cosines, which the classifier's bias takes out again."""
+MATCH_FACTOR, MATCH_MEAN = 8.0, 0.3
+"""The factor of a new ``Match``, and the mean of its cosines, which the classifier's bias takes out again.
 
-QUICK = 100.0
-"""How many times faster than the other weights the factor of ``Match`` learns: it is far larger."""
+The factor is not trained: training raises it, and then keyword traps, which repeat the query, rank too high.
+"""
 
 WARM_STEPS = 10
 """Steps over which the learning rate warms up."""
@@ -152,6 +152,7 @@ def load(
     if match:
         model.match = Match(match["layer"], config.hidden_size)
         model.match.load_state_dict({k: weights[f"match.{k}"] for k in ("query", "factor")})
+        model.match.factor.requires_grad_(False)
     pooler = model.bert.pooler
     pooler.forward = lambda _: None  # forward() of encoder.py applies it, in fp32
     for part, name in ((pooler.dense, "bert.pooler.dense"), (model.classifier, "classifier")):
@@ -217,10 +218,15 @@ def run_step(model: Any, data: Data, share: Share, number: int) -> None:
     sums.zero_()
     while (turn := share.take()) < len(batches):
         part = batches[turn]
-        logits = forward(model, [pair for group in part for pair in group.pairs])
-        lists = torch.split(logits, [len(group.pairs) for group in part])
-        both = list(zip(lists, part, strict=True))
-        loss = torch.stack([group.loss(x) for x, group in both]).sum()
+        head, match = logit_parts(model, [pair for group in part for pair in group.pairs])
+        # The head also learns to do without the match, or it would leave unrelated texts to the match alone.
+        ways = [head] if match is None else [head + match, head + model.match.factor * MATCH_MEAN]
+        sizes = [len(group.pairs) for group in part]
+        both = list(zip(torch.split(ways[0], sizes), part, strict=True))
+        losses = [
+            group.loss(x) for way in ways for x, group in zip(torch.split(way, sizes), part, strict=True)
+        ]
+        loss = torch.stack(losses).sum() / len(ways)
         (loss / len(groups)).backward()
         sums[0] += loss.item()
         sums[1] += sum(int(x.argmax() == group.target.argmax()) for x, group in both)
@@ -307,14 +313,9 @@ def main() -> None:
     share = Share(model, arguments.processes)
     share.bind(model)
     masters = {name: first[name].clone() for name, _ in trained(model)}
-    quick = {"match.factor"}
     decayed = [m for m in masters.values() if m.ndim == 2]
-    plain = [m for name, m in masters.items() if m.ndim != 2 and name not in quick]
-    parts = [
-        {"params": decayed, "weight_decay": 0.01, "times": 1.0},
-        {"params": plain, "weight_decay": 0.0, "times": 1.0},
-        {"params": [masters[name] for name in quick & masters.keys()], "weight_decay": 0.0, "times": QUICK},
-    ]
+    plain = [m for m in masters.values() if m.ndim != 2]
+    parts = [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(
         [part for part in parts if part["params"]], lr=arguments.lr, betas=(0.9, 0.98)
     )
@@ -365,7 +366,7 @@ def main() -> None:
         torch.nn.utils.clip_grad_norm_(masters.values(), 1.0)
         rate = learning_rate(step, progress(), arguments.decay, arguments.lr)
         for param_group in optimizer.param_groups:
-            param_group["lr"] = rate * param_group["times"]
+            param_group["lr"] = rate
         optimizer.step()
         for name, master in masters.items():
             share.weights[name].copy_(master)

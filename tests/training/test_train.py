@@ -69,9 +69,11 @@ def colours(n: int) -> list[dict[str, Any]]:
     ]
 
 
-def write_piles(work: Path, n: int) -> None:
+def write_piles(work: Path, n: int, before: str = "") -> None:
+    """Write the piles; ``before`` precedes each query."""
+    groups = [group | {"query": before + group["query"]} for group in colours(n)]
     for name in mixture.SHARES:
-        jsonl.write(work / "data" / f"{name}.jsonl", colours(n))
+        jsonl.write(work / "data" / f"{name}.jsonl", groups)
 
 
 @pytest.fixture
@@ -140,10 +142,11 @@ def test_a_match_is_that_of_crossranks_engines(start: Path, tmp_path: Path) -> N
 
 
 def test_a_match_is_learnt(start: Path, tmp_path: Path, run: Callable[..., None]) -> None:
-    write_piles(tmp_path, 4)
+    write_piles(tmp_path, 4, before="sky ")  # one token alone has all the weight
     run(tmp_path, "--start", str(start), "--steps", "2", "--match", "1")
     first, after = read_start(start, 1)[1], read_weights(tmp_path / "model")
-    assert not torch.equal(first["match.factor"], after["match.factor"])
+    assert not torch.equal(first["match.query"], after["match.query"])
+    assert torch.equal(first["match.factor"], after["match.factor"])
     # What is saved has a match, and needs no option.
     assert read_start(tmp_path / "model", None)[0]["crossrank"] == {"match": {"layer": 1, "separator": 2}}
     assert read_start(tmp_path / "model", None)[1].keys() == after.keys()
