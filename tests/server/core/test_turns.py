@@ -30,7 +30,7 @@ def work(turns: Turns[str], seconds: dict[str, float], takes: int) -> Counter[st
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(1, 50), min_size=2, max_size=6), st.integers(1, 30))
 def test_clients_get_the_same_time_however_much_each_wants(costs: list[int], waiting: int) -> None:
-    turns: Turns[str] = Turns()
+    turns: Turns[str] = Turns(2)
     seconds = {str(name): float(cost) for name, cost in enumerate(costs)}
     for name in seconds:
         for _ in range(waiting if name == "0" else 1):
@@ -41,7 +41,7 @@ def test_clients_get_the_same_time_however_much_each_wants(costs: list[int], wai
 
 
 def test_a_client_that_comes_gets_its_share_and_no_more() -> None:
-    turns: Turns[str] = Turns()
+    turns: Turns[str] = Turns(2)
     for _ in range(100):
         turns.add("many", "item")
     work(turns, {"many": 1.0}, 1000)
@@ -51,14 +51,14 @@ def test_a_client_that_comes_gets_its_share_and_no_more() -> None:
 
 
 def test_a_clients_items_keep_their_order() -> None:
-    turns: Turns[int] = Turns()
+    turns: Turns[int] = Turns(5)
     for number in range(5):
         turns.add("client", number)
     assert [turns.take() for _ in range(6)] == [*[("client", number) for number in range(5)], None]
 
 
 def test_one_client_does_not_hold_every_thread() -> None:
-    turns: Turns[str] = Turns()
+    turns: Turns[str] = Turns(2)
     turns.add("many", "first")
     assert turns.take() == ("many", "first")  # and it runs
     turns.add("many", "second")
@@ -68,6 +68,25 @@ def test_one_client_does_not_hold_every_thread() -> None:
     for client in ("many", "other", "many"):
         turns.done(client, 1.0)
     assert turns.take() is None
+
+
+def test_one_client_has_at_most_so_many_threads_although_others_are_free() -> None:
+    turns: Turns[str] = Turns(2)
+    for item in ("first", "second", "third"):
+        turns.add("many", item)
+    assert [turns.take() for _ in range(3)] == [("many", "first"), ("many", "second"), None]
+    turns.done("many", 1.0)
+    assert turns.take() == ("many", "third")
+
+
+def test_another_clients_function_need_not_wait_for_a_long_one() -> None:
+    threads, gate = TextThreads(3), threading.Event()
+    long = [threads.submit("many", gate.wait) for _ in range(5)]
+    assert threads.submit("other", partial(divmod, 7, 2)).result() == (3, 1)
+    assert not any(future.done() for future in long)
+    gate.set()
+    assert all(future.result() for future in long)
+    assert threads.close()
 
 
 def test_what_a_function_returns_or_raises_comes_back() -> None:

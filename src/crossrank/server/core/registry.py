@@ -108,7 +108,7 @@ class Registry:
         cache = ScoreCache(options.score_cache_bytes) if options.score_cache_bytes > 0 else None
         clocks = clock, lambda: self._uptime
         self.texts = TextThreads(options.tokenizer_threads or _text_threads(), *clocks)
-        self._admission = Admission(options.max_queue_tokens, self.texts.threads)
+        self._admission = Admission(options.max_queue_tokens, self.texts.of_client)
         self._scheduler = Scheduler(
             options, self._admission, self.metrics, self._engine_failed, cache, *clocks
         )
@@ -407,7 +407,7 @@ def _is_short(work: Work) -> bool:
 
 def _text_threads() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 1 if cores == 1 else min(8, max(2, cores // 4))
+    return 2 if cores == 1 else 1 + min(8, max(2, cores // 4))
 
 
 def _warm_up(model: Model, clock: Callable[[], float]) -> None:

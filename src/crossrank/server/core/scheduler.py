@@ -57,8 +57,8 @@ class Options:
         max_queue_tokens: of all requests that wait or run; what would exceed it is refused.
             A request counts with an estimate from its characters until it is tokenised, so the queue
             may exceed the limit by what the estimates are wrong.
-        tokenizer_threads: for all work on texts, beside the engine's; None: 1 on one core, otherwise
-            2, or one for every four cores, at most 8.
+        tokenizer_threads: for all work on texts, beside the engine's; one client has at most all but one.
+            None: 2 on one core, otherwise 3, or one for every four cores and one more, at most 9.
         score_cache_bytes: 0: no cache.
         pack_seconds: a pack takes about so long, or longer where fewer tokens would not fill the
             engine.

@@ -50,9 +50,13 @@ class Turns(Generic[Item]):
     The next item is of the client that has the fewest running, and among those of the one that has used
     the least time. A client that comes starts level with the one that has used the least: what it did
     not use while it was away is lost.
+
+    Args:
+        most: so many items of one client may run at a time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._clients: dict[str, _Client[Item]] = {}
 
     def add(self, client: str, item: Item) -> None:
@@ -63,8 +67,10 @@ class Turns(Generic[Item]):
         self._clients[client].waiting.append(item)
 
     def take(self) -> tuple[str, Item] | None:
-        """The next item and its client; None: nothing waits."""
-        waiting = [name for name, client in self._clients.items() if client.waiting]
+        """The next item and its client; None: nothing waits that may run."""
+        waiting = [
+            name for name, client in self._clients.items() if client.waiting and client.running < self._most
+        ]
         if not waiting:
             return None
         name = min(waiting, key=lambda name: (self._clients[name].running, self._clients[name].used))
@@ -97,10 +103,14 @@ _Task = tuple[Callable[[], None], Future[Any]]
 class TextThreads:
     """A few threads that run functions, fairly between clients.
 
-    Each function must be bounded: nothing stops one that runs.
+    Each function must be bounded: nothing stops one that runs. One client never has all threads, unless
+    there is only one, so that another need not wait until a long function ends.
 
     Args:
         threads: how many.
+
+    Attributes:
+        of_client: how many one client may have.
         clock: seconds, on the scale of the deadlines.
         uptime: seconds in which this process ran: where it is paused, no thread is stuck.
     """
@@ -112,10 +122,11 @@ class TextThreads:
         uptime: Callable[[], float] = time.monotonic,
     ) -> None:
         self.threads = threads
+        self.of_client = max(1, threads - 1)
         self._clock = clock
         self._uptime = uptime
         self._changed = threading.Condition()
-        self._turns: Turns[_Task] = Turns()
+        self._turns: Turns[_Task] = Turns(self.of_client)
         self._closing = False
         self._running: dict[int, float] = {}  # since when each thread's function runs, in seconds of uptime
         self._threads: list[threading.Thread] = []  # none before there is something to do
