@@ -273,6 +273,17 @@ def test_several_models_stand_side_by_side(page: Page, server: Server) -> None:
     expect(page.locator("#notice")).to_contain_text("Choose a model")
 
 
+def test_a_link_shows_all_models_side_by_side(browser: Browser, server: Server) -> None:
+    with page_of(browser, server) as page:
+        page.goto(f"{server.url}/?models=all")
+        fill(page, QUERY, DOCUMENTS)
+        assert page.locator(".column h3").all_text_contents() == [
+            "Keywords (BM25)",
+            "crossrank-mini",
+            "tiny",
+        ]
+
+
 def test_two_models_and_their_scores_fit_a_small_screen(browser: Browser, server: Server) -> None:
     with page_of(browser, server, viewport={"width": 1280, "height": 720}) as page:
         page.goto(server.url)

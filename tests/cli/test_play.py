@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 import urllib.request
+import webbrowser
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,14 +46,18 @@ def test_it_serves_the_page_and_opens_the_browser(tmp_path: Path) -> None:
 def test_its_options_and_its_port(crossrank: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Settings] = []
 
-    def run(settings: Settings, *, listening: object) -> None:
+    def run(settings: Settings, *, listening: Callable[[str], None]) -> None:
         told.append(settings)
+        listening("http://localhost:1")
 
     monkeypatch.setattr(server, "run", run)
+    monkeypatch.setattr(webbrowser, "open", str)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         monkeypatch.setattr(play, "_PORT", taken.getsockname()[1])
         assert crossrank("play", "--no-browser").code == 0
-    assert crossrank("play", "-m", "a", "-m", "b=/c", "--precision", "fp32", "--offline").code == 0
+    several = crossrank("play", "-m", "a", "-m", "b=/c", "--precision", "fp32", "--offline")
+    assert several.code == 0
+    assert "at http://localhost:1/?models=all (" in several.out
     assert crossrank("play", "--port", "9").code == 0
     assert [settings.port for settings in told] == [0, play._PORT, 9]
     assert [list(settings.models) for settings in told] == [

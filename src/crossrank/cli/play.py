@@ -65,9 +65,10 @@ def play(
     )
 
     def show(url: str) -> None:
-        typer.echo(f"CrossRank is at {url}/ (Ctrl+C stops it)")
+        page = f"{url}/?models=all" if len(model) > 1 else f"{url}/"
+        typer.echo(f"CrossRank is at {page} (Ctrl+C stops it)")
         if browser:  # in a thread, since a text browser in the terminal would not return
-            threading.Thread(target=webbrowser.open, args=(f"{url}/",), daemon=True).start()
+            threading.Thread(target=webbrowser.open, args=(page,), daemon=True).start()
 
     with server_logs("text", "warning"):
         run.run(wanted, listening=show)

@@ -173,7 +173,9 @@ async function connect(signal) {
   const known = state.models.filter((name) => infos.some((model) => model.name === name));
   const unknown = state.models.filter((name) => !known.includes(name));
   if (unknown.length) showNotice("unserved", { message: unknown.join(", ") });
-  state.models = known.length ? known : [infos[0].name];
+  // `crossrank play` links to ?models=all where it was given several.
+  const all = new URLSearchParams(location.search).get("models") === "all";
+  state.models = known.length ? known : infos.slice(0, all ? infos.length : 1).map((model) => model.name);
   $("models").hidden = infos.length < 2;
   $("models").replaceChildren(
     $("models").querySelector("legend"),
