@@ -61,6 +61,7 @@ OPTIONS: list[tuple[str, str, str, Any]] = [
     ("--score-cache", "CROSSRANK_SCORE_CACHE", "2kB", {"score_cache_bytes": 2000}),
     ("--model", "CROSSRANK_MODEL", "a", {"models": ["a"]}),
     ("--first", "CROSSRANK_FIRST", "b=a", {"first": "b=a"}),
+    ("--alias", "CROSSRANK_ALIAS", "b=crossrank-mini", {"aliases": ["b=crossrank-mini"]}),
     ("--keep", "CROSSRANK_KEEP", "0.5", {"keep": 0.5}),
     ("--keep", "CROSSRANK_KEEP", "7", {"keep": 7}),
     *(
@@ -114,6 +115,14 @@ def test_spaces_divide_the_models_of_the_variable_unless_quoted(
     monkeypatch.setenv("CROSSRANK_MODEL", value)
     assert crossrank("serve").code == 0
     assert told[0].models == models
+
+
+def test_spaces_divide_the_aliases_of_the_variable_unless_quoted(
+    crossrank: Run, told: list[Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CROSSRANK_ALIAS", "a=crossrank-mini 'b c=/models/my model'")
+    assert crossrank("serve", "-m", "crossrank-mini", "-m", "/models/my model").code == 0
+    assert told[0].aliases == ["a=crossrank-mini", "b c=/models/my model"]
 
 
 def test_an_open_quote_in_the_variable_is_an_error(

@@ -108,6 +108,8 @@ def body_of(
     path: str, documents: Sequence[str] = ("one", "two and more"), **fields: object
 ) -> dict[str, Any]:
     """A good request for a path."""
-    name = "texts" if path == "/rerank" else "documents"
+    if path.endswith("/predict"):
+        return {"inputs": [["which?", document] for document in documents], **fields}
+    name = "texts" if path in ("/rerank", "/tei/rerank") else "documents"
     query = "queries" if "score" in path else "query"
     return {query: "which?", name: list(documents), **fields}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import numpy as np
@@ -79,12 +79,14 @@ async def registry(
     clock: Callable[[], float] = time.monotonic,
     first: str | None = None,
     keep: float = KEEP,
+    aliases: Mapping[str, str] = {},
     **options: object,
 ) -> AsyncIterator[Registry]:
     """A started registry; the packs of its engines are forgotten once it is warm."""
     engines = [model for model in models if isinstance(model, FakeEngine)]
     specs = [serve(model) if isinstance(model, FakeEngine) else model for model in models]
-    running = Registry(specs, Options(**options), clock=clock, first=first, keep=keep)  # type: ignore[arg-type]
+    wanted = Options(**options)  # type: ignore[arg-type]
+    running = Registry(specs, wanted, clock=clock, first=first, keep=keep, aliases=aliases)
     await running.start()
     for engine in engines:
         engine.packs.clear()

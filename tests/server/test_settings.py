@@ -38,9 +38,32 @@ def test_a_first_model_is_served_too() -> None:
     assert [spec.name for spec in both.specs()] == ["a", "c"]
 
 
+def test_an_alias_is_another_name_of_a_model() -> None:
+    models = ["a=b", "BAAI/bge-reranker-v2-m3"]
+    settings = Settings(models=models, aliases=["rerank-v3.5=BAAI/bge-reranker-v2-m3", "c=a", "d=a"])
+    found = settings.registry().models()
+    assert [(model.name, model.source, model.alias_of) for model in found] == [
+        ("a", "b", None),
+        ("BAAI/bge-reranker-v2-m3", "BAAI/bge-reranker-v2-m3", None),
+        ("rerank-v3.5", "BAAI/bge-reranker-v2-m3", "BAAI/bge-reranker-v2-m3"),
+        ("c", "b", "a"),
+        ("d", "b", "a"),
+    ]
+    first = Settings(models=["a"], first="b=crossrank-mini", aliases=["small=b"])
+    assert first.names_of_aliases() == {"small": "b"}
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
+        ({"aliases": ["a"]}, "--alias 'a' is not ALIAS=NAME"),
+        ({"aliases": ["a="]}, "--alias 'a=' is not ALIAS=NAME"),
+        ({"aliases": ["=a"]}, "--alias '=a' is not ALIAS=NAME"),
+        ({"models": ["m", "n"], "aliases": ["a=b"]}, "--alias a=b: no model 'b' is served; there is: m, n"),
+        # An alias is of a model, not of another alias.
+        ({"models": ["m"], "aliases": ["a=m", "b=a"]}, "--alias b=a: no model 'a' is served"),
+        ({"models": ["m", "n"], "aliases": ["m=n"]}, "--alias m=n: 'm' is already the name of a model"),
+        ({"models": ["m", "n"], "aliases": ["a=m", "a=n"]}, "--alias a=n: 'a' is already the name"),
         ({"models": ["=x"]}, "is not SOURCE or NAME=SOURCE"),
         ({"models": ["x="]}, "is not SOURCE or NAME=SOURCE"),
         ({"models": ["a", "a=b"]}, "two models are called 'a'"),

@@ -61,6 +61,14 @@ _First = Annotated[
         rich_help_panel="Model options",
     ),
 ]
+_Aliases = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ALIAS=NAME",
+        help="Another name that requests may use for a served model. Can be given several times.",
+        rich_help_panel="Model options",
+    ),
+]
 _Dialect = Annotated[
     str,
     typer.Option(
@@ -230,6 +238,7 @@ def serve(
     offline: o.Offline = False,
     first: _First = "",
     keep: o.Keep = KEEP,
+    alias: _Aliases = None,
 ) -> None:
     """Serve rerank APIs over HTTP: those of Cohere, Jina, TEI, vLLM, Xinference and infinity.
 
@@ -238,9 +247,10 @@ def serve(
     with needs("server", "the server"):
         from crossrank.server import run
         from crossrank.server.settings import Limits, Settings
-    source_of_model = context.get_parameter_source("model")
-    if source_of_model is not None and source_of_model.name == "ENVIRONMENT":
+    if _is_from_variable(context, "model"):
         model = _split_variable("CROSSRANK_MODEL")
+    if _is_from_variable(context, "alias"):
+        alias = _split_variable("CROSSRANK_ALIAS")
     _check_logs(log_format, log_level)
     _check_secrets(api_key, api_key_file)
     wanted = Settings(
@@ -260,6 +270,7 @@ def serve(
         },
         first=first,
         keep=keep,
+        aliases=alias or (),
         host=host,
         port=port,
         uds=uds,
@@ -316,6 +327,11 @@ def _check_secrets(api_key: list[str] | None, api_key_file: Path | None) -> None
     for name, given in (("CROSSRANK_API_KEY", api_key), ("CROSSRANK_API_KEY_FILE", api_key_file)):
         if not str(given or "").strip() and not os.environ.get(name, "unset").strip():
             raise InputError(f"{name} is empty; give it a value, or unset it")
+
+
+def _is_from_variable(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "ENVIRONMENT"
 
 
 def _split_variable(variable: str) -> list[str]:

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import math
 import os
-import resource
 import signal
 import socket
 import stat
@@ -18,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-import uvloop
 from fastapi import FastAPI
 
+from crossrank._system import allow_files
 from crossrank.errors import CrossRankError, InputError
 from crossrank.server import memory
 from crossrank.server.core.registry import Registry
@@ -28,6 +27,11 @@ from crossrank.server.http.app import create_app
 from crossrank.server.http.protocol import Connections, guarded_protocol
 from crossrank.server.http.tracing import tracer_of_environment
 from crossrank.server.settings import Settings
+
+if sys.platform == "win32":
+    from asyncio import run as run_loop  # there is no uvloop
+else:
+    from uvloop import run as run_loop
 
 __all__ = ["EXIT_STUCK", "listen", "run"]
 
@@ -82,7 +86,7 @@ def _tcp(host: str, port: int) -> socket.socket:
 def _unix(path: Path) -> socket.socket:
     if path.exists() and stat.S_ISSOCK(path.stat().st_mode) and not _answers(path):
         path.unlink()  # of a server that was killed
-    opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    opened = _unix_socket(path)
     try:
         opened.bind(str(path))
         opened.listen(_BACKLOG)
@@ -93,12 +97,18 @@ def _unix(path: Path) -> socket.socket:
 
 
 def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+    with _unix_socket(path) as probe:
         try:
             probe.connect(str(path))
         except OSError:
             return False
     return True
+
+
+def _unix_socket(path: Path) -> socket.socket:
+    if not hasattr(socket, "AF_UNIX"):
+        raise InputError(f"--uds {path}: Python has no Unix sockets on this system; use --host and --port")
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 
 
 def run(settings: Settings, *, listening: Callable[[str], None] | None = None) -> None:
@@ -124,7 +134,7 @@ def run(settings: Settings, *, listening: Callable[[str], None] | None = None) -
     if listening is not None:
         listening(str(settings.uds or _address(opened)))
     limits = settings.limits
-    _allow_files(limits.max_connections + _OTHER_FILES)
+    allow_files(limits.max_connections + _OTHER_FILES)
     config = uvicorn.Config(
         app,
         http=guarded_protocol(Connections(limits.max_connections, limits.read_timeout, limits.write_timeout)),
@@ -145,17 +155,9 @@ def run(settings: Settings, *, listening: Callable[[str], None] | None = None) -
             settings.uds.unlink(missing_ok=True)
 
     try:
-        uvloop.run(_Server(config, settings, registry, app, leave).run_on(opened))
+        run_loop(_Server(config, settings, registry, app, leave).run_on(opened))
     finally:
         leave()
-
-
-def _allow_files(count: int) -> None:
-    """Raise this process's limit of open files, as far as it may."""
-    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count if most == resource.RLIM_INFINITY else min(count, most)
-    if now != resource.RLIM_INFINITY and now < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 class _Server(uvicorn.Server):
@@ -189,9 +191,19 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Uvicorn's own handlers would not drain the queue."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
-        loop.add_signal_handler(signal.SIGHUP, lambda: self.begin(self.reload()))
+        for name, act in (
+            ("SIGTERM", self.stop),
+            ("SIGINT", self.stop),
+            ("SIGBREAK", self.stop),
+            ("SIGHUP", lambda: self.begin(self.reload())),
+        ):
+            number = getattr(signal, name, None)
+            if number is None:
+                continue  # SIGBREAK is Windows's, and SIGHUP all others'
+            try:
+                loop.add_signal_handler(number, act)
+            except NotImplementedError:  # Windows's loop; a signal wakes it
+                signal.signal(number, lambda *_, act=act: loop.call_soon_threadsafe(act))
         yield
 
     def begin(self, work: Coroutine[Any, Any, None]) -> None:
@@ -252,6 +264,9 @@ class _Server(uvicorn.Server):
             self.should_exit = True
             return
         for model in self.registry.models():
+            if model.alias_of is not None:
+                _logger.info("%s is another name of %s", model.name, model.alias_of)
+                continue
             _logger.info(
                 "%s is ready: %s engine on %s, %s, %d tokens",
                 *(model.name, model.engine, model.device, model.precision, model.max_length),

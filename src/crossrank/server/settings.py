@@ -68,6 +68,7 @@ class Settings:
             another one reads the best of them; "": there is none. It is served, too, and has no options of
             ``model_options`` but those of ``cascade.SHARED``.
         keep: how many documents of a ranking, or which share of them, the other model reads.
+        aliases: "ALIAS=NAME": another name that requests may use for a served model.
         host: where it listens.
         port: where it listens; 0 takes any port that is free.
         uds: a Unix socket instead.
@@ -92,6 +93,7 @@ class Settings:
     model_options: dict[str, Any] = field(default_factory=dict)
     first: str = ""
     keep: float = KEEP
+    aliases: Sequence[str] = ()
     host: str = "127.0.0.1"
     port: int = 8080
     uds: Path | None = None
@@ -142,7 +144,7 @@ class Settings:
             if len(self.models) > 1 and self.model_options.get(name):
                 raise InputError(f"--{name} is of one model, and there are several; {advice}")
         check_keep(self.keep)
-        self.specs()
+        self.names_of_aliases()
 
     def specs(self) -> list[ModelSpec]:
         """The models to serve.
@@ -168,11 +170,33 @@ class Settings:
                 raise InputError(f"two models are called {name!r}; name one of them: --first NAME={source}")
         return specs
 
+    def names_of_aliases(self) -> dict[str, str]:
+        """The model of each alias, by their names.
+
+        Raises:
+            InputError: an alias is none, is taken, or is of a model that is not served.
+        """
+        served = [spec.name for spec in self.specs()]
+        found: dict[str, str] = {}
+        for text in self.aliases:
+            alias, _, name = text.partition("=")
+            if not alias.strip() or not name.strip():
+                raise InputError(f"--alias {text!r} is not ALIAS=NAME")
+            if alias in served or alias in found:
+                raise InputError(f"--alias {text}: {alias!r} is already the name of a model; choose another")
+            if name not in served:
+                raise InputError(
+                    f"--alias {text}: no model {name!r} is served; there is: {', '.join(served)}"
+                )
+            found[alias] = name
+        return found
+
     def registry(self) -> Registry:
         """The registry of these models, not started."""
         options = Options(max_queue_tokens=self.max_queue_tokens, score_cache_bytes=self.score_cache_bytes)
         first = _named(self.first, "--first")[0] if self.first else None
-        return Registry(self.specs(), options, first=first, keep=self.keep)
+        aliases = self.names_of_aliases()
+        return Registry(self.specs(), options, first=first, keep=self.keep, aliases=aliases)
 
     @property
     def has_keys(self) -> bool:

@@ -70,6 +70,7 @@ class ModelInfo:
         instruction: what it is told where a request does not say; None: it takes no instruction.
         long, max_windows: what becomes of a long document where a request does not say; see ``PairEncoder``.
         created: when it was loaded, in seconds since 1970.
+        alias_of: the model that this is another name of; None: it is a model itself.
     """
 
     name: str
@@ -87,6 +88,7 @@ class ModelInfo:
     instruction: str | None = None
     long: Long = "cut"
     max_windows: int = MAX_WINDOWS
+    alias_of: str | None = None
 
 
 class Model:

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -65,6 +65,7 @@ class Registry:
         first: the name of the model that reads all texts of a ranking before another one reads the best of
             them; None: there is none.
         keep: how many texts of a ranking, or which share of them, the other model reads.
+        aliases: other names of served models, which requests may use; answers have the model's own name.
 
     Attributes:
         on_loaded: called on the event loop when models were loaded, for the first time or anew.
@@ -85,6 +86,7 @@ class Registry:
         *,
         first: str | None = None,
         keep: float = KEEP,
+        aliases: Mapping[str, str] = {},
     ) -> None:
         names = [spec.name for spec in models]
         if not names or len(set(names)) < len(names):
@@ -93,6 +95,7 @@ class Registry:
             raise InputError(f"the first model {first} is not one of the server's, {', '.join(names)}")
         check_keep(keep)
         self.first, self.keep = first, keep
+        self._aliases = dict(aliases)
         self._in_two = 0  # requests that two models read
         self.options = options = options or Options()
         self.metrics = Metrics()
@@ -164,8 +167,21 @@ class Registry:
             self.watch(_WATCH_SECONDS)
 
     def models(self) -> list[ModelInfo]:
-        """All served models, in their order."""
-        return [served.info() for served in self._served.values()]
+        """All served models, in their order, and then the aliases."""
+        models = {name: served.info() for name, served in self._served.items()}
+        others = [replace(models[name], name=alias, alias_of=name) for alias, name in self._aliases.items()]
+        return [*models.values(), *others]
+
+    def _find(self, name: str) -> ServedModel:
+        """The model of this name or alias.
+
+        Raises:
+            UnknownModelError: there is none.
+        """
+        served = self._served.get(self._aliases.get(name, name))
+        if served is None:
+            raise UnknownModelError(name, [*self._served, *self._aliases])
+        return served
 
     async def score(self, work: Work) -> Answer:
         """Score texts. Cancelling the task that waits takes its pairs out of the queue.
@@ -298,9 +314,7 @@ class Registry:
         """The loading that a new request goes to."""
         why, after = ("the server is stopping", 1.0) if self._draining else (self._stuck, _STUCK_RETRY)
         if not why:
-            served = next(iter(self._served.values())) if name is None else self._served.get(name)
-            if served is None:
-                raise UnknownModelError(str(name), list(self._served))
+            served = next(iter(self._served.values())) if name is None else self._find(name)
             model = served.current
             if model is not None and model.engine is not None:
                 return model
@@ -318,9 +332,7 @@ class Registry:
             UnknownModelError: no such model.
             CrossRankError: it cannot be loaded.
         """
-        if name is not None and name not in self._served:
-            raise UnknownModelError(name, list(self._served))
-        for served in [self._served[name]] if name else list(self._served.values()):
+        for served in list(self._served.values()) if name is None else [self._find(name)]:
             async with served.reloading:
                 new = await asyncio.to_thread(self._load, served.spec)
                 old, served.current = served.current, new

@@ -30,7 +30,7 @@ from crossrank.server.core.registry import Registry, State
 from crossrank.server.core.work import Answer
 from crossrank.server.http.auth import keys_of
 from crossrank.server.http.browsers import Browsers
-from crossrank.server.http.dialects import Context, Dialect, Dialects, Errors
+from crossrank.server.http.dialects import PREFIXED, Context, Dialect, Dialects, Errors
 from crossrank.server.http.endpoint import Service, fault_response, json_response
 from crossrank.server.http.faults import FAULTS, Fault, Kind
 from crossrank.server.http.middleware import OPEN_PATHS, Edge
@@ -88,6 +88,7 @@ def create_app(settings: Settings, registry: Registry, tracer: Tracer = NO_TRACE
 
     get = partial(_route, app, "GET")
 
+    @get("/ping", "operations", "as /health", {"status": "ready"}, {503: "not ready, and why"}, None)
     @get(
         "/health",
         "operations",
@@ -109,6 +110,11 @@ def create_app(settings: Settings, registry: Registry, tracer: Tracer = NO_TRACE
     async def live() -> Response:
         """Whether the process answers."""
         return json_response({"status": "live"})
+
+    @get("/version", "operations", "the server's version", {"version": __version__})
+    async def version() -> Response:
+        """The version of CrossRank, as vLLM tells its own."""
+        return json_response({"version": __version__})
 
     @get("/info", "operations", "the models, and the limits of a request", _INFO)
     async def info() -> Response:
@@ -172,7 +178,7 @@ def create_app(settings: Settings, registry: Registry, tracer: Tracer = NO_TRACE
             await registry.reload(model)
         except (ModelError, InputError) as error:  # it is the server's trouble, not the client's
             raise Fault("internal", str(error)) from None
-        names = [model] if model else [each.name for each in registry.models()]
+        names = [model] if model else [each.name for each in registry.models() if each.alias_of is None]
         return json_response({"reloaded": names})
 
     @app.get("/docs", include_in_schema=False)
@@ -268,8 +274,12 @@ def _examples(kind: Dialect) -> dict[str, Any]:
     answer = Answer("crossrank-mini", np.linspace(-0.57, 6.2, count), [False] * count, [13] * count)
     body: Any = kind.answer(call, answer, context)
     error = kind.errors.error(Fault("invalid", "missing field `query`"), context.request_id)
-    (answered,) = get_args(kind.Response) or (kind.Response,)
-    return {answered.__name__: body[0] if isinstance(body, list) else body, kind.errors.Error.__name__: error}
+    answered = kind.Response
+    while inner := get_args(answered):
+        answered = inner[0]
+    while isinstance(body, list):
+        body = body[0]
+    return {answered.__name__: body, kind.errors.Error.__name__: error}
 
 
 def _info(settings: Settings, registry: Registry) -> dict[str, Any]:
@@ -314,12 +324,19 @@ def _listed(model: ModelInfo) -> dict[str, Any]:
 _DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
+_DESCRIPTION = (
+    "Rerank search results with cross-encoders. A request below a prefix is read as that API's, whatever its "
+    f"body looks like: {', '.join(f'/{name}' for name in PREFIXED)}. All other paths are there below each "
+    "prefix, too, such as /infinity/models."
+)
+
+
 def _describe(app: FastAPI, dialects: Dialects, *, secured: bool) -> dict[str, Any]:
     """FastAPI's description, and the bodies that ``Service`` reads."""
     schema = get_openapi(
         title=app.title,
         version=app.version,
-        description="Rerank search results with cross-encoders.",
+        description=_DESCRIPTION,
         routes=app.routes,
     )
     every = [kind for _, kinds in dialects.paths.values() for kind in kinds]

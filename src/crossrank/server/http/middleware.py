@@ -24,7 +24,7 @@ __all__ = ["OPEN_PATHS", "Edge"]
 
 _logger = logging.getLogger(__name__)
 
-OPEN_PATHS = frozenset(["/health", "/health/live", "/v1/cluster/auth"])
+OPEN_PATHS = frozenset(["/health", "/health/live", "/ping", "/v1/cluster/auth"])
 """What programs may ask without a key; people may load the page."""
 
 _QUIET = OPEN_PATHS | {"/metrics"}
@@ -37,6 +37,8 @@ _CLIENT_GONE = 499
 
 class Edge:
     """Pure ASGI, so that it costs next to nothing.
+
+    A prefix on which nothing depends becomes the scope's root path, which routes leave out.
 
     Args:
         keys: who may ask; /health and the page everybody may.
@@ -62,7 +64,9 @@ class Edge:
         named = bool(given and len(given) <= 128 and given.isascii() and given.isprintable())
         request_id = given if given and named else uuid.uuid4().hex
         context = Context(request_id, named, self._dialects.of_path(path))
-        scope = {**scope, "path": path, "crossrank": context}
+        prefix = self._dialects.prefix(path)
+        plain = path.removeprefix(prefix)
+        scope = {**scope, "path": path, "root_path": prefix, "crossrank": context}
         status, started = 500, False
 
         async def send_with_id(message: Message) -> None:
@@ -73,8 +77,8 @@ class Edge:
             await send(message)
 
         try:
-            page = is_page(path)
-            if path not in OPEN_PATHS and not page:
+            page = is_page(plain)
+            if plain not in OPEN_PATHS and not page:
                 key = self._keys.check(headers.get("authorization"))
                 context.client = key or network_of(scope.get("client"))
             if self._browsers is not None:
@@ -102,7 +106,7 @@ class Edge:
                 "request_id": request_id,
                 **context.notes,
             }
-            quiet = path in _QUIET or path.startswith("/page/")
+            quiet = plain in _QUIET or plain.startswith("/page/")
             requests.log(logging.DEBUG if quiet else logging.INFO, "request", extra={"fields": fields})
             if "dialect" in context.notes:
                 self._tracer.record(path, headers, now, status, request_id, context.answer)

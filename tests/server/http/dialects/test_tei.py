@@ -149,3 +149,64 @@ def test_scores_are_those_of_the_pairs() -> None:
 
     found = {hit["index"]: hit["score"] for hit in asyncio.run(main())}
     assert [found[i] for i in range(4)] == expected(pairs)
+
+
+# --- POST /predict ---
+
+PAIRS = [["q", text] for text in TEXTS]
+
+
+def predict(body: dict[str, Any], **settings: Any) -> Response:
+    async def main() -> Response:
+        async with app_of(fake(lambda ids: len(ids) / 8), **settings) as (app, _):
+            return await ask(app, "/predict", body)
+
+    return asyncio.run(main())
+
+
+def test_pairs_are_scored_in_their_order() -> None:
+    found = predict({"inputs": PAIRS, "raw_scores": True}).json
+    assert found == [[{"score": length / 8, "label": "LABEL_0"}] for length in LENGTH]
+    assert all(0.5 < each[0]["score"] < 1 for each in predict({"inputs": PAIRS}).json)
+
+
+def test_a_pair_alone_is_answered_alone() -> None:
+    assert predict({"inputs": PAIRS[1], "raw_scores": True}).json == [
+        {"score": LENGTH[1] / 8, "label": "LABEL_0"}
+    ]
+
+
+def test_each_pair_has_its_own_query() -> None:
+    pairs = [("a", "b c"), ("d e f", "g")]
+
+    async def main() -> Any:
+        async with app_of(fake()) as (app, _):
+            return (await ask(app, "/predict", {"inputs": pairs, "raw_scores": True})).json
+
+    assert [each[0]["score"] for each in asyncio.run(main())] == expected(pairs)
+
+
+def test_a_pair_that_is_too_long_is_cut_unless_it_may_not_be() -> None:
+    assert predict({"inputs": PAIRS}).headers["x-truncated"] == "3"
+    refused = predict({"inputs": PAIRS, "truncate": False})
+    assert (refused.status, refused.json["error_type"]) == (422, "Validation")
+    assert "`inputs` must have less than 64 tokens" in refused.json["error"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "status", "kind", "message"),
+    [
+        ("one text", 422, "Validation", "inputs: "),
+        ([], 400, "Empty", "`inputs` cannot be empty"),
+        (["one text"], 422, "Validation", "inputs: a reranker scores pairs; it must be [query, text]"),
+        (["q", 1], 422, "Validation", "inputs: a reranker scores pairs"),
+        ([["q", "a"], ["b"]], 422, "Validation", "inputs.1: a reranker scores pairs"),
+        ([["q", "a"], "b"], 422, "Validation", "inputs.1: a reranker scores pairs"),
+        ([["q", "a"]] * 33, 422, "Validation", "batch size 33 > maximum allowed batch size 32"),
+    ],
+)
+def test_errors_of_pairs(inputs: Any, status: int, kind: str, message: str) -> None:
+    response = predict({"inputs": inputs}, limits=Limits(max_documents=32))
+    assert response.status == status
+    assert response.json["error_type"] == kind
+    assert message in response.json["error"]
