@@ -9,6 +9,7 @@
 # make sanitize  the C++ under the thread sanitizer, then the C++ and its Python tests under the address and
 #                undefined-behaviour sanitizers (Linux, GCC)
 # make aarch64   the kernels and the encoder cross-compiled, and tested under qemu
+# make windows   the same for Windows, under Wine; and what mypy says of the Python there
 # make wheel     this machine's wheel and the sdist, in dist/, and the wheel used where there is no compiler
 # make attack    attacks on a server for ten minutes, with good clients beside them (MINUTES=1: a try)
 # make peers     the engines that benchmarks/peers.py compares with
@@ -29,7 +30,7 @@ BIN := $(VENV)/bin
 CXX_FILES := $(wildcard native/*.cpp native/*.h)
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check promises docs browser screenshots lint format sanitize aarch64 wheel attack peers clean
+.PHONY: demo test check promises docs browser screenshots lint format sanitize aarch64 windows wheel attack peers clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -99,6 +100,18 @@ aarch64: $(VENV)/.dev
 	    -DCROSSRANK_MODULE=OFF -DCROSSRANK_KERNEL_TEST=ON -DCROSSRANK_WARNINGS_AS_ERRORS=ON
 	$(BIN)/cmake --build $(AARCH64) --parallel 2
 	$(BIN)/ctest --test-dir $(AARCH64) --output-on-failure
+
+WINDOWS := build/windows
+
+windows: $(VENV)/.dev
+	@command -v x86_64-w64-mingw32-g++-posix >/dev/null && { command -v wine64 || command -v wine || \
+	    test -x /usr/lib/wine/wine64; } >/dev/null || \
+	    { echo "MinGW or Wine is missing: apt-get install g++-mingw-w64-x86-64-posix wine64" >&2; exit 1; }
+	$(BIN)/cmake -S . -B $(WINDOWS) -DCMAKE_TOOLCHAIN_FILE=native/x86_64-w64-mingw32.cmake \
+	    -DCROSSRANK_MODULE=OFF -DCROSSRANK_KERNEL_TEST=ON -DCROSSRANK_WARNINGS_AS_ERRORS=ON
+	$(BIN)/cmake --build $(WINDOWS) --parallel 2
+	WINEDEBUG=-all WINEPREFIX=$(CURDIR)/$(WINDOWS)/wine $(BIN)/ctest --test-dir $(WINDOWS) --output-on-failure
+	$(BIN)/mypy --platform win32 src
 
 wheel: $(WHEEL_VENV)/.ready
 	$(WHEEL_VENV)/bin/python -m release.wheel

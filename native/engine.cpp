@@ -1,7 +1,5 @@
 #include "engine.h"
 
-#include <unistd.h>
-
 #include <numeric>
 #include <stdexcept>
 #include <string>
@@ -9,6 +7,7 @@
 
 #include "encoder.h"
 #include "plan.h"
+#include "platform.h"
 #include "sharing.h"
 
 namespace crossrank {
@@ -42,7 +41,7 @@ Engine::Engine(Model model, const Kernels& kernels, int threads, std::size_t pre
     : model_(std::move(model)),
       kernels_(kernels),
       threads_(threads),
-      process_(getpid()),
+      process_(process_id()),
       prefixes_(prefix_bytes) {
     pool_ = std::make_unique<ThreadPool>(threads);
     arenas_.resize(static_cast<std::size_t>(threads));
@@ -50,11 +49,11 @@ Engine::Engine(Model model, const Kernels& kernels, int threads, std::size_t pre
 
 Engine::~Engine() {
     // A forked process has the pool but not its threads, and cannot join them.
-    if (getpid() != process_) (void)pool_.release();
+    if (process_id() != process_) (void)pool_.release();
 }
 
 void Engine::logits(const Pack& pack, float* out) {
-    if (getpid() != process_)
+    if (process_id() != process_)
         throw std::runtime_error(
             "this engine was loaded before the process forked, and its threads stayed behind; "
             "load the model in the child process");

@@ -1,8 +1,6 @@
 // The engine: a model with its threads. Packs of token ids to one logit for each pair.
 #pragma once
 
-#include <sys/types.h>
-
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -72,7 +70,7 @@ class Engine {
     const Model model_;
     const Kernels& kernels_;
     const int threads_;
-    const pid_t process_;
+    const int process_;
     std::atomic<int> calls_{0};  // in progress
     std::unique_ptr<ThreadPool> pool_;
     std::vector<Arena> arenas_;  // one for each thread

@@ -19,6 +19,7 @@
 
 #include "dispatch.h"
 #include "engine.h"
+#include "platform.h"
 #include "prepare.h"
 #include "sharing.h"
 
@@ -520,7 +521,7 @@ void test_read_errors(const RandomModel& random, const std::vector<int>& lengths
     for (const auto& [precision, limit] : kPrecisions) {
         const Prepared prepared(random, precision);
         for (const int threads : {1, 2, 3}) {
-            Engine engine(prepared.model(fileno(file)), *available_kernels().front(), threads);
+            Engine engine(prepared.model(descriptor_of(file)), *available_kernels().front(), threads);
             const std::string error = error_of([&] { score(engine, lengths); });
             expect_error(error, "the file has become shorter", "a table that ends");
             const std::vector<int> few{3};

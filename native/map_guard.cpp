@@ -1,5 +1,7 @@
 #include "map_guard.h"
 
+#ifndef _WIN32
+
 #include <signal.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -83,3 +85,15 @@ MapGuard::~MapGuard() {
 bool MapGuard::damaged() const { return slots[slot_].damaged.load(); }
 
 }  // namespace crossrank
+
+#else
+
+namespace crossrank {
+
+MapGuard::MapGuard(void*, std::size_t) : slot_(0) {}
+MapGuard::~MapGuard() = default;
+bool MapGuard::damaged() const { return slot_ != 0; }
+
+}  // namespace crossrank
+
+#endif

@@ -1,5 +1,7 @@
 // A memory map of a file that may shrink: where pages are gone, reading them ends the process by SIGBUS.
 // While a MapGuard lives, such a read finds zeros instead, and the guard says so afterwards.
+//
+// On Windows it guards nothing: there no file shrinks while it is mapped.
 #pragma once
 
 #include <cstddef>

@@ -1,19 +1,16 @@
 #include "memory.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
-#include <new>
+
+#include "platform.h"
 
 namespace crossrank {
 
-void FreeBuffer::operator()(void* p) const { std::free(p); }
+void FreeBuffer::operator()(void* p) const { free_aligned(p); }
 
 Buffer allocate(std::size_t bytes) {
-    void* p = nullptr;
-    if (posix_memalign(&p, 64, std::max<std::size_t>(bytes, 64)) != 0) throw std::bad_alloc();
+    void* p = allocate_aligned(64, std::max<std::size_t>(bytes, 64));
     std::memset(p, 0, bytes);
     return Buffer(p);
 }
@@ -22,15 +19,11 @@ char* Arena::reserve(std::size_t bytes) {
     if (bytes > size_) {
         buffer_.reset();
         size_ = 0;
-        void* p = nullptr;
         constexpr std::size_t kHuge = std::size_t{2} << 20;
         const std::size_t size = (bytes + kHuge - 1) / kHuge * kHuge;
-        if (posix_memalign(&p, kHuge, size) != 0) throw std::bad_alloc();
-        buffer_.reset(p);
+        buffer_.reset(allocate_aligned(kHuge, size));
         size_ = size;
-#ifdef MADV_HUGEPAGE
-        (void)madvise(p, size, MADV_HUGEPAGE);  // fewer TLB misses; it does not matter if this is refused
-#endif
+        prefer_large_pages(buffer_.get(), size);
     }
     return static_cast<char*>(buffer_.get());
 }

@@ -1,13 +1,13 @@
 #include "model.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
 #include <sstream>
 #include <stdexcept>
+
+#include "platform.h"
 
 namespace crossrank {
 namespace {
@@ -101,8 +101,7 @@ void Table::read(std::int64_t row, float* to) const {
     for (std::size_t done = 0; done < size;) {
         const std::int64_t place =
             start + row * static_cast<std::int64_t>(size) + static_cast<std::int64_t>(done);
-        const ssize_t got = pread(file, bytes.data() + done, size - done, static_cast<off_t>(place));
-        if (got < 0 && errno == EINTR) continue;
+        const std::ptrdiff_t got = read_at(file, bytes.data() + done, size - done, place);
         if (got <= 0)
             throw std::runtime_error("row " + std::to_string(row) +
                                      " of the word embeddings cannot be read: " +

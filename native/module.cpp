@@ -1,7 +1,5 @@
 // crossrank._native: the engine for Python. Checks and converts arguments; computes nothing.
 
-#include <unistd.h>
-
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
@@ -14,6 +12,7 @@
 #include "dispatch.h"
 #include "engine.h"
 #include "map_guard.h"
+#include "platform.h"
 #include "prepare.h"
 
 using namespace crossrank;
@@ -193,12 +192,12 @@ nb::dict prepare_weights(const nb::dict& config_dict, const nb::dict& dict, cons
 // A duplicate of a file descriptor.
 class File {
   public:
-    explicit File(int descriptor) : descriptor_(descriptor < 0 ? -1 : dup(descriptor)) {
+    explicit File(int descriptor) : descriptor_(descriptor < 0 ? -1 : duplicate_file(descriptor)) {
         if (descriptor >= 0 && descriptor_ < 0)
             throw std::runtime_error("dup: " + std::string(strerror(errno)));
     }
     ~File() {
-        if (descriptor_ >= 0) close(descriptor_);
+        if (descriptor_ >= 0) close_file(descriptor_);
     }
     File(const File&) = delete;
     File& operator=(const File&) = delete;

@@ -17,6 +17,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from crossrank import Reranker
+from crossrank._system import hold
 from crossrank.models import content, weight_cache
 from crossrank.models.checkpoint import Checkpoint, map_tensors
 from crossrank.models.content import cache_folder
@@ -234,7 +235,7 @@ weight_cache.PreparedWeights.write = killed
 def test_what_is_being_written_is_left_alone(folder: Path, cache: Path) -> None:
     cache.mkdir()
     with (cache / "tiny-0-fp32-v2x.partial").open("wb") as file:
-        assert weight_cache._lock(file)
+        assert hold(file)
         os.utime(file.name, (0, 0))
         assert prepared_files() == []
         logits(folder)

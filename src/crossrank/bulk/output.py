@@ -9,10 +9,10 @@ both partial files are deleted.
 
 from __future__ import annotations
 
-import fcntl
 import gzip
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 
 import orjson
 
+from crossrank._system import hold
 from crossrank.data.lines import compression, members, plain_suffix, read_lines, read_object, zstandard
 from crossrank.data.rows import Id, import_parquet
 from crossrank.errors import InputError
@@ -89,11 +90,9 @@ class Output:
             self._file = self._partial.open("ab+")
         except OSError as error:
             raise InputError(f"{self._partial} cannot be written: {error.strerror}") from error
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        if not hold(self._file):
             self._file.close()
-            raise InputError(f"{self._partial} is being written by another process") from error
+            raise InputError(f"{self._partial} is being written by another process")
         self._lines: list[bytes] = []
         self._bytes, self._began = 0, time.monotonic()
         try:
@@ -148,6 +147,8 @@ class Output:
     def finish(self) -> None:
         """Complete the output after the last row: it appears under its name at once and complete."""
         self._flush()
+        if sys.platform == "win32":
+            self._file.close()  # Windows renames and removes no open file
         if self._final:
             self._partial.replace(self._path)
         else:

@@ -7,8 +7,6 @@ computed by ir-measures (by trec_eval where it has them); a query without result
 from __future__ import annotations
 
 import multiprocessing
-import re
-import resource
 import signal
 import sys
 import time
@@ -16,13 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
-from pathlib import Path
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from crossrank._extras import needs
+from crossrank._system import peak_memory
 from crossrank.data.collection import Collection
 from crossrank.data.rows import Document, Row
 from crossrank.data.trec import Qrels, Run
@@ -277,14 +276,7 @@ def rerank(
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_run_model, args=(there, dict(arguments), list(rows)), daemon=True)
-    # Ctrl-C signals every process of the terminal. The child ignores it, and is killed below. The first
-    # spawn starts the resource tracker, which unblocks SIGINT: it must be running before.
-    resource_tracker.ensure_running()
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        process.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    _start_deaf(process)
     there.close()
     try:
         while True:
@@ -317,19 +309,22 @@ def rerank(
     return System(name, run, scores, cost)
 
 
-def _peak_memory() -> int:
-    """The peak resident memory of this process, in bytes."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        # On Linux, the peak of getrusage starts from that of the parent process.
-        found = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"), re.MULTILINE)
-        if found:
-            return int(found[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+def _start_deaf(process: BaseProcess) -> None:
+    """Start a process that ignores Ctrl-C, which every process of the terminal gets. It is killed instead."""
+    if sys.platform == "win32":
+        process.start()  # it ignores Ctrl-C once it has begun
+    else:
+        # The first spawn starts the resource tracker, which unblocks SIGINT: it must be running before.
+        resource_tracker.ensure_running()
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _run_model(pipe: Connection, arguments: dict[str, Any], rows: list[Row]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     from crossrank.reranker import Reranker
 
     try:
@@ -347,7 +342,7 @@ def _run_model(pipe: Connection, arguments: dict[str, Any], rows: list[Row]) -> 
             pairs += len(ranking)
             pipe.send(("progress", pairs))
         seconds = time.perf_counter() - loaded
-        engine, memory = reranker.engine, _peak_memory()
+        engine, memory = reranker.engine, peak_memory()
         cost = Cost(engine.name, engine.device, engine.precision, pairs, loaded - began, seconds, memory)
         pipe.send(("done", (cost, found)))
     except CrossRankError as error:

@@ -2,7 +2,8 @@
 
 Hashing 2.3 GB takes a second or two, so the cache stores the digests of each folder's files together with
 what the system reports about the files: inode, size, mtime and ctime. No program can set ctime, so a file
-that was replaced or overwritten is always noticed, however it was copied.
+that was replaced or overwritten is always noticed, however it was copied. (On Windows ctime is the time of
+creation: there a file is noticed by its inode, size and mtime.)
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from crossrank._system import read_into
 from crossrank.errors import CheckpointError
 
 __all__ = [
@@ -152,7 +154,9 @@ def _digest(file: int, size: int) -> str:
     """SHA-256 over the SHA-256 hashes of a file's chunks, which are computed in parallel."""
 
     def of_chunk(chunk: tuple[int, int]) -> bytes:
-        return hashlib.sha256(os.pread(file, chunk[1], chunk[0])).digest()
+        start, length = chunk
+        buffer = memoryview(bytearray(length))
+        return hashlib.sha256(buffer[: read_into(file, buffer, start)]).digest()
 
     with workers() as pool:
         return hashlib.sha256(b"".join(pool.map(of_chunk, each_chunk(size)))).hexdigest()

@@ -24,6 +24,7 @@ from typing import IO, Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from crossrank._system import hold, read_into
 from crossrank.errors import CheckpointError, ModelError
 from crossrank.models.checkpoint import Checkpoint, open_safetensors, view_tensors
 from crossrank.models.content import cache_folder, each_chunk, known_folders, workers
@@ -120,9 +121,9 @@ class PreparedWeights:
             partial = self.path.with_suffix(f".{os.getpid()}-{secrets.token_hex(4)}.partial")
             try:
                 with partial.open("xb") as file:
-                    _lock(file)
+                    hold(file)
                     _write_tensors(file, prepared, metadata, advance)
-                    partial.replace(self.path)
+                partial.replace(self.path)  # closed: Windows renames no open file
             finally:
                 partial.unlink(missing_ok=True)
         except OSError as error:
@@ -249,7 +250,7 @@ def _read_whole(path: Path) -> npt.NDArray[np.uint8]:
         def read(chunk: tuple[int, int]) -> None:
             start, length = chunk
             view = memoryview(whole)[start : start + length]  # type: ignore[arg-type]
-            if os.preadv(file.fileno(), [view], start) != length:
+            if read_into(file.fileno(), view, start) != length:
                 raise ValueError("it was cut short")
 
         with workers() as pool:
@@ -287,26 +288,13 @@ def _parts(array: npt.NDArray[Any]) -> list[npt.NDArray[np.uint8]]:
     return [data[start : start + _CHUNK] for start in range(0, len(data), _CHUNK)]
 
 
-def _lock(file: IO[bytes]) -> bool:
-    """Hold a file for as long as it is open; False: another process holds it."""
-    try:
-        import fcntl
-    except ImportError:  # no such locks on this system: files are told by their age alone
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
 def _is_abandoned(path: Path) -> bool:
     """Whether a file is what a writer left that crashed."""
     try:
         if path.suffix != ".partial" or time.time() - path.stat().st_mtime < _STALE_SECONDS:
             return False
         with path.open("rb") as file:
-            return _lock(file)
+            return hold(file)
     except OSError:
         return False
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import ctypes
 import gc
+import sys
 import time
 
 __all__ = ["keep_large_blocks_apart", "release", "release_regularly", "set_aside"]
@@ -31,8 +32,7 @@ _WORK = 0.1
 
 def keep_large_blocks_apart() -> None:
     """Keep large blocks out of the heap, where small blocks behind them would keep them resident."""
-    with contextlib.suppress(AttributeError):  # only glibc has it
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
+    _tell_glibc("mallopt", _M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
 
 
 def set_aside() -> None:
@@ -49,8 +49,14 @@ def set_aside() -> None:
 def release() -> None:
     """Collect garbage, and return free memory to the system."""
     gc.collect()
-    with contextlib.suppress(AttributeError):  # only glibc has it
-        ctypes.CDLL(None).malloc_trim(0)
+    _tell_glibc("malloc_trim", 0)
+
+
+def _tell_glibc(function: str, *values: int) -> None:
+    """Call a function that only glibc has."""
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # another C library
+            getattr(ctypes.CDLL(None), function)(*values)
 
 
 async def release_regularly(seconds: float = _SECONDS, work: float = _WORK) -> None:
