@@ -1,6 +1,7 @@
 """Exit codes, interruption, and what a user's mistake looks like, for every command."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -185,6 +186,16 @@ def test_the_help_of_all_commands_has_the_first_line_of_each_ones_own() -> None:
         assert isinstance(lazy, _LazyCommand)
         command = lazy.load()
         assert command.help.split("\n\n")[0].replace("\n", " ") == lazy.help
+
+
+@pytest.mark.parametrize("command", ["rank", "eval", "serve", "bulk", "play", "verify"])
+def test_help_says_what_a_user_gives(crossrank: Run, command: str) -> None:
+    text = crossrank(command, "--help").out
+    assert not re.search(r"--\w.*(<list|<bool| range>|INTEGER)", text)
+    usage = text.split("Usage: ")[1].splitlines()[0]
+    assert usage.strip().endswith(
+        {"rank": "{QUERY} [DOCUMENTS]...", "bulk": "{FILE}"}.get(command, "[OPTIONS]")
+    )
 
 
 def test_help_does_not_say_what_type_a_flag_is(crossrank: Run) -> None:

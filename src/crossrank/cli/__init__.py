@@ -52,11 +52,13 @@ class _LazyCommand(TyperCommand):
             alone.command(self.name, context_settings=self._settings)(target)
             command = get_command(alone)
         for context in _contexts(command, parent):
-            _hide_flag_types(context)
+            _simplify_types(context)
         return command
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **options: Any) -> Any:
         context = self.load(parent).make_context(info_name, args, parent, **options)
+        if context.resilient_parsing:  # the shell completes a command that is not finished
+            return context
         import_module(f"{__name__}.unused").warn_of_unused_options(self.name, context)
         return context
 
@@ -187,11 +189,20 @@ def _contexts(command: Any, parent: Any = None) -> Iterator[Any]:
         yield from _contexts(inner, context)
 
 
-def _hide_flag_types(context: Any) -> None:
-    """Leave the types of flags out of the help, which would show ``--json <bool>``."""
+def _simplify_types(context: Any) -> None:
+    """Show in the help what a user gives.
+
+    A flag has no type, which would be ``--json <bool>``; of an option that can be given several times, the
+    type is that of one value, not ``<list[str]>``. An argument's name is in capitals, as the texts have it.
+    """
     for parameter in (*context.command.params, context.command.get_help_option(context)):
         if getattr(parameter, "is_flag", False):
             parameter.metavar = ""
+        elif parameter.metavar is None and parameter.param_type_name == "argument":
+            parameter.metavar = parameter.name.upper()
+        elif parameter.metavar is None and hasattr(parameter, "display_type"):  # of newer versions of typer
+            shown = re.sub(r"list\[(.+)\]", r"\1", parameter.display_type(context))
+            parameter.metavar = shown.replace(" range", "")
 
 
 def _variables(root: Any) -> Iterator[str]:
@@ -254,8 +265,9 @@ def main() -> None:
     logger.addHandler(handler)
     try:
         command = get_command(app)
-        _hide_flag_types(command.context_class(command, **command.context_settings))
-        _warn_of_unknown_variables(command)
+        _simplify_types(command.context_class(command, **command.context_settings))
+        if "_CROSSRANK_COMPLETE" not in os.environ:  # which the shell sets when it asks how a command goes on
+            _warn_of_unknown_variables(command)
         code = command(standalone_mode=False) or 0
         sys.stdout.flush()
     except CrossRankError as error:

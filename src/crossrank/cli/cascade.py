@@ -36,6 +36,7 @@ def cascade(
             help="The large model: a name, or a folder.",
             rich_help_panel="Model options",
             show_default=False,
+            autocompletion=o.model_names,
         ),
     ],
     queries: Annotated[
@@ -47,7 +48,12 @@ def cascade(
     ],
     tune: Annotated[bool, typer.Option("--tune", help="Measure which number suits --keep.")] = False,
     first: Annotated[
-        str, typer.Option(help="The small model: a name, or a folder.", rich_help_panel="Model options")
+        str,
+        typer.Option(
+            help="The small model: a name, or a folder.",
+            rich_help_panel="Model options",
+            autocompletion=o.model_names,
+        ),
     ] = BUNDLED,
     top_n: Annotated[
         int, typer.Option("--top-n", "-n", min=1, help="Results that must be those of the large model alone.")

@@ -40,7 +40,11 @@ _Data = Annotated[
 _Model = Annotated[
     list[str] | None,
     typer.Option(
-        "--model", "-m", help="A model to measure. Can be given several times.", rich_help_panel=_MODEL_PANEL
+        "--model",
+        "-m",
+        help="A model to measure. Can be given several times.",
+        rich_help_panel=_MODEL_PANEL,
+        autocompletion=o.model_names,
     ),
 ]
 _Precision = Annotated[
@@ -48,6 +52,7 @@ _Precision = Annotated[
     typer.Option(
         help="A precision to measure every model in. Can be given several times.",
         rich_help_panel=_MODEL_PANEL,
+        autocompletion=o.PRECISIONS,
     ),
 ]
 _Run = Annotated[list[str] | None, typer.Option(help="A TREC run to measure. Can be given several times.")]

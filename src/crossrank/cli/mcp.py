@@ -19,6 +19,7 @@ def mcp(
             "-m",
             help="A model's name or folder, or the address of a `crossrank serve`.",
             rich_help_panel="Model options",
+            autocompletion=o.model_names,
         ),
     ] = BUNDLED,
     revision: o.Revision = None,

@@ -25,7 +25,12 @@ __all__ = ["app"]
 app = typer.Typer(help="List, describe, fetch and remove models.", no_args_is_help=True)
 
 Name = Annotated[
-    str, typer.Argument(help="A model's name, such as BAAI/bge-reranker-v2-m3.", show_default=False)
+    str,
+    typer.Argument(
+        help="A model's name, such as BAAI/bge-reranker-v2-m3.",
+        show_default=False,
+        autocompletion=o.model_names,
+    ),
 ]
 
 
@@ -70,7 +75,9 @@ def pull(
 @app.command()
 def show(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="A model's name or folder.")] = BUNDLED,
+    name: Annotated[
+        str, typer.Argument(help="A model's name or folder.", autocompletion=o.model_names)
+    ] = BUNDLED,
     as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object.")] = False,
     revision: o.Revision = None,
     source: o.SourceOption = "hub",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,11 +13,13 @@ from crossrank import Reranker
 from crossrank.cascade import check_keep
 from crossrank.data.lines import check_encoding
 from crossrank.errors import InputError
+from crossrank.models.resolve import stored_models
 
 if TYPE_CHECKING:
     from crossrank.client import Client
 
 __all__ = [
+    "PRECISIONS",
     "BatchTokens",
     "Device",
     "Encoding",
@@ -38,25 +41,55 @@ __all__ = [
     "TextField",
     "Threads",
     "Tsv",
+    "model_names",
+    "one_of",
     "open_client",
     "open_reranker",
     "output_format",
     "parse_keep",
 ]
 
+
+def one_of(*values: str) -> Callable[[str], list[str]]:
+    """What completes an option in a shell: those of its values that begin with what is typed."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [value for value in values if value.startswith(incomplete)]
+
+    return complete
+
+
+def model_names(incomplete: str) -> list[str]:
+    """The models on this machine whose names begin with what is typed. For none, the shell offers files."""
+    return sorted({model.name for model in stored_models() if model.name.startswith(incomplete)})
+
+
+PRECISIONS = one_of("auto", "fp32", "bf16", "int8", "fp16")
+
 _MODEL = "Model options"
 _OUTPUT = "Output options"
 
 Model = Annotated[
     str,
-    typer.Option("--model", "-m", help="A model's name, or a folder.", rich_help_panel=_MODEL),
+    typer.Option(
+        "--model",
+        "-m",
+        help="A model's name, or a folder.",
+        rich_help_panel=_MODEL,
+        autocompletion=model_names,
+    ),
 ]
 Revision = Annotated[
     str | None, typer.Option(help="Commit, branch or tag of a hub model.", rich_help_panel=_MODEL)
 ]
 SourceOption = Annotated[
     str,
-    typer.Option("--from", help="Where models are fetched from: hub or modelscope.", rich_help_panel=_MODEL),
+    typer.Option(
+        "--from",
+        help="Where models are fetched from: hub or modelscope.",
+        rich_help_panel=_MODEL,
+        autocompletion=one_of("hub", "modelscope"),
+    ),
 ]
 MaxLength = Annotated[
     int | None,
@@ -67,10 +100,21 @@ BatchTokens = Annotated[
 ]
 PrecisionOption = Annotated[
     str,
-    typer.Option("--precision", help="auto, fp32, bf16, int8 (CPU) or fp16 (GPU).", rich_help_panel=_MODEL),
+    typer.Option(
+        "--precision",
+        help="auto, fp32, bf16, int8 (CPU) or fp16 (GPU).",
+        rich_help_panel=_MODEL,
+        autocompletion=PRECISIONS,
+    ),
 ]
 Device = Annotated[
-    str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=_MODEL)
+    str,
+    typer.Option(
+        "--device",
+        help="auto, cpu, cuda, cuda:N or mps.",
+        rich_help_panel=_MODEL,
+        autocompletion=one_of("auto", "cpu", "cuda", "mps"),
+    ),
 ]
 Threads = Annotated[int | None, typer.Option(help="CPU threads.", rich_help_panel=_MODEL)]
 Instruction = Annotated[
@@ -85,6 +129,7 @@ First = Annotated[
     typer.Option(
         help="A smaller model that reads all documents; the model (-m) reads only the best of them.",
         rich_help_panel=_MODEL,
+        autocompletion=model_names,
     ),
 ]
 
@@ -111,7 +156,7 @@ Keep = Annotated[
         help="With --first, how many documents of a query the model reads; or a share, such as 0.2.",
         rich_help_panel=_MODEL,
         parser=parse_keep,
-        metavar="NUMBER",
+        metavar="<number>",
     ),
 ]
 Long = Annotated[
@@ -119,6 +164,7 @@ Long = Annotated[
     typer.Option(
         help="What becomes of a document that does not fit: cut; or windows: the best part of it counts.",
         rich_help_panel=_MODEL,
+        autocompletion=one_of("cut", "windows"),
     ),
 ]
 MaxWindows = Annotated[

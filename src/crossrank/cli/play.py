@@ -27,6 +27,7 @@ def play(
             help="A model's name or folder, or NAME=either. Can be given several times: the page shows the "
             "models side by side.",
             rich_help_panel="Model options",
+            autocompletion=o.model_names,
         ),
     ] = [BUNDLED],  # noqa: B006 - typer wants a list, and copies it
     port: Annotated[

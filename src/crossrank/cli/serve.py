@@ -50,6 +50,7 @@ _Models = Annotated[
         help="A model's name or folder, or NAME=either to choose the name that requests use. "
         "Can be given several times: the first model answers requests that name none.",
         rich_help_panel="Model options",
+        autocompletion=o.model_names,
     ),
 ]
 _First = Annotated[
@@ -59,12 +60,13 @@ _First = Annotated[
         "of them. NAME=either chooses its name.",
         show_default=False,
         rich_help_panel="Model options",
+        autocompletion=o.model_names,
     ),
 ]
 _Aliases = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="ALIAS=NAME",
+        metavar="<alias=name>",
         help="Another name that requests may use for a served model. Can be given several times.",
         rich_help_panel="Model options",
     ),
@@ -73,7 +75,8 @@ _Dialect = Annotated[
     str,
     typer.Option(
         help="The API that /v1/rerank follows where APIs differ: cohere, jina, vllm, xinference, infinity "
-        "or voyage."
+        "or voyage.",
+        autocompletion=o.one_of("cohere", "jina", "vllm", "xinference", "infinity", "voyage"),
     ),
 ]
 
@@ -89,7 +92,7 @@ _Port = Annotated[
         help="The port to listen on; 0 chooses a free one.",
         rich_help_panel=_NETWORK,
         parser=_port,
-        metavar="INTEGER",
+        metavar="<int>",
     ),
 ]
 _Uds = Annotated[Path | None, typer.Option(help="Listen on a Unix socket instead.", rich_help_panel=_NETWORK)]
@@ -194,8 +197,18 @@ _ScoreCache = Annotated[
     ),
 ]
 
-_LogFormat = Annotated[str, typer.Option(help="text or json.", rich_help_panel=_LOGS)]
-_LogLevel = Annotated[str, typer.Option(help="debug, info, warning or error.", rich_help_panel=_LOGS)]
+_LogFormat = Annotated[
+    str,
+    typer.Option(help="text or json.", rich_help_panel=_LOGS, autocompletion=o.one_of("text", "json")),
+]
+_LogLevel = Annotated[
+    str,
+    typer.Option(
+        help="debug, info, warning or error.",
+        rich_help_panel=_LOGS,
+        autocompletion=o.one_of("debug", "info", "warning", "error"),
+    ),
+]
 
 
 def serve(

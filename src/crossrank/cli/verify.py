@@ -46,6 +46,7 @@ def verify(
             "--precision",
             help="A precision to compare with fp32, or to compare in. Can be given several times; by default "
             "all of them, with --golden the one that is used here, and with --server fp32.",
+            autocompletion=o.PRECISIONS,
         ),
     ] = None,
     json: o.Json = False,
@@ -68,6 +69,7 @@ def verify(
         str | None,
         typer.Option(
             help="The API to ask it in: tei, rerank, v1, v2, ollama or score; by default what works.",
+            autocompletion=o.one_of("tei", "rerank", "v1", "v2", "ollama", "score"),
             rich_help_panel=_SERVER,
         ),
     ] = None,
