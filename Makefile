@@ -11,6 +11,9 @@
 # make aarch64   the kernels and the encoder cross-compiled, and tested under qemu
 # make windows   the same for Windows, under Wine; and what mypy says of the Python there
 # make wheel     this machine's wheel and the sdist, in dist/, and the wheel used where there is no compiler
+# make licenses  the licenses of what the wheel in dist/ brings with it, and an SBOM
+# make image     the image, built and used without Docker (buildah and debootstrap, as root)
+# make release-check  all that is checked before a release, but for what other processors and systems need
 # make attack    attacks on a server for ten minutes, with good clients beside them (MINUTES=1: a try)
 # make peers     the engines that benchmarks/peers.py compares with
 
@@ -30,7 +33,7 @@ BIN := $(VENV)/bin
 CXX_FILES := $(wildcard native/*.cpp native/*.h)
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check promises docs browser screenshots lint format sanitize aarch64 windows wheel attack peers clean
+.PHONY: demo test check promises docs browser screenshots lint format sanitize aarch64 windows wheel licenses image release-check attack peers clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -115,6 +118,16 @@ windows: $(VENV)/.dev
 
 wheel: $(WHEEL_VENV)/.ready
 	$(WHEEL_VENV)/bin/python -m release.wheel
+
+licenses: $(WHEEL_VENV)/.ready
+	$(WHEEL_VENV)/bin/python -m release.licenses
+
+image:
+	$(PYTHON) -m release.image
+
+# One after another: several of them measure.
+release-check:
+	for check in test docs wheel licenses image promises; do $(MAKE) $$check || exit 1; done
 
 MINUTES := 10
 

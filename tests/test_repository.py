@@ -100,9 +100,14 @@ def test_one_action_has_one_version() -> None:
     assert len({name.split("@")[0] for name in used}) == len(used)
 
 
-def test_the_version_and_the_address_are_the_same_everywhere() -> None:
+def test_the_version_is_in_one_place_and_the_address_the_same_everywhere() -> None:
     metadata = (ROOT / "pyproject.toml").read_text("utf-8")
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
-    assert f'\nversion = "{citation["version"]}"\n' in metadata
+    assert "version" not in citation
+    assert '\ndynamic = ["version"]\n' in metadata
+    assert '\nmetadata.version.input = "src/crossrank/__init__.py"\n' in metadata
+    package = (ROOT / "src/crossrank/__init__.py").read_text("utf-8")
+    held = re.findall(r'^__version__ = "([^"]+)"', package, re.MULTILINE)
+    changes = re.findall(r"^## \[([\d.]+)\]", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    assert held == changes[:1]
     assert f'\nRepository = "{citation["repository-code"]}"\n' in metadata
-    assert f'__version__ = "{citation["version"]}"' in (ROOT / "src/crossrank/__init__.py").read_text("utf-8")
