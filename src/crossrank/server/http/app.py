@@ -79,6 +79,7 @@ def create_app(settings: Settings, registry: Registry, tracer: Tracer = NO_TRACE
             service.handle,
             methods=["POST"],
             summary=f"{summary}: {' or '.join(kind.name for kind in kinds)}",
+            description=" Or: ".join(str(kind.Request.__doc__).partition("\n")[0] for kind in kinds),
             operation_id=path.strip("/").replace("/", "_"),
             openapi_extra={"requestBody": _body(kinds), "parameters": _HEADERS},
             responses=_responses(kinds),
@@ -181,10 +182,14 @@ def create_app(settings: Settings, registry: Registry, tracer: Tracer = NO_TRACE
         names = [model] if model else [each.name for each in registry.models() if each.alias_of is None]
         return json_response({"reloaded": names})
 
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> Response:
+    @cache
+    def page() -> str:
         template = Path(__file__).with_name("docs.html.jinja").read_text("utf-8")
-        return HTMLResponse(Environment(autoescape=True).from_string(template).render(app.openapi()))
+        return Environment(autoescape=True).from_string(template).render(app.openapi())
+
+    @app.get("/docs", include_in_schema=False)
+    def docs() -> Response:  # in a thread: the first time takes some tenths of a second
+        return HTMLResponse(page())
 
     add_playground(app)
 
