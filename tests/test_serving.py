@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate  # type: ignore[import-untyped]
 import promql_parser
 import pytest
 import typer
@@ -266,6 +267,12 @@ def test_containers_have_no_rights_that_they_do_not_need() -> None:
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
     assert set(mounts) == {volume["name"] for volume in pod["volumes"]}
     assert set(mounts.values()) == {"/models", "/tmp"}
+
+
+def test_the_pod_is_of_kubernetes_schema() -> None:
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "crossrank"}}
+    pod["spec"] = yaml.safe_load(blocks(PAGES[0], "yaml")[0])
+    kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)
 
 
 def test_grafana_has_no_password_to_guess() -> None:
