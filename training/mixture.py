@@ -23,7 +23,7 @@ from typing import Any
 from training import jsonl
 from training.written import apart_from, capital_groups, read_folder, trap_groups, written_groups
 
-SHARES = {"reading": 0.15, "public": 0.4, "written": 0.45}
+SHARES = {"reading": 0.1, "public": 0.35, "written": 0.55}
 """Share of each pile in a step."""
 
 OWN = 5
