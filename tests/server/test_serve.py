@@ -30,7 +30,8 @@ LARGE = {"query": "capital of France", "texts": DOCUMENTS}
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    options = ["--read-timeout", "1", "--max-body", "1MiB"]
+    # A body of 1 MiB must arrive in this time on a machine that is busy, too.
+    options = ["--read-timeout", "3", "--max-body", "1MiB"]
     with serving(tmp_path_factory.mktemp("server"), *MINI, *options) as running:
         running.wait_until_ready()
         yield running
@@ -130,7 +131,9 @@ def test_what_is_not_http(server: Server) -> None:
 def test_a_client_that_goes_takes_its_pairs_with_it(server: Server) -> None:
     before = metric(server, "crossrank_cancelled_total")
     connection = http.client.HTTPConnection("127.0.0.1", server.port)
-    connection.request("POST", "/rerank", json.dumps(LARGE))
+    # So much work that it is not done before the client goes, however late that is.
+    texts = [f"{i} " + "Paris is the capital of France. " * 60 for i in range(500)]
+    connection.request("POST", "/rerank", json.dumps(LARGE | {"texts": texts}))
     until(lambda: metric(server, "te_queue_size") > 0)
     connection.close()
     until(lambda: metric(server, "crossrank_cancelled_total") == before + 1)
