@@ -22,6 +22,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -242,6 +244,7 @@ def run_step(model: Any, data: Data, share: Share, number: int) -> None:
 
 def run_helper(number: int, share: Share, make: Callable[[], tuple[Any, Data]]) -> None:
     """The main function of a further process: run steps until there are no more."""
+    threading.Thread(target=_end_with, args=(mp.parent_process(),), daemon=True).start()
     torch.set_num_threads(1)
     model, data = make()
     share.bind(model)
@@ -251,6 +254,12 @@ def run_helper(number: int, share: Share, make: Callable[[], tuple[Any, Data]]) 
             return
         run_step(model, data, share, number)
         share.gate.wait()
+
+
+def _end_with(parent: Any) -> None:
+    """End this process when its parent was killed, which leaves it waiting for the next step."""
+    parent.join()
+    os._exit(1)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 import json
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -216,3 +218,23 @@ def test_a_compressed_model_is_a_start_too(start: Path, tmp_path: Path) -> None:
     assert restored.keys() == weights.keys() | {table}
     # Low nibbles are the first half of a block: 0xF is 7 steps up, 0x9 one.
     torch.testing.assert_close(restored[table][0], torch.tensor([0.07] * 16 + [0.01] * 16), atol=1e-4, rtol=0)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="it looks for processes in /proc")
+def test_no_process_outlives_a_run_that_is_killed(start: Path, tmp_path: Path) -> None:
+    write_piles(tmp_path, 4)
+    command = [sys.executable, "-m", "training.train", "--work", str(tmp_path), "--start", str(start)]
+    with subprocess.Popen([*command, "--processes", "2", "--steps", "1000000", "--groups", "6"]) as run:
+        until(lambda: (tmp_path / "model" / "log.jsonl").exists())
+        children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+        helpers = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        run.kill()
+    assert len(helpers) == 1
+    until(lambda: not Path(f"/proc/{helpers[0]}").exists())
+
+
+def until(is_so: Callable[[], bool], seconds: float = 300.0) -> None:
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.05)
