@@ -74,7 +74,7 @@ def test_an_answer_beats_keyword_traps(reranker: Reranker) -> None:
             total += 1
     assert total == 80
     # 1.00 was reached by a model that did not read the query: see training/README.md.
-    assert right / total >= 0.85
+    assert right / total >= 0.8
 
 
 @pytest.mark.parametrize("script", ["zh", "en"])
@@ -92,7 +92,7 @@ def test_another_query_brings_another_order(reranker: Reranker) -> None:
     """The demo's texts under the other examples' queries: what only sounds like an answer is no answer."""
     found = control(reranker)
     assert found.answer_first <= 0.25 * found.rankings
-    assert found.score <= 0.01
+    assert found.score <= 0.02
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def judged(reranker: Reranker) -> dict[str, float]:
 
 
 def test_the_query_decides_among_right_texts_of_all_queries(judged: dict[str, float]) -> None:
-    assert judged["pool"] >= 0.75
+    assert judged["pool"] >= 0.82
 
 
 def test_right_texts_are_not_known_by_their_style(judged: dict[str, float]) -> None:
@@ -116,7 +116,7 @@ def test_right_texts_are_not_known_by_their_style(judged: dict[str, float]) -> N
 
 def test_unrelated_texts_and_junk_are_not_above_the_answer(judged: dict[str, float]) -> None:
     assert judged["unrelated first"] <= 0.05
-    assert judged["junk"] <= 0.1
+    assert judged["junk"] <= 0.06
 
 
 def test_right_texts_come_first_among_hard_ones(judged: dict[str, float]) -> None:
