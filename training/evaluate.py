@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -78,6 +79,14 @@ def cross_encoder(folder: Path, precision: Precision, threads: int) -> Scorer:
         return reranker.logits([(query, document) for document in documents])
 
     return score
+
+
+def digest(folder: Path) -> str:
+    """What the weights in a folder are known by."""
+    files = sorted(folder.glob("*.safetensors"))
+    return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()[
+        :12
+    ]
 
 
 def measured(rows: list[Any], scores: list[list[float]]) -> dict[str, list[float]]:
@@ -155,6 +164,9 @@ def main() -> None:
     models = dict(item.split("=", 1) for item in arguments.model)
     for name, path in models.items():
         scorers[name] = cross_encoder(Path(path), arguments.precision, arguments.threads)
+    keys = {name: name for name in scorers}
+    for name, path in (others | models).items():  # the same name may be another model's next time
+        keys[name] = f"{name} {arguments.precision} {digest(Path(path))}"
     folder, kept = arguments.work / "data" / "eval", arguments.work / "evaluation"
     kept.mkdir(exist_ok=True)
     table: dict[str, Any] = {}
@@ -164,12 +176,16 @@ def main() -> None:
         file = kept / data.name.replace(".jsonl", f".{len(rows)}.json")
         scores: dict[str, list[list[float]]] = json.loads(file.read_text()) if file.exists() else {}
         for name, scorer in scorers.items():
-            if name not in scores:
-                scores[name] = [[float(s) for s in scorer(row["query"], row["documents"])] for row in rows]
+            if keys[name] not in scores:
+                scores[keys[name]] = [
+                    [float(s) for s in scorer(row["query"], row["documents"])] for row in rows
+                ]
                 file.write_text(json.dumps(scores) + "\n")
         pairs = zip(scores["e5-small"], scores["BM25"], strict=True)
         scores[FUSION] = [fused(np.array(a), np.array(b)).tolist() for a, b in pairs]
-        table[data.stem] = {name: measured(rows, scores[name]) for name in [*scorers, FUSION]}
+        table[data.stem] = {
+            name: measured(rows, scores[key]) for name, key in (keys | {FUSION: FUSION}).items()
+        }
         means = {s: round(float(np.mean(v["nDCG@10"])), 3) for s, v in table[data.stem].items()}
         print(data.stem, means, flush=True)
     systems = ["BM25", "e5-small", FUSION, *others, *models]
