@@ -72,7 +72,7 @@ def test_a_right_server_passes(
         (lambda x: -x, "Scores", Level.ERROR, "the order is the reverse"),
         (lambda x: np.sin(40 * x), "Scores", Level.ERROR, "the order differs"),
         (
-            lambda x: np.float64(1) * sigmoid(x + 6).astype(np.float16),
+            lambda x: np.float64(1) * sigmoid(x + 1).astype(np.float16),
             "Ties",
             Level.ERROR,
             "share their scores",
@@ -97,7 +97,7 @@ def test_wrong_numbers_are_named(
 
 
 def test_rounded_scores_say_how(reranker: Reranker, reference: Reference) -> None:
-    report = examine(Wrong(reranker, activate=lambda x: sigmoid(x + 6).astype(np.float16)), reference)
+    report = examine(Wrong(reranker, activate=lambda x: sigmoid(x + 1).astype(np.float16)), reference)
     assert "at 0.99" in of(report, "Ties").found
     assert "numbers of fp16" in of(report, "Ties").found
 
