@@ -98,8 +98,8 @@ def test_precisions_differ_between_instruction_sets_as_is_said(monkeypatch: pyte
     spread = {precision: np.ptp(logits, axis=0).max() for precision, logits in found.items()}
     assert spread["fp32"] < 1e-4
     # The page names the largest of many more pairs; other processors, and the next model, have another one.
-    assert 0 < spread["int8"] < 2 * 0.17
-    assert all("0.17" in readme.read_text() for readme in READMES)
+    assert 0 < spread["int8"] < 2 * 0.33
+    assert all("0.33" in readme.read_text() for readme in READMES)
 
 
 COMMANDS = [

@@ -96,7 +96,8 @@ def test_every_tensor_of_a_real_model_is_aligned(cache: Path) -> None:
     logits(resolve(BUNDLED), "int8")
     [file] = prepared_files()
     tensors, _ = map_tensors(file.path)
-    wrong = [name for name, array in tensors.items() if array.ctypes.data % 64]
+    # One number alone is never loaded as a vector.
+    wrong = [name for name, array in tensors.items() if array.size > 1 and array.ctypes.data % 64]
     assert wrong == []
 
 

@@ -59,7 +59,7 @@ export const EXAMPLES = [
   {
     id: "long",
     label: { en: "A long document", zh: "长文档" },
-    query: "When may I leave before the term has ended?",
+    query: "When can I end the lease early?",
     documents: [
       "The lease may be signed early in the morning at our office.",
       "Early leases of the harbour date from the 17th century, and their end came with the railway.",
