@@ -138,9 +138,15 @@ def megabytes(folder: Path) -> float:
     return sum(files.values()) / 1e6
 
 
-def serve(name: str, config: Mapping[str, Any], model: str) -> list[str]:
+def config_of(name: str) -> dict[str, Any]:
+    """What an image says of how it is run."""
+    config: dict[str, Any] = json.loads(buildah("inspect", "--type", "image", name))["Docker"]["config"]
+    return config
+
+
+def serve(name: str, model: str) -> list[str]:
     """Start a server of an image, use it and stop it; what was wrong."""
-    faults = []
+    faults, config = [], config_of(name)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
@@ -208,8 +214,7 @@ def ask(url: str, model: str) -> list[str]:
 
 def try_image(name: str, model: str) -> list[str]:
     """What is wrong with an image."""
-    config = json.loads(buildah("inspect", "--type", "image", name))["Docker"]["config"]
-    faults = [f"{name}: {fault}" for fault in faults_of(config)]
+    faults = [f"{name}: {fault}" for fault in faults_of(config_of(name))]
     with container_of(name) as (_, folder):
         size = megabytes(folder)
         faults += [f"{name}: the image has {file}" for file in strangers([str(p) for p in folder.rglob("*")])]
@@ -220,7 +225,7 @@ def try_image(name: str, model: str) -> list[str]:
         faults.append(f"{name}: {size:.0f} MB; the limit is {IMAGE_MB}")
     if not {"crossrank", "uvicorn"} <= components:
         faults.append(f"{name}: the SBOM lacks crossrank or uvicorn")
-    return faults + serve(name, config, model)
+    return faults + serve(name, model)
 
 
 def main() -> None:
@@ -238,15 +243,10 @@ def main() -> None:
         with Hub() as hub:
             hub.add("example/reranker", ROOT / "src" / "crossrank" / "bundled")
             build("crossrank-with-model", folder, MODEL="example/reranker", HF_ENDPOINT=hub.url)
-        faults += serve_alone("crossrank-with-model", "example/reranker")
+        # The hub is gone: the model must be in the image.
+        faults += serve("crossrank-with-model", "example/reranker")
     if faults:
         sys.exit("\n".join(faults))
-
-
-def serve_alone(name: str, model: str) -> list[str]:
-    """As ``serve``, of a model that must be in the image: the hub is gone."""
-    config = json.loads(buildah("inspect", "--type", "image", name))["Docker"]["config"]
-    return serve(name, config, model)
 
 
 if __name__ == "__main__":
