@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +25,7 @@ import torch
 from crossrank import Reranker
 from crossrank.engines import Precision
 from crossrank.evaluation.measure import bootstrap
+from crossrank.models.content import read_content
 from crossrank.text.keywords import KeywordIndex
 from training import jsonl
 from training.teacher import BiEncoder
@@ -79,14 +79,6 @@ def cross_encoder(folder: Path, precision: Precision, threads: int) -> Scorer:
         return reranker.logits([(query, document) for document in documents])
 
     return score
-
-
-def digest(folder: Path) -> str:
-    """What the weights in a folder are known by."""
-    files = sorted(folder.glob("*.safetensors"))
-    return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()[
-        :12
-    ]
 
 
 def measured(rows: list[Any], scores: list[list[float]]) -> dict[str, list[float]]:
@@ -166,7 +158,8 @@ def main() -> None:
         scorers[name] = cross_encoder(Path(path), arguments.precision, arguments.threads)
     keys = {name: name for name in scorers}
     for name, path in (others | models).items():  # the same name may be another model's next time
-        keys[name] = f"{name} {arguments.precision} {digest(Path(path))}"
+        weights = read_content(Path(path), sorted(Path(path).glob("*.safetensors")))
+        keys[name] = f"{name} {arguments.precision} {weights.digest[:12]}"
     folder, kept = arguments.work / "data" / "eval", arguments.work / "evaluation"
     kept.mkdir(exist_ok=True)
     table: dict[str, Any] = {}

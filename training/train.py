@@ -156,7 +156,7 @@ def load(
         model.match.load_state_dict({k: weights[f"match.{k}"] for k in ("query", "factor")})
         model.match.factor.requires_grad_(False)
     pooler = model.bert.pooler
-    pooler.forward = lambda _: None  # forward() of encoder.py applies it, in fp32
+    pooler.forward = lambda _: None  # encoder.py applies it, in fp32
     for part, name in ((pooler.dense, "bert.pooler.dense"), (model.classifier, "classifier")):
         part.float()
         part.load_state_dict({k: weights[f"{name}.{k}"] for k in ("weight", "bias")})
@@ -224,14 +224,11 @@ def run_step(model: Any, data: Data, share: Share, number: int) -> None:
         # The head also learns to do without the match, or it would leave unrelated texts to the match alone.
         ways = [head] if match is None else [head + match, head + model.match.factor * MATCH_MEAN]
         sizes = [len(group.pairs) for group in part]
-        both = list(zip(torch.split(ways[0], sizes), part, strict=True))
-        losses = [
-            group.loss(x) for way in ways for x, group in zip(torch.split(way, sizes), part, strict=True)
-        ]
-        loss = torch.stack(losses).sum() / len(ways)
+        lists = [list(zip(torch.split(way, sizes), part, strict=True)) for way in ways]
+        loss = torch.stack([group.loss(x) for each in lists for x, group in each]).sum() / len(ways)
         (loss / len(groups)).backward()
         sums[0] += loss.item()
-        sums[1] += sum(int(x.argmax() == group.target.argmax()) for x, group in both)
+        sums[1] += sum(int(x.argmax() == group.target.argmax()) for x, group in lists[0])
         sums[2] += len(part)
         sums[3] += sum(group.tokens for group in part)
         at = 0
