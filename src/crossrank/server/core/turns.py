@@ -108,11 +108,11 @@ class TextThreads:
 
     Args:
         threads: how many.
+        clock: seconds, on the scale of the deadlines.
+        uptime: seconds in which this process ran: where it is paused, no thread is stuck.
 
     Attributes:
         of_client: how many one client may have.
-        clock: seconds, on the scale of the deadlines.
-        uptime: seconds in which this process ran: where it is paused, no thread is stuck.
     """
 
     def __init__(
