@@ -9,6 +9,7 @@
 # make sanitize  the C++ under the thread sanitizer, then the C++ and its Python tests under the address and
 #                undefined-behaviour sanitizers (Linux, GCC)
 # make aarch64   the kernels and the encoder cross-compiled, and tested under qemu
+# make musl      the same for Linux with musl (Alpine), by another compiler
 # make windows   the same for Windows, under Wine; and what mypy says of the Python there
 # make wheel     this machine's wheel and the sdist, in dist/, and the wheel used where there is no compiler
 # make licenses  the licenses of what the wheel in dist/ brings with it, and an SBOM
@@ -27,13 +28,15 @@ CLIENTS_VENV := .venv-clients
 LITELLM_VENV := .venv-litellm
 # The engines of benchmarks/peers.py; those that go through Optimum need an older transformers, and fastembed none.
 PEERS_VENVS := .venv-peers .venv-peers-optimum .venv-peers-fastembed
+# The compiler for musl.
+MUSL_VENV := .venv-musl
 # What builds and repairs wheels.
 WHEEL_VENV := .venv-wheel
 BIN := $(VENV)/bin
 CXX_FILES := $(wildcard native/*.cpp native/*.h)
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check promises docs browser screenshots lint format sanitize aarch64 windows wheel licenses image release-check attack peers clean
+.PHONY: demo test check promises docs browser screenshots lint format sanitize aarch64 musl windows wheel licenses image release-check attack peers clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -104,6 +107,16 @@ aarch64: $(VENV)/.dev
 	$(BIN)/cmake --build $(AARCH64) --parallel 2
 	$(BIN)/ctest --test-dir $(AARCH64) --output-on-failure
 
+MUSL := build/musl
+
+musl: $(VENV)/.dev $(MUSL_VENV)/.ready
+	zig=$$($(MUSL_VENV)/bin/python -c 'import os, ziglang; print(os.path.dirname(ziglang.__file__))')/zig; \
+	export ZIG="$$zig" ZIG_GLOBAL_CACHE_DIR=$(CURDIR)/$(MUSL)/cache; \
+	$(BIN)/cmake -S . -B $(MUSL) -DCMAKE_TOOLCHAIN_FILE=native/x86_64-linux-musl.cmake \
+	    -DCROSSRANK_MODULE=OFF -DCROSSRANK_KERNEL_TEST=ON -DCROSSRANK_WARNINGS_AS_ERRORS=ON && \
+	$(BIN)/cmake --build $(MUSL) --parallel 2
+	$(BIN)/ctest --test-dir $(MUSL) --output-on-failure
+
 WINDOWS := build/windows
 
 windows: $(VENV)/.dev
@@ -139,7 +152,7 @@ attack: $(VENV)/.dev
 peers: $(VENV)/.dev $(PEERS_VENVS:%=%/.ready)
 
 clean:
-	rm -rf $(VENV) $(FLAG_VENV) $(CLIENTS_VENV) $(LITELLM_VENV) $(WHEEL_VENV) $(PEERS_VENVS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FLAG_VENV) $(CLIENTS_VENV) $(LITELLM_VENV) $(MUSL_VENV) $(WHEEL_VENV) $(PEERS_VENVS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -179,6 +192,12 @@ $(WHEEL_VENV)/.ready: release/requirements.txt
 	@echo "Setting up $(WHEEL_VENV), for make wheel."
 	@$(PYTHON) -m venv $(WHEEL_VENV)
 	@$(WHEEL_VENV)/bin/python $(PIP) --requirement release/requirements.txt
+	@touch $@
+
+$(MUSL_VENV)/.ready: release/requirements-musl.txt
+	@echo "Setting up $(MUSL_VENV), for make musl."
+	@$(PYTHON) -m venv $(MUSL_VENV)
+	@$(MUSL_VENV)/bin/python $(PIP) --requirement release/requirements-musl.txt
 	@touch $@
 
 .venv-%/.ready: benchmarks/requirements-%.txt constraints.txt
