@@ -256,7 +256,7 @@ class Contest:
         rounds = [json.loads(path.read_text()) for path in paths]
         errors = [run["error"] for run in rounds if "error" in run]
         if errors:
-            return {"error": errors[-1]}
+            return {"error": self._short(errors[-1])}
         rates = {
             cell: [run["pairs_per_second"][cell] for run in rounds if cell in run["pairs_per_second"]]
             for cell in self.kind.cells
@@ -273,6 +273,11 @@ class Contest:
         for name in ("resident_mb", "peak_mb"):
             summary[name] = round(median(run[name] for run in rounds[1:] or rounds))
         return summary | self._parity(side)
+
+    def _short(self, error: str) -> str:
+        """An error without this machine's folders, lists and advice."""
+        found = error.replace(str(self.checkpoint), "the checkpoint")
+        return re.split(r" \(| You can inspect ", found)[0].rstrip(": ")
 
     def _parity(self, side: str) -> dict[str, Any]:
         """How a side's logits of the mixed lengths differ from the reference's."""
