@@ -52,7 +52,8 @@ def browser() -> Iterator[Browser]:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with two models."""
     tiny = write_xlm_roberta(tmp_path_factory.mktemp("browser") / "tiny")
-    with serving(tmp_path_factory.mktemp("server"), *MINI, "--model", f"tiny={tiny}") as running:
+    options = [*MINI, "--model", f"tiny={tiny}"]
+    with serving(tmp_path_factory.mktemp("server"), *options, holdable=True) as running:
         running.wait_until_ready()
         yield running
 

@@ -16,6 +16,25 @@ from typing import Any
 
 __all__ = ["Server", "serving"]
 
+_HOLDABLE = """
+import sys, time
+from pathlib import Path
+from crossrank.cli import main
+from crossrank.server.core.scheduler import Scheduler
+
+held, execute = Path(sys.argv.pop(1)), Scheduler._execute
+
+def execute_once_let_go(self, running):
+    while held.exists():
+        time.sleep(0.01)
+    running.begun = self._clock()  # the engine was not slow: it was held
+    execute(self, running)
+
+Scheduler._execute = execute_once_let_go
+main()
+"""
+"""``crossrank``, but its engine takes no pack while a file is there, the first argument."""
+
 
 class Server:
     """A running server.
@@ -23,11 +42,13 @@ class Server:
     Attributes:
         port: where it listens; 0: on a Unix socket.
         log: the file that it writes its log to, JSON lines.
+        hold: while this file is there, the engine of a server that is ``holdable`` does nothing.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, hold: Path) -> None:
         self.process = process
         self.log = log
+        self.hold = hold
         self.port = 0
 
     @property
@@ -79,6 +100,15 @@ class Server:
         answer = json.loads(text) if kind.startswith("application/json") else text.decode()
         return response.status, answer, {key.lower(): value for key, value in response.headers.items()}
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Nothing is scored within the block: what is asked there waits, however fast the machine is."""
+        self.hold.touch()
+        try:
+            yield
+        finally:
+            self.hold.unlink()
+
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
@@ -93,15 +123,26 @@ def serving(
     *options: str,
     env: Mapping[str, str] | None = None,
     command: Sequence[str] = ("-m", "crossrank"),
+    holdable: bool = False,
 ) -> Iterator[Server]:
-    """Start a server on a free port (or where ``options`` say), and kill it if it is still there."""
-    log = folder / "log"
+    """Start a server on a free port (or where ``options`` say), and kill it if it is still there.
+
+    Args:
+        folder: for its log.
+        options: of ``crossrank serve``.
+        env: more variables of its environment.
+        command: what Python runs.
+        holdable: ``Server.held`` holds its engine; ``command`` is this module's own.
+    """
+    log, hold = folder / "log", folder / "hold"
+    if holdable:
+        command = ["-c", _HOLDABLE, str(hold)]
     arguments = [*command, "serve", "--log-format", "json", "--port", "0", *options]
     with log.open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, *arguments], stderr=file, env={**os.environ, **(env or {})}
         )
-    server = Server(process, log)
+    server = Server(process, log, hold)
     try:
         server.wait_for_port()
         yield server

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytest
 
@@ -64,19 +64,17 @@ def server(*options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
 
 def wait_for(port: int, path: str, text: str) -> None:
     """Ask until the answer holds a text; where the server ends, that is an error."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    found = ""
-    while text not in found:
-        connection.request("GET", path)
-        found = connection.getresponse().read().decode()
-    connection.close()
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        found = ""
+        while text not in found:
+            connection.request("GET", path)
+            found = connection.getresponse().read().decode()
 
 
 def ask(port: int, answers: list[int]) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    connection.request("POST", "/rerank", json.dumps({"query": "q", "texts": ["a", "b"]}))
-    answers.append(connection.getresponse().status)
-    connection.close()
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        connection.request("POST", "/rerank", json.dumps({"query": "q", "texts": ["a", "b"]}))
+        answers.append(connection.getresponse().status)
 
 
 @pytest.mark.parametrize("what", ["engine", "tokenizer"])
