@@ -17,7 +17,7 @@
 namespace crossrank::CR_ISA {
 
 constexpr int kKeys = 512;                                                   // keys of a block
-constexpr int kQueries = CR_DOT_ROWS == CR_ROWS ? 4 * kRows : 2 * kDotRows;  // queries of a block
+constexpr int kQueries = CR_DOT_ROWS <= CR_ROWS ? 4 * kRows : 2 * kDotRows;  // queries of a block
 
 // Offsets into the scratch memory.
 struct AttentionScratch {

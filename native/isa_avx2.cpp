@@ -4,7 +4,12 @@
 #define CR_ROWS 6
 #define CR_TILE_BF16 tile_bf16_widened
 #define CR_TILE_INT8 tile_int8
+#ifdef CR_AVX_VNNI
 #define CR_WEIGHT_OFFSET 128
+#else
+#define CR_DOT_ROWS 4
+#define CR_WEIGHT_OFFSET 0
+#endif
 
 #include <immintrin.h>
 
@@ -47,34 +52,37 @@ void tile_int8(const TileArgs& t) {
 
 #else
 
-// Widened to 16 bits, products added in pairs (vpmaddwd): exact, where the 8-bit form (vpmaddubsw) saturates.
-// A vector of sums holds four columns, two halves to each, which are added at the end. A quarter of a panel
-// at a time: R rows x 8 columns are 2 R <= 12 registers of sums.
+// vpmaddubsw multiplies unsigned with signed bytes and adds pairs in 16 bits, where 255 * 127 twice would
+// saturate. With the weight's magnitude on one side, and its sign moved to the activation, a pair is at most
+// 2 * 128 * 127 and exact. Half a panel at a time: R rows x 16 columns are 2 R <= 8 registers of sums, beside
+// two of weights, two of their magnitudes, and the ones that widen a pair to 32 bits; a fifth row would not
+// stay in registers.
 template <int R>
 void tile_int8(const TileArgs& t) {
-    for (int column = 0; column < kPanel; column += 8) {
+    const __m256i ones = _mm256_set1_epi16(1), offset = _mm256_set1_epi8(-128);
+    for (int column = 0; column < kPanel; column += 16) {
         __m256i acc[R][2];
         for (auto& row : acc) row[0] = row[1] = _mm256_setzero_si256();
         const char* b = t.panel + column * kUnit;
         for (int g = 0; g < t.groups; ++g, b += kPanel * kUnit) {
-            const __m256i w0 = _mm256_cvtepu8_epi16(load<__m128i>(b));
-            const __m256i w1 = _mm256_cvtepu8_epi16(load<__m128i>(b + 16));
-#pragma GCC unroll 6
+            const __m256i w0 = _mm256_xor_si256(load<__m256i>(b), offset),
+                          w1 = _mm256_xor_si256(load<__m256i>(b + 32), offset),
+                          magnitude0 = _mm256_abs_epi8(w0), magnitude1 = _mm256_abs_epi8(w1);
+#pragma GCC unroll 4
             for (int r = 0; r < R; ++r) {
-                const __m256i a =
-                    _mm256_cvtepi8_epi16(_mm_set1_epi32(load<std::int32_t>(t.a + r * t.a_stride + 4 * g)));
-                acc[r][0] = _mm256_add_epi32(acc[r][0], _mm256_madd_epi16(w0, a));
-                acc[r][1] = _mm256_add_epi32(acc[r][1], _mm256_madd_epi16(w1, a));
+                const __m256i a = _mm256_set1_epi32(load<std::int32_t>(t.a + r * t.a_stride + 4 * g)),
+                              pairs0 = _mm256_maddubs_epi16(magnitude0, _mm256_sign_epi8(a, w0)),
+                              pairs1 = _mm256_maddubs_epi16(magnitude1, _mm256_sign_epi8(a, w1));
+                acc[r][0] = _mm256_add_epi32(acc[r][0], _mm256_madd_epi16(pairs0, ones));
+                acc[r][1] = _mm256_add_epi32(acc[r][1], _mm256_madd_epi16(pairs1, ones));
             }
             __builtin_prefetch(t.ahead + g * t.ahead_step, 0, 2);
         }
-#pragma GCC unroll 6
-        for (int r = 0; r < R; ++r) {
-            // Pairs of lanes summed: columns 0 1 4 5 2 3 6 7, then put in order.
-            const __m256i pairs = _mm256_hadd_epi32(acc[r][0], acc[r][1]);
-            store(static_cast<std::int32_t*>(t.c) + r * t.c_stride + column,
-                  _mm256_permute4x64_epi64(pairs, 0xd8));
-        }
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+            for (int v = 0; v < 2; ++v)
+                store(static_cast<std::int32_t*>(t.c) + r * t.c_stride + column + 8 * v, acc[r][v]);
     }
 }
 
@@ -90,6 +98,6 @@ extern const Kernels kAvxVnni;
 const Kernels kAvxVnni = CR_KERNELS("avx_vnni", true, false);
 #else
 extern const Kernels kAvx2;
-const Kernels kAvx2 = CR_KERNELS("avx2", false, false);
+const Kernels kAvx2 = CR_KERNELS("avx2", true, false);
 #endif
 }  // namespace crossrank

@@ -149,7 +149,7 @@ constexpr int kMatchRows = 4;
 
 struct Kernels {
     const char* name;
-    bool native_int8;  // has an instruction for int8 dot products
+    bool fast_int8;    // products in int8 are faster than in fp32
     bool native_bf16;  // has an instruction for bf16 dot products
     int thread_rows;   // of a small model that are worth a thread of their own: with fewer, threads wait
                        // longer for each other than they work

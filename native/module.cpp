@@ -363,7 +363,8 @@ NB_MODULE(_native, m) {
         [](const std::string& precision, const std::string& isa) {
             const Precision p = precision_of(precision);
             const Kernels& k = find_kernels(isa);
-            return p == Precision::fp32 || (p == Precision::int8 ? k.native_int8 : k.native_bf16);
+            return p == Precision::fp32 || (p == Precision::int8 ? k.fast_int8 : k.native_bf16);
         },
-        "precision"_a, "isa"_a = "", "Whether there is an instruction for dot products in that precision.");
+        "precision"_a, "isa"_a = "",
+        "Whether products in that precision are faster than in fp32, or it is fp32.");
 }

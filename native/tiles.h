@@ -143,6 +143,7 @@ void tile_int8_plain(const TileArgs& t) {
 #define CR_TILE_TABLE(tile, n) CR_TILE_TABLE_N(tile, n)
 #define CR_TILE_TABLE_N(tile, n) CR_TILE_TABLE_M(tile, n)
 #define CR_TILE_TABLE_M(tile, n) CR_TILES_##n(tile)
+#define CR_TILES_4(tile) {tile<1>, tile<2>, tile<3>, tile<4>}
 #define CR_TILES_6(tile) {tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>}
 #define CR_TILES_14(tile)                                               \
     {tile<1>, tile<2>, tile<3>,  tile<4>,  tile<5>,  tile<6>,  tile<7>, \

@@ -56,8 +56,8 @@ class Reranker:
         model: "crossrank-mini" (bundled), a hub name such as "BAAI/bge-reranker-v2-m3", or a
             folder with a checkpoint.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-        precision: "auto" (fp16 on a GPU, or bf16 for a language model; on a CPU the first of int8, bf16 and
-            fp32 that it has an instruction for), "fp32", "bf16", "int8" (CPU only) or "fp16" (GPU only).
+        precision: "auto" (fp16 on a GPU, or bf16 for a language model; on a CPU int8, or fp32 if it has
+            neither AVX2 nor Arm's dot products), "fp32", "bf16", "int8" (CPU only) or "fp16" (GPU only).
         max_length: tokens of a pair, special tokens or prompt included; default 512, or what a language
             model's authors use, or the model's own limit where that is lower.
         batch_tokens: tokens that go through the model at once; None: what suits the engine.

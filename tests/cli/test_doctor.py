@@ -34,7 +34,7 @@ def test_the_precision_that_auto_takes_is_said_and_why(monkeypatch: pytest.Monke
     for precision in ("int8", "bf16", "fp32"):
         monkeypatch.setattr(native, "auto_precision", lambda precision=precision: precision)
         found = findings()["Engine"].found
-        assert f"the precision auto is {precision} here: the first of int8, bf16 and fp32" in found
+        assert f"the precision auto is {precision} here: the fastest with this instruction set" in found
     gpu = choose.Choice("torch", "cuda:0", "fp16", "a CUDA GPU is there")
     monkeypatch.setattr(doctor, "choose_engine", lambda: gpu)
     assert "the precision auto is fp16 here: what a GPU computes fastest" in doctor._engine().found
@@ -130,7 +130,7 @@ def test_a_torch_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_too_little_memory_for_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    # As on a processor that has instructions for fp32 alone, whatever this one has.
+    # As on a processor that is fastest in fp32, whatever this one is.
     choice = dataclasses.replace(choose.choose_engine(), precision="fp32")
     monkeypatch.setattr(doctor, "choose_engine", lambda: choice)
     monkeypatch.setattr(doctor, "_available_memory", lambda: 100 * 2**20)

@@ -134,7 +134,7 @@ def _engine() -> Finding:
     found = f"{choice.engine} on {choice.device} in {choice.precision}, because {choice.reason} ({with_what})"
     why = "what a GPU computes fastest"
     if choice.device == "cpu":
-        why = "the first of int8, bf16 and fp32 that the instruction set has instructions for"
+        why = "the fastest with this instruction set"
     return Finding("Engine", Level.OK, f"{found}; the precision auto is {choice.precision} here: {why}")
 
 

@@ -36,8 +36,8 @@ def choose_engine(
 
     Args:
         device: "auto" takes a GPU that PyTorch can use, else the CPU.
-        precision: "auto" is fp16 on a GPU, or bf16 for a decoder; on the CPU the first of int8, bf16 and
-            fp32 that the processor has an instruction for.
+        precision: "auto" is fp16 on a GPU, or bf16 for a decoder; on the CPU int8, or fp32 if it has
+            neither AVX2 nor Arm's dot products.
         checkpoint: the model; None: one that the native engine can run.
 
     Raises:

@@ -65,7 +65,7 @@ def why_not(checkpoint: Checkpoint) -> str:
 
 
 def auto_precision() -> str:
-    """The fastest that the processor has an instruction for: int8, else bf16, else fp32."""
+    """The fastest on this processor: int8, else bf16, else fp32."""
     isa = instruction_set()
     return next(p for p in ("int8", "bf16", "fp32") if _native.has_fast(p, isa))
 
