@@ -89,7 +89,12 @@ def test_actions_are_pinned_and_may_only_read(workflow: Path) -> None:
         assert re.fullmatch(r"uses: [\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line), line
     content = yaml.safe_load(text)
     assert content["permissions"] == {"contents": "read"}
-    assert not any("permissions" in job for job in content["jobs"].values())
+    granted = {name: job["permissions"] for name, job in content["jobs"].items() if "permissions" in job}
+    # Only what publishes gets a token, for PyPI, and it waits for the environment's reviewer.
+    assert granted in ({}, {"publish": {"id-token": "write"}})
+    for name in granted:
+        assert content["jobs"][name]["environment"]["name"] == "pypi"
+        assert content["jobs"][name]["if"] == "startsWith(github.ref, 'refs/tags/v')"
     for step in steps(workflow):
         if step.get("uses", "").startswith("actions/checkout@"):
             assert step["with"]["persist-credentials"] is False
