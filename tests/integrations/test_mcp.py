@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -85,3 +87,33 @@ def test_the_command_speaks_on_standard_input_and_output() -> None:
     )
     assert found.structured_content["results"][0]["score"] == pytest.approx(right, abs=1e-5)
     assert other < right - 0.1
+
+
+def test_the_command_reads_long_documents_in_windows() -> None:
+    filler = "The weather was mild that week, and the market was open as usual. " * 40
+    documents = ["Lyon is a city in France.", filler + "Paris is the capital of France."]
+    arguments = {"query": "What is the capital of France?", "documents": documents}
+    common = ["-m", "crossrank", "mcp", "--threads", "1", "--precision", "fp32"]
+    cut, windows = (
+        call(StdioServerParameters(command=sys.executable, args=[*common, *more]), arguments)
+        for more in ([], ["--long", "windows"])
+    )
+    results = [found.structured_content["results"] for found in (cut, windows)]
+    assert [hits[0]["index"] for hits in results] == [0, 1]
+
+
+def test_the_command_loads_the_small_model_of_a_cascade(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "crossrank", "mcp", "--first", "no/such", "--offline", "--threads", "1"]
+    done = subprocess.run(command, input="", capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "no/such" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_model_on_a_server_has_its_own_options(server: Server, key: str) -> None:
+    options = ["--model", server.url, "--api-key", key, "--first", "crossrank-mini", "--max-windows", "2"]
+    command = [sys.executable, "-m", "crossrank", "mcp", *options]
+    done = subprocess.run(command, input="", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "warning: --first has no effect: it is an option of the server" in done.stderr
+    assert "--max-windows" not in done.stderr

@@ -41,6 +41,7 @@ __all__ = [
     "TextField",
     "Threads",
     "Tsv",
+    "is_given",
     "model_names",
     "one_of",
     "open_client",
@@ -211,6 +212,12 @@ def output_format(json: bool, jsonl: bool, tsv: bool) -> Format:
     if len(wanted) > 1:
         raise typer.BadParameter(f"--{wanted[0].value} and --{wanted[1].value} exclude each other")
     return wanted[0] if wanted else Format.TABLE
+
+
+def is_given(context: typer.Context, name: str) -> bool:
+    """Whether a parameter was given on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def open_reranker(model: str, **options: Any) -> Reranker:

@@ -103,10 +103,10 @@ def rank(
         raise InputError("no documents: give them after the query, or with --file FILE")
     if server is not None:
         _refuse(context, _MODEL_PARAMETERS, "is an option of the server, which must be started with it")
-        served = model if _is_given(context, "model") else None
+        served = model if o.is_given(context, "model") else None
         windows = {
-            "long": long if _is_given(context, "long") else None,
-            "max_windows": max_windows if _is_given(context, "max_windows") else None,
+            "long": long if o.is_given(context, "long") else None,
+            "max_windows": max_windows if o.is_given(context, "max_windows") else None,
         }
         with o.open_client(server, api_key=api_key, model=served, timeout=timeout, **windows) as client:
             ranking = client.rank(
@@ -136,15 +136,10 @@ def rank(
     _write(ranking, form, raw, query, model)
 
 
-def _is_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
-
-
 def _refuse(context: typer.Context, names: tuple[str, ...], reason: str) -> None:
     """Raise InputError if one of the parameters was given on the command line."""
     for name in names:
-        if _is_given(context, name):
+        if o.is_given(context, name):
             option = "--from" if name == "source" else f"--{name.replace('_', '-')}"
             raise InputError(f"{option} {reason}")
 

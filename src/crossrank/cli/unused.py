@@ -47,7 +47,7 @@ _ENCODING = _Rule(("encoding",), lambda v: v["file"] is None, "it is for --file"
 _MODEL_OPTIONS = ("revision", "source", "max_length", "batch_tokens", "device", "threads", "offline")
 """Options of ``eval`` and ``verify`` for a model that runs here."""
 
-_OF_A_MODEL = ("revision", "max_length", "device", "threads", "offline")
+_OF_A_MODEL = ("revision", "max_length", "device", "threads", "offline", "first", "keep")
 """Options of ``mcp`` for a model that runs here."""
 
 _RULES: dict[str, tuple[_Rule, ...]] = {
@@ -105,6 +105,8 @@ _RULES: dict[str, tuple[_Rule, ...]] = {
             lambda v: _is_address(v["model"]),
             "it is an option of the server, which must be started with it",
         ),
+        _Rule(_KEEP.names, lambda v: _KEEP.when(v) and not _is_address(v["model"]), _KEEP.why),
+        _Rule(_WINDOWS.names, lambda v: _WINDOWS.when(v) and not _is_address(v["model"]), _WINDOWS.why),
         _FETCH,
     ),
     "verify": (

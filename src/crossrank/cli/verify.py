@@ -90,10 +90,10 @@ def verify(
         raise InputError(f"--pairs is not for {'--golden' if server is None else '--server'}")
     if server is None:
         for name in ("dialect", "timeout", "api_key"):
-            if _is_given(context, name):
+            if o.is_given(context, name):
                 option = f"--{name.replace('_', '-')}"
                 raise InputError(f"{option} is for a server; give its address with --server")
-    elif not _is_given(context, "model"):
+    elif not o.is_given(context, "model"):
         raise InputError("which model does the server have? Name it with --model")
     for name in precision or ():
         choose_engine(device, cast(Precision, name))  # report mistakes before anything is scored
@@ -134,11 +134,6 @@ def verify(
         _costs(model, partial(load, max_length=max_length), pairs, precision, json=json)
     if not right:
         raise typer.Exit(1)
-
-
-def _is_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
 
 
 def _costs(
