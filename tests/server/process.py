@@ -42,10 +42,10 @@ class Server:
     Attributes:
         port: where it listens; 0: on a Unix socket.
         log: the file that it writes its log to, JSON lines.
-        hold: while this file is there, the engine of a server that is ``holdable`` does nothing.
+        hold: while this file is there, the engine does nothing; None: the server is not ``holdable``.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path, hold: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, hold: Path | None) -> None:
         self.process = process
         self.log = log
         self.hold = hold
@@ -103,6 +103,7 @@ class Server:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Nothing is scored within the block: what is asked there waits, however fast the machine is."""
+        assert self.hold, "the server is not holdable"
         self.hold.touch()
         try:
             yield
@@ -134,7 +135,7 @@ def serving(
         command: what Python runs.
         holdable: ``Server.held`` holds its engine; ``command`` is this module's own.
     """
-    log, hold = folder / "log", folder / "hold"
+    log, hold = folder / "log", folder / "hold" if holdable else None
     if holdable:
         command = ["-c", _HOLDABLE, str(hold)]
     arguments = [*command, "serve", "--log-format", "json", "--port", "0", *options]
