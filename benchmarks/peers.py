@@ -256,7 +256,7 @@ class Contest:
         rounds = [json.loads(path.read_text()) for path in paths]
         errors = [run["error"] for run in rounds if "error" in run]
         if errors:
-            return {"error": self._short(errors[-1])}
+            return {"error": short(errors[-1], self.checkpoint)}
         rates = {
             cell: [run["pairs_per_second"][cell] for run in rounds if cell in run["pairs_per_second"]]
             for cell in self.kind.cells
@@ -273,11 +273,6 @@ class Contest:
         for name in ("resident_mb", "peak_mb"):
             summary[name] = round(median(run[name] for run in rounds[1:] or rounds))
         return summary | self._parity(side)
-
-    def _short(self, error: str) -> str:
-        """An error without this machine's folders, lists and advice."""
-        found = error.replace(str(self.checkpoint), "the checkpoint")
-        return re.split(r" \(| You can inspect ", found)[0].rstrip(": ")
 
     def _parity(self, side: str) -> dict[str, Any]:
         """How a side's logits of the mixed lengths differ from the reference's."""
@@ -306,6 +301,12 @@ def last_line(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Exit)\b", line)]
     return (errors or lines or [""])[-1][:300]
+
+
+def short(error: str, checkpoint: Path) -> str:
+    """An error without this machine's folders, lists and advice."""
+    found = error.replace(str(checkpoint), "the checkpoint")
+    return re.split(r" \(| You can inspect ", found)[0].rstrip(": ")
 
 
 def kendall(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:

@@ -104,6 +104,25 @@ def test_a_conversion_that_fails_leaves_nothing_that_looks_whole(tmp_path: Path)
     assert (tmp_path / "made" / "file").is_file()
 
 
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        ("ValueError: NULL pointer access", "ValueError: NULL pointer access"),
+        (
+            "OSError: /work/a/checkpoint/model.onnx: is missing",
+            "OSError: the checkpoint/model.onnx: is missing",
+        ),
+        (
+            "ValueError: The model type new is not supported ['bert', 'roberta'] (see /opt/x/configs.py)",
+            "ValueError: The model type new is not supported ['bert', 'roberta']",
+        ),
+        ("ValueError: remote code: You can inspect it at /work/a/checkpoint", "ValueError: remote code"),
+    ],
+)
+def test_an_error_is_shown_without_the_machines_folders(error: str, expected: str) -> None:
+    assert peers.short(error, Path("/work/a/checkpoint")) == expected
+
+
 def test_kendalls_tau() -> None:
     a = np.array([1.0, 2, 3, 4])
     assert peers.kendall(a, a) == 1
