@@ -97,7 +97,7 @@ def shared(engine: native.Engine, pairs: Sequence[Pair]) -> Array:
 
 def check(got: Array, expected: Array, precision: str) -> None:
     assert np.isfinite(expected).all()
-    assert expected.std() > 0.01
+    assert expected.std() > 0.001  # the pairs are not all alike
     if precision == "fp32":
         np.testing.assert_allclose(got, expected, atol=1e-4)
     else:
