@@ -97,7 +97,7 @@ def shared(engine: native.Engine, pairs: Sequence[Pair]) -> Array:
 
 def check(got: Array, expected: Array, precision: str) -> None:
     assert np.isfinite(expected).all()
-    assert expected.std() > 0.001  # the pairs are not all alike
+    assert expected.std() > 0.01
     if precision == "fp32":
         np.testing.assert_allclose(got, expected, atol=1e-4)
     else:
@@ -170,7 +170,7 @@ def test_what_prefixes_begin_with_is_computed_once() -> None:
 
 def test_a_prefix_of_a_prefix_is_taken_over() -> None:
     sharing = engine("decoder", "int8")
-    longer = pairs_of([60], [5])
+    longer = pairs_of([60], [5, 9])
     shorter = [(prefix[:40], tail) for prefix, tail in longer]
     shared(sharing, longer)
     check(
