@@ -9,13 +9,14 @@ that they share no words.
     python -m benchmarks.long_documents
     python -m benchmarks.long_documents --model BAAI/bge-reranker-v2-m3 --whole 8192
 
-The numbers depend on the model and its precision alone; cost is counted in tokens.
+The gains depend on the model and its precision alone, and so do the tokens. The seconds are this machine's.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,19 +149,37 @@ def gain(right: float, wrong: Iterable[float]) -> float:
     return float(1 / np.log2(2 + above)) if above < 10 else 0.0
 
 
-def measure(reranker: Reranker, tasks: Sequence[Task]) -> tuple[dict[tuple[str, Position], float], int]:
-    """nDCG@10 for each set and position, and the tokens of all pairs that were scored."""
+@dataclass(frozen=True)
+class Measured:
+    """What a way to read the documents brings, and what it costs.
+
+    Attributes:
+        gains: nDCG@10 for each set and position.
+        tokens: of all pairs that were scored.
+        seconds: that it took.
+    """
+
+    gains: dict[tuple[str, Position], float]
+    tokens: int
+    seconds: float
+
+
+def measure(reranker: Reranker, tasks: Sequence[Task]) -> Measured:
+    """Rank the documents of each task."""
     gains: dict[tuple[str, Position], list[float]] = {}
-    tokens = 0
+    tokens, seconds = 0, 0.0
     for task in tasks:
         texts = [*task.right.values(), *task.wrong]
         encoder = reranker.encoder
         found = encoder.join_windows(encoder.query(task.query), texts)
         tokens += sum(pair.tokens for pairs in found for pair in pairs)
+        begun = time.perf_counter()
         logits = reranker.logits([(task.query, text) for text in texts]).tolist()
+        seconds += time.perf_counter() - begun
         for position, logit in zip(task.right, logits, strict=False):
             gains.setdefault((task.name, position), []).append(gain(logit, logits[len(task.right) :]))
-    return {key: float(np.mean(each)) for key, each in gains.items()}, tokens
+    means = {key: float(np.mean(each)) for key, each in gains.items()}
+    return Measured(means, tokens, seconds)
 
 
 def main() -> None:
@@ -176,21 +195,30 @@ def main() -> None:
     if arguments.whole:
         readings.append(Reading("whole", max_length=arguments.whole))
     print(f"{arguments.model}: {len(tasks)} questions, each with {DOCUMENTS} documents")
-    print("| read | tokens of a document | start | middle | end |", "|---|---:|---:|---:|---:|", sep="\n")
+    print(
+        "| read | tokens of a document | its seconds | start | middle | end |",
+        "|---|---:|---:|---:|---:|---:|",
+        sep="\n",
+    )
     rows: list[tuple[str, dict[tuple[str, Position], float]]] = []
     for reading in readings:
         options: dict[str, Any] = {"max_length": reading.max_length, "precision": arguments.precision}
         with Reranker(
             arguments.model, long=reading.long, max_windows=reading.max_windows, **options
         ) as reranker:
-            gains, tokens = measure(reranker, tasks)
-        rows.append((reading.name, gains))
+            found = measure(reranker, tasks)
+        rows.append((reading.name, found.gains))
         documents = sum(len(task.right) + len(task.wrong) for task in tasks)
         means = [
-            np.mean([value for (_, at), value in gains.items() if at == position])
+            np.mean([value for (_, at), value in found.gains.items() if at == position])
             for position in get_args(Position)
         ]
-        cells = [reading.name, f"{tokens / documents:,.0f}", *(f"{mean:.3f}" for mean in means)]
+        cells = [
+            reading.name,
+            f"{found.tokens / documents:,.0f}",
+            f"{found.seconds / documents:.3f}",
+            *(f"{mean:.3f}" for mean in means),
+        ]
         print(f"| {' | '.join(cells)} |", flush=True)
     for position in get_args(Position):
         names = [name for name, at in rows[0][1] if at == position]

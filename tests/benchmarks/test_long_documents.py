@@ -80,6 +80,6 @@ def test_tokens_are_those_of_all_windows(data: Path) -> None:
     tokenizer = resolve(BUNDLED) / "tokenizer.json"
     engine = FakeEngine(batch_tokens=4096)
     reranker = Reranker.from_parts(PairEncoder(tokenizer, long="windows", max_windows=3), engine)
-    gains, tokens = measure(reranker, tasks)
-    assert tokens == sum(len(pack.token_ids) for pack in engine.packs)
-    assert {position for _, position in gains} == {"start", "middle", "end"}
+    found = measure(reranker, tasks)
+    assert found.tokens == sum(len(pack.token_ids) for pack in engine.packs)
+    assert {position for _, position in found.gains} == {"start", "middle", "end"}
