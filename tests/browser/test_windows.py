@@ -47,3 +47,28 @@ def test_the_window_that_won_is_shown_and_explained(browser: Browser, reader: Se
         )
         first = page.locator("#why-body tbody tr").first
         assert DOCUMENT[start:end].startswith(first.locator("td").first.inner_text()[:20])
+
+
+def test_windows_are_switched_off_and_on(browser: Browser, reader: Server) -> None:
+    with page_of(browser, reader) as page:
+        page.goto(reader.url)
+        expect(page.locator("#found")).to_be_visible()
+        fill(page, "the number 2500", [DOCUMENT, "short"])
+        tag = page.locator(".column.model .card .tag")
+        expect(page.locator("#windows")).to_be_checked()  # as the server was started
+        expect(tag).to_contain_text("characters")
+        page.uncheck("#windows")
+        expect(page.locator("#changed")).to_be_visible()
+        page.click("#run")
+        expect(tag).to_have_text("truncated")
+        expect(page.locator("#changed")).to_be_hidden()
+        page.click("#export summary")
+        page.click("[data-export=curl]")
+        expect(page.locator("#code-text")).to_contain_text('"long":"cut"')
+        page.click("#code-close")
+        page.reload()
+        expect(tag).to_have_text("truncated")
+        expect(page.locator("#windows")).not_to_be_checked()
+        page.check("#windows")
+        page.click("#run")
+        expect(tag).to_contain_text("characters")

@@ -49,6 +49,9 @@ export const info = (signal) => request("info", { signal });
 export const compare = (body, signal) => request("compare", { method: "POST", body: JSON.stringify(body), signal });
 export const explain = (body, signal) => request("explain", { method: "POST", body: JSON.stringify(body), signal });
 
+/** The field of a request that says whether long documents are read in windows; null leaves it to the server. */
+export const long = (windows) => (windows === null ? {} : { long: windows ? "windows" : "cut" });
+
 /** Whether the server can be reached. */
 export async function alive(signal) {
   try {

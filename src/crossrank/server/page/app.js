@@ -1,6 +1,6 @@
 // The page: it reads the form, sends requests and shows the results.
 
-import { RequestError, alive, compare, info, key } from "./api.js";
+import { RequestError, alive, compare, info, key, long } from "./api.js";
 import { $, h, pause } from "./dom.js";
 import { EXAMPLES } from "./examples.js";
 import { asCsv, asCurl, asJson, asPython, save } from "./exports.js";
@@ -16,12 +16,12 @@ const TYPING_PAUSE = 500; // milliseconds without a change before it is announce
 const BASE = new URL(".", location.href.split("#")[0]).href;
 
 let infos = []; // the served models
-let results = null; // { query, documents, answers, ms } of the ranking that is shown
+let results = null; // { query, documents, windows, answers, ms } of the ranking that is shown
 let running = null; // the AbortController of the running request
 let notice = null; // the notice that is shown, to translate it when the language changes
 let why = null; // [model, index] of the explanation that is open
 
-const state = { query: "", documents: "", split: "line", models: [], topN: null, threshold: 0, scale: "score" };
+const state = { query: "", documents: "", split: "line", windows: null, models: [], topN: null, threshold: 0, scale: "score" };
 const view = new Results({ onChoose: (model, index) => openWhy(model, index) });
 const dialog = new Why({
   onClose: () => {
@@ -48,8 +48,12 @@ function writeForm() {
   document.querySelector(`[name=split][value=${state.split}]`).checked = true;
   document.querySelector(`[name=scale][value=${state.scale}]`).checked = true;
   for (const input of document.querySelectorAll("#models input")) input.checked = state.models.includes(input.value);
+  writeWindows();
   updateCount();
 }
+
+/** Until it is chosen here, long documents are read as the server does it for its first model. */
+const writeWindows = () => ($("windows").checked = state.windows ?? infos[0]?.long === "windows");
 
 function updateCount() {
   const documents = readForm();
@@ -59,7 +63,7 @@ function updateCount() {
 
 /** Mark the results as outdated if the form has other texts now. */
 function markOutdated(documents = readForm()) {
-  const isSame = () => state.query === results.query && documents.length === results.documents.length && documents.every((text, i) => text === results.documents[i]);
+  const isSame = () => state.query === results.query && state.windows === results.windows && documents.length === results.documents.length && documents.every((text, i) => text === results.documents[i]);
   const outdated = results !== null && running === null && !isSame();
   $("found").classList.toggle("old", outdated);
   $("changed").hidden = !outdated;
@@ -81,7 +85,7 @@ async function run(scroll = true) {
   markOutdated(documents);
   const started = performance.now();
   const finish = showWorking(controller, () => t("working", { documents: counted(documents.length), s: Math.floor((performance.now() - started) / 1000) }));
-  const query = state.query;
+  const { query, windows } = state;
   const answers = [];
   let models = null;
   let ms = 0;
@@ -92,13 +96,13 @@ async function run(scroll = true) {
     // the last places of a server that is nearly full.
     for (const model of models.slice(answers.length)) {
       const sent = performance.now();
-      const answer = await compare({ model, query, documents }, controller.signal);
+      const answer = await compare({ model, query, documents, ...long(windows) }, controller.signal);
       // A first model's scores cannot be compared with those of the model.
       for (const each of answer.documents) each.byFirst = each.model !== answer.model;
       answers.push(answer);
       ms += performance.now() - sent;
     }
-    return { query, documents, answers, ms };
+    return { query, documents, windows, answers, ms };
   }, controller);
   finish();
   if (!found) return;
@@ -176,6 +180,7 @@ async function connect(signal) {
   // `crossrank play` links to ?models=all where it was given several.
   const all = new URLSearchParams(location.search).get("models") === "all";
   state.models = known.length ? known : infos.slice(0, all ? infos.length : 1).map((model) => model.name);
+  writeWindows();
   $("models").hidden = infos.length < 2;
   $("models").replaceChildren(
     $("models").querySelector("legend"),
@@ -471,6 +476,11 @@ $("form").addEventListener("submit", (event) => (event.preventDefault(), run()))
 $("query").addEventListener("input", () => (markOutdated(), announce(changedText(), TYPING_PAUSE)));
 $("documents").addEventListener("input", () => (updateCount(), announce(`${$("count").textContent}. ${changedText()}`, TYPING_PAUSE)));
 for (const radio of document.querySelectorAll("[name=split]")) radio.addEventListener("change", updateCount);
+$("windows").addEventListener("change", () => {
+  state.windows = $("windows").checked;
+  markOutdated();
+  saveStateSoon();
+});
 for (const radio of document.querySelectorAll("[name=scale]")) radio.addEventListener("change", () => (applyOptions(), saveStateSoon()));
 for (const id of ["top-n", "threshold"]) $(id).addEventListener("input", () => (applyOptions(), saveStateSoon(), announce(keptText(), TYPING_PAUSE)));
 $("stop").addEventListener("click", () => running?.abort());

@@ -1,5 +1,6 @@
 // Export the results as files, or as code that reproduces them.
 
+import { long } from "./api.js";
 import { isKept } from "./results.js";
 
 const keptByRank = (answer, state) =>
@@ -40,7 +41,7 @@ export function asCurl(results, state, base, secured) {
     .map((answer) => {
       const kept = keptByRank(answer, state).length;
       if (!kept) return `# ${answer.model}: no document has a score of at least ${state.threshold}`;
-      const body = { model: answer.model, query: results.query, documents: results.documents, top_n: kept };
+      const body = { model: answer.model, query: results.query, documents: results.documents, top_n: kept, ...long(results.windows) };
       return `curl -s '${base}v2/rerank'${header} --data-binary @- <<'END'\n${JSON.stringify(body)}\nEND`;
     })
     .join("\n");

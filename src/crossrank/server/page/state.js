@@ -62,6 +62,7 @@ function validated(found) {
     query: text(found.query),
     documents: text(found.documents),
     split: found.split === "block" ? "block" : "line",
+    windows: typeof found.windows === "boolean" ? found.windows : null,
     models: Array.isArray(found.models) ? found.models.filter((name) => typeof name === "string") : [],
     topN: within(found.topN, 1, 1e6, null),
     threshold: within(found.threshold, 0, 1, 0),
