@@ -117,6 +117,12 @@ def test_an_option_with_effect_gets_none(line: str, crossrank: Run) -> None:
     assert NONE not in done.err
 
 
+def test_an_option_of_the_server_is_an_error_alone(crossrank: Run) -> None:
+    done = crossrank("rank", "q", "a", "--server", "http://127.0.0.1:1", "--keep", "1")
+    assert done.code == 2
+    assert done.err.startswith("error: --keep is an option of the server")
+
+
 def test_a_variable_of_serve_counts_as_its_option(crossrank: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CROSSRANK_HOST", "0.0.0.0")
     assert "--host has no effect" in crossrank("serve", "--uds", "s").err

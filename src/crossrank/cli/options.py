@@ -214,10 +214,10 @@ def output_format(json: bool, jsonl: bool, tsv: bool) -> Format:
     return wanted[0] if wanted else Format.TABLE
 
 
-def is_given(context: typer.Context, name: str) -> bool:
-    """Whether a parameter was given on the command line."""
+def is_given(context: typer.Context, name: str, *, variables: bool = False) -> bool:
+    """Whether a parameter was given on the command line, or, with ``variables``, in the environment."""
     source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
+    return source is not None and source.name in ("COMMANDLINE", *(["ENVIRONMENT"] if variables else []))
 
 
 def open_reranker(model: str, **options: Any) -> Reranker:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from crossrank.cli.options import is_given
 from crossrank.models.files import local_place
 from crossrank.models.resolve import BUNDLED
 
@@ -28,15 +29,29 @@ class _Rule:
     why: str
 
 
+def _is_elsewhere(v: Values) -> bool:
+    """Whether all models are on a server. Commands of one model have --server or its address instead."""
+    from crossrank.integrations.ranker import is_url  # which other commands have no need to import
+
+    model = v.get("model")
+    if isinstance(model, list) and model:
+        return False
+    return bool(v.get("server")) or is_url(model or "")
+
+
 _FETCH = _Rule(
     ("source",),
-    lambda v: not v.get("server") and _are_here(v["model"]) and _are_here(v.get("first") or BUNDLED),
+    lambda v: not _is_elsewhere(v) and _are_here(v["model"]) and _are_here(v.get("first") or BUNDLED),
     "the model is on this machine",
 )
-_KEEP = _Rule(("keep",), lambda v: not v["first"], "it is for a cascade; name its small model with --first")
+_KEEP = _Rule(
+    ("keep",),
+    lambda v: not v["first"] and not _is_elsewhere(v),
+    "it is for a cascade; name its small model with --first",
+)
 _WINDOWS = _Rule(
     ("max_windows",),
-    lambda v: v["long"] != "windows" and not v.get("server"),
+    lambda v: v["long"] != "windows" and not _is_elsewhere(v),
     "it is for --long windows",
 )
 _FETCH_NAMED = _Rule(("source",), lambda v: _are_here(v["name"]), "the model is on this machine")
@@ -102,12 +117,12 @@ _RULES: dict[str, tuple[_Rule, ...]] = {
     "mcp": (
         _Rule(
             (*_OF_A_MODEL, "instruction", "precision"),
-            lambda v: _is_address(v["model"]),
+            _is_elsewhere,
             "it is an option of the server, which must be started with it",
         ),
-        _Rule(_KEEP.names, lambda v: _KEEP.when(v) and not _is_address(v["model"]), _KEEP.why),
-        _Rule(_WINDOWS.names, lambda v: _WINDOWS.when(v) and not _is_address(v["model"]), _WINDOWS.why),
         _FETCH,
+        _KEEP,
+        _WINDOWS,
     ),
     "verify": (
         _FETCH,
@@ -127,16 +142,11 @@ def warn_of_unused_options(command: str, context: Any) -> None:
     """Write a line for each option that was given to a command and has no effect."""
     parameters = {parameter.name: parameter for parameter in context.command.params}
     for rule in _RULES.get(command, ()):
-        given = [name for name in rule.names if _is_given(context, name)]
+        given = [name for name in rule.names if is_given(context, name, variables=True)]
         if given and rule.when(context.params):
             for name in given:
                 option = max(parameters[name].opts, key=len)
                 print(f"warning: {option} has no effect: {rule.why}", file=sys.stderr)
-
-
-def _is_given(context: Any, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")
 
 
 def _are_here(models: str | list[str] | None) -> bool:
@@ -146,12 +156,6 @@ def _are_here(models: str | list[str] | None) -> bool:
     return bool(sources) and all(
         source == BUNDLED or Path(source).is_dir() or local_place(source).is_dir() for source in sources
     )
-
-
-def _is_address(model: str) -> bool:
-    from crossrank.integrations.ranker import is_url  # which other commands have no need to import
-
-    return is_url(model)
 
 
 def _is_named(data: str) -> bool:
