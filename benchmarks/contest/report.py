@@ -61,7 +61,7 @@ WORDS = {
     "memory": {"en": "peak memory, MB", "zh": "内存峰值，MB"},
     "difference": {"en": "logit difference, mean / largest", "zh": "logit 差，平均 / 最大"},
     "tau": {"en": "Kendall's tau", "zh": "Kendall tau"},
-    "ratio": {"en": "CrossRank int8 is faster by a factor of", "zh": "CrossRank int8 快多少倍"},
+    "ratio": {"en": "CrossRank int8 is faster by a factor of", "zh": "CrossRank int8 的速度是多少倍"},
     "against": {"en": "against {}", "zh": "相比 {}"},
     "fastest": {"en": "against the fastest other engine", "zh": "相比最快的其他引擎"},
     "uncalibrated": {
@@ -77,7 +77,7 @@ WORDS = {
     "figure": {"en": "figure", "zh": "数值"},
     "machine": {"en": "machine", "zh": "机器"},
     "cores": {"en": "{cpu} ({instructions}), {threads} cores", "zh": "{cpu}（{instructions}），{threads} 核"},
-    "chart": {"en": "Pairs per second of every engine", "zh": "每个引擎每秒处理的对数"},
+    "chart": {"en": "Pairs per second of every engine", "zh": "每个引擎每秒处理的文本对数量"},
     "date": {"en": "measured on", "zh": "测量日期"},
     "versions": {"en": "versions", "zh": "版本"},
     "peak": {"en": "int8 peak of a bare kernel, all cores", "zh": "裸内核的 int8 峰值，全部核"},
@@ -95,7 +95,7 @@ WORDS = {
     },
     "second": {
         "en": "second start of a script to its first score, s",
-        "zh": "脚本第二次启动到第一个分数，秒",
+        "zh": "脚本第二次启动到第一个得分，秒",
     },
     "first": {
         "en": "first start, from the fp32 checkpoint, without torch, s",
@@ -320,7 +320,7 @@ def claim(machines: Machines, language: str) -> str:
     sentences = {
         "en": "With the shape of bge-reranker-v2-m3, CrossRank in int8 scores {}, {} and {} pairs of 32, 128 "
         "and 512 tokens a second, and {} of mixed lengths, on {}.",
-        "zh": "对于 bge-reranker-v2-m3 的形状，CrossRank int8 每秒处理 32、128、512 个 token 的句对 "
+        "zh": "对于 bge-reranker-v2-m3 的形状，CrossRank int8 每秒处理 32、128、512 个 token 的文本对 "
         "{}、{}、{} 对，混合长度 {} 对；机器：{}。",
     }
     parts = []
