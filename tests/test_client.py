@@ -48,7 +48,7 @@ KEY = "a-secret"
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     options = ["--model", "crossrank-mini", "--model", "other=crossrank-mini", "--threads", "1"]
-    options += ["--api-key", KEY, "--dialect", "voyage", "--max-documents", "100", "--max-length", "512"]
+    options += ["--api-key", KEY, "--dialect", "voyage", "--max-documents", "100", "--max-length", "128"]
     with serving(tmp_path_factory.mktemp("client"), *options, holdable=True) as running:
         running.wait_until_ready()
         yield running
@@ -56,7 +56,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def reranker() -> Reranker:
-    return Reranker(threads=1)
+    return Reranker(threads=1, max_length=128)
 
 
 @pytest.fixture

@@ -1,3 +1,4 @@
+import json
 import re
 import subprocess
 import sys
@@ -85,23 +86,51 @@ def test_a_question_in_chinese_over_a_folder_of_your_own(tmp_path: Path) -> None
     assert "[1] notes/a.md:3\n说明\n手机要充电。电池保持在两成到八成之间最耐用。" in done.stdout
 
 
+RUNS = """
+import contextlib, io, json, os, runpy, sys
+
+ended = []
+script, calls = sys.argv[1], json.loads(sys.argv[2])
+sys.path[0] = os.path.dirname(script)
+for arguments in calls:
+    sys.argv = [script, *arguments]
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as exit:
+            code = exit.code or 0
+    ended.append([code, out.getvalue(), err.getvalue()])
+json.dump(ended, sys.stdout)
+"""
+"""Runs a script with several lists of arguments: most of the time of a run is for imports."""
+
+
 @pytest.mark.parametrize("script", RAG)
 def test_what_goes_wrong_is_one_line(script: str, tmp_path: Path) -> None:
-    def error(*arguments: str) -> str:
-        done = run(script, *arguments)
-        assert (done.returncode, done.stdout) == (2, "")
-        [line] = done.stderr.splitlines()
-        return line
-
-    assert error("--folder", str(tmp_path)) == f"error: {tmp_path} has no Markdown or text files to read"
-    (tmp_path / "a.md").write_text("Cats sleep most of the day.", encoding="utf-8")
-    assert run(script, "What?", "--folder", str(tmp_path)).returncode == 0
-    assert error(" ", "--folder", str(tmp_path)) == "error: the question is empty"
-    there = ("What?", "--folder", str(tmp_path), "--model")
-    assert error(*there, "./none").startswith("error: the model folder none does not exist")
-    assert error(*there, "http://127.0.0.1:9").startswith("error: http://127.0.0.1:9/ does not answer: ")
-    (tmp_path / "b.txt").write_text("说明", encoding="gb18030")
-    assert error("--folder", str(tmp_path)).startswith(f"error: {tmp_path / 'b.txt'} is not UTF-8: ")
+    empty, folder, other = (tmp_path / name for name in ("empty", "folder", "other"))
+    for made in (empty, folder, other):
+        made.mkdir()
+    (folder / "a.md").write_text("Cats sleep most of the day.", encoding="utf-8")
+    (other / "b.txt").write_text("说明", encoding="gb18030")
+    there = ["What?", "--folder", str(folder)]
+    wrong = {
+        f"{empty} has no Markdown or text files to read": ["--folder", str(empty)],
+        "the question is empty": [" ", "--folder", str(folder)],
+        "the model folder none does not exist": [*there, "--model", "./none"],
+        "http://127.0.0.1:9/ does not answer: ": [*there, "--model", "http://127.0.0.1:9"],
+        f"{other / 'b.txt'} is not UTF-8: ": ["--folder", str(other)],
+    }
+    calls = json.dumps([there, *wrong.values()])
+    command = [sys.executable, "-W", "error", "-c", RUNS, str(EXAMPLES / script), calls]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    (right, answer, _), *failed = json.loads(done.stdout)
+    assert right == 0
+    assert "Cats sleep most of the day." in answer
+    for says, (code, out, err) in zip(wrong, failed, strict=True):
+        assert (code, out) == (2, "")
+        [line] = err.splitlines()
+        assert line.startswith(f"error: {says}")
 
 
 def test_a_question_to_a_server(tmp_path: Path) -> None:
