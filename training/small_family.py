@@ -4,20 +4,23 @@
     python -m training.small_family held-out --data ../shared/data --out build/training/small-held-out.jsonl
     crossrank verify --model build/training/small-modernbert --pairs build/training/small-held-out.jsonl
 
-It learns the order in which crossrank-mini ranks passages for questions of public data sets. It starts with
-every second layer of crossrank-mini, as far as the shapes are the same, and the rest is random. The pieces
-and their embeddings are crossrank-mini's, and stay so.
+It learns the order in which crossrank-mini ranks passages for questions of public data sets, and after each
+of its layers the states that crossrank-mini has after twice as many: the order alone says too little for
+layers that start at random. It starts with every second layer of crossrank-mini, as far as the shapes are the
+same. The pieces and their embeddings are crossrank-mini's, and stay so.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +28,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.numpy import save_file
+from torch import nn
 from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
 
+from benchmarks.contest.machine import processor
 from benchmarks.contest.workloads import medquad, squad
-from crossrank import Reranker
 from crossrank.engines._plain import PlainModel
+from crossrank.loading import load_model
 from crossrank.models.architecture import Source
 from crossrank.models.checkpoint import Checkpoint
 from crossrank.models.families import describe
 from crossrank.models.resolve import resolve
 from crossrank.packing import build_pack
-from crossrank.pairs import EncodedPair
+from crossrank.pairs import EncodedPair, PairEncoder
 from crossrank.text.keywords import KeywordIndex
 
 Array = npt.NDArray[np.float32]
@@ -52,6 +58,8 @@ QUESTIONS = 4
 """Of a step."""
 HELD_OUT, CANDIDATES = 60, 10
 """Held-out questions of each collection, and passages of each question."""
+LED = 0.4
+"""Share of the steps in which each layer has the teacher's states before it."""
 REPORT = 25
 """Steps between two lines of progress."""
 STEP, LONGEST = 16, 64
@@ -65,7 +73,7 @@ CONFIGS: Mapping[str, dict[str, Any]] = {
         "intermediate_size": 768,
         "local_attention": 32,
         "global_attn_every_n_layers": 3,
-        "classifier_pooling": "mean",
+        "classifier_pooling": "cls",
         "max_position_embeddings": 8192,
     },
     "new": SIZE
@@ -200,33 +208,88 @@ def write(model: PlainModel, sources: Mapping[str, Source], config: dict[str, An
         shutil.copyfile(resolve("crossrank-mini") / name, folder / name)
 
 
-def train(model: PlainModel, teacher: Reranker, data: Path, steps: int, rate: float) -> None:
-    """Learn the teacher's order, step by step."""
-    dice = random.Random(0)
-    stream = groups(data, dice)
-    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learnt, lr=rate, weight_decay=0.01)
-    warm = max(1, steps // 10)
+class States:
+    """What layers of a model gave when it last ran: (tokens, hidden) each."""
+
+    def __init__(self, model: PlainModel, layers: Iterable[int]) -> None:
+        self.last: dict[int, torch.Tensor] = {}
+        for number in layers:
+            model.layer[number].register_forward_hook(partial(self._keep, number))
+
+    def _keep(self, number: int, *of_the_call: Any) -> None:
+        self.last[number] = of_the_call[-1].float()
+
+
+def lead(model: PlainModel, taught: States) -> list[RemovableHandle]:
+    """Give each layer but the first the teacher's states in place of those of the layer before it.
+
+    Then every layer learns by itself, from the first step on, whatever the others have learnt so far.
+    """
+
+    def replace(number: int, _layer: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (taught.last[2 * number - 1], *given[1:])
+
+    return [
+        model.layer[number].register_forward_pre_hook(partial(replace, number))
+        for number in range(1, len(model.layer))
+    ]
+
+
+def distance(states: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """The mean squared difference, each dimension as a share of its own variance."""
+    return ((states - wanted).square().mean(0) / wanted.var(0)).mean()
+
+
+def train(model: PlainModel, mini: Checkpoint, encoder: PairEncoder, settings: argparse.Namespace) -> None:
+    """Learn the order of crossrank-mini and its states, step by step."""
+    stream = groups(settings.data, random.Random(0))
+    teacher = PlainModel(
+        mini.description.architecture, mini.description.pick(mini.tensors()), "cpu", torch.float32
+    )
+    # The last layer of either computes only what its head reads.
+    layers = range(len(model.layer) - 1)
+    learnt = States(model, layers)
+    taught = States(teacher, [2 * number + 1 for number in layers])
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=0.01)
+    warm = max(1, settings.steps // 10)
+    has_bf16 = any(
+        "bf16" in name.lower() for name in processor()[1]
+    )  # elsewhere it is emulated, and slower than fp32
     began, first = time.perf_counter(), 0.0
-    for step in range(steps):
-        for settings in optimizer.param_groups:
-            settings["lr"] = rate * min((step + 1) / warm, (steps - step) / (steps - warm))
-        some = [next(stream) for _ in range(QUESTIONS)]
-        texts = [(question, passage) for question, passages in some for passage in passages]
-        wanted = torch.from_numpy(teacher.logits(texts)).view(QUESTIONS, -1)
-        encoded = teacher.encoder.encode([q for q, _ in texts], [text for _, text in texts])
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = model(build_pack([cut(pair) for pair in encoded])).view(QUESTIONS, -1)
-        loss = functional.cross_entropy(logits, wanted.softmax(1))
+    led = lead(model, taught)
+    for step in range(settings.steps):
+        if step == int(LED * settings.steps):
+            for handle in led:
+                handle.remove()
+        for group in optimizer.param_groups:
+            group["lr"] = settings.rate * min(
+                (step + 1) / warm, (settings.steps - step) / (settings.steps - warm)
+            )
+        texts = [(q, passage) for q, passages in itertools.islice(stream, QUESTIONS) for passage in passages]
+        pairs = [cut(pair) for pair in encoder.encode([q for q, _ in texts], [text for _, text in texts])]
+        # Pairs of one length run together.
+        order = sorted(range(len(pairs)), key=lambda i: -len(pairs[i].token_ids))
+        back = torch.tensor(order).argsort()
+        pack = build_pack([pairs[i] for i in order])
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16):
+            with torch.no_grad():
+                wanted = teacher(pack)[back].view(QUESTIONS, -1)
+            logits = model(pack)[back].view(QUESTIONS, -1)
+        apart = torch.stack(
+            [distance(learnt.last[number], taught.last[2 * number + 1]) for number in layers]
+        ).sum()
+        loss = functional.cross_entropy(logits, wanted.softmax(1)) + apart
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(learnt, 1.0)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         first += float((logits.argmax(1) == wanted.argmax(1)).float().mean())
         if (step + 1) % REPORT == 0:
             spent = time.perf_counter() - began
             print(
-                f"step {step + 1}: loss {loss.item():.3f}, same first {first / REPORT:.2f}, {spent:.0f} s",
+                f"step {step + 1}: loss {loss.item():.3f}, of that states {apart.item():.3f}, "
+                f"same first {first / REPORT:.2f}, {spent:.0f} s",
                 flush=True,
             )
             first = 0.0
@@ -249,8 +312,8 @@ def main() -> None:
     config = {"model_type": arguments.what, "id2label": {"0": "LABEL_0"}, **CONFIGS[arguments.what]}
     mini = Checkpoint(resolve("crossrank-mini"))
     model, sources = start(config, mini.description.pick(mini.tensors()))
-    with Reranker("crossrank-mini", device="cpu", threads=arguments.threads, max_length=LONGEST) as teacher:
-        train(model, teacher, arguments.data, arguments.steps, arguments.rate)
+    encoder = load_model("crossrank-mini", device="cpu", max_length=LONGEST).encoder
+    train(model, mini, encoder, arguments)
     write(model, sources, config, arguments.out)
     print(f"{arguments.out} written")
 
