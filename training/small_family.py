@@ -30,7 +30,6 @@ import torch
 from safetensors.numpy import save_file
 from torch import nn
 from torch.nn import functional
-from torch.utils.hooks import RemovableHandle
 
 from benchmarks.contest.machine import processor
 from benchmarks.contest.workloads import medquad, squad
@@ -58,8 +57,9 @@ QUESTIONS = 4
 """Of a step."""
 HELD_OUT, CANDIDATES = 60, 10
 """Held-out questions of each collection, and passages of each question."""
-LED = 0.4
-"""Share of the steps in which each layer has the teacher's states before it."""
+LED, FREE = 0.3, 0.8
+"""Shares of the steps until which each layer has the teacher's states before it, and from which it has the
+model's own. Between them the one turns into the other: at once, the layers would forget what they learnt."""
 REPORT = 25
 """Steps between two lines of progress."""
 STEP, LONGEST = 16, 64
@@ -220,19 +220,23 @@ class States:
         self.last[number] = of_the_call[-1].float()
 
 
-def lead(model: PlainModel, taught: States) -> list[RemovableHandle]:
-    """Give each layer but the first the teacher's states in place of those of the layer before it.
+class Lead:
+    """Gives each layer but the first the teacher's states in place of those of the layer before it.
 
     Then every layer learns by itself, from the first step on, whatever the others have learnt so far.
+
+    Attributes:
+        own: the share of the states that is the model's own: from 0 to 1.
     """
 
-    def replace(number: int, _layer: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (taught.last[2 * number - 1], *given[1:])
+    def __init__(self, model: PlainModel, taught: States) -> None:
+        self.own = 0.0
+        self._taught = taught
+        for number in range(1, len(model.layer)):
+            model.layer[number].register_forward_pre_hook(partial(self._replace, number))
 
-    return [
-        model.layer[number].register_forward_pre_hook(partial(replace, number))
-        for number in range(1, len(model.layer))
-    ]
+    def _replace(self, number: int, _layer: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (torch.lerp(self._taught.last[2 * number - 1], given[0], self.own), *given[1:])
 
 
 def distance(states: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
@@ -257,11 +261,9 @@ def train(model: PlainModel, mini: Checkpoint, encoder: PairEncoder, settings: a
         "bf16" in name.lower() for name in processor()[1]
     )  # elsewhere it is emulated, and slower than fp32
     began, first = time.perf_counter(), 0.0
-    led = lead(model, taught)
+    lead = Lead(model, taught)
     for step in range(settings.steps):
-        if step == int(LED * settings.steps):
-            for handle in led:
-                handle.remove()
+        lead.own = min(1.0, max(0.0, (step / settings.steps - LED) / (FREE - LED)))
         for group in optimizer.param_groups:
             group["lr"] = settings.rate * min(
                 (step + 1) / warm, (settings.steps - step) / (settings.steps - warm)
