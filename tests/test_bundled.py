@@ -77,15 +77,32 @@ def test_an_answer_beats_keyword_traps(reranker: Reranker) -> None:
     assert right / total >= 0.8
 
 
+def margins(reranker: Reranker) -> np.ndarray:
+    """By how much each seed's answer is above the best of its traps, in logits."""
+    rows = [reranker.logits([(s["query"], text) for text in (s["answer"], *s["traps"])]) for s in SEEDS]
+    return np.array([logits[0] - logits[1:].max() for logits in rows])
+
+
+@pytest.fixture(scope="module")
+def in_fp32() -> np.ndarray:
+    with Reranker(BUNDLED, precision="fp32") as exact:
+        return margins(exact)
+
+
 @pytest.mark.parametrize("script", ["zh", "en"])
-def test_answers_beat_keywords_context_and_other_words(reranker: Reranker, script: str) -> None:
-    """Written by hand before the model was trained; see ``kind`` for what each pair tries."""
-    chosen = [
-        seed for seed in SEEDS if ("zh" if "\u4e00" <= seed["answer"][0] <= "\u9fff" else "en") == script
-    ]
-    right = [reranker.rank(s["query"], [*s["traps"], s["answer"]])[0].text == s["answer"] for s in chosen]
-    assert len(right) == 20
-    assert sum(right) >= 18
+def test_answers_beat_keywords_context_and_other_words(in_fp32: np.ndarray, script: str) -> None:
+    """Written by hand before the model was trained; see ``kind`` for what each pair tries.
+
+    In fp32, as int8 rounds differently with each instruction set, and one seed's margin is 0.18.
+    """
+    scripts = np.array(["zh" if "\u4e00" <= seed["answer"][0] <= "\u9fff" else "en" for seed in SEEDS])
+    chosen = in_fp32[scripts == script]
+    assert len(chosen) == 20
+    assert (chosen > 0).sum() >= 18
+
+
+def test_the_default_precision_moves_them_little(reranker: Reranker, in_fp32: np.ndarray) -> None:
+    assert np.abs(margins(reranker) - in_fp32).max() <= 0.5
 
 
 def test_another_query_brings_another_order(reranker: Reranker) -> None:

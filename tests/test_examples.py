@@ -87,11 +87,10 @@ def test_a_question_in_chinese_over_a_folder_of_your_own(tmp_path: Path) -> None
 
 
 RUNS = """
-import contextlib, io, json, os, runpy, sys
+import contextlib, io, json, runpy, sys
 
 ended = []
 script, calls = sys.argv[1], json.loads(sys.argv[2])
-sys.path[0] = os.path.dirname(script)
 for arguments in calls:
     sys.argv = [script, *arguments]
     out, err, code = io.StringIO(), io.StringIO(), 0
@@ -123,7 +122,7 @@ def test_what_goes_wrong_is_one_line(script: str, tmp_path: Path) -> None:
     }
     calls = json.dumps([there, *wrong.values()])
     command = [sys.executable, "-W", "error", "-c", RUNS, str(EXAMPLES / script), calls]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=EXAMPLES, capture_output=True, text=True, check=True)
     (right, answer, _), *failed = json.loads(done.stdout)
     assert right == 0
     assert "Cats sleep most of the day." in answer

@@ -57,7 +57,7 @@ QUESTIONS = 4
 """Of a step."""
 HELD_OUT, CANDIDATES = 60, 10
 """Held-out questions of each collection, and passages of each question."""
-LED, FREE = 0.3, 0.8
+LED, FREE = 0.2, 0.4
 """Shares of the steps until which each layer has the teacher's states before it, and from which it has the
 model's own. Between them the one turns into the other: at once, the layers would forget what they learnt."""
 REPORT = 25
@@ -70,8 +70,8 @@ CONFIGS: Mapping[str, dict[str, Any]] = {
     | {
         "architectures": ["ModernBertForSequenceClassification"],
         "num_hidden_layers": 6,
-        "intermediate_size": 768,
-        "local_attention": 32,
+        "intermediate_size": 1152,
+        "local_attention": 128,
         "global_attn_every_n_layers": 3,
         "classifier_pooling": "cls",
         "max_position_embeddings": 8192,
