@@ -30,6 +30,7 @@ import torch
 from safetensors.numpy import save_file
 from torch import nn
 from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
 
 from benchmarks.contest.machine import processor
 from benchmarks.contest.workloads import medquad, squad
@@ -57,9 +58,6 @@ QUESTIONS = 4
 """Of a step."""
 HELD_OUT, CANDIDATES = 60, 10
 """Held-out questions of each collection, and passages of each question."""
-LED, FREE = 0.2, 0.4
-"""Shares of the steps until which each layer has the teacher's states before it, and from which it has the
-model's own. Between them the one turns into the other: at once, the layers would forget what they learnt."""
 REPORT = 25
 """Steps between two lines of progress."""
 STEP, LONGEST = 16, 64
@@ -70,10 +68,10 @@ CONFIGS: Mapping[str, dict[str, Any]] = {
     | {
         "architectures": ["ModernBertForSequenceClassification"],
         "num_hidden_layers": 6,
-        "intermediate_size": 1152,
+        "intermediate_size": 768,
         "local_attention": 128,
         "global_attn_every_n_layers": 3,
-        "classifier_pooling": "cls",
+        "classifier_pooling": "mean",
         "max_position_embeddings": 8192,
     },
     "new": SIZE
@@ -163,6 +161,9 @@ def start(config: dict[str, Any], given: Mapping[str, Array]) -> tuple[PlainMode
             tensors[name] = given[twice]
         elif len(shape) == 1:
             tensors[name] = (np.zeros if name.endswith("bias") else np.ones)(shape, np.float32)
+            if architecture.norm_first:
+                # The norm before a part scales its input as that after the teacher's part before it does.
+                tensors[name] = given.get(_norm_before(name), tensors[name])
         else:
             scale = 0.02 if name.startswith("embedding.p") else 1 / np.sqrt(shape[-1])
             tensors[name] = (scale * rng.standard_normal(shape)).astype(np.float32)
@@ -170,6 +171,19 @@ def start(config: dict[str, Any], given: Mapping[str, Array]) -> tuple[PlainMode
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not name.startswith("words"))
     return model, sources
+
+
+def _norm_before(name: str) -> str:
+    """The norm of crossrank-mini whose output a norm of a model with norms first stands for."""
+    found = re.fullmatch(r"layer\.(\d+)\.(attention|output)_norm\.weight", name)
+    if found is None:
+        return ""
+    layer = 2 * int(found[1])
+    return (
+        f"layer.{layer - 1}.output_norm.weight"
+        if found[2] == "attention"
+        else f"layer.{layer}.attention_norm.weight"
+    )
 
 
 def canonical(model: PlainModel) -> dict[str, Array]:
@@ -209,34 +223,45 @@ def write(model: PlainModel, sources: Mapping[str, Source], config: dict[str, An
 
 
 class States:
-    """What layers of a model gave when it last ran: (tokens, hidden) each."""
+    """What layers of a model gave when it last ran: (tokens, hidden) each.
 
-    def __init__(self, model: PlainModel, layers: Iterable[int]) -> None:
+    Args:
+        model: whose they are.
+        layers: their numbers.
+        plain: without the gain and the shift of the norm that ends a layer.
+    """
+
+    def __init__(self, model: PlainModel, layers: Iterable[int], *, plain: bool = False) -> None:
         self.last: dict[int, torch.Tensor] = {}
+        self._plain = plain
         for number in layers:
             model.layer[number].register_forward_hook(partial(self._keep, number))
 
-    def _keep(self, number: int, *of_the_call: Any) -> None:
-        self.last[number] = of_the_call[-1].float()
+    def _keep(self, number: int, layer: Any, _: object, states: torch.Tensor) -> None:
+        states = states.float()
+        if self._plain:
+            norm = layer.output_norm
+            states = (states - norm.bias) / norm.weight
+        self.last[number] = states
 
 
-class Lead:
-    """Gives each layer but the first the teacher's states in place of those of the layer before it.
+def lead(model: PlainModel, taught: States) -> list[RemovableHandle]:
+    """Give each layer but the first the teacher's states in place of those of the layer before it.
 
-    Then every layer learns by itself, from the first step on, whatever the others have learnt so far.
-
-    Attributes:
-        own: the share of the states that is the model's own: from 0 to 1.
+    Then every layer learns by itself, from the first step on, whatever the others have learnt so far. Where
+    norms come first, states may grow from layer to layer: the teacher's get the size of the model's own.
     """
 
-    def __init__(self, model: PlainModel, taught: States) -> None:
-        self.own = 0.0
-        self._taught = taught
-        for number in range(1, len(model.layer)):
-            model.layer[number].register_forward_pre_hook(partial(self._replace, number))
+    def replace(number: int, _layer: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        states = taught.last[2 * number - 1]
+        if model.architecture.norm_first:
+            states = states * given[0].detach().std()
+        return (states, *given[1:])
 
-    def _replace(self, number: int, _layer: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (torch.lerp(self._taught.last[2 * number - 1], given[0], self.own), *given[1:])
+    return [
+        model.layer[number].register_forward_pre_hook(partial(replace, number))
+        for number in range(1, len(model.layer))
+    ]
 
 
 def distance(states: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
@@ -253,7 +278,8 @@ def train(model: PlainModel, mini: Checkpoint, encoder: PairEncoder, settings: a
     # The last layer of either computes only what its head reads.
     layers = range(len(model.layer) - 1)
     learnt = States(model, layers)
-    taught = States(teacher, [2 * number + 1 for number in layers])
+    norm_first = model.architecture.norm_first
+    taught = States(teacher, [2 * number + 1 for number in layers], plain=norm_first)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=0.01)
     warm = max(1, settings.steps // 10)
@@ -261,9 +287,11 @@ def train(model: PlainModel, mini: Checkpoint, encoder: PairEncoder, settings: a
         "bf16" in name.lower() for name in processor()[1]
     )  # elsewhere it is emulated, and slower than fp32
     began, first = time.perf_counter(), 0.0
-    lead = Lead(model, taught)
+    led = lead(model, taught)
     for step in range(settings.steps):
-        lead.own = min(1.0, max(0.0, (step / settings.steps - LED) / (FREE - LED)))
+        if step == int(settings.led * settings.steps):
+            for handle in led:
+                handle.remove()
         for group in optimizer.param_groups:
             group["lr"] = settings.rate * min(
                 (step + 1) / warm, (settings.steps - step) / (settings.steps - warm)
@@ -278,9 +306,11 @@ def train(model: PlainModel, mini: Checkpoint, encoder: PairEncoder, settings: a
             with torch.no_grad():
                 wanted = teacher(pack)[back].view(QUESTIONS, -1)
             logits = model(pack)[back].view(QUESTIONS, -1)
-        apart = torch.stack(
-            [distance(learnt.last[number], taught.last[2 * number + 1]) for number in layers]
-        ).sum()
+        own = {
+            number: functional.layer_norm(states, states.shape[-1:]) if norm_first else states
+            for number, states in learnt.last.items()
+        }
+        apart = torch.stack([distance(own[n], taught.last[2 * n + 1]) for n in layers]).sum()
         loss = functional.cross_entropy(logits, wanted.softmax(1)) + apart
         optimizer.zero_grad()
         loss.backward()
@@ -304,6 +334,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--rate", type=float, default=5e-4)
+    parser.add_argument("--led", type=float, default=0.6, help="share of steps with the teacher's states")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     if arguments.what == "held-out":

@@ -10,7 +10,7 @@ import torch
 from crossrank import Reranker
 from crossrank.engines._plain import PlainModel
 from crossrank.packing import build_pack
-from training.small_family import CONFIGS, Lead, States, start, write
+from training.small_family import CONFIGS, States, lead, start, write
 
 PAIRS = [
     ("capital of France", "Paris is the seat of government."),
@@ -54,13 +54,14 @@ def test_a_led_layer_starts_from_the_teachers_states() -> None:
     model.layer[1].register_forward_hook(lambda _, arguments, __: given.append(arguments[0]))
     with Reranker(threads=1) as mini:
         pack = build_pack(mini.encoder.encode([PAIRS[0][0]], [PAIRS[0][1]]))
-    lead = Lead(model, taught)
+    handles = lead(model, taught)
     with torch.no_grad():
         teacher(pack)
         for number in range(2, 6):  # six layers of the model would need twelve of the teacher
             taught.last[2 * number - 1] = taught.last[1]
         model(pack)
         assert torch.equal(given[-1], taught.last[1])
-        lead.own = 1.0
+        for handle in handles:
+            handle.remove()
         model(pack)
     assert torch.equal(given[-1], learnt.last[0])
