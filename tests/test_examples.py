@@ -110,26 +110,31 @@ def test_what_goes_wrong_is_one_line(script: str, tmp_path: Path) -> None:
     empty, folder, other = (tmp_path / name for name in ("empty", "folder", "other"))
     for made in (empty, folder, other):
         made.mkdir()
-    (folder / "a.md").write_text("Cats sleep most of the day.", encoding="utf-8")
+    for made in (folder, other):
+        (made / "a.md").write_text("Cats sleep most of the day.", encoding="utf-8")
     (other / "b.txt").write_text("说明", encoding="gb18030")
     there = ["What?", "--folder", str(folder)]
-    wrong = {
-        f"{empty} has no Markdown or text files to read": ["--folder", str(empty)],
-        "the question is empty": [" ", "--folder", str(folder)],
-        "the model folder none does not exist": [*there, "--model", "./none"],
-        "http://127.0.0.1:9/ does not answer: ": [*there, "--model", "http://127.0.0.1:9"],
-        f"{other / 'b.txt'} is not UTF-8: ": ["--folder", str(other)],
-    }
-    calls = json.dumps([there, *wrong.values()])
-    command = [sys.executable, "-W", "error", "-c", RUNS, str(EXAMPLES / script), calls]
+    calls = [
+        there,
+        ["--folder", str(empty)],
+        [" ", "--folder", str(folder)],
+        [*there, "--model", "./none"],
+        [*there, "--model", "http://127.0.0.1:9"],
+        ["--folder", str(other)],
+    ]
+    command = [sys.executable, "-W", "error", "-c", RUNS, str(EXAMPLES / script), json.dumps(calls)]
     done = subprocess.run(command, cwd=EXAMPLES, capture_output=True, text=True, check=True)
     (right, answer, _), *failed = json.loads(done.stdout)
     assert right == 0
     assert "Cats sleep most of the day." in answer
-    for says, (code, out, err) in zip(wrong, failed, strict=True):
-        assert (code, out) == (2, "")
-        [line] = err.splitlines()
-        assert line.startswith(f"error: {says}")
+    assert [(code, out) for code, out, _ in failed] == [(2, "")] * 5
+    no_files, no_question, no_model, no_server, no_text = [err.removesuffix("\n") for _, _, err in failed]
+    assert no_files == f"error: {empty} has no Markdown or text files to read"
+    assert no_question == "error: the question is empty"
+    assert no_model.startswith("error: the model folder none does not exist")
+    assert no_server.startswith("error: http://127.0.0.1:9/ does not answer: ")
+    assert no_text.startswith(f"error: {other / 'b.txt'} is not UTF-8: ")
+    assert not any("\n" in line for line in (no_model, no_server, no_text))
 
 
 def test_a_question_to_a_server(tmp_path: Path) -> None:

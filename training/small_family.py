@@ -283,9 +283,8 @@ def train(model: PlainModel, mini: Checkpoint, encoder: PairEncoder, settings: a
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=0.01)
     warm = max(1, settings.steps // 10)
-    has_bf16 = any(
-        "bf16" in name.lower() for name in processor()[1]
-    )  # elsewhere it is emulated, and slower than fp32
+    # Elsewhere it is emulated, and slower than fp32.
+    has_bf16 = any("bf16" in name.lower() for name in processor()[1])
     began, first = time.perf_counter(), 0.0
     led = lead(model, taught)
     for step in range(settings.steps):

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from crossrank import Reranker
-from crossrank.engines._plain import PlainModel
 from crossrank.packing import build_pack
 from training.small_family import CONFIGS, States, lead, start, write
 
@@ -24,12 +23,6 @@ def small(family: str) -> dict[str, Any]:
     sizes = {"hidden_size": 32, "dim": 32, "num_attention_heads": 4, "n_heads": 4}
     sizes |= {"intermediate_size": 48, "hidden_dim": 64}
     return config | {name: size for name, size in sizes.items() if name in config}
-
-
-def built(config: dict[str, Any]) -> PlainModel:
-    torch.manual_seed(0)
-    model, _ = start(config, {})
-    return model
 
 
 @pytest.mark.parametrize("family", CONFIGS)
@@ -50,7 +43,7 @@ def test_the_folder_holds_what_was_trained(family: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", ["new", "modernbert"])
 def test_a_led_layer_starts_from_the_teachers_states(family: str) -> None:
     """Where norms come first, they have the size that the model's own states have there."""
-    teacher, model = built(small("distilbert")), built(small(family))
+    (teacher, _), (model, _) = start(small("distilbert"), {}), start(small(family), {})
     taught, learnt = States(teacher, [1, 3]), States(model, [0, 1])
     given: list[torch.Tensor] = []
     model.layer[1].register_forward_hook(lambda _, arguments, __: given.append(arguments[0]))
